@@ -1,0 +1,1 @@
+"""Training scripts and their parts: data, augmentation, configuration and the loop."""
