@@ -1,0 +1,114 @@
+"""MLP-Mixer: patches mixed by MLPs alone, across tokens and across channels."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Self
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lcjax.layers import CollapsibleMLP
+from lcjax.models.patches import PatchEmbedding, preset_fields
+
+_SIZES = {
+    "S": dict(depth=8, width=512, token_hidden=256, channel_hidden=2048),
+    "B": dict(depth=12, width=768, token_hidden=384, channel_hidden=3072),
+    "L": dict(depth=24, width=1024, token_hidden=512, channel_hidden=4096),
+}
+
+
+class MixerBlock(nn.Module):
+    """Mixes tokens, then channels; each is a residual MLP behind a layer norm.
+
+    Numbers in the names keep `mlp_1_tokens` before `mlp_2_channels`, as they run.
+    """
+
+    token_hidden: int
+    channel_hidden: int
+    activation: Callable[[jax.Array], jax.Array]
+    dropout: float = 0.0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, deterministic: bool = True) -> jax.Array:
+        """Returns tokens mixed, (batch, tokens, width), as they came."""
+        mlp = partial(
+            CollapsibleMLP, activation=self.activation, dropout=self.dropout, dtype=self.dtype
+        )
+        drop = nn.Dropout(self.dropout, deterministic=deterministic, name="drop")
+        tokens, width = x.shape[-2:]
+
+        y = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm_1")(x).swapaxes(-1, -2)
+        y = mlp(features=(self.token_hidden, tokens), name="mlp_1_tokens")(
+            y, deterministic=deterministic
+        )
+        x = x + drop(y.swapaxes(-1, -2))
+
+        y = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm_2")(x)
+        y = mlp(features=(self.channel_hidden, width), name="mlp_2_channels")(
+            y, deterministic=deterministic
+        )
+        return x + drop(y)
+
+
+class MLPMixer(nn.Module):
+    """MLP-Mixer: patch embedding, blocks, layer norm, mean over tokens, head.
+
+    The token MLPs fix the number of tokens, hence the image size, at `init`.
+
+    Attributes:
+      num_classes: width of the head.
+      patch_size: edge of a patch in pixels.
+      depth: number of blocks.
+      width: of a token, in channels.
+      token_hidden: hidden width of the MLP across tokens.
+      channel_hidden: hidden width of the MLP across channels.
+      activation: elementwise; exact GELU by default.
+      dropout: rate, within and after every MLP.
+      dtype: of the computation; None takes the images'. Params and logits are float32.
+
+    References: Tolstikhin et al. 2021, arXiv 2105.01601, figure 1 and table 1.
+    """
+
+    num_classes: int
+    patch_size: int
+    depth: int
+    width: int
+    token_hidden: int
+    channel_hidden: int
+    activation: Callable[[jax.Array], jax.Array] = partial(nn.gelu, approximate=False)
+    dropout: float = 0.0
+    dtype: Any = None
+
+    @classmethod
+    def from_preset(cls, preset: str, *, num_classes: int, **fields: Any) -> Self:
+        """Returns the published size S, B or L at any patch size: "B/16".
+
+        Args:
+          preset: size, slash, edge of a patch in pixels.
+          num_classes: width of the head.
+          **fields: attributes that replace the preset's.
+
+        Raises:
+          ValueError: when the preset is unknown; lists the known.
+        """
+        return cls(
+            num_classes=num_classes, **(preset_fields(preset, _SIZES, cls.__name__) | fields)
+        )
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, deterministic: bool = True) -> jax.Array:
+        """Returns logits, float32 (batch, classes), of images (batch, height, width, channels)."""
+        x = PatchEmbedding(self.width, self.patch_size, self.dtype, name="patches")(images)
+        for i in range(self.depth):
+            x = MixerBlock(
+                token_hidden=self.token_hidden,
+                channel_hidden=self.channel_hidden,
+                activation=self.activation,
+                dropout=self.dropout,
+                dtype=self.dtype,
+                name=f"block_{i}",
+            )(x, deterministic=deterministic)
+        x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x).mean(axis=-2)
+        return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x).astype(jnp.float32)

@@ -1,0 +1,41 @@
+"""A multilayer perceptron on flattened images."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lcjax.layers import CollapsibleMLP
+
+
+class MLP(nn.Module):
+    """Flattens images and runs one collapsible chain, `mlp`, over them.
+
+    Attributes:
+      features: width of each Dense; the last is the number of classes.
+      activation: elementwise; stands between the Denses, not after the last.
+      norm: None, or "batch" for batch norm after every activation.
+      dropout: rate, after every activation.
+      dtype: of the computation; None takes the images'. Params and logits are float32.
+    """
+
+    features: Sequence[int]
+    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    norm: Literal["batch"] | None = None
+    dropout: float = 0.0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, deterministic: bool = True) -> jax.Array:
+        """Returns logits, float32 (batch, classes), of images (batch, ...)."""
+        logits = CollapsibleMLP(
+            features=self.features,
+            activation=self.activation,
+            norm=self.norm,
+            dropout=self.dropout,
+            dtype=self.dtype,
+            name="mlp",
+        )(images.reshape(len(images), -1), deterministic=deterministic)
+        return logits.astype(jnp.float32)

@@ -1,0 +1,67 @@
+"""Images cut into patches: the embedding, and preset names such as "B/16"."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+
+class PatchEmbedding(nn.Module):
+    """Maps every patch of an image to a token: a convolution whose stride is its kernel's edge.
+
+    Attributes:
+      width: of a token.
+      patch_size: edge of a patch in pixels; divides the image's height and width.
+      dtype: of the computation.
+    """
+
+    width: int
+    patch_size: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Returns tokens (batch, patches, width) of images (batch, height, width, channels).
+
+        Raises:
+          ValueError: when images have other axes, or patches do not tile them.
+        """
+        if images.ndim != 4:
+            raise ValueError(
+                f"images have shape {images.shape}; wanted (batch, height, width, channels)."
+            )
+        height, width = images.shape[1:3]
+        edge = self.patch_size
+        if height % edge or width % edge:
+            raise ValueError(
+                f"images of {height}x{width} pixels cannot be cut into patches of {edge}x{edge}: "
+                "choose a patch size that divides both edges, or resize the images."
+            )
+        tile = (edge, edge)
+        project = nn.Conv(self.width, tile, tile, "VALID", dtype=self.dtype, name="project")
+        return project(images).reshape(len(images), -1, self.width)
+
+
+def preset_fields(
+    preset: str, sizes: Mapping[str, Mapping[str, int]], model: str
+) -> dict[str, Any]:
+    """Returns the fields that a preset such as "B/16" stands for: a size and a patch's edge.
+
+    Args:
+      preset: a key of `sizes`, a slash, and the patch's edge in pixels.
+      sizes: fields of each size.
+      model: what the error calls the model.
+
+    Raises:
+      ValueError: when the preset is not of that form or its size is unknown; lists the known.
+    """
+    found = re.fullmatch(r"(\w+)/([1-9]\d*)", preset)
+    if not found or found[1] not in sizes:
+        known = ", ".join(f"{size}/16" for size in sizes)
+        raise ValueError(
+            f"{model} has no preset {preset!r}; wanted one of {known}, or another patch size "
+            "after the slash."
+        )
+    return {**sizes[found[1]], "patch_size": int(found[2])}
