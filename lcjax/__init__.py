@@ -1,14 +1,33 @@
 """lcjax makes JAX networks shallower (LayerCollapse, arXiv 2311.17943)."""
 
 from lcjax.activations import CollapsibleActivation, CollapsibleGate
+from lcjax.continuation import carry_opt_state
 from lcjax.errors import CollapseError
 from lcjax.layers import CollapsibleGLU, CollapsibleMLP
+from lcjax.optimizer import collapsing
+from lcjax.penalty import add_linearity_penalty, linearity_penalty, shrink_linearity_gap
+from lcjax.report import CollapseReport
+from lcjax.sites import Site, Sites, find_sites
+from lcjax.strength import strength_for_gap
+from lcjax.surgery import abstract_collapse, collapse
 
 __all__ = [
     "CollapseError",
+    "CollapseReport",
     "CollapsibleActivation",
     "CollapsibleGLU",
     "CollapsibleGate",
     "CollapsibleMLP",
+    "Site",
+    "Sites",
+    "abstract_collapse",
+    "add_linearity_penalty",
+    "carry_opt_state",
+    "collapse",
+    "collapsing",
+    "find_sites",
+    "linearity_penalty",
+    "shrink_linearity_gap",
+    "strength_for_gap",
 ]
 __version__ = "0.1.0"

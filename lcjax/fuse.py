@@ -1,86 +1,75 @@
-"""The algebra of fusing, on arrays alone: two Dense layers into one, a norm into a Dense.
+"""The algebra of fusing, on arrays alone: a linear chain of Dense layers and norms into one.
 
 A Dense is a mapping with `kernel` (..., d_in, d_out) and perhaps `bias` (..., d_out). Leading axes
 are layers stacked by `nn.scan`. NumPy arrays stay NumPy and are multiplied in float64; JAX arrays
 are multiplied at highest precision in float32, or in float64 where JAX has it enabled. The result
-has the second Dense's dtype.
+has the last Dense's dtype.
 """
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 Dense = Mapping[str, Any]
-Affine = tuple[Any, Any]
 
 
-def norm_affine(norm: Mapping[str, Any], stats: Mapping[str, Any], epsilon: float) -> Affine:
-    """Returns (s, t) with `norm(h) = s ⊙ h + t`, batch normalisation in inference form.
+class Norm(NamedTuple):
+    """A batch normalisation in inference form.
 
-    `s = γ / sqrt(var + ε)`, `t = β − s ⊙ mean`; each (..., d_hidden), in float32 or wider.
+    Attributes:
+      params: `scale` γ and `bias` β, either of which may be missing; (..., d).
+      stats: running `mean` and `var`; (..., d).
+      epsilon: the ε that it runs with.
+    """
+
+    params: Mapping[str, Any]
+    stats: Mapping[str, Any]
+    epsilon: float
+
+
+def fuse_dense(denses: Sequence[Dense], norms: Sequence[Norm | None] = ()) -> dict[str, Any]:
+    """Returns the one Dense that does what a linear chain of them does.
+
+    `W = W1 W2`, `b = b1 W2 + b2`; missing biases are zeros, and where all miss there is none. With
+    a norm `s ⊙ h + t` before the second, `s = γ / sqrt(var + ε)` and `t = β − s ⊙ mean`:
+    `W = W1 diag(s) W2`, `b = (b1 ⊙ s + t) W2 + b2`. One rounding, at the end.
+
+    On a device mesh the kernel keeps the first's input axes and the last's output axes; a mesh
+    axis that would stand twice is dropped from the output. Nothing is gathered on the host.
+    ShapeDtypeStructs give ShapeDtypeStructs.
 
     Args:
-      norm: `scale` γ and `bias` β, either of which may be missing; (..., d_hidden).
-      stats: running `mean` and `var`; (..., d_hidden).
-      epsilon: the ε that the norm was run with.
-    """
-    xp = _backend(*norm.values(), *stats.values())
-    mean, var = _wide(xp, stats["mean"]), _wide(xp, stats["var"])
-    s = 1 / xp.sqrt(var + epsilon)
-    if "scale" in norm:
-        s = s * _wide(xp, norm["scale"])
-    t = -s * mean
-    if "bias" in norm:
-        t = t + _wide(xp, norm["bias"])
-    return s, t
-
-
-def fold_affine(affine: Affine, second: Dense) -> dict[str, Any]:
-    """Returns the Dense that does `h ↦ second(s ⊙ h + t)`.
-
-    `W = diag(s) W2`, `b = t W2 + b2`.
-    """
-    s, t = affine
-    xp = _backend(s, t, *second.values())
-    kernel = _wide(xp, second["kernel"])
-    bias = _through(xp, t, kernel)
-    if "bias" in second:
-        bias = bias + _wide(xp, second["bias"])
-    dtype = second["kernel"].dtype
-    return {"kernel": (s[..., :, None] * kernel).astype(dtype), "bias": bias.astype(dtype)}
-
-
-def fuse_dense(first: Dense, second: Dense) -> dict[str, Any]:
-    """Returns the Dense that does second ∘ first.
-
-    `W = W1 W2`, `b = b1 W2 + b2`; missing biases are zeros, and where both miss there is none. On
-    a device mesh the kernel keeps W1's input axes and W2's output axes; a mesh axis that would
-    stand twice is dropped from the second. Nothing is gathered on the host.
-
-    Args:
-      first: kernel (..., d_in, d_hidden), optional bias (..., d_hidden).
-      second: kernel (..., d_hidden, d_out), optional bias (..., d_out).
+      denses: kernels (..., d_{i-1}, d_i), optional biases (..., d_i).
+      norms: what stands before each Dense, None for nothing; the first's too. Empty: no norms.
 
     Returns:
-      kernel (..., d_in, d_out), optional bias (..., d_out), in the second kernel's dtype.
+      kernel (..., d_0, d_n), optional bias (..., d_n), in the last kernel's dtype.
 
     References:
       Shabgahi, Shariff and Koushanfar 2023, arXiv 2311.17943, section 3.
     """
-    if _backend(*first.values(), *second.values()) is np:
-        return _fuse(np, first, second, None)
-    mesh_sharding = _fused_sharding(first["kernel"], second["kernel"])
-    first, second = dict(first), dict(second)
-    if isinstance(second["kernel"], jax.core.Tracer) or isinstance(
-        first["kernel"], jax.core.Tracer
-    ):
-        return _fuse(jnp, first, second, mesh_sharding)
-    return _compiled(mesh_sharding)(first, second)
+    denses = [dict(dense) for dense in denses]
+    norms = list(norms) or [None] * len(denses)
+    leaves = jax.tree.leaves((denses, norms))
+    if all(isinstance(leaf, (np.ndarray, np.generic, float)) for leaf in leaves):
+        return _fuse(np, denses, norms, None)
+    sharding = _fused_sharding([dense["kernel"] for dense in denses])
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
+        shapes = jax.eval_shape(lambda ds, ns: _fuse(jnp, ds, ns, None), denses, norms)
+        dtype = denses[-1]["kernel"].dtype
+        return {
+            name: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=_placed(sharding, name, leaf))
+            for name, leaf in shapes.items()
+        }
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
+        return _fuse(jnp, denses, norms, _explicit(sharding))
+    return _compiled(sharding)(denses, norms)
 
 
 def fused_spec(first: PartitionSpec, second: PartitionSpec, ndim: int) -> PartitionSpec:
@@ -116,57 +105,64 @@ def cheapest_cuts(widths: Sequence[int]) -> list[int]:
     return best[-1][2]
 
 
-def _backend(*arrays: Any) -> Any:
-    return np if all(isinstance(array, (np.ndarray, np.generic)) for array in arrays) else jnp
-
-
 def _wide(xp: Any, array: Any) -> Any:
     if xp is np:
         return np.asarray(array, np.float64)
     return jnp.asarray(array).astype(jax.dtypes.canonicalize_dtype(np.float64))
 
 
-def _through(xp: Any, bias: Any, kernel: Any, out_sharding: Any = None) -> Any:
-    row = _multiply(xp, bias[..., None, :], kernel, out_sharding)
-    return row[..., 0, :]
+def _fuse(
+    xp: Any,
+    denses: Sequence[Dense],
+    norms: Sequence[Norm | None],
+    explicit: NamedSharding | None,
+) -> dict[str, Any]:
+    """Fuses in wide floats; on an explicit mesh, where products must say it, given a sharding."""
+    kernel: Any = None
+    bias: Any = None
+    for dense, norm in zip(denses, norms, strict=True):
+        w = _wide(xp, dense["kernel"])
+        if norm is not None:
+            s, t = _affine(xp, norm)
+            bias = t if bias is None else bias * s + t
+            scaled = s[..., :, None] * w
+        else:
+            scaled = w
+        if bias is not None:
+            bias = _multiply(xp, bias[..., None, :], w, _row(explicit, w.ndim))[..., 0, :]
+        kernel = scaled if kernel is None else _multiply(xp, kernel, scaled, explicit)
+        if "bias" in dense:
+            own = _wide(xp, dense["bias"])
+            bias = own if bias is None else bias + own
+    dtype = denses[-1]["kernel"].dtype
+    fused = {"kernel": kernel.astype(dtype)}
+    return fused if bias is None else fused | {"bias": bias.astype(dtype)}
 
 
-def _multiply(xp: Any, left: Any, right: Any, out_sharding: Any = None) -> Any:
+def _affine(xp: Any, norm: Norm) -> tuple[Any, Any]:
+    mean, var = _wide(xp, norm.stats["mean"]), _wide(xp, norm.stats["var"])
+    s = 1 / xp.sqrt(var + norm.epsilon)
+    if "scale" in norm.params:
+        s = s * _wide(xp, norm.params["scale"])
+    t = -s * mean
+    return s, t + _wide(xp, norm.params["bias"]) if "bias" in norm.params else t
+
+
+def _multiply(xp: Any, left: Any, right: Any, out_sharding: NamedSharding | None) -> Any:
     if xp is np:
         return np.matmul(left, right)
     highest = jax.lax.Precision.HIGHEST
     return jnp.matmul(left, right, precision=highest, out_sharding=out_sharding)
 
 
-def _fuse(xp: Any, first: Dense, second: Dense, sharding: NamedSharding | None) -> dict[str, Any]:
-    """Fuses; `sharding` is that of the kernel on an explicit mesh, where products must say it."""
-    explicit = _explicit(sharding)
-    w1, w2 = _wide(xp, first["kernel"]), _wide(xp, second["kernel"])
-    dtype = second["kernel"].dtype
-    fused = {"kernel": _multiply(xp, w1, w2, explicit).astype(dtype)}
-    if "bias" in first:
-        row = explicit and NamedSharding(explicit.mesh, _bias_row_spec(explicit.spec, w2.ndim))
-        bias = _through(xp, _wide(xp, first["bias"]), w2, row)
-        if "bias" in second:
-            bias = bias + _wide(xp, second["bias"])
-        fused["bias"] = bias.astype(dtype)
-    elif "bias" in second:
-        fused["bias"] = second["bias"].astype(dtype)
-    return fused
-
-
 @lru_cache(maxsize=64)
 def _compiled(sharding: NamedSharding | None) -> Any:
-    def fuse(first: Dense, second: Dense) -> dict[str, Any]:
-        fused = _fuse(jnp, first, second, sharding)
+    def fuse(denses: Sequence[Dense], norms: Sequence[Norm | None]) -> dict[str, Any]:
+        fused = _fuse(jnp, denses, norms, _explicit(sharding))
         if sharding is None or _explicit(sharding):
             return fused
-        spec = sharding.spec
-        out = {"kernel": sharding}
-        if "bias" in fused:
-            row = tuple(_bias_row_spec(spec, fused["kernel"].ndim))
-            out["bias"] = NamedSharding(sharding.mesh, PartitionSpec(*row[:-2], row[-1]))
-        return jax.lax.with_sharding_constraint(fused, out)
+        places = {name: _placed(sharding, name, leaf) for name, leaf in fused.items()}
+        return jax.lax.with_sharding_constraint(fused, places)
 
     return jax.jit(fuse)
 
@@ -177,9 +173,20 @@ def _axes(entry: Any) -> tuple[str, ...]:
     return entry if isinstance(entry, tuple) else (entry,)
 
 
-def _bias_row_spec(kernel: PartitionSpec, ndim: int) -> PartitionSpec:
-    whole = tuple(kernel) + (None,) * (ndim - len(kernel))
-    return PartitionSpec(*whole[:-2], None, whole[-1])
+def _placed(sharding: NamedSharding | None, name: str, leaf: Any) -> NamedSharding | None:
+    """Returns where a fused kernel or bias stands, given the kernel's sharding."""
+    if sharding is None or name == "kernel":
+        return sharding
+    kernel = tuple(sharding.spec) + (None,) * (leaf.ndim + 1 - len(sharding.spec))
+    return NamedSharding(sharding.mesh, PartitionSpec(*kernel[:-2], kernel[-1]))
+
+
+def _row(sharding: NamedSharding | None, ndim: int) -> NamedSharding | None:
+    """Returns the sharding of a product of one row, (..., 1, d_out), given the kernel's."""
+    if sharding is None:
+        return None
+    kernel = tuple(sharding.spec) + (None,) * (ndim - len(sharding.spec))
+    return NamedSharding(sharding.mesh, PartitionSpec(*kernel[:-2], None, kernel[-1]))
 
 
 def _explicit(sharding: NamedSharding | None) -> NamedSharding | None:
@@ -188,17 +195,17 @@ def _explicit(sharding: NamedSharding | None) -> NamedSharding | None:
     return sharding
 
 
-def _fused_sharding(first: Any, second: Any) -> NamedSharding | None:
-    """Returns the fused kernel's sharding where both kernels stand on one mesh, else None."""
+def _fused_sharding(kernels: Sequence[Any]) -> NamedSharding | None:
+    """Returns the fused kernel's sharding where all kernels stand on one mesh, else None."""
     shardings = [
-        jax.typeof(kernel).sharding
-        if isinstance(kernel, jax.core.Tracer)
-        else getattr(kernel, "sharding", None)
-        for kernel in (first, second)
+        jax.typeof(kernel).sharding if isinstance(kernel, Tracer) else kernel.sharding
+        for kernel in kernels
+        if hasattr(kernel, "sharding") or isinstance(kernel, Tracer)
     ]
-    if not all(isinstance(sharding, NamedSharding) for sharding in shardings):
+    named = [sharding for sharding in shardings if isinstance(sharding, NamedSharding)]
+    if len(named) < len(kernels) or named[0].mesh.empty:
         return None
-    one, two = shardings
-    if one.mesh.empty or one.mesh != two.mesh:
+    if any(sharding.mesh != named[0].mesh for sharding in named):
         return None
-    return NamedSharding(one.mesh, fused_spec(one.spec, two.spec, first.ndim))
+    first, last = named[0], named[-1]
+    return NamedSharding(first.mesh, fused_spec(first.spec, last.spec, kernels[0].ndim))

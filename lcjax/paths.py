@@ -1,4 +1,4 @@
-"""Names for the leaves of a pytree: slash-joined paths, their natural order, and which are slopes."""
+"""Names for the leaves of a pytree: slash-joined paths, natural order, and which are slopes."""
 
 import re
 from collections.abc import Hashable, Sequence
@@ -35,7 +35,12 @@ def in_params(path: str) -> str:
 
 def is_slope(keys: Sequence[Any]) -> bool:
     """Tells whether a JAX key path leads to a leaf named `slope`."""
-    return leaf_path(keys).rpartition("/")[2] == "slope"
+    return is_slope_path(leaf_path(keys))
+
+
+def is_slope_path(path: str) -> bool:
+    """Tells whether a slash-joined path leads to a leaf named `slope`."""
+    return path.rpartition("/")[2] == "slope"
 
 
 def site_of(keys: Sequence[Any]) -> str:

@@ -1,4 +1,4 @@
-"""Which sites are meant: by exact path, by glob, by how many from the last, and with what weight."""
+"""Which sites are meant: by path, by glob, by how many from the last, and with what weight."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -68,11 +68,10 @@ def choose(
 
 
 def _count(last: int | float, available: int) -> int:
-    whole = isinstance(last, int) and not isinstance(last, bool)
-    if whole and 1 <= last <= available:
-        return last
     if isinstance(last, float) and 0 < last <= 1:
         return max(1, round(last * available))
+    if isinstance(last, int) and not isinstance(last, bool) and 1 <= last <= available:
+        return last
     raise ValueError(
         f"last is {last!r}; wanted a number of sites from 1 to {available}, the number there is, "
         "or a fraction in (0, 1] such as 0.5."
