@@ -10,6 +10,7 @@ from lcjax.report import CollapseReport
 from lcjax.sites import Site, Sites, find_sites
 from lcjax.strength import strength_for_gap
 from lcjax.surgery import abstract_collapse, collapse
+from lcjax.tabulate import tabulate
 
 __all__ = [
     "CollapseError",
@@ -29,5 +30,6 @@ __all__ = [
     "linearity_penalty",
     "shrink_linearity_gap",
     "strength_for_gap",
+    "tabulate",
 ]
 __version__ = "0.1.0"
