@@ -20,7 +20,7 @@ def bend(fn: Activation, z: jax.Array, slope: jax.Array) -> jax.Array:
     Args:
       fn: an elementwise function; it may not close over traced values.
       z: pre-activations of any shape.
-      slope: scalar α; its gradient is summed in float32 or wider.
+      slope: scalar α; its gradient is summed in its own dtype.
     """
     return slope.astype(z.dtype) * z + (1 - slope).astype(z.dtype) * fn(z)
 
@@ -33,8 +33,7 @@ def _bend_backward(fn: Activation, residuals: tuple[jax.Array, jax.Array], g: ja
     z, slope = residuals
     h, pull = jax.vjp(fn, z)
     (through_fn,) = pull((1 - slope).astype(z.dtype) * g)
-    wide = jnp.promote_types(z.dtype, slope.dtype)
-    slope_gradient = jnp.sum(g * (z - h), dtype=wide).astype(slope.dtype)
+    slope_gradient = jnp.sum(g * (z - h), dtype=slope.dtype)
     return slope.astype(z.dtype) * g + through_fn, slope_gradient
 
 

@@ -1,0 +1,73 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lcjax import CollapsibleActivation, CollapsibleGate
+from lcjax.activations import bend
+
+Z = jax.random.normal(jax.random.key(0), (7, 5))
+
+
+def plain(fn, z, slope):
+    return slope * z + (1 - slope) * fn(z)
+
+
+@pytest.mark.parametrize("fn", [nn.relu, nn.gelu, nn.silu, jnp.tanh])
+def test_slope_zero_is_the_activation_and_one_the_identity(fn):
+    act = CollapsibleActivation(fn)
+    variables = act.init(jax.random.key(0), Z)
+    assert variables["params"]["slope"].dtype == jnp.float32
+    np.testing.assert_array_equal(act.apply(variables, Z), fn(Z))
+    np.testing.assert_array_equal(act.apply({"params": {"slope": jnp.ones(())}}, Z), Z)
+
+
+@pytest.mark.parametrize("fn", [nn.relu, nn.gelu, jnp.tanh])
+@pytest.mark.parametrize("slope", [0.0, 0.3, 1.0, 1.4])
+def test_gradients_are_those_of_the_formula(fn, slope):
+    slope = jnp.float32(slope)
+    loss = lambda f: lambda z, s: jnp.sum(jnp.sin(f(fn, z, s)))
+    got = jax.grad(loss(bend), (0, 1))(Z, slope)
+    want = jax.grad(loss(plain), (0, 1))(Z, slope)
+    np.testing.assert_allclose(got[0], want[0], atol=1e-6)
+    np.testing.assert_allclose(got[1], want[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_the_input_dtype_is_kept_and_the_slope_gradient_is_float32(dtype):
+    z = Z.astype(dtype)
+    act = CollapsibleActivation(nn.gelu, slope_init=0.5)
+    variables = act.init(jax.random.key(0), z)
+    assert act.apply(variables, z).dtype == dtype
+    grads = jax.grad(lambda v: act.apply(v, z).astype(jnp.float32).sum())(variables)
+    assert grads["params"]["slope"].dtype == jnp.float32
+
+
+def test_one_minus_slope_is_formed_in_float32_not_in_bfloat16():
+    z = jnp.full((4,), -1.0, jnp.bfloat16)
+    slope = jnp.float32(1 - 2**-12)  # rounds to 1 in bfloat16, whose 1 - 1 would be 0
+    out = bend(lambda z: 1024 * z, z, slope)
+    np.testing.assert_allclose(np.asarray(out, np.float32), -1.25, atol=0.01)
+
+
+def test_slope_gradient_of_a_bfloat16_input_is_summed_in_float32():
+    z = jnp.full((4096,), -1.0, jnp.bfloat16)
+    grad = jax.grad(lambda s: bend(nn.relu, z, s).astype(jnp.float32).sum())(jnp.float32(0))
+    assert float(grad) == -4096.0  # a bfloat16 sum would stop at -256
+
+
+def test_under_jit_and_vmap():
+    slopes = jnp.linspace(0, 1, 3)
+    out = jax.jit(jax.vmap(lambda s: bend(nn.relu, Z, s)))(slopes)
+    for got, slope in zip(out, slopes, strict=True):
+        np.testing.assert_allclose(got, plain(nn.relu, Z, slope), atol=1e-6)
+
+
+def test_gate_is_the_gated_unit_at_zero_and_the_value_at_one():
+    gate, value = Z, jnp.flip(Z)
+    module = CollapsibleGate(nn.silu)
+    variables = module.init(jax.random.key(0), gate, value)
+    np.testing.assert_array_equal(module.apply(variables, gate, value), nn.silu(gate) * value)
+    one = {"params": {"slope": jnp.ones(())}}
+    np.testing.assert_array_equal(module.apply(one, gate, value), value)

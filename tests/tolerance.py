@@ -1,0 +1,12 @@
+"""The one tolerance of numerical tests, from the dtype and how many products are added up."""
+
+import jax.numpy as jnp
+import numpy as np
+
+
+def assert_close(got, want, *, dtype, terms: int):
+    """Asserts agreement to the rounding of sums of `terms` products, relative to the largest."""
+    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    assert got.shape == want.shape
+    bound = 4 * float(jnp.finfo(dtype).eps) * np.sqrt(terms) * max(1.0, np.abs(want).max())
+    assert np.abs(got - want).max() <= bound, f"{np.abs(got - want).max()} > {bound}"
