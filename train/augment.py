@@ -21,9 +21,8 @@ def normalise(
       std: per channel, likewise.
       dtype: of the result; the arithmetic is in float32.
     """
-    shift = jnp.asarray(mean, jnp.float32)
-    scale = 1 / jnp.asarray(std, jnp.float32)
-    return ((images.astype(jnp.float32) / 255 - shift) * scale).astype(dtype)
+    shift, scale = (jnp.asarray(each, jnp.float32).reshape(1, 1, 1, -1) for each in (mean, std))
+    return ((images.astype(jnp.float32) / 255 - shift) / scale).astype(dtype)
 
 
 def augment(

@@ -4,27 +4,14 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grain
 import numpy as np
 
+from train import array_sets
+from train.splits import DataError, ImageSet, Part, Split, StreamedSplit, channel_moments
+from train.tfds_find import data_directory, locate, prepare
 
-class DataError(ValueError):
-    """A data set is not there, is not one of labelled images, or does not match what was asked."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """One split, held in memory.
-
-    Attributes:
-      images: uint8 (count, height, width, channels).
-      labels: int32 (count,), each in [0, num_classes).
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
+_THREADS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +27,13 @@ class ImageData:
       image_shape: (height, width, channels).
       mean: per channel, of the training images scaled to [0, 1].
       std: per channel, likewise.
-      class_names: one a class; empty where the set has none.
+      class_names: one a class.
     """
 
     name: str
-    train: "Split | StreamedSplit"
-    validation: "Split | StreamedSplit"
-    test: "Callable[[], Split | StreamedSplit]"
+    train: Split | StreamedSplit
+    validation: Split | StreamedSplit
+    test: Callable[[], Split | StreamedSplit]
     num_classes: int
     image_shape: tuple[int, int, int]
     mean: tuple[float, ...]
@@ -63,7 +50,7 @@ def load(
     name: str = "digits",
     *,
     data_dir: str | Path | None = None,
-    validation: float | int = 0.1,
+    validation: float = 0.1,
     split_seed: int = 0,
     num_classes: int | None = None,
     image_size: int | None = None,
@@ -74,18 +61,93 @@ def load(
 
     Args:
       name: "digits", or a TFDS image-classification set: "cifar10", "name:version", "name/config".
+        Without a TFDS copy, "fashion_mnist" is also found as Debian's package installs it.
       data_dir: TFDS's directory; by default TFDS_DATA_DIR, then TFDS's own default.
-      validation: the part of the training split that is held out, or how many images.
+      validation: below 1, the part of the training split that is held out; else, how many images.
       split_seed: fixes the cut between training and validation.
-      num_classes: if given, the classes that are expected; others raise.
-      image_size: edge to which streamed images are resized and cropped.
-      in_memory: True or False to insist; by default sets under 2 GB are held in memory.
-      limit: if given, read only the first so many images of each of the set's splits.
+      num_classes: if given, how many classes are expected; others raise.
+      image_size: edge to which images are resized and cropped; by default they stay as they are,
+        or are cut to 224 where their sizes vary.
+      in_memory: True or False to insist; by default a split is held in memory when its images are
+        of one size and it takes under 2 GB. Sets that come as arrays always are.
+      limit: if given, read only the first so many images of either stored split.
 
     Raises:
       DataError: when the set is not there or does not match what was asked.
     """
-    raise NotImplementedError  # filled in within the hour
+    images = _find(name, data_dir, image_size, in_memory, limit)
+    classes = len(images.class_names)
+    if num_classes not in (None, classes):
+        raise DataError(
+            f"{images.name}: num_classes is {num_classes}, but its labels have {classes} classes. "
+            f"Give {classes}, or leave it out."
+        )
+
+    def read(part: Part) -> Split | StreamedSplit:
+        split = images.read(part)
+        if isinstance(split, Split):
+            split = split.take(np.arange(len(split))[:limit])
+            if image_size and split.images.shape[1:3] != (image_size, image_size):
+                split = split.resized(image_size)
+            _check_labels(split.labels, classes, f"{images.name}, {part}")
+        return split
+
+    train, held_out = _cut(read("train"), validation, split_seed, images.name)
+    mean, std = channel_moments(train)
+    return ImageData(
+        name=images.name,
+        train=train,
+        validation=held_out,
+        test=lambda: read("test"),
+        num_classes=classes,
+        image_shape=train[0][0].shape,
+        mean=mean,
+        std=std,
+        class_names=images.class_names,
+    )
+
+
+def _find(
+    name: str,
+    data_dir: str | Path | None,
+    image_size: int | None,
+    in_memory: bool | None,
+    limit: int | None,
+) -> ImageSet:
+    if name == "digits":
+        return array_sets.digits()
+    root = data_directory(data_dir)
+    directory, beside = locate(name, root), ""
+    if directory is None and name == "fashion_mnist":
+        if debian := array_sets.idx_files(name, array_sets.DEBIAN_FASHION_MNIST):
+            return debian
+        beside = " On Debian, `apt install dataset-fashion-mnist` will do."
+    if directory is None:
+        directory = prepare(name, root, beside=beside)
+    from train.tfds_images import tfds_images  # imports TFDS, which digits does without
+
+    return tfds_images(directory, image_size=image_size, in_memory=in_memory, limit=limit)
+
+
+def _check_labels(labels: np.ndarray, classes: int, where: str) -> None:
+    if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+        raise DataError(
+            f"{where}: labels reach from {labels.min()} to {labels.max()}; wanted 0 to "
+            f"{classes - 1}, for {classes} classes. Prepare the set again."
+        )
+
+
+def _cut(
+    split: Split | StreamedSplit, held_out: float, seed: int, name: str
+) -> tuple[Split | StreamedSplit, Split | StreamedSplit]:
+    count = round(held_out * len(split)) if held_out < 1 else round(held_out)
+    if not 0 < count < len(split):
+        raise DataError(
+            f"{name}: validation is {held_out}, {count} of {len(split)} training images; wanted at "
+            "least one image on either side: a fraction below 1, or a count."
+        )
+    order = np.random.default_rng(seed).permutation(len(split))
+    return split.take(np.sort(order[count:])), split.take(np.sort(order[:count]))
 
 
 def epoch_order(seed: int, epoch: int, count: int, batch_size: int) -> np.ndarray:
@@ -99,20 +161,48 @@ def epoch_order(seed: int, epoch: int, count: int, batch_size: int) -> np.ndarra
 
 
 def stream(
-    split: "Split | StreamedSplit", batch_size: int, *, seed: int, start_step: int = 0
+    split: Split | StreamedSplit, batch_size: int, *, seed: int, start_step: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields shuffled training batches without end: uint8 images and int32 labels.
 
-    What step n yields depends on seed and n alone, so training resumes at any `start_step`.
+    An epoch has len(split) // batch_size steps. What step n yields, order and random crops,
+    depends on seed and n alone, so training resumes at any `start_step`.
+
+    Raises:
+      DataError: when the split holds fewer images than one batch.
     """
-    raise NotImplementedError
+    per_epoch = len(split) // batch_size * batch_size
+    if not per_epoch:
+        raise DataError(f"batch_size is {batch_size}; wanted at most the {len(split)} images held.")
+
+    def sample(index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.int32]:
+        return split.sample(index, rng) if isinstance(split, StreamedSplit) else split[index]
+
+    order = grain.MapDataset.range(len(split)).seed(seed).shuffle()[:per_epoch].repeat()
+    return _read_ahead(order.random_map(sample)[start_step * batch_size :], batch_size)
 
 
 def batches(
-    split: "Split | StreamedSplit", batch_size: int
+    split: Split | StreamedSplit, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields a split once, in order, in batches of one size: uint8 images and int32 labels.
 
     The last batch is filled up with zero images whose label is -1, which evaluation leaves out.
     """
-    raise NotImplementedError
+    if isinstance(split, Split):
+        starts = range(0, len(split), batch_size)
+        parts = ((split.images[i:][:batch_size], split.labels[i:][:batch_size]) for i in starts)
+    else:
+        order = grain.MapDataset.range(len(split))
+        parts = _read_ahead(order.map(split.__getitem__), batch_size)
+    for images, labels in parts:
+        missing = batch_size - len(labels)
+        if missing:
+            images = np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
+            labels = np.pad(labels, (0, missing), constant_values=-1)
+        yield images, labels
+
+
+def _read_ahead(rows: grain.MapDataset, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=2 * batch_size)
+    return iter(rows.to_iter_dataset(options).batch(batch_size))
