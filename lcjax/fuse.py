@@ -7,7 +7,7 @@ has the last Dense's dtype.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -61,7 +61,8 @@ def fuse_dense(denses: Sequence[Dense], norms: Sequence[Norm | None] = ()) -> di
         return _fuse(np, denses, norms, None)
     sharding = _fused_sharding([dense["kernel"] for dense in denses])
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
-        shapes = jax.eval_shape(lambda ds, ns: _fuse(jnp, ds, ns, None), denses, norms)
+        fuse = partial(_fuse, jnp, explicit=_explicit(sharding))
+        shapes = jax.eval_shape(fuse, denses, norms)
         dtype = denses[-1]["kernel"].dtype
         return {
             name: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=_placed(sharding, name, leaf))
@@ -136,7 +137,11 @@ def _fuse(
             bias = own if bias is None else bias + own
     dtype = denses[-1]["kernel"].dtype
     fused = {"kernel": kernel.astype(dtype)}
-    return fused if bias is None else fused | {"bias": bias.astype(dtype)}
+    if bias is None:
+        return fused
+    if explicit is not None:
+        bias = jax.sharding.reshard(bias, _placed(explicit, "bias", bias))
+    return fused | {"bias": bias.astype(dtype)}
 
 
 def _affine(xp: Any, norm: Norm) -> tuple[Any, Any]:

@@ -60,6 +60,8 @@ def choose(
         chosen = matching(chosen, where)
     if sites is not None:
         patterns = [sites] if isinstance(sites, str) else list(sites)
+        if not patterns:
+            raise CollapseError(f"sites is empty. The sites are: {_listed(chosen)}.")
         named = {path for pattern in patterns for path in matching(chosen, pattern)}
         chosen = [path for path in chosen if path in named]
     if last is None:

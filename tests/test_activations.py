@@ -7,6 +7,8 @@ import pytest
 from lcjax import CollapsibleActivation, CollapsibleGate
 from lcjax.activations import bend
 
+pytestmark = pytest.mark.usefixtures("strict_promotion")
+
 Z = jax.random.normal(jax.random.key(0), (7, 5))
 
 

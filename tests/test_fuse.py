@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from lcjax.fuse import Norm, cheapest_cuts, fuse_dense, fused_spec
 from tests.tolerance import assert_close
 
+pytestmark = pytest.mark.usefixtures("strict_promotion")
+
 widths = st.lists(st.integers(1, 40), min_size=2, max_size=7)
 
 

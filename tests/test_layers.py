@@ -12,6 +12,8 @@ from flax.core import freeze, meta
 from lcjax import CollapseError, CollapsibleGLU, CollapsibleMLP, collapse
 from tests.tolerance import assert_close
 
+pytestmark = pytest.mark.usefixtures("strict_promotion")
+
 X = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
 FEATURES = (8, 7, 5)
 

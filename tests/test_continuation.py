@@ -1,0 +1,115 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lcjax import carry_opt_state, collapse, collapsing
+from tests.trees import random_chain, with_slopes
+
+X = np.random.default_rng(0).normal(size=(16, 6)).astype(np.float32)
+Y = np.random.default_rng(1).normal(size=(16, 5)).astype(np.float32)
+
+
+def trained(tx, steps=3):
+    """Returns a two-chain model's apply, params and state after a few steps; a's slopes are 1."""
+    model, one = random_chain((8, 7, 6), 6)
+    head, two = random_chain((9, 5), 6, seed=1)
+    params = jax.tree.map(jnp.asarray, {"a": one["params"], "b": two["params"]})
+    params = with_slopes(params, {"b/act_0": 0.25})
+
+    def apply(params, x):
+        x = model.apply({"params": params["a"]}, x)
+        return head.apply({"params": params["b"]}, x)
+
+    @jax.jit
+    def step(params, state):
+        loss, grads = jax.value_and_grad(lambda p: ((apply(p, X) - Y) ** 2).mean())(params)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, loss
+
+    state = tx.init(params)
+    for _ in range(steps):
+        params, state, _ = step(params, state)
+    return step, params, state
+
+
+def collapsing_adam():
+    # A strength no gradient here reaches keeps a's slopes at 1; b is not selected.
+    return collapsing(optax.adamw(1e-3), strength=1e3, slope_learning_rate=0.1, where="a/*")
+
+
+def test_untouched_moments_counts_and_weights_stay_and_new_ones_are_fresh():
+    tx = collapsing_adam()
+    _, params, state = trained(tx)
+    compact, report = collapse(params, "a/*")
+    carried = carry_opt_state(tx, state, params, compact, report)
+    with_shape = jax.tree.map(jnp.shape, carried.inner[0].mu)
+    assert with_shape == jax.tree.map(jnp.shape, compact)
+    old_mu, new_mu = state.inner[0].mu, carried.inner[0].mu
+    np.testing.assert_array_equal(
+        new_mu["b"]["dense_0"]["kernel"], old_mu["b"]["dense_0"]["kernel"]
+    )
+    assert float(jnp.abs(old_mu["b"]["dense_0"]["kernel"]).max()) > 0
+    # The chain's last Dense keeps its shape (7, 6) or not, but what it holds is new either way.
+    assert not new_mu["a"]["dense_2"]["kernel"].any() and not new_mu["a"]["dense_2"]["bias"].any()
+    assert int(carried.inner[0].count) == int(state.inner[0].count) == 3
+    assert int(carried.shrink.count) == 3
+    assert not bool(carried.selected["b"]["act_0"]["slope"])
+
+
+def test_selection_is_carried_and_not_counted_anew():
+    tx = collapsing(optax.sgd(1e-3), strength=1e3, last=2, weights=[2.0, 3.0])
+    params = jax.tree.map(jnp.asarray, random_chain((8, 7, 9, 6), 6)[1]["params"])
+    state = tx.init(params)
+    compact, report = collapse(params, "act_2")
+    carried = carry_opt_state(tx, state, params, compact, report)
+    assert float(carried.shrink.weights["act_1"]["slope"]) == 2.0
+    assert not bool(carried.selected["act_0"]["slope"])
+    again, report = collapse(compact, "act_1")
+    carried = carry_opt_state(tx, carried, compact, again, report)
+    assert float(carried.shrink.weights["act_0"]["slope"]) == 0.0
+
+
+def test_training_goes_on_from_where_it_was():
+    tx = collapsing_adam()
+    step, params, state = trained(tx)
+    compact, report = collapse(params, "a/*")
+    _, _, before = step(params, state)
+    carried = carry_opt_state(tx, state, params, compact, report)
+    _, after_state, after = step(compact, carried)
+    np.testing.assert_allclose(after, before, rtol=1e-5)
+    assert int(after_state.inner[0].count) == 4
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        optax.adam(optax.cosine_decay_schedule(1e-3, 10)),
+        optax.adafactor(1e-3, min_dim_size_to_factor=2),
+        optax.MultiSteps(collapsing_adam(), 2),
+        optax.inject_hyperparams(optax.adam)(learning_rate=optax.linear_schedule(1e-3, 0, 10)),
+        optax.chain(optax.clip_by_global_norm(1.0), optax.lion(1e-4)),
+        optax.masked(optax.adam(1e-3), lambda p: jax.tree.map(lambda leaf: leaf.ndim > 1, p)),
+    ],
+    ids=["adam", "adafactor", "MultiSteps", "inject_hyperparams", "lion", "masked"],
+)
+def test_any_optimizer_goes_on(tx):
+    step, params, state = trained(tx)
+    linear = with_slopes(params, {"a/act_0": 1.0, "a/act_1": 1.0})
+    compact, report = collapse(linear, "a/*")
+    carried = carry_opt_state(tx, state, params, compact, report)
+    expected = jax.tree.structure(tx.init(compact))
+    assert jax.tree.structure(carried) == expected
+    _, new_state, loss = step(compact, carried)
+    assert jax.tree.structure(new_state) == expected and jnp.isfinite(loss)
+
+
+def test_a_state_of_another_optimizer_is_an_error():
+    tx = collapsing_adam()
+    _, params, _ = trained(tx, steps=0)
+    compact, report = collapse(params, "a/*")
+    with pytest.raises(ValueError, match="does not have the structure of tx.init"):
+        carry_opt_state(tx, optax.sgd(0.1).init(params), params, compact, report)
+    with pytest.raises(ValueError, match="does not have the structure of tx.init"):
+        carry_opt_state(tx, tx.init(compact | {"b": params["b"]}), params, compact, report)

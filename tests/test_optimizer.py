@@ -1,0 +1,180 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lcjax import collapsing
+
+STRENGTH, RATE = 0.05, 0.5
+
+
+def params_of(*slopes):
+    sites = {f"act_{i}": {"slope": jnp.float32(s)} for i, s in enumerate(slopes)}
+    return sites | {"dense_0": {"kernel": jnp.linspace(-1, 1, 6).reshape(2, 3)}}
+
+
+def gradients(params, *slopes):
+    grads = jax.tree.map(lambda p: jnp.cos(3 * p), params)
+    return grads | {f"act_{i}": {"slope": jnp.float32(g)} for i, g in enumerate(slopes)}
+
+
+def train(tx, params, slope_gradients, steps):
+    def step(carry, _):
+        params, state = carry
+        updates, state = tx.update(gradients(params, *slope_gradients), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    run = jax.jit(lambda carry: jax.lax.scan(step, carry, length=steps)[0])
+    return run((params, tx.init(params)))
+
+
+INNERS = {
+    "adam 1e-2": optax.adam(1e-2),
+    "adam 2e-5": optax.adam(2e-5),
+    "adamw with decay": optax.adamw(1e-3, weight_decay=0.5),
+    "sgd": optax.sgd(1e-2, momentum=0.9),
+    "lion": optax.lion(1e-4),
+    "clipped": optax.chain(optax.clip_by_global_norm(0.01), optax.adam(1e-3)),
+    "schedule": optax.adam(optax.cosine_decay_schedule(1e-2, 100)),
+}
+
+
+@pytest.mark.parametrize("name", INNERS)
+def test_the_rest_point_is_one_exactly_where_the_gradient_is_below_the_strength(name):
+    """Slopes 0 to 2 have |g| < λ and end at exactly 1; 3 and 4 have |g| > λ and do not."""
+    tx = collapsing(INNERS[name], strength=STRENGTH, slope_learning_rate=RATE)
+    below, above = 0.9 * STRENGTH, 1.1 * STRENGTH
+    start = params_of(0.0, 0.3, 2.0, 0.0, 1.0)
+    params, _ = train(tx, start, (below, -below, 0.0, above, -above), 1000)
+    slopes = [float(params[f"act_{i}"]["slope"]) for i in range(5)]
+    assert slopes[:3] == [1.0, 1.0, 1.0]
+    assert slopes[3] < 0 and slopes[4] > 1.5
+
+
+def test_weights_scale_the_price_of_a_site():
+    tx = collapsing(optax.sgd(0.1), strength=0.1, slope_learning_rate=RATE, weights=[2, 0.5])
+    params, _ = train(tx, params_of(0.0, 0.0), (0.15, 0.15), 500)
+    assert float(params["act_0"]["slope"]) == 1.0
+    assert float(params["act_1"]["slope"]) < 0
+
+
+def test_l2_rests_at_the_gap_of_its_formula():
+    tx = collapsing(optax.sgd(0.1), strength=0.5, penalty="l2", slope_learning_rate=RATE)
+    params, _ = train(tx, params_of(0.0), (0.2,), 300)
+    np.testing.assert_allclose(1 - params["act_0"]["slope"], 0.2 / (2 * 0.5), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(0.1)),
+        optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1)),
+        optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(1e-2, weight_decay=0.1)),
+        optax.MultiSteps(optax.adam(1e-2), 3),
+        optax.inject_hyperparams(optax.adam)(learning_rate=optax.linear_schedule(0.1, 0, 20)),
+        optax.apply_if_finite(optax.adam(1e-2), 3),
+    ],
+    ids=["clip", "decay", "clip+adamw", "MultiSteps", "inject_hyperparams", "apply_if_finite"],
+)
+def test_weights_move_as_they_do_without_it(inner):
+    params, slope_gradients = params_of(0.0, 0.5), (0.7, -0.2)
+    with_it, _ = train(collapsing(inner, strength=STRENGTH), params, slope_gradients, 7)
+    hidden = params | {f"act_{i}": {"slope": jnp.zeros(())} for i in range(2)}
+    without, _ = train(inner, hidden, slope_gradients, 7)
+    np.testing.assert_allclose(
+        with_it["dense_0"]["kernel"], without["dense_0"]["kernel"], rtol=1e-6
+    )
+
+
+def test_decay_never_touches_slopes():
+    tx = collapsing(optax.adamw(1.0, weight_decay=10.0), strength=0.0)
+    params, _ = train(tx, params_of(1.0, 0.5), (0.0, 0.0), 20)
+    assert float(params["act_0"]["slope"]) == 1.0
+    assert float(params["act_1"]["slope"]) == 0.5
+
+
+def test_multi_steps_around_and_inside_moves_slopes_when_it_moves_weights():
+    around = optax.MultiSteps(collapsing(optax.sgd(0.1), strength=STRENGTH), 4)
+    inside = collapsing(optax.MultiSteps(optax.sgd(0.1), 4), strength=STRENGTH)
+    for tx in (around, inside):
+        params = params_of(0.0)
+        held, _ = train(tx, params, (0.01,), 3)
+        np.testing.assert_array_equal(held["act_0"]["slope"], 0.0)
+        np.testing.assert_array_equal(held["dense_0"]["kernel"], params["dense_0"]["kernel"])
+        moved, _ = train(tx, params, (0.01,), 4)
+        assert float(moved["act_0"]["slope"]) > 0
+    once, _ = train(collapsing(optax.sgd(0.1), strength=STRENGTH), params, (0.01,), 1)
+    around_moved, _ = train(around, params, (0.01,), 4)
+    np.testing.assert_allclose(once["act_0"]["slope"], around_moved["act_0"]["slope"])
+
+
+def test_inject_hyperparams_around_sees_and_sets_the_strength():
+    make = optax.inject_hyperparams(collapsing, static_args=("last", "steps"))
+    tx = make(inner=optax.adam(1e-2), strength=optax.linear_schedule(0.0, 0.1, 2), last=1)
+    params = params_of(0.0, 0.0)
+    state = tx.init(params)
+    seen = []
+    for _ in range(3):
+        updates, state = tx.update(gradients(params, 0.0, 0.0), state, params)
+        seen.append(round(float(state.hyperparams["strength"]), 6))
+        params = optax.apply_updates(params, updates)
+    assert seen == [0.0, 0.05, 0.1]
+    np.testing.assert_allclose(params["act_1"]["slope"], 0.2 * 0.15, rtol=1e-5)
+    assert float(params["act_0"]["slope"]) == 0.0
+
+
+def test_extra_arguments_reach_the_inner_optimizer():
+    def update(updates, state, params=None, *, value, **extra):
+        del params, extra
+        return jax.tree.map(lambda u: u * value, updates), state
+
+    inner = optax.GradientTransformationExtraArgs(lambda p: optax.EmptyState(), update)
+    tx = collapsing(inner, strength=STRENGTH)
+    params = params_of(0.0)
+    updates, _ = tx.update(gradients(params, 0.0), tx.init(params), params, value=3.0)
+    want = 3 * gradients(params, 0.0)["dense_0"]["kernel"]
+    np.testing.assert_allclose(updates["dense_0"]["kernel"], want)
+
+
+def test_schedules_of_rate_and_strength_follow_the_count():
+    off_then_on = optax.piecewise_constant_schedule(0.0, {})
+    tx = collapsing(
+        optax.sgd(0.1),
+        strength=lambda step: jnp.where(step < 3, 0.0, 1.0),
+        slope_learning_rate=lambda step: 0.1 / (1 + step),
+    )
+    params, state = train(tx, params_of(0.0), (0.0,), 5)
+    np.testing.assert_allclose(params["act_0"]["slope"], 0.1 / 4 + 0.1 / 5, rtol=1e-5)
+    assert int(state.shrink.count) == 5 and off_then_on(0) == 0
+
+
+def test_sites_that_are_not_selected_stay():
+    tx = collapsing(optax.adam(0.1), strength=STRENGTH, last=1)
+    params, _ = train(tx, params_of(0.25, 0.0), (5.0, 0.0), 50)
+    assert float(params["act_0"]["slope"]) == 0.25
+    assert float(params["act_1"]["slope"]) > 0
+
+
+def test_stacked_slopes_arrive_one_by_one():
+    params = {"act_0": {"slope": jnp.zeros(3)}, "dense_0": {"kernel": jnp.ones((3, 2, 2))}}
+    tx = collapsing(optax.sgd(0.1), strength=STRENGTH, slope_learning_rate=RATE)
+    grads = {"act_0": {"slope": jnp.array([0.0, 0.01, 0.2])}, "dense_0": params["dense_0"]}
+    state = tx.init(params)
+    for _ in range(100):
+        updates, state = jax.jit(tx.update)(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    slopes = params["act_0"]["slope"]
+    assert slopes[:2].tolist() == [1.0, 1.0] and float(slopes[2]) < 0
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match=r"momentum is 1.0, must be in \[0, 1\)"):
+        collapsing(optax.sgd(0.1), strength=0.1, momentum=1.0)
+    with pytest.raises(ValueError, match="strength is -1"):
+        collapsing(optax.sgd(0.1), strength=-1)
+    tx = collapsing(optax.sgd(0.1), strength=0.1)
+    with pytest.raises(ValueError, match="collapsing needs `params`"):
+        tx.update(params_of(0.0), tx.init(params_of(0.0)))
+    with pytest.raises(ValueError, match="no sites"):
+        tx.init({"dense_0": {"kernel": jnp.ones((2, 2))}})
