@@ -5,6 +5,7 @@ import optax
 import pytest
 
 from lcjax import carry_opt_state, collapse, collapsing
+from lcjax.penalty import without_selection
 from tests.trees import random_chain, with_slopes
 
 X = np.random.default_rng(0).normal(size=(16, 6)).astype(np.float32)
@@ -47,10 +48,9 @@ def test_untouched_moments_counts_and_weights_stay_and_new_ones_are_fresh():
     with_shape = jax.tree.map(jnp.shape, carried.inner[0].mu)
     assert with_shape == jax.tree.map(jnp.shape, compact)
     old_mu, new_mu = state.inner[0].mu, carried.inner[0].mu
-    np.testing.assert_array_equal(
-        new_mu["b"]["dense_0"]["kernel"], old_mu["b"]["dense_0"]["kernel"]
-    )
-    assert float(jnp.abs(old_mu["b"]["dense_0"]["kernel"]).max()) > 0
+    kept = old_mu["b"]["dense_0"]["kernel"]
+    np.testing.assert_array_equal(new_mu["b"]["dense_0"]["kernel"], kept)
+    assert float(jnp.abs(kept).max()) > 0
     # The chain's last Dense keeps its shape (7, 6) or not, but what it holds is new either way.
     assert not new_mu["a"]["dense_2"]["kernel"].any() and not new_mu["a"]["dense_2"]["bias"].any()
     assert int(carried.inner[0].count) == int(state.inner[0].count) == 3
@@ -90,7 +90,7 @@ def test_training_goes_on_from_where_it_was():
         optax.MultiSteps(collapsing_adam(), 2),
         optax.inject_hyperparams(optax.adam)(learning_rate=optax.linear_schedule(1e-3, 0, 10)),
         optax.chain(optax.clip_by_global_norm(1.0), optax.lion(1e-4)),
-        optax.masked(optax.adam(1e-3), lambda p: jax.tree.map(lambda leaf: leaf.ndim > 1, p)),
+        optax.adamw(1e-3, mask=lambda p: jax.tree.map(lambda leaf: leaf.ndim > 1, p)),
     ],
     ids=["adam", "adafactor", "MultiSteps", "inject_hyperparams", "lion", "masked"],
 )
@@ -99,7 +99,8 @@ def test_any_optimizer_goes_on(tx):
     linear = with_slopes(params, {"a/act_0": 1.0, "a/act_1": 1.0})
     compact, report = collapse(linear, "a/*")
     carried = carry_opt_state(tx, state, params, compact, report)
-    expected = jax.tree.structure(tx.init(compact))
+    with without_selection():
+        expected = jax.tree.structure(tx.init(compact))
     assert jax.tree.structure(carried) == expected
     _, new_state, loss = step(compact, carried)
     assert jax.tree.structure(new_state) == expected and jnp.isfinite(loss)
@@ -112,4 +113,4 @@ def test_a_state_of_another_optimizer_is_an_error():
     with pytest.raises(ValueError, match="does not have the structure of tx.init"):
         carry_opt_state(tx, optax.sgd(0.1).init(params), params, compact, report)
     with pytest.raises(ValueError, match="does not have the structure of tx.init"):
-        carry_opt_state(tx, tx.init(compact | {"b": params["b"]}), params, compact, report)
+        carry_opt_state(tx, tx.init({"a": params["a"]}), params, compact, report)
