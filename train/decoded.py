@@ -29,7 +29,7 @@ def decoded(split: StreamedSplit, name: str, files: Sequence[Path]) -> Split:
     """
     path = _cached_file(split, name, files)
     try:
-        with np.load(path) as cached:
+        with path.open("rb") as file, np.load(file) as cached:
             return Split(cached["images"], cached["labels"])
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
         pass  # not there, or damaged: decode it again
