@@ -121,6 +121,7 @@ def _logits(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
+@pytest.mark.usefixtures("strict_promotion")
 def test_logits_are_float32_and_depend_on_the_image(name):
     logits = _logits(name)
     assert logits.shape == (2, 5)
