@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test test-slow lint clean
 
 demo: $(VENV)/.train
-	$(BIN)/python -m train.image digits-mixer --name demo --overwrite
+	$(BIN)/python -m train.image digits-mixer
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest

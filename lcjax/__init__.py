@@ -1,6 +1,7 @@
 """lcjax makes JAX networks shallower (LayerCollapse, arXiv 2311.17943)."""
 
 from lcjax.activations import CollapsibleActivation, CollapsibleGate
+from lcjax.checkpoint import CheckpointError, read_metadata, restore, save
 from lcjax.continuation import carry_opt_state
 from lcjax.errors import CollapseError
 from lcjax.layers import CollapsibleGLU, CollapsibleMLP
@@ -13,6 +14,7 @@ from lcjax.surgery import abstract_collapse, collapse
 from lcjax.tabulate import tabulate
 
 __all__ = [
+    "CheckpointError",
     "CollapseError",
     "CollapseReport",
     "CollapsibleActivation",
@@ -28,6 +30,9 @@ __all__ = [
     "collapsing",
     "find_sites",
     "linearity_penalty",
+    "read_metadata",
+    "restore",
+    "save",
     "shrink_linearity_gap",
     "strength_for_gap",
     "tabulate",

@@ -51,4 +51,4 @@ def site_of(keys: Sequence[Any]) -> str:
 def natural(path: str) -> tuple[Any, ...]:
     """Returns a sort key under which block_2 comes before block_10."""
     parts = re.split(r"(\d+)", path)
-    return tuple(int(part) if part.isdigit() else part for part in parts)
+    return tuple(int(part) if part.isdecimal() else part for part in parts)

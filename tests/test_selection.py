@@ -12,6 +12,7 @@ ORDERED = [f"block_{i}/mlp/act_0" for i in (0, 2, 9, 10)]
 def test_natural_order_counts_numbers():
     assert sorted(PATHS, key=natural) == ORDERED
     assert choose(PATHS) == ORDERED
+    assert natural("block²_2") < natural("block²_10")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,120 @@
+"""What slopes and penalty cost: a training step with them against the plain one.
+
+`python -m benchmarks.train_step`: two networks, each built twice from the same blocks: with
+CollapsibleMLP and `lcjax.collapsing(adamw)`, and with `nn.Dense`, the plain activation and adamw.
+"""
+
+import statistics
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+import tyro
+
+import lcjax
+from benchmarks.interleave import interleaved, ratio
+from benchmarks.record import write
+from lcjax.table import render
+
+MakeMLP = Callable[..., nn.Module]
+EXACT_GELU = partial(nn.gelu, approximate=False)
+
+
+class PlainMLP(nn.Module):
+    """What CollapsibleMLP is without slopes."""
+
+    features: Sequence[int]
+    activation: Callable[[jax.Array], jax.Array]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps x (..., d_in) to (..., features[-1])."""
+        for width in self.features[:-1]:
+            x = self.activation(nn.Dense(width)(x))
+        return nn.Dense(self.features[-1])(x)
+
+
+class Encoder(nn.Module):
+    """A GELU encoder of MiniLM-L6's size: 6 post-norm blocks, 12 heads, 384 wide, 1,536 hidden."""
+
+    mlp: MakeMLP
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps embedded tokens (batch, length, 384) to logits (batch, 2)."""
+        for _ in range(6):
+            x = nn.LayerNorm()(x + nn.MultiHeadDotProductAttention(12)(x, x))
+            x = nn.LayerNorm()(x + self.mlp((1536, 384), EXACT_GELU)(x))
+        return nn.Dense(2)(x[:, 0])
+
+
+def make_step(
+    model: nn.Module, tx: optax.GradientTransformation, x: jax.Array
+) -> Callable[[], Any]:
+    """Returns a call that takes one training step, compiled, its state donated and kept."""
+    labels = jnp.zeros(len(x), jnp.int32)
+    params = model.init(jax.random.key(0), x)["params"]
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(carry):
+        params, state = carry
+
+        def loss(params):
+            logits = model.apply({"params": params}, x)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+        updates, state = tx.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    carry = (params, tx.init(params))
+
+    def call() -> Any:
+        nonlocal carry
+        carry = step(carry)
+        return carry
+
+    return call
+
+
+def networks() -> dict[str, tuple[Callable[[MakeMLP], nn.Module], jax.Array]]:
+    """Returns the networks by name: how each is built from an MLP class, and its inputs."""
+    images = jax.random.normal(jax.random.key(1), (256, 784))
+    tokens = jax.random.normal(jax.random.key(1), (32, 32, 384))
+    return {
+        "fashion-mlp, batch 256": (lambda mlp: mlp((512, 512, 512, 10), nn.relu), images),
+        "MiniLM-sized GELU encoder, batch 32, length 32": (lambda mlp: Encoder(mlp), tokens),
+    }
+
+
+def main(rounds: int = 100) -> None:
+    """Times both steps of both networks in turn.
+
+    Args:
+      rounds: timed steps of each.
+    """
+    results, rows = {}, []
+    for name, (build, x) in networks().items():
+        slopes = lcjax.collapsing(optax.adamw(1e-4), strength=1e-3, slope_learning_rate=1e-3)
+        seconds = interleaved(
+            {
+                "plain": make_step(build(PlainMLP), optax.adamw(1e-4), x),
+                "with slopes": make_step(build(lcjax.CollapsibleMLP), slopes, x),
+            },
+            rounds=rounds,
+        )
+        cost = ratio(seconds["with slopes"], seconds["plain"])
+        medians = {key: 1e3 * statistics.median(value) for key, value in seconds.items()}
+        results[name] = {"milliseconds": medians, "ratio": cost}
+        quartiles = f"{cost['lower_quartile']:.3f} to {cost['upper_quartile']:.3f}"
+        times = [f"{medians[key]:.2f} ms" for key in ("plain", "with slopes")]
+        rows.append((name, *times, f"{cost['of_medians']:.3f}", quartiles))
+    print(render(("step", "plain", "with slopes", "ratio", "quartiles by round"), rows))
+    print(write("train_step", {"rounds": rounds, "dtype": "float32"}, results))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
