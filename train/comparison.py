@@ -1,0 +1,74 @@
+"""The deep and the compact model side by side: size, cost, speed, accuracy."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+import lcjax
+from lcjax.paths import is_slope, leaf_path
+from lcjax.table import render
+from train.latency import compile_forward, flops, latencies
+
+Row = dict[str, Any]
+
+
+def count_parameters(variables: Any, under: tuple[str, ...] = ("",)) -> int:
+    """Returns how many parameters stand under these paths inside params, slopes left out."""
+    leaves = jax.tree_util.tree_leaves_with_path(variables["params"])
+    weights = [(leaf_path(keys), leaf) for keys, leaf in leaves if not is_slope(keys)]
+    return sum(math.prod(leaf.shape) for path, leaf in weights if path.startswith(under))
+
+
+def compare(
+    apply: Callable[[Any, Any], Any],
+    forms: dict[str, Any],
+    image_shape: tuple[int, int, int],
+    batch_size: int,
+) -> dict[str, Row]:
+    """Returns parameters, FLOPs an image and milliseconds a batch of each form of a model.
+
+    Args:
+      apply: `apply(variables, images)`, of uint8 images.
+      forms: variables by name; the first is the deep one.
+      image_shape: (height, width, channels).
+      batch_size: the larger of the two batches that are timed; the other is one image.
+    """
+    deep = next(iter(forms.values()))
+    mlps = tuple({path.rpartition("/")[0] + "/" for path in lcjax.find_sites(deep).paths})
+    rows: dict[str, Row] = {
+        name: {
+            "parameters": count_parameters(variables),
+            "mlp_parameters": count_parameters(variables, mlps),
+            "latency_ms": {},
+        }
+        for name, variables in forms.items()
+    }
+    for batch in sorted({1, batch_size}):
+        images = jax.device_put(np.zeros((batch, *image_shape), np.uint8))
+        compiled = {n: compile_forward(apply, tree, images) for n, tree in forms.items()}
+        timed = latencies({n: partial(compiled[n], forms[n], images) for n in forms})
+        for name, row in rows.items():
+            row["flops_per_image"] = flops(compiled[name]) / batch
+            row["latency_ms"][str(batch)] = timed[name]
+    return rows
+
+
+def table(rows: dict[str, Row]) -> str:
+    """Returns the rows as a table, one column a form."""
+    first = next(iter(rows.values()))
+    lines: list[tuple[str, Callable[[Row], str]]] = [
+        ("test accuracy", lambda row: f"{100 * row['test']['accuracy']:.2f} %"),
+        ("parameters", lambda row: f"{row['parameters']:,}"),
+        ("  of which in MLPs", lambda row: f"{row['mlp_parameters']:,}"),
+        ("FLOPs an image", lambda row: f"{row['flops_per_image']:,.0f}"),
+    ]
+    for batch in first["latency_ms"]:
+        lines.append(
+            (f"latency, batch {batch}", lambda row, b=batch: f"{row['latency_ms'][b]:.2f} ms")
+        )
+    cells = [(label, *(show(row) for row in rows.values())) for label, show in lines]
+    return render(("", *rows), cells)

@@ -1,0 +1,80 @@
+"""Evaluates a compact checkpoint on the test split: `python -m train.evaluate runs/NAME/compact`.
+
+The checkpoint says which module, data set and normalisation it was made with; nothing else of the
+run is needed. Prints one JSON object.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import tyro
+
+from lcjax.checkpoint import read_metadata, restore
+from train.architecture import model_from_json
+from train.classifier import Classifier
+from train.data import load
+
+# A second process cannot share a device that its parent holds whole.
+_BESIDE_PARENT = {
+    "gpu": {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+    "tpu": {"JAX_PLATFORMS": "cpu"},
+}
+
+
+def evaluate(
+    checkpoint: tyro.conf.Positional[Path],
+    /,
+    *,
+    data_dir: Path | None = None,
+    batch_size: int = 128,
+) -> dict[str, Any]:
+    """Evaluates a compact checkpoint on the test split of the data it was trained on.
+
+    Args:
+      checkpoint: directory that `lcjax.save` made.
+      data_dir: TFDS's directory; by default TFDS_DATA_DIR, then TFDS's own.
+      batch_size: images a call.
+    """
+    metadata = read_metadata(checkpoint)
+    variables = restore(checkpoint)
+    made_with = metadata["data"]
+    data = load(
+        made_with["dataset"],
+        data_dir=data_dir,
+        num_classes=made_with["num_classes"],
+        image_size=made_with["image_size"],
+    )
+    module = model_from_json(metadata["model"]).build(data.num_classes)
+    classifier = Classifier(module, tuple(made_with["mean"]), tuple(made_with["std"]))
+    return classifier.evaluator(batch_size)(variables, data.test())
+
+
+def evaluate_afresh(checkpoint: Path, *flags: str) -> dict[str, Any]:
+    """Returns what `evaluate` returns in a process of its own.
+
+    Raises:
+      RuntimeError: when that process fails; with what it said.
+    """
+    command = [sys.executable, "-m", "train.evaluate", str(checkpoint), *flags]
+    environment = os.environ | _BESIDE_PARENT.get(jax.default_backend(), {})
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
+    return json.loads(done.stdout)
+
+
+def main() -> None:
+    """Runs the command line."""
+    try:
+        print(json.dumps(tyro.cli(evaluate, prog="python -m train.evaluate")))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

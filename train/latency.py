@@ -1,0 +1,43 @@
+"""What one forward pass costs: FLOPs by XLA's count, and milliseconds."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+
+def compile_forward(
+    apply: Callable[[Any, Any], Any], variables: Any, inputs: Any
+) -> Callable[[Any, Any], Any]:
+    """Returns `apply` compiled for variables and inputs of these shapes."""
+    return jax.jit(apply).lower(variables, inputs).compile()
+
+
+def flops(compiled: Any) -> float:
+    """Returns the floating-point operations of one call, as XLA counts them."""
+    return float(compiled.cost_analysis()["flops"])
+
+
+def latencies(
+    calls: Mapping[str, Callable[[], Any]], *, warmup: int = 3, repeats: int = 30
+) -> dict[str, float]:
+    """Returns the median time of each call in milliseconds.
+
+    Each call is waited for until the device is done. The calls take turns, so that whatever else
+    the machine does falls on all of them alike.
+
+    Args:
+      calls: by name; each runs a compiled function.
+      warmup: rounds that are not timed.
+      repeats: rounds that are.
+    """
+    times = {name: [] for name in calls}
+    for i in range(warmup + repeats):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            if i >= warmup:
+                times[name].append(time.perf_counter() - start)
+    return {name: 1e3 * statistics.median(taken) for name, taken in times.items()}

@@ -1,0 +1,164 @@
+"""The training loop: steps on the device, records and checkpoints between them.
+
+It knows no task: a loss, an optimizer and a source of batches make one.
+"""
+
+import math
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from tqdm import tqdm
+
+from lcjax.paths import is_slope, site_of
+from train.recorder import Recorder
+from train.snapshots import Snapshots
+from train.sources import Source
+
+Metrics = dict[str, Any]
+# loss(params, stats, batch, key) -> (loss, (new stats, metrics))
+Loss = Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, tuple[Any, Metrics]]]
+SLOPE = "slope/"
+
+
+class Diverged(ArithmeticError):
+    """The loss is not a finite number."""
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a step changes.
+
+    Attributes:
+      step: steps taken; int32 scalar.
+      params: of the model.
+      stats: its other collections, such as batch_stats.
+      opt_state: of the optimizer.
+    """
+
+    step: jax.Array
+    params: Any
+    stats: Any
+    opt_state: Any
+
+    @classmethod
+    def create(cls, variables: Any, tx: optax.GradientTransformation) -> "TrainState":
+        """Returns the state before the first step."""
+        stats = {name: tree for name, tree in variables.items() if name != "params"}
+        params = variables["params"]
+        return cls(jnp.zeros((), jnp.int32), params, stats, tx.init(params))
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The model's variables, as its apply takes them."""
+        return {"params": self.params, **self.stats}
+
+
+def make_dispatch(
+    loss: Loss, tx: optax.GradientTransformation, source: Source, key: jax.Array
+) -> Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]:
+    """Returns the jitted `dispatch(state, arrays, inputs)` that takes several steps.
+
+    The state is donated. The random key of a step depends on `key` and the step's number alone.
+    Metrics come one a step: the loss, what `loss` reports, and every slope after the step.
+    """
+
+    def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        own_key = jax.random.fold_in(key, state.step)
+        gradient = jax.value_and_grad(loss, has_aux=True)
+        (value, (stats, metrics)), grads = gradient(state.params, state.stats, batch, own_key)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"train/loss": value, **metrics, **_slopes(params)}
+        return TrainState(state.step + 1, params, stats, opt_state), metrics
+
+    @partial(jax.jit, donate_argnums=0)
+    def dispatch(state: TrainState, arrays: Any, inputs: Any) -> tuple[TrainState, Metrics]:
+        return jax.lax.scan(lambda s, x: step(s, source.fetch(arrays, x)), state, inputs)
+
+    return dispatch
+
+
+def train(
+    state: TrainState,
+    dispatch: Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]],
+    source: Source,
+    *,
+    epochs: int,
+    validate: Callable[[Any], Metrics],
+    recorder: Recorder,
+    snapshots: Snapshots,
+    log_every: int,
+    checkpoint_every: int,
+) -> TrainState:
+    """Trains from where the state is to the end, and returns the last state.
+
+    Args:
+      state: at a step that is a multiple of the source's steps a dispatch; it is donated.
+      dispatch: from `make_dispatch`.
+      source: of the batches.
+      epochs: passes over the source, those that the state has behind it included.
+      validate: `validate(variables)` returns metrics, once an epoch.
+      recorder: of the metrics.
+      snapshots: of the state.
+      log_every: steps between two records.
+      checkpoint_every: steps between two snapshots, at least; there is one at the end.
+
+    Raises:
+      Diverged: when a recorded loss is not finite.
+    """
+    step, total = int(state.step), epochs * source.steps_per_epoch
+    if step >= total:
+        return state
+    with _progress(step, total) as bar:
+        for inputs in source.inputs(step):
+            state, metrics = dispatch(state, source.arrays, inputs)
+            before, step = step, step + source.steps_per_dispatch
+            _record(recorder, bar, before, step, metrics, log_every)
+            if step % source.steps_per_epoch == 0:
+                recorder.write(step, validate(state.variables))
+            if step // checkpoint_every > before // checkpoint_every or step == total:
+                recorder.flush()
+                snapshots.save(step, state)
+            bar.update(step - before)
+            if step == total:
+                break
+    return state
+
+
+def _slopes(params: Any) -> Metrics:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {SLOPE + site_of(keys): slope for keys, slope in leaves if is_slope(keys)}
+
+
+def _progress(step: int, total: int) -> tqdm:
+    calm = 0.2 if sys.stderr.isatty() else 30  # a log file gets a line every half minute
+    return tqdm(
+        initial=step, total=total, desc="training", unit="step", mininterval=calm, maxinterval=calm
+    )
+
+
+def _record(
+    recorder: Recorder, bar: tqdm, before: int, after: int, metrics: Metrics, log_every: int
+) -> None:
+    """Records the steps in (before, after] that are multiples of `log_every`."""
+    due = range(before + log_every - before % log_every, after + 1, log_every)
+    if not due:
+        return
+    fetched = jax.device_get(metrics)
+    for step in due:
+        record = {name: float(values[step - before - 1]) for name, values in fetched.items()}
+        if not math.isfinite(record["train/loss"]):
+            raise Diverged(
+                f"step {step}: the loss is {record['train/loss']}. Lower --learning-rate or "
+                "--slope-learning-rate, or set --clip-norm."
+            )
+        recorder.write(step, record)
+    linear = [value == 1 for name, value in record.items() if name.startswith(SLOPE)]
+    state = f"loss {record['train/loss']:.3f}, {sum(linear)}/{len(linear)} linear"
+    bar.set_postfix_str(state, refresh=False)

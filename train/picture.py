@@ -1,0 +1,81 @@
+"""The picture of a run: slopes over training, and accuracy against parameters."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from train.comparison import Row
+from train.loop import SLOPE
+
+_INK, _FAINT = "#222222", "#bbbbbb"
+
+
+def draw(path: Path, title: str, metrics: Sequence[dict[str, Any]], rows: dict[str, Row]) -> None:
+    """Draws a run as a PNG.
+
+    Args:
+      path: of the PNG.
+      title: above the picture.
+      metrics: a run's records, in order.
+      rows: the forms of the model with "parameters" and "test", the deep one first.
+    """
+    figure = Figure(figsize=(11, 4.4), dpi=160, layout="constrained")
+    figure.suptitle(title, color=_INK, x=0.01, ha="left", fontweight="bold")
+    left, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
+    _draw_slopes(left, metrics)
+    _draw_forms(right, rows)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(_FAINT)
+        axes.tick_params(colors=_INK, length=3)
+        axes.grid(axis="y", color=_FAINT, alpha=0.35, linewidth=0.6)
+    figure.savefig(path)
+
+
+def _draw_slopes(axes: Axes, metrics: Sequence[dict[str, Any]]) -> None:
+    records = [record for record in metrics if "train/loss" in record]
+    names = [name for name in records[-1] if name.startswith(SLOPE)]
+    steps = [record["step"] for record in records]
+    colours = matplotlib.colormaps["viridis"].resampled(max(2, len(names)))
+    axes.axhline(1, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+    for i, name in enumerate(names):
+        values = [record[name] for record in records]
+        label = f"{name.removeprefix(SLOPE)}  {values[-1]:.2f}"
+        axes.plot(steps, values, color=colours(0.92 * i / max(1, len(names) - 1)), label=label)
+    axes.set(xlabel="step", ylabel="slope", xlim=(0, steps[-1]))
+    axes.set_title("slopes: 0 is the activation, 1 the identity", loc="left", fontsize=10)
+    axes.legend(
+        loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=7, frameon=False, labelspacing=0.35
+    )
+
+
+def _draw_forms(axes: Axes, rows: dict[str, Row]) -> None:
+    sizes = [row["parameters"] for row in rows.values()]
+    accuracies = [100 * row["test"]["accuracy"] for row in rows.values()]
+    axes.plot(sizes, accuracies, color=_FAINT, linewidth=1.2, zorder=1)
+    axes.scatter(sizes, accuracies, s=70, color=["#440154", "#2a9d8f"][: len(rows)], zorder=2)
+    for name, size, accuracy in zip(rows, sizes, accuracies, strict=True):
+        axes.annotate(
+            f"{name}\n{accuracy:.2f} %\n{size:,}",
+            (size, accuracy),
+            xytext=(0, 12),
+            textcoords="offset points",
+            ha="center",
+            color=_INK,
+            fontsize=9,
+        )
+    middle = sum(accuracies) / len(accuracies)
+    reach = max(1.0, 1.5 * (max(accuracies) - min(accuracies)))
+    axes.set(
+        xlabel="parameters",
+        ylabel="test accuracy, %",
+        xlim=(0, 1.2 * max(sizes)),
+        ylim=(middle - reach, middle + reach),
+    )
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.set_title("before and after the collapse", loc="left", fontsize=10)

@@ -1,0 +1,62 @@
+"""Metrics of a run, kept as TensorBoard events and as lines of JSON."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+FILE = "metrics.jsonl"
+
+
+class Recorder:
+    """Writes a step's metrics to `metrics.jsonl` and to TensorBoard events.
+
+    A resumed run starts it at the step of its checkpoint: what was recorded after that step, by
+    the run that broke off, is dropped, so that every step stands there once.
+    """
+
+    def __init__(self, directory: Path, *, start_step: int = 0):
+        """Opens the records in a run's directory, and drops those after `start_step`."""
+        path = directory / FILE
+        if path.exists():
+            kept = [record for record in read_metrics(directory) if record["step"] <= start_step]
+            partial = path.with_name(FILE + ".partial")
+            partial.write_text("".join(map(_line, kept)), encoding="utf-8")
+            os.replace(partial, path)
+        self._lines = path.open("a", encoding="utf-8")
+        self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=start_step + 1)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Records scalars, named with slashes such as `train/loss`, at a step."""
+        self._lines.write(_line({"step": step, **metrics}))
+        for name, value in metrics.items():
+            self._events.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Hands what was recorded to the operating system."""
+        self._lines.flush()
+        self._events.flush()
+
+    def close(self) -> None:
+        """Closes the records."""
+        self._lines.close()
+        self._events.close()
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_metrics(directory: Path) -> list[dict[str, Any]]:
+    """Returns a run's records in order; a last line that was cut short is left out."""
+    lines = (directory / FILE).read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record) + "\n"

@@ -1,0 +1,108 @@
+"""A run's directory: made, and found again to be resumed."""
+
+import json
+import os
+import tempfile
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from train.config import RunConfig
+
+CONFIG, SUMMARY = "config.json", "summary.json"
+# Flags that may change between a run and its resumption.
+_FREE = (
+    ("run", "resume"),
+    ("run", "overwrite"),
+    ("run", "runs_dir"),
+    ("data", "data_dir"),
+)
+
+
+class RunError(ValueError):
+    """A run's directory is not in the state that was asked for."""
+
+
+def choose_directory(run: RunConfig, preset: str, config: dict[str, Any]) -> Path:
+    """Returns where a run is to be kept, or is kept already if it is to be resumed.
+
+    Nothing is written. Without a name it is the preset's, numbered where that is taken.
+
+    Args:
+      run: how the run was asked for.
+      preset: its preset's name.
+      config: the whole configuration, as JSON.
+
+    Raises:
+      RunError: a name that is taken, or is no name; with `resume`, no such run, one that is
+        finished, or one of another configuration.
+    """
+    if run.resume and run.overwrite:
+        raise RunError("--resume and --overwrite are both set: keep the run, or start it anew.")
+    if run.name is None:
+        if run.resume or run.overwrite:
+            flag = "--resume" if run.resume else "--overwrite"
+            raise RunError(f"{flag} needs the --name of the run that is meant.")
+        names = (preset if i == 1 else f"{preset}-{i}" for i in count(1))
+        return next(path for path in map(run.runs_dir.joinpath, names) if not path.exists())
+    if Path(run.name).name != run.name or run.name.startswith("."):
+        raise RunError(f"--name is {run.name!r}; wanted a directory's name, with no / in it.")
+    path = run.runs_dir / run.name
+    if run.resume:
+        _check_resumable(path, config)
+    elif path.exists() and not run.overwrite:
+        raise RunError(
+            f"{path} exists. Choose another --name, continue an unfinished run with --resume, or "
+            "replace it with --overwrite."
+        )
+    elif path.exists() and not (path / CONFIG).is_file():
+        raise RunError(f"{path} is not a run, there is no {CONFIG} in it: --overwrite leaves it.")
+    return path
+
+
+def create_directory(path: Path, config: dict[str, Any]) -> None:
+    """Makes a run's directory, which appears with its configuration in it; an old one is gone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=path.parent) as draft:
+        content = Path(draft, path.name)
+        content.mkdir()
+        write_json(content / CONFIG, config)
+        if path.exists():
+            path.rename(Path(draft, "old"))
+        content.rename(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file that is there whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_json(path: Path) -> Any:
+    """Returns what a JSON file holds."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _check_resumable(path: Path, config: dict[str, Any]) -> None:
+    if not (path / CONFIG).is_file():
+        raise RunError(f"{path} is not a run: there is no {CONFIG} in it. Start without --resume.")
+    if (path / SUMMARY).exists():
+        raise RunError(f"{path} is finished: see its summary.txt. Start another --name.")
+    changed = _differences(read_json(path / CONFIG), config)
+    if changed:
+        raise RunError(
+            f"{path} was started with another configuration: {'; '.join(changed)}. Resume it with "
+            "the preset and flags that it was started with, or start another --name."
+        )
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], *above: str) -> list[str]:
+    found = []
+    for key in [*old, *(key for key in new if key not in old)]:
+        here, was, now = (*above, key), old.get(key), new.get(key)
+        if isinstance(was, dict) and isinstance(now, dict):
+            found += _differences(was, now, *here)
+        elif was != now and here not in _FREE:
+            found.append(f"{key} was {was!r}, is {now!r}")
+    return found
