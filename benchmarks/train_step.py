@@ -64,7 +64,7 @@ def make_step(
         params, state = carry
 
         def loss(params):
-            logits = model.apply({"params": params}, x)
+            logits: Any = model.apply({"params": params}, x)
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
         updates, state = tx.update(jax.grad(loss)(params), state, params)
