@@ -67,6 +67,7 @@ def test_a_state_may_be_donated_as_soon_as_save_returns(tmp_path):
     with Snapshots(tmp_path) as snapshots:
         snapshots.save(1, held)
         jax.block_until_ready(change(held))
+        assert held.params["mlp"]["kernel"].is_deleted()
     with Snapshots(tmp_path) as snapshots:
         same_bits(snapshots.restore(like=state()), want)
 
