@@ -55,3 +55,17 @@ def last_state(directory, config):
     """Returns the last training state that a run saved."""
     with Snapshots(directory) as snapshots:
         return snapshots.restore(like=image.prepare(config).state)
+
+
+def made_up_rows(deep=0.91, compact=0.905):
+    """Returns what `train.comparison.compare` returns, with test accuracies, of a made-up model."""
+    return {
+        name: {
+            "parameters": size,
+            "mlp_parameters": size // 2,
+            "flops_per_image": 2.0 * size,
+            "latency_ms": {"1": 0.5, "64": 2.25},
+            "test": {"accuracy": accuracy},
+        }
+        for name, size, accuracy in (("deep", 932_362, deep), ("compact", 407_050, compact))
+    }
