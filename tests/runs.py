@@ -2,13 +2,20 @@
 
 import dataclasses
 import os
+import struct
 import subprocess
 import sys
+import time
 import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tensorboardX.proto.event_pb2 import Event
 
 from train import image
 from train.presets import PRESETS
-from train.run_dir import choose_directory, create_directory
+from train.run_dir import create_directory
 from train.snapshots import Snapshots
 
 
@@ -44,17 +51,56 @@ def start(*flags, module="train.image", **environment):
     )
 
 
-def train_in(config, as_json):
-    """Makes a run's directory and trains there; returns the directory and the deep variables."""
-    directory = choose_directory(config.run, config.preset, as_json)
-    create_directory(directory, as_json)
-    return directory, image.fit(image.prepare(config), directory)
+def wait_for(condition, process, seconds=120):
+    """Waits until a condition holds; fails where the process ends or the time is over before."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} seconds"
+        try:
+            process.wait(timeout=0.02)
+        except subprocess.TimeoutExpired:
+            continue
+        raise AssertionError(f"the process ended first: {process.communicate()}")
 
 
-def last_state(directory, config):
+def checkpoints(directory):
+    """Returns the steps at which a run has whole checkpoints."""
+    found = (directory / "checkpoints").glob("*/commit_success.txt")
+    return sorted(int(path.parent.name) for path in found)
+
+
+def fit(directory, job):
+    """Trains in a directory, or goes on there, and returns the last state; the job stays fresh."""
+    if not directory.exists():
+        create_directory(directory, {})
+    image.fit(dataclasses.replace(job, state=jax.tree.map(jnp.copy, job.state)), directory)
+    return last_state(directory, job)
+
+
+def last_state(directory, job):
     """Returns the last training state that a run saved."""
     with Snapshots(directory) as snapshots:
-        return snapshots.restore(like=image.prepare(config).state)
+        return snapshots.restore(like=job.state)
+
+
+def same_bits(ours, theirs):
+    """Asserts that two trees hold the same bits."""
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert (a.dtype, np.asarray(a).tobytes()) == (b.dtype, np.asarray(b).tobytes())
+
+
+def events(directory):
+    """Returns (step, name, value) of every scalar that TensorBoard shows, in order."""
+    found = []
+    for file in sorted((directory / "tensorboard").iterdir()):
+        raw, at = file.read_bytes(), 0
+        while at < len(raw):  # length in 8 bytes, its checksum, the event, its checksum
+            (length,) = struct.unpack_from("<Q", raw, at)
+            event = Event.FromString(raw[at + 12 : at + 12 + length])
+            found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+            at += 16 + length
+    return found
 
 
 def made_up_rows(deep=0.91, compact=0.905):

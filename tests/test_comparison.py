@@ -50,7 +50,7 @@ def test_each_form_is_counted_whole_and_in_its_mlps(rows):
 def test_flops_are_an_images_and_fall_by_what_was_fused(rows):
     saved = 2 * 12 * (2 * 4 * 8 - 16) + 2 * 4 * (2 * 12 * 24 - 144)
     fell = rows["deep"]["flops_per_image"] - rows["compact"]["flops_per_image"]
-    assert 0.95 * saved < fell < 1.2 * saved  # the activations' own are a few
+    assert 0.95 * saved < fell < 1.3 * saved  # the activations' own are a few
 
 
 def test_one_image_and_a_batch_are_timed(rows):

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from lcjax import collapsing
+from tests.runs import same_bits
 from train.loop import Diverged, TrainState, make_dispatch, train
 from train.sources import in_memory
 
@@ -77,11 +78,6 @@ def run(state=None, *, steps_per_dispatch=4, loss=loss, log_every=1, checkpoint_
 @pytest.fixture(scope="module")
 def whole():
     return run()
-
-
-def same_bits(ours, theirs):
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        assert (a.dtype, np.asarray(a).tobytes()) == (b.dtype, np.asarray(b).tobytes())
 
 
 def test_every_step_is_taken_and_recorded_once(whole):

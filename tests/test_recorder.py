@@ -1,26 +1,11 @@
 """Records of a run: lines of JSON and TensorBoard events that say the same, each step once."""
 
-import struct
-
 import pytest
-from tensorboardX.proto.event_pb2 import Event
 
+from tests.runs import events
 from train.recorder import FILE, Recorder, read_metrics
 
 LOSS, SLOPE = "train/loss", "slope/mlp/act_0"
-
-
-def events(directory):
-    """Returns (step, name, value) of every scalar that TensorBoard shows, in order."""
-    found = []
-    for file in sorted((directory / "tensorboard").iterdir()):
-        raw, at = file.read_bytes(), 0
-        while at < len(raw):  # length in 8 bytes, its checksum, the event, its checksum
-            (length,) = struct.unpack_from("<Q", raw, at)
-            event = Event.FromString(raw[at + 12 : at + 12 + length])
-            found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
-            at += 16 + length
-    return found
 
 
 def write(directory, steps, *, start_step=0, loss=1.0):

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from lcjax import collapsing
+from tests.runs import same_bits
 from train.loop import TrainState
 from train.snapshots import Snapshots
 
@@ -28,12 +29,6 @@ def state(seed=0, step=0):
     fresh = TrainState.create({"params": params, **stats}, TX)
     updates, opt_state = TX.update(params, fresh.opt_state, params)
     return TrainState(jnp.int32(step), optax.apply_updates(params, updates), stats, opt_state)
-
-
-def same_bits(ours, theirs):
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        assert (a.dtype, np.asarray(a).tobytes()) == (b.dtype, np.asarray(b).tobytes())
 
 
 def test_nothing_is_restored_where_nothing_was_saved(tmp_path):
