@@ -19,7 +19,7 @@ from train.run_dir import (
 ASKED = {
     "preset": "digits-mlp",
     "data": {"data_dir": None, "batch_size": 64},
-    "run": {"name": "a", "runs_dir": "runs", "seed": 0, "resume": False, "overwrite": False},
+    "run": {"name": None, "runs_dir": "runs", "seed": 0, "resume": False, "overwrite": False},
 }
 
 
@@ -107,6 +107,7 @@ def test_resume_with_other_flags_lists_them(runs):
     "change",
     [
         {"run": {"resume": True}},
+        {"run": {"name": "digits-mlp"}},  # the name that an unnamed run was given
         {"run": {"runs_dir": "/elsewhere"}},
         {"data": {"data_dir": "/data"}},
     ],

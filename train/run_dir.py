@@ -12,6 +12,7 @@ from train.config import RunConfig
 CONFIG, SUMMARY = "config.json", "summary.json"
 # Flags that may change between a run and its resumption.
 _FREE = (
+    ("run", "name"),
     ("run", "resume"),
     ("run", "overwrite"),
     ("run", "runs_dir"),
