@@ -68,11 +68,12 @@ def varied_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run in a process of its own: its directory, and what it printed."""
+    """A run in a process of its own: its directory, and what it printed on stdout."""
     runs = tmp_path_factory.mktemp("runs")
     process = start("digits-mlp", *flags(**SMALL, dropout=0.1, name="a", runs_dir=runs))
     said, complained = process.communicate()
     assert process.returncode == 0, complained
+    assert "training: 100%" in complained and "40/40" in complained
     return runs / "a", said
 
 
@@ -359,7 +360,7 @@ def command(config):
 @pytest.mark.parametrize("kind", ["in memory", "streamed"])
 @pytest.mark.parametrize("saves", [1, 3])
 def test_a_killed_process_is_resumed_bit_for_bit(kind, saves, varied_dir, tmp_path):
-    config = with_chance(kind, varied_dir, epochs=30, name="a", runs_dir=tmp_path)
+    config = with_chance(kind, varied_dir, epochs=8, name="a", runs_dir=tmp_path)
     broken, seen = tmp_path / "a", set()
     killed = start(*command(config))
     wait_for(lambda: len(seen.update(checkpoints(broken)) or seen) >= saves, killed)
@@ -379,7 +380,7 @@ def test_a_killed_process_is_resumed_bit_for_bit(kind, saves, varied_dir, tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["in memory", "streamed"])
 def test_ctrl_c_says_how_to_resume_and_that_works(kind, varied_dir, tmp_path):
-    config = with_chance(kind, varied_dir, epochs=30, runs_dir=tmp_path)
+    config = with_chance(kind, varied_dir, epochs=8, runs_dir=tmp_path)
     stopped = start(*command(config))
     directory = tmp_path / "digits-mlp"
     wait_for(lambda: checkpoints(directory), stopped)
