@@ -1,8 +1,11 @@
+import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.core import freeze, meta, unfreeze
 
 from lcjax import carry_opt_state, collapse, collapsing
 from lcjax.penalty import without_selection
@@ -33,6 +36,16 @@ def trained(tx, steps=3):
     for _ in range(steps):
         params, state, _ = step(params, state)
     return step, params, state
+
+
+def boxed(tree):
+    """Returns the tree with its kernels in boxes."""
+
+    def box(keys, leaf):
+        name = keys[-1].key
+        return nn.Partitioned(leaf, ("in", "out")) if name == "kernel" else leaf
+
+    return jax.tree_util.tree_map_with_path(box, tree)
 
 
 def collapsing_adam():
@@ -104,6 +117,23 @@ def test_any_optimizer_goes_on(tx):
     assert jax.tree.structure(carried) == expected
     _, new_state, loss = step(compact, carried)
     assert jax.tree.structure(new_state) == expected and jnp.isfinite(loss)
+
+
+@pytest.mark.parametrize("wrap", [freeze, boxed], ids=["frozen", "boxed"])
+def test_frozen_and_boxed_trees_carry_what_plain_ones_do(wrap):
+    tx = optax.adam(1e-3)
+    _, plain, _ = trained(tx, steps=0)
+    grads = jax.tree.map(jnp.ones_like, plain)
+
+    def carried(convert):
+        params = convert(plain)
+        _, state = jax.jit(tx.update)(convert(grads), tx.init(params), params)
+        compact, report = collapse(params, "a/*")
+        return meta.unbox(carry_opt_state(tx, state, params, compact, report)[0].mu)
+
+    got, want = carried(wrap), carried(lambda tree: tree)
+    assert float(want["b"]["dense_0"]["kernel"].max()) > 0
+    chex.assert_trees_all_equal(unfreeze(got), want)
 
 
 def test_a_state_of_another_optimizer_is_an_error():

@@ -11,6 +11,7 @@ from flax.core import freeze, meta
 
 from lcjax import CollapseError, CollapsibleGLU, CollapsibleMLP, collapse
 from tests.tolerance import assert_close
+from tests.trees import random_chain
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -199,12 +200,18 @@ def test_a_shared_scope_holds_others_children():
 
 
 class Remat(nn.Module):
+    kind: type[nn.Module]
+    widths: tuple
+
     @nn.compact
     def __call__(self, x):
-        return nn.remat(CollapsibleMLP)(FEATURES, nn.relu, name="mlp")(x)
+        return nn.remat(self.kind)(*self.widths, name="mlp")(x)
 
 
 class Scan(nn.Module):
+    kind: type[nn.Module]
+    widths: tuple
+
     @nn.compact
     def __call__(self, x):
         body = nn.scan(
@@ -213,29 +220,37 @@ class Scan(nn.Module):
             split_rngs={"params": True},
             length=3,
         )
-        return body(CollapsibleMLP((8, 6), nn.relu, name="mlp"), x, None)[0]
+        return body(self.kind(*self.widths, name="mlp"), x, None)[0]
 
 
 class Vmap(nn.Module):
+    kind: type[nn.Module]
+    widths: tuple
+
     @nn.compact
     def __call__(self, x):
         stacked = nn.vmap(
-            CollapsibleMLP,
+            self.kind,
             in_axes=None,
             out_axes=0,
             axis_size=3,
             variable_axes={"params": 0},
             split_rngs={"params": True},
         )
-        return stacked((8, 6), nn.relu, name="mlp")(x)
+        return stacked(*self.widths, name="mlp")(x)
 
 
 @pytest.mark.parametrize("outer", [Remat, Scan, Vmap])
-def test_lifted_transforms_run_both_forms(outer):
-    model = outer()
+@pytest.mark.parametrize(
+    ("kind", "widths", "site"),
+    [(CollapsibleMLP, ((8, 6),), "mlp/act_0"), (CollapsibleGLU, (8, 6), "mlp/act")],
+    ids=["mlp", "glu"],
+)
+def test_lifted_transforms_run_both_forms(outer, kind, widths, site):
+    model = outer(kind, widths)
     deep = linear(model.init(jax.random.key(0), X))
     compact, report = collapse(deep)
-    assert "mlp/act_0" in report.collapsed
+    assert report.collapsed == (site,)
     apply = jax.jit(model.apply)
     np.testing.assert_allclose(apply(compact, X), apply(deep, X), atol=1e-4)
     grads = jax.grad(lambda v: (model.apply(v, X) ** 2).sum())(compact)
@@ -281,6 +296,48 @@ def test_partial_init_and_eval_shape():
     )
 
 
+@pytest.mark.parametrize("features", [(5,), (8, 5), (9, 8, 7, 6, 4, 5)])
+def test_a_chain_may_be_of_any_length(features):
+    model, deep = random_chain(features, X.shape[1])
+    built = jax.eval_shape(model.init, jax.random.key(0), X)
+    assert jax.tree.map(np.shape, deep) == jax.tree.map(np.shape, built)
+    want = jax.jit(model.apply)(deep, X)
+    if len(features) > 1:
+        deep, _ = collapse(deep)
+        assert set(deep["params"]) == {f"dense_{len(features) - 1}"}
+    assert_close(jax.jit(model.apply)(deep, X), want, dtype=jnp.float32, terms=1000)
+
+
+def test_intermediates_are_those_of_the_form_that_is_held(variables):
+    def captured(held):
+        out, state = chain().apply(held, X, capture_intermediates=True)
+        seen = {name: child["__call__"][0] for name, child in _children(state).items()}
+        np.testing.assert_array_equal(seen[f"dense_{len(FEATURES) - 1}"], out)
+        return seen
+
+    deep, compact = captured(variables), captured(without(variables, "act_0"))
+    assert set(deep) == set(variables["params"])
+    assert set(compact) == set(variables["params"]) - {"act_0"}
+    np.testing.assert_array_equal(compact["dense_0"], deep["dense_0"])
+    np.testing.assert_array_equal(deep["act_0"], nn.relu(deep["dense_0"]))
+
+
+def _children(state):
+    return {name: child for name, child in state["intermediates"].items() if name != "__call__"}
+
+
+def test_initializers_make_the_kernels_and_the_biases_and_slopes_start_at_zero():
+    init = nn.initializers.constant
+    for model in (
+        CollapsibleMLP(FEATURES, kernel_init=init(0.5), bias_init=init(0.25)),
+        CollapsibleGLU(8, 5, use_bias=True, kernel_init=init(0.5), bias_init=init(0.25)),
+    ):
+        held = jax.jit(model.init)(jax.random.key(0), X)["params"]
+        for child in held.values():
+            for name, leaf in child.items():
+                assert (leaf == {"kernel": 0.5, "bias": 0.25, "slope": 0.0}[name]).all()
+
+
 def test_computes_in_dtype_and_stores_in_param_dtype():
     model = chain(dtype=jnp.bfloat16, param_dtype=jnp.float32)
     variables = model.init(jax.random.key(0), X)
@@ -310,6 +367,30 @@ def test_collapsed_gated_mlp_saves_its_gate(hidden, held, use_bias):
     assert set(compact["params"]) == held
     assert report.factors == (("act",) if len(held) == 2 else ())
     np.testing.assert_allclose(model.apply(compact, X), model.apply(deep, X), atol=1e-5)
+
+
+def test_gated_mlp_takes_biases_and_the_width_of_a_factor_from_the_tree():
+    model = glu()
+    deep = linear(model.init(jax.random.key(0), X))
+    p = deep["params"]
+    narrow = {"up": {"kernel": jnp.ones((6, 2)), "bias": jnp.ones(2)}}
+    narrow |= {"down": {"kernel": jnp.ones((2, 5)), "bias": jnp.arange(5.0)}}
+    want = (X.sum(1, keepdims=True) + 1) * 2 + np.arange(5)[None]
+    np.testing.assert_allclose(model.apply({"params": narrow}, X), want, atol=1e-5)
+    biased = p | {"down": p["down"] | {"bias": jnp.arange(5.0)}}
+    got = model.apply({"params": biased}, X) - model.apply(deep, X)
+    np.testing.assert_allclose(got, np.tile(np.arange(5), (4, 1)), atol=1e-5)
+    compact, _ = collapse({"params": biased})
+    np.testing.assert_allclose(compact["params"]["down"]["bias"], np.arange(5))
+
+
+def test_gated_mlp_in_boxes_and_frozen():
+    names = nn.with_partitioning(nn.initializers.lecun_normal(), ("data", "model"))
+    model = glu(kernel_init=names)
+    boxed = linear(model.init(jax.random.key(0), X))
+    compact, _ = collapse(freeze(boxed))
+    assert compact["params"]["down"]["kernel"].names == ("data", "model")
+    np.testing.assert_allclose(model.apply(compact, X), model.apply(boxed, X), atol=1e-5)
 
 
 @pytest.mark.parametrize("missing", ["gate", "act", "up", "down"])

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,6 +51,80 @@ def test_the_rest_point_is_one_exactly_where_the_gradient_is_below_the_strength(
     slopes = [float(params[f"act_{i}"]["slope"]) for i in range(5)]
     assert slopes[:3] == [1.0, 1.0, 1.0]
     assert slopes[3] < 0 and slopes[4] > 1.5
+
+
+@pytest.mark.parametrize(
+    "make", [optax.adam, optax.sgd, lambda rate: optax.adamw(rate, weight_decay=0.1)]
+)
+def test_the_rest_point_does_not_move_with_the_inner_learning_rate(make):
+    def slopes(rate):
+        tx = collapsing(make(rate), strength=STRENGTH, slope_learning_rate=RATE)
+        below, above = 0.95 * STRENGTH, 1.05 * STRENGTH
+        start = params_of(0.0, 0.0, 1.0, 1.0)
+        params, _ = train(tx, start, (below, above, -below, -above), 1000)
+        return jnp.stack([params[f"act_{i}"]["slope"] for i in range(4)])
+
+    ends = jax.vmap(slopes)(jnp.array([1e-2, 1e-3, 2e-5]))
+    assert (ends[:, [0, 2]] == 1).all()
+    assert (ends[:, 1] < 0).all() and (ends[:, 3] > 1.2).all()
+
+
+def test_the_inner_optimizer_runs_once_and_on_the_whole_tree():
+    calls = []
+
+    def update(updates, state, params=None):
+        calls.append((updates, params))
+        return updates, state
+
+    inner = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    tx, params = collapsing(inner, strength=STRENGTH), params_of(0.25, 0.5)
+    grads = gradients(params, 0.1, 0.2)
+    tx.update(grads, tx.init(params), params)
+    ((seen, shown),) = calls
+    chex.assert_trees_all_equal(seen, grads)
+    hidden = params | {f"act_{i}": {"slope": jnp.zeros(())} for i in range(2)}
+    chex.assert_trees_all_equal(shown, hidden)
+
+
+def test_clipping_around_it_and_inside_it_is_by_the_whole_trees_norm():
+    clip, norm = optax.clip_by_global_norm(0.5), 0.5
+    params, slope_gradients = params_of(0.0), (3.0,)
+    grads = gradients(params, *slope_gradients)
+    factor = norm / float(optax.tree.norm(grads))
+    want = -0.1 * factor * grads["dense_0"]["kernel"]
+    step = 0.2 * 0.1 * 3.0  # η (1 − μ) g
+    for tx, slope in (
+        (optax.chain(clip, collapsing(optax.sgd(0.1), strength=0.0)), -factor * step),
+        (collapsing(optax.chain(clip, optax.sgd(0.1)), strength=0.0), -step),
+    ):
+        updates, _ = tx.update(grads, tx.init(params), params)
+        np.testing.assert_allclose(updates["dense_0"]["kernel"], want, rtol=1e-5)
+        np.testing.assert_allclose(updates["act_0"]["slope"], slope, rtol=1e-5)
+
+
+def test_hyperparameters_injected_inside_can_be_set_between_steps():
+    inner = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
+    tx, params = collapsing(inner, strength=STRENGTH), params_of(0.0)
+    state, grads = tx.init(params), gradients(params, 0.0)
+    state.inner.hyperparams["learning_rate"] = jnp.float32(0.5)
+    updates, _ = tx.update(grads, state, params)
+    np.testing.assert_allclose(
+        updates["dense_0"]["kernel"], -0.5 * grads["dense_0"]["kernel"], rtol=1e-6
+    )
+
+
+def test_extra_arguments_pass_through_a_chain_around_it():
+    seen = []
+
+    def update(updates, state, params=None, *, value, **extra):
+        seen.append((value, extra))
+        return updates, state
+
+    inner = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    tx = optax.chain(optax.clip_by_global_norm(1.0), collapsing(inner, strength=STRENGTH))
+    params = params_of(0.0)
+    tx.update(gradients(params, 0.0), tx.init(params), params, value=3.0, loss_fn="kept")
+    assert seen == [(3.0, {"loss_fn": "kept"})]
 
 
 def test_weights_scale_the_price_of_a_site():

@@ -1,4 +1,5 @@
 import warnings
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from lcjax import (
     CollapseError,
     add_linearity_penalty,
+    collapsing,
     linearity_penalty,
     shrink_linearity_gap,
     strength_for_gap,
@@ -56,6 +58,44 @@ def test_any_tree_with_leaves_named_slope():
     np.testing.assert_allclose(linearity_penalty(nested), 2.0)
     state = add_linearity_penalty(1.0, last=1).init(nested)
     assert [float(w) for w in jax.tree.leaves(state.weights)] == [0, 1]
+
+
+def pulled(make, **selection):
+    """Returns the sites, by index, that one of the four works on."""
+    params = tree(0.0, 0.0, 0.0)
+    if make is linearity_penalty:
+        moved = jax.grad(lambda p: linearity_penalty(p, **selection))(params)
+    else:
+        tx, zero = make(**selection), jax.tree.map(jnp.zeros_like, params)
+        moved, _ = tx.update(zero, tx.init(params), params)
+    return [i for i, slope in enumerate(slopes_of(moved)) if slope]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        linearity_penalty,
+        partial(add_linearity_penalty, 0.1),
+        partial(shrink_linearity_gap, 0.1, 0.1),
+        partial(collapsing, optax.sgd(0.1), strength=0.1),
+    ],
+    ids=["linearity_penalty", "add_linearity_penalty", "shrink_linearity_gap", "collapsing"],
+)
+@pytest.mark.parametrize(
+    ("selection", "sites"),
+    [
+        ({}, [0, 1, 2]),
+        ({"last": 1}, [2]),
+        ({"last": 0.67}, [1, 2]),
+        ({"where": "block_2/*"}, [1]),
+        ({"sites": [SITES[2], SITES[0]]}, [0, 2]),
+        ({"weights": [1.0, 0.0, 1.0]}, [0, 2]),
+        ({"weights": {"block_1*": 0.0}}, [0, 1]),
+        ({"where": "block_[02]/*", "last": 1, "weights": [5.0]}, [1]),
+    ],
+)
+def test_all_four_take_the_same_selection(make, selection, sites):
+    assert pulled(make, **selection) == sites
 
 
 def test_add_is_the_gradient_of_the_loss_term():
@@ -177,6 +217,8 @@ def test_too_few_steps_warn_at_init():
     short = shrink_linearity_gap(0.1, 0.1, steps=99)
     with pytest.warns(UserWarning, match="99 steps .* cannot bring 2 of 3 slopes to 1.*gap 0.010"):
         short.init(params)
+    with pytest.warns(UserWarning, match="99 steps .* cannot bring 2 of 3 slopes to 1"):
+        collapsing(optax.sgd(1.0), strength=0.1, slope_learning_rate=0.1, steps=99).init(params)
     never = shrink_linearity_gap(0.1, optax.constant_schedule(0.1), penalty="l2", steps=99)
     with pytest.warns(UserWarning, match="cannot bring 2 of 3 slopes"):
         never.init(params)

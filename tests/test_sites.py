@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import freeze
 
 from lcjax import (
     CollapseError,
@@ -92,6 +93,22 @@ def test_slopes_of_stacked_layers_show_the_farthest():
     (site,) = find_sites(tree)
     assert (site.slope, site.layers, site.parameters_before) == (0.5, 3, 96)
     assert "×3" in str(find_sites(tree))
+
+
+def test_boxed_frozen_and_abstract_trees_have_the_same_sites():
+    class Boxed(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            names = nn.with_partitioning(nn.initializers.lecun_normal(), ("in", "out"))
+            return CollapsibleMLP((8, 5), kernel_init=names, name="mlp")(x)
+
+    boxed = Boxed().init(jax.random.key(0), jnp.ones((1, 6)))
+    (want,) = find_sites(nn.unbox(boxed))
+    assert (want.d_in, want.d_hidden, want.d_out, want.slope) == (6, 8, 5, 0.0)
+    assert find_sites(boxed) == find_sites(freeze(boxed)) == (want,)
+    (abstract,) = find_sites(jax.eval_shape(lambda: boxed))
+    assert abstract.slope is abstract.gap is None
+    assert abstract.parameters_after == want.parameters_after
 
 
 def test_no_site_is_an_empty_table_and_half_a_tree_an_error():

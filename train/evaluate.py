@@ -39,8 +39,17 @@ def evaluate(
       checkpoint: directory that `lcjax.save` made.
       data_dir: TFDS's directory; by default TFDS_DATA_DIR, then TFDS's own.
       batch_size: images a call.
+
+    Raises:
+      FileNotFoundError: when there is no checkpoint.
+      ValueError: when it is damaged or not one of a training run, or its data set is not there.
     """
     metadata = read_metadata(checkpoint)
+    if not {"model", "data"} <= metadata.keys():
+        raise ValueError(
+            f"{checkpoint} does not say what model and data it is of; wanted a checkpoint that "
+            "`python -m train.image` made."
+        )
     variables = restore(checkpoint)
     made_with = metadata["data"]
     data = load(
@@ -72,7 +81,7 @@ def main() -> None:
     """Runs the command line."""
     try:
         print(json.dumps(tyro.cli(evaluate, prog="python -m train.evaluate")))
-    except ValueError as error:
+    except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -51,18 +51,18 @@ def main() -> None:
         check(config)
         directory = choose_directory(config.run, config.preset, as_json(config))
         job = prepare(config)
+        if not config.run.resume:
+            create_directory(directory, as_json(config), overwrite=config.run.overwrite)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    if not config.run.resume:
-        create_directory(directory, as_json(config))
     print(introduce(job, directory), flush=True)
     try:
         variables = fit(job, directory)
+        print(conclude(job.config, job.data, job.classifier, variables, directory))
     except Diverged as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(f"stopped; the same flags with --name {directory.name} --resume continue it")
-    print(conclude(job.config, job.data, job.classifier, variables, directory))
 
 
 def prepare(config: Config) -> Job:

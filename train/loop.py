@@ -99,18 +99,18 @@ def train(
     """Trains from where the state is to the end, and returns the last state.
 
     Args:
-      state: at a step that is a multiple of the source's steps a dispatch; it is donated.
+      state: where to train on from; it is donated.
       dispatch: from `make_dispatch`.
       source: of the batches.
       epochs: passes over the source, those that the state has behind it included.
       validate: `validate(variables)` returns metrics, once an epoch.
       recorder: of the metrics.
       snapshots: of the state.
-      log_every: steps between two records.
+      log_every: steps between two records; the last step is recorded in any case.
       checkpoint_every: steps between two snapshots, at least; there is one at the end.
 
     Raises:
-      Diverged: when a recorded loss is not finite.
+      Diverged: when a loss is not finite; noticed at the next record.
     """
     step, total = int(state.step), epochs * source.steps_per_epoch
     if step >= total:
@@ -118,8 +118,8 @@ def train(
     with _progress(step, total) as bar:
         for inputs in source.inputs(step):
             state, metrics = dispatch(state, source.arrays, inputs)
-            before, step = step, step + source.steps_per_dispatch
-            _record(recorder, bar, before, step, metrics, log_every)
+            before, step = step, step + len(jax.tree.leaves(inputs)[0])
+            _record(recorder, bar, before, step, metrics, log_every, total)
             if step % source.steps_per_epoch == 0:
                 recorder.write(step, validate(state.variables))
             if step // checkpoint_every > before // checkpoint_every or step == total:
@@ -144,20 +144,27 @@ def _progress(step: int, total: int) -> tqdm:
 
 
 def _record(
-    recorder: Recorder, bar: tqdm, before: int, after: int, metrics: Metrics, log_every: int
+    recorder: Recorder,
+    bar: tqdm,
+    before: int,
+    after: int,
+    metrics: Metrics,
+    log_every: int,
+    total: int,
 ) -> None:
-    """Records the steps in (before, after] that are multiples of `log_every`."""
-    due = range(before + log_every - before % log_every, after + 1, log_every)
+    """Records, of the steps in (before, after], the multiples of `log_every` and the very last."""
+    due = [s for s in range(before + 1, after + 1) if s % log_every == 0 or s == total]
     if not due:
         return
     fetched = jax.device_get(metrics)
-    for step in due:
-        record = {name: float(values[step - before - 1]) for name, values in fetched.items()}
-        if not math.isfinite(record["train/loss"]):
+    for step, loss in enumerate(fetched["train/loss"], before + 1):
+        if not math.isfinite(loss):
             raise Diverged(
-                f"step {step}: the loss is {record['train/loss']}. Lower --learning-rate or "
+                f"step {step}: the loss is {loss}. Lower --learning-rate or "
                 "--slope-learning-rate, or set --clip-norm."
             )
+    for step in due:
+        record = {name: float(values[step - before - 1]) for name, values in fetched.items()}
         recorder.write(step, record)
     linear = [value == 1 for name, value in record.items() if name.startswith(SLOPE)]
     state = f"loss {record['train/loss']:.3f}, {sum(linear)}/{len(linear)} linear"

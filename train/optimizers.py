@@ -15,7 +15,7 @@ def make_optimizer(
     rate = optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=optimizer.learning_rate,
-        warmup_steps=round(optimizer.warmup * steps),
+        warmup_steps=int(optimizer.warmup * steps),
         decay_steps=steps,
     )
     inner = optax.adamw(rate, weight_decay=optimizer.weight_decay, mask=_kernels)

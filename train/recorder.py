@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,28 +16,39 @@ class Recorder:
     """Writes a step's metrics to `metrics.jsonl` and to TensorBoard events.
 
     A resumed run starts it at the step of its checkpoint: what was recorded after that step, by
-    the run that broke off, is dropped, so that every step stands there once.
+    the run that broke off, is dropped, and the events are written anew from the lines, since those
+    that a killed process held back are lost. So every step stands in both once.
     """
 
     def __init__(self, directory: Path, *, start_step: int = 0):
         """Opens the records in a run's directory, and drops those after `start_step`."""
-        path = directory / FILE
+        path, events = directory / FILE, directory / "tensorboard"
+        kept = []
         if path.exists():
             kept = [record for record in read_metrics(directory) if record["step"] <= start_step]
             partial = path.with_name(FILE + ".partial")
             partial.write_text("".join(map(_line, kept)), encoding="utf-8")
             os.replace(partial, path)
+        if events.exists():
+            shutil.rmtree(events)
         self._lines = path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(directory / "tensorboard"), purge_step=start_step + 1)
+        self._events = SummaryWriter(str(events))
+        for record in kept:
+            self._show(record)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Records scalars, named with slashes such as `train/loss`, at a step."""
-        self._lines.write(_line({"step": step, **metrics}))
-        for name, value in metrics.items():
-            self._events.add_scalar(name, value, step)
+        record = {"step": step, **metrics}
+        self._lines.write(_line(record))
+        self._show(record)
+
+    def _show(self, record: Mapping[str, Any]) -> None:
+        for name, value in record.items():
+            if name != "step":
+                self._events.add_scalar(name, value, record["step"])
 
     def flush(self) -> None:
-        """Hands what was recorded to the operating system."""
+        """Hands the lines to the operating system, where a killed process cannot lose them."""
         self._lines.flush()
         self._events.flush()
 

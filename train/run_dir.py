@@ -12,6 +12,7 @@ from train.config import RunConfig
 CONFIG, SUMMARY = "config.json", "summary.json"
 # Flags that may change between a run and its resumption.
 _FREE = (
+    ("run", "name"),
     ("run", "resume"),
     ("run", "overwrite"),
     ("run", "runs_dir"),
@@ -45,7 +46,7 @@ def choose_directory(run: RunConfig, preset: str, config: dict[str, Any]) -> Pat
             raise RunError(f"{flag} needs the --name of the run that is meant.")
         names = (preset if i == 1 else f"{preset}-{i}" for i in count(1))
         return next(path for path in map(run.runs_dir.joinpath, names) if not path.exists())
-    if Path(run.name).name != run.name or run.name.startswith("."):
+    if not run.name or Path(run.name).name != run.name or run.name.startswith("."):
         raise RunError(f"--name is {run.name!r}; wanted a directory's name, with no / in it.")
     path = run.runs_dir / run.name
     if run.resume:
@@ -60,16 +61,30 @@ def choose_directory(run: RunConfig, preset: str, config: dict[str, Any]) -> Pat
     return path
 
 
-def create_directory(path: Path, config: dict[str, Any]) -> None:
-    """Makes a run's directory, which appears with its configuration in it; an old one is gone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=path.parent) as draft:
-        content = Path(draft, path.name)
-        content.mkdir()
-        write_json(content / CONFIG, config)
-        if path.exists():
-            path.rename(Path(draft, "old"))
-        content.rename(path)
+def create_directory(path: Path, config: dict[str, Any], *, overwrite: bool = False) -> None:
+    """Makes a run's directory, which appears with its configuration in it.
+
+    Args:
+      path: from `choose_directory`.
+      config: the whole configuration, as JSON.
+      overwrite: whether the run that stands there goes.
+
+    Raises:
+      RunError: when it cannot be made, or another run has taken it since it was chosen.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=path.parent) as draft:
+            content = Path(draft, path.name)
+            content.mkdir()
+            write_json(content / CONFIG, config)
+            if overwrite and path.exists():
+                path.rename(Path(draft, "old"))
+            content.rename(path)  # fails where something stands
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be made: {error}. Choose another --name or --runs-dir."
+        ) from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -13,7 +13,7 @@ class Snapshots:
     """The last few training states of a run, by step; each is there whole or not at all."""
 
     def __init__(self, directory: Path):
-        """Opens a run's checkpoints and clears away what an interrupted save left."""
+        """Opens a run's checkpoints; the first save clears away what an interrupted one left."""
         self._orbax = ocp.training.Checkpointer(
             str(directory.absolute() / "checkpoints"),
             preservation_policy=ocp.training.preservation_policies.LatestN(_KEPT),  # type: ignore

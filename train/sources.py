@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -16,16 +17,14 @@ class Source:
     """Batches by step: what step n trains on depends on the seed and n alone.
 
     Attributes:
-      steps_per_epoch: a multiple of `steps_per_dispatch`.
-      steps_per_dispatch: steps that the device takes in one call.
+      steps_per_epoch: how many batches an epoch has.
       arrays: a pytree on the device, handed to every dispatch.
       fetch: `fetch(arrays, inputs)` returns one batch, inside the jitted step.
-      inputs: `inputs(start_step)` yields without end what dispatches take: pytrees of arrays with
-        a leading axis of `steps_per_dispatch`.
+      inputs: `inputs(start_step)` yields without end what dispatches take: pytrees of arrays whose
+        leading axis is the steps of one dispatch, none of which reaches past an epoch.
     """
 
     steps_per_epoch: int
-    steps_per_dispatch: int
     arrays: Any
     fetch: Callable[[Any, Any], Any]
     inputs: Callable[[int], Iterator[Any]]
@@ -34,29 +33,28 @@ class Source:
 def in_memory(arrays: Any, batch_size: int, *, seed: int, steps_per_dispatch: int) -> Source:
     """Returns a source over a pytree of arrays with one leading axis, the examples.
 
-    An epoch is cut into equal dispatches, so that one program serves all: besides the last,
-    incomplete batch it leaves out fewer batches than it has dispatches, others every epoch.
+    An epoch leaves out its last, incomplete batch. It is cut into dispatches of at most
+    `steps_per_dispatch` steps whose lengths differ by one step at most: two programs serve all.
 
     Raises:
       ConfigError: when there are fewer examples than one batch takes.
     """
     count = len(jax.tree.leaves(arrays)[0])
-    batches = _batches(count, batch_size)
-    dispatches = -(-batches // steps_per_dispatch)
-    per_dispatch = batches // dispatches
-    per_epoch = per_dispatch * dispatches
+    per_epoch = _batches(count, batch_size)
+    dispatches = -(-per_epoch // steps_per_dispatch)
+    edges = [per_epoch * i // dispatches for i in range(dispatches + 1)]
 
     def inputs(start_step: int) -> Iterator[np.ndarray]:
         epoch, offset = divmod(start_step, per_epoch)
         while True:
-            order = epoch_order(seed, epoch, count, batch_size)[:per_epoch]
-            for start in range(offset, per_epoch, per_dispatch):
-                yield order[start : start + per_dispatch]
+            order = epoch_order(seed, epoch, count, batch_size)
+            for start, end in pairwise(edges):
+                if end > offset:
+                    yield order[max(start, offset) : end]
             epoch, offset = epoch + 1, 0
 
     return Source(
         steps_per_epoch=per_epoch,
-        steps_per_dispatch=per_dispatch,
         arrays=jax.device_put(arrays),
         fetch=lambda held, chosen: jax.tree.map(lambda array: array[chosen], held),
         inputs=inputs,
@@ -76,7 +74,6 @@ def streamed(split: Any, batch_size: int, *, seed: int) -> Source:
 
     return Source(
         steps_per_epoch=_batches(len(split), batch_size),
-        steps_per_dispatch=1,
         arrays=(),
         fetch=lambda _, batch: batch,
         inputs=inputs,

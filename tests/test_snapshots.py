@@ -1,0 +1,96 @@
+"""Checkpoints of a run: bit for bit back, the latest whole one, no trace of an interrupted save."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lcjax import collapsing
+from tests.runs import same_bits
+from train.loop import TrainState
+from train.snapshots import Snapshots
+
+TX = collapsing(optax.adam(1e-3), strength=0.1)
+
+
+def state(seed=0, step=0):
+    rng = np.random.default_rng(seed)
+    params = {
+        "mlp": {
+            "act_0": {"slope": jnp.float32(rng.normal())},
+            "kernel": jnp.asarray(rng.normal(size=(4, 3)), jnp.bfloat16),
+        }
+    }
+    stats = {"batch_stats": {"mean": jnp.asarray(rng.normal(size=3), jnp.float32)}}
+    fresh = TrainState.create({"params": params, **stats}, TX)
+    updates, opt_state = TX.update(params, fresh.opt_state, params)
+    return TrainState(jnp.int32(step), optax.apply_updates(params, updates), stats, opt_state)
+
+
+def test_nothing_is_restored_where_nothing_was_saved(tmp_path):
+    with Snapshots(tmp_path) as snapshots:
+        assert snapshots.restore(like=state()) is None
+
+
+def test_a_state_comes_back_bit_for_bit_in_its_own_containers(tmp_path):
+    with Snapshots(tmp_path) as snapshots:
+        snapshots.save(3, state(1, step=3))
+    with Snapshots(tmp_path) as snapshots:
+        back = snapshots.restore(like=state())
+    assert isinstance(back, TrainState)
+    same_bits(back, state(1, step=3))
+
+
+def test_the_latest_is_restored_and_the_last_two_are_kept(tmp_path):
+    with Snapshots(tmp_path) as snapshots:
+        for step in (8, 9, 10):
+            snapshots.save(step, state(step, step))
+    with Snapshots(tmp_path) as snapshots:
+        same_bits(snapshots.restore(like=state()), state(10, 10))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["10", "9"]
+
+
+def test_a_state_may_be_donated_as_soon_as_save_returns(tmp_path):
+    held, want = state(1), state(1)
+    change = jax.jit(
+        lambda tree: jax.tree.map(lambda leaf: 0 * leaf, tree.params), donate_argnums=0
+    )
+    with Snapshots(tmp_path) as snapshots:
+        snapshots.save(1, held)
+        jax.block_until_ready(change(held))
+        assert held.params["mlp"]["kernel"].is_deleted()
+    with Snapshots(tmp_path) as snapshots:
+        same_bits(snapshots.restore(like=state()), want)
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from tests.test_snapshots import state
+from train.snapshots import Snapshots
+snapshots = Snapshots(Path(sys.argv[1]))
+snapshots.save(1, state(1, 1))
+snapshots.close()
+for name in ("rename", "replace"):
+    setattr(os, name, lambda *_, **__: os._exit(9))
+snapshots = Snapshots(Path(sys.argv[1]))
+snapshots.save(2, state(2, 2))
+snapshots.close()
+"""
+
+
+@pytest.mark.slow
+def test_a_save_that_is_killed_leaves_the_one_before(tmp_path):
+    assert subprocess.run([sys.executable, "-c", KILLED, tmp_path]).returncode == 9
+    left = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert "1" in left and len(left) == 2 and "2" not in left
+    with Snapshots(tmp_path) as snapshots:
+        same_bits(snapshots.restore(like=state()), state(1, 1))
+        snapshots.save(3, state(3, 3))
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"1", "3"}
+    with Snapshots(tmp_path) as snapshots:
+        same_bits(snapshots.restore(like=state()), state(3, 3))
