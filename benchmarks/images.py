@@ -1,0 +1,70 @@
+"""The image presets, three seeds each, beside the same topology trained from scratch.
+
+`python -m benchmarks.images`: resumes where it was stopped; the runs stay in runs/benchmark.
+"""
+
+from pathlib import Path
+
+import tyro
+
+from benchmarks.record import write
+from benchmarks.training_runs import Summary, command, mean_and_deviation, measured
+from lcjax.table import render
+
+_PLAIN = ("--strength", "0", "--slope-learning-rate", "0")
+ROWS = {
+    "fashion-mlp": ("fashion-mlp",),
+    "fashion-mlp-deep": ("fashion-mlp", *_PLAIN),
+    "fashion-mlp-small": ("fashion-mlp", "--hidden", "512", *_PLAIN),
+    "fashion-mixer": ("fashion-mixer",),
+    "fashion-vit": ("fashion-vit",),
+}
+
+
+def main(
+    rows: tuple[str, ...] = tuple(ROWS),
+    seeds: tuple[int, ...] = (0, 1, 2),
+    runs_dir: Path = Path("runs/benchmark"),
+) -> None:
+    """Runs what is not there yet, prints a table and writes benchmarks/results/images.json.
+
+    Args:
+      rows: which of the rows.
+      seeds: of the runs.
+      runs_dir: where the runs are kept.
+    """
+    chosen = {name: ROWS[name] for name in rows}
+    found = measured(chosen, seeds=seeds, runs_dir=runs_dir)
+    cells = [(name, *_cells(found[name]), command(ROWS[name])) for name in chosen]
+    headers = ("run", "deep, %", "compact, %", "parameters", "→", "sites", "command")
+    print(render(headers, cells))
+    results = {
+        name: {"command": command(ROWS[name]), "seeds": list(seeds), "summaries": found[name]}
+        for name in chosen
+    }
+    print(write("images", {"rows": list(rows), "seeds": list(seeds)}, results))
+
+
+def _cells(summaries: list[Summary]) -> tuple[str, ...]:
+    accuracies = {
+        form: [100 * summary[form]["test"]["accuracy"] for summary in summaries]
+        for form in ("deep", "compact")
+    }
+    sizes = sorted({summary["compact"]["parameters"] for summary in summaries})
+    fused = sorted({len(summary["collapsed"]) for summary in summaries})
+    return (
+        mean_and_deviation(accuracies["deep"]),
+        mean_and_deviation(accuracies["compact"]),
+        f"{summaries[0]['deep']['parameters']:,}",
+        _span(sizes),
+        f"{_span(fused)} of {len(summaries[0]['sites'])}",
+    )
+
+
+def _span(values: list[int]) -> str:
+    low, high = f"{values[0]:,}", f"{values[-1]:,}"
+    return low if low == high else f"{low} to {high}"
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
