@@ -64,6 +64,8 @@ class PenaltyConfig:
     """l1: sites choose themselves; l2: the paper's."""
     slope_learning_rate: float = 0.2
     """Learning rate of the slopes; 0 leaves them where they are."""
+    start: float = 0.0
+    """Part of the steps before slopes begin to move; the network is a plain one until then."""
     last: int | float | None = None
     """How many sites, from the last backwards, or which fraction of them; by default all."""
     where: str | None = None
@@ -145,6 +147,7 @@ def check(config: Config) -> None:
     _require(optimizer, "clip_norm", lambda v: v is None or _positive(v), "a positive number")
     _require(penalty, "strength", lambda value: 0 <= value < math.inf, "at least 0")
     _require(penalty, "slope_learning_rate", lambda value: 0 <= value < math.inf, "at least 0")
+    _require(penalty, "start", lambda value: 0 <= value < 1, "in [0, 1)")
     _require(penalty, "threshold", lambda value: value >= 0, "at least 0")
     _require(run, "seed", lambda value: 0 <= value < 2**32, "in [0, 2^32)")
 

@@ -25,10 +25,19 @@ def make_optimizer(
         inner,
         strength=penalty.strength,
         penalty=penalty.penalty,
-        slope_learning_rate=penalty.slope_learning_rate,
+        slope_learning_rate=_from_step(round(penalty.start * steps), penalty.slope_learning_rate),
         last=penalty.last,
         where=penalty.where,
         steps=steps,
+    )
+
+
+def _from_step(start: int, rate: float) -> optax.ScalarOrSchedule:
+    """Returns a rate that is 0 before a step."""
+    if start == 0:
+        return rate
+    return optax.join_schedules(
+        [optax.constant_schedule(0.0), optax.constant_schedule(rate)], [start]
     )
 
 

@@ -36,6 +36,7 @@ class MLP(nn.Module):
             norm=self.norm,
             dropout=self.dropout,
             dtype=self.dtype,
+            kernel_init=nn.initializers.he_normal(),
             name="mlp",
         )(images.reshape(len(images), -1), deterministic=deterministic)
         return logits.astype(jnp.float32)
