@@ -65,8 +65,8 @@ def wait_for(condition, process, seconds=120):
 
 def checkpoints(directory):
     """Returns the steps at which a run has whole checkpoints."""
-    found = (directory / "checkpoints").glob("*/commit_success.txt")
-    return sorted(int(path.parent.name) for path in found)
+    found = (path.parent.name for path in directory.glob("checkpoints/*/commit_success.txt"))
+    return sorted(int(name) for name in found if name.isdecimal())  # others are being saved
 
 
 def fit(directory, job):

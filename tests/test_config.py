@@ -28,6 +28,7 @@ BAD = [
     *[("digits-mlp", "clip_norm", bad) for bad in (0.0, -1.0, math.inf, math.nan)],
     *[("digits-mlp", "strength", bad) for bad in (-0.1, math.inf, math.nan)],
     *[("digits-mlp", "slope_learning_rate", bad) for bad in (-0.1, math.inf, math.nan)],
+    *[("digits-mlp", "start", bad) for bad in (-0.1, 1.0, math.nan)],
     *[("digits-mlp", "threshold", bad) for bad in (-0.1, math.nan)],
     *[("digits-mlp", "seed", bad) for bad in (-1, 2**32)],
     *[

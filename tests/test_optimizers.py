@@ -92,6 +92,12 @@ def test_the_flags_of_the_penalty_choose_the_sites(flags, linear):
     assert got == [1.0 if i in linear else 0.25 for i in range(4)]
 
 
+def test_slopes_stand_still_until_their_start():
+    path = moved(-0.1, start=0.5)["block_3"]["act"]["slope"]
+    assert (path[:11] == 0.25).all() and path[11] > 0.25
+    assert path[-1] == 1.0
+
+
 def test_l2_never_arrives():
     assert all(0.9 < slope < 1 for slope in slopes(moved(0.0, penalty="l2")))
 

@@ -25,7 +25,7 @@ def make_optimizer(
         inner,
         strength=penalty.strength,
         penalty=penalty.penalty,
-        slope_learning_rate=_from_step(round(penalty.start * steps), penalty.slope_learning_rate),
+        slope_learning_rate=_from_step(int(penalty.start * steps), penalty.slope_learning_rate),
         last=penalty.last,
         where=penalty.where,
         steps=steps,
