@@ -261,16 +261,7 @@ def test_a_run_without_a_checkpoint_yet_starts_over(job, tmp_path, monkeypatch):
     assert steps == [10, 20, 20, 30, 40, 40]
 
 
-def test_every_source_of_chance_follows_the_seed(varied_dir):
-    """Else the resumption above would be no proof."""
-    job = image.prepare(with_chance("in memory", varied_dir))
-    params, stats = job.state.params, job.state.stats
-    batch = job.source.fetch(job.source.arrays, next(job.source.inputs(0))[0])
-    loss = jax.jit(job.classifier.loss)
-    first, same, other = (loss(params, stats, batch, jax.random.key(i))[0] for i in (0, 0, 1))
-    assert first == same != other
-
-
+@pytest.mark.slow
 def test_bfloat16_trains_with_float32_params(tmp_path):
     job = image.prepare(configured(**SMALL, dtype="bfloat16"))
     assert job.classifier.module.dtype == jnp.bfloat16
