@@ -72,6 +72,9 @@ def test_a_preset_is_in_range_and_says_what_it_is(name):
     about, config = PRESETS[name]
     check(config)
     assert config.preset == name and about.endswith(".")
+    for part in (config, config.data, config.model, config.penalty):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            part.seed = 1
     assert not config.run.resume and not config.run.overwrite and config.run.name is None
 
 

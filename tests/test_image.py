@@ -29,7 +29,7 @@ from train import array_sets, image, outcome, tfds_find
 from train.config import as_json
 from train.loop import SLOPE
 from train.presets import PRESETS
-from train.recorder import FILE, read_metrics
+from train.recorder import FILE, Recorder, read_metrics
 from train.run_dir import create_directory, read_json
 from train.snapshots import Snapshots
 
@@ -247,6 +247,20 @@ def test_an_interrupted_run_ends_bit_for_bit_where_the_whole_one_does(
     assert events(tmp_path / "whole") == events(tmp_path / "broken")
 
 
+def test_a_run_without_a_checkpoint_yet_starts_over(job, tmp_path, monkeypatch):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recorder, "flush", interrupted)  # comes before the first save
+        with pytest.raises(KeyboardInterrupt):
+            fit(tmp_path / "a", job)
+    assert read_metrics(tmp_path / "a") and not checkpoints(tmp_path / "a")
+    fit(tmp_path / "a", job)
+    steps = [record["step"] for record in read_metrics(tmp_path / "a")]
+    assert steps == [10, 20, 20, 30, 40, 40]
+
+
 def test_every_source_of_chance_follows_the_seed(varied_dir):
     """Else the resumption above would be no proof."""
     job = image.prepare(with_chance("in memory", varied_dir))
@@ -394,6 +408,25 @@ def test_ctrl_c_says_how_to_resume_and_that_works(kind, varied_dir, tmp_path):
     assert resumed.returncode == 0, complained
     job = image.prepare(config)
     same_bits(last_state(directory, job), fit(tmp_path / "whole", job))
+
+
+@pytest.mark.slow
+def test_an_ending_that_was_interrupted_is_resumed(tmp_path, monkeypatch):
+    asked = ["digits-mlp", *flags(**SMALL, runs_dir=tmp_path, name="a")]
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outcome, "evaluate_afresh", interrupted)
+        with pytest.raises(SystemExit, match="stopped; the same flags with --name a --resume"):
+            main(patch, *asked)
+    left = {path.name for path in (tmp_path / "a").iterdir()}
+    assert "compact" in left and "summary.json" not in left
+    main(monkeypatch, *asked, "--resume")
+    summary = read_json(tmp_path / "a" / "summary.json")
+    assert summary["steps"] == 40
+    assert summary["compact"]["restored"] == summary["compact"]["test"]
 
 
 @pytest.mark.slow

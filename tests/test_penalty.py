@@ -108,6 +108,28 @@ def test_add_is_the_gradient_of_the_loss_term():
         np.testing.assert_allclose(got, want)
 
 
+def test_where_in_a_chain_the_gradient_goes():
+    """After the rescaling the gap shrinks by 1 − 2 η λ a step; elsewhere it does not."""
+    rate, steps = 0.1, 10
+
+    def gap(*chain):
+        tx, params = optax.chain(*chain), {"slope": jnp.zeros(())}
+        state = tx.init(params)
+        with jax.numpy_dtype_promotion("standard"):  # optax's Adam needs it
+            for _ in range(steps):
+                updates, state = tx.update({"slope": jnp.zeros(())}, state, params)
+                params = optax.apply_updates(params, updates)
+        return 1 - float(params["slope"])
+
+    adam, down = optax.scale_by_adam(), optax.scale_by_learning_rate(rate)
+    for strength in (0.1, 1.0):
+        add = add_linearity_penalty(strength)
+        np.testing.assert_allclose(gap(adam, add, down), (1 - 2 * rate * strength) ** steps, 1e-5)
+        assert gap(adam, down, add) > 1.5, "after the learning rate it pushes away"
+    before = [gap(add_linearity_penalty(strength), adam, down) for strength in (0.1, 1.0)]
+    np.testing.assert_allclose(*before, rtol=1e-3)  # Adam has normalised the strength away
+
+
 def test_a_schedule_counts_the_steps():
     params = tree(0.0, 0.0, 0.0)
     zero = jax.tree.map(jnp.zeros_like, params)
