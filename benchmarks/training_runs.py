@@ -1,4 +1,4 @@
-"""Training runs over several seeds, each in a process of its own; what is measured already stays."""
+"""Training runs over several seeds, each in its own process; what is measured already stays."""
 
 import json
 import statistics

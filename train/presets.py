@@ -26,9 +26,9 @@ _PRESETS: dict[str, tuple[str, DataConfig, AnyModel, OptimizerConfig, PenaltyCon
     ),
     "fashion-mlp": (
         "MLP 784-512-512-512-10 on Fashion-MNIST.",
-        DataConfig(dataset="fashion_mnist", batch_size=256),
+        DataConfig(dataset="fashion_mnist", batch_size=256, validation=0.05),
         MLPConfig(hidden=(512, 512, 512), activation="relu"),
-        OptimizerConfig(epochs=6, learning_rate=1e-3, warmup=0.2, weight_decay=0.0),
+        OptimizerConfig(epochs=6, learning_rate=1.5e-3, warmup=0.3, weight_decay=0.3),
         PenaltyConfig(strength=0.08),
     ),
     "fashion-mixer": (
