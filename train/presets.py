@@ -14,8 +14,8 @@ _PRESETS: dict[str, tuple[str, DataConfig, AnyModel, OptimizerConfig, PenaltyCon
         "MLP-Mixer on scikit-learn's digits: the demonstration, under two minutes on two cores.",
         DataConfig(dataset="digits", batch_size=32, crop_padding=1),
         MixerConfig(patch_size=2, depth=4, width=64, token_hidden=32, channel_hidden=256),
-        OptimizerConfig(epochs=80, learning_rate=2e-3),
-        PenaltyConfig(strength=0.05),
+        OptimizerConfig(epochs=60, learning_rate=2e-3, weight_decay=0.3),
+        PenaltyConfig(strength=0.05, where="*channels*"),
     ),
     "digits-mlp": (
         "MLP on scikit-learn's digits, seconds.",
