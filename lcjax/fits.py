@@ -91,8 +91,9 @@ def gains(moments: Moments) -> Gains:
         np.asarray(part, np.float64)
         for part in (moments.mean_x, moments.mean_t, moments.xx, moments.xt, moments.tt)
     )
-    gain = np.divide(xt, xx, out=np.zeros_like(xx), where=xx > 0)
-    return Gains(gain, mean_t - gain * mean_x, tt == 0)
+    varies = ~_constant(xx, mean_x, moments.count)
+    gain = np.divide(xt, xx, out=np.zeros_like(xx), where=varies)
+    return Gains(gain, mean_t - gain * mean_x, _constant(tt, mean_t, moments.count))
 
 
 def score(moments: Moments, kernel: np.ndarray, bias: np.ndarray) -> Score:
@@ -174,5 +175,10 @@ def rank_deficiency(tokens: int, inputs: int, rank: int) -> list[str]:
 
 def unvarying(moments: Moments) -> int:
     """Returns the number of inputs that are the same in every token."""
-    xx: Any = moments.xx
-    return int((np.asarray(xx if moments.unitwise else np.diagonal(xx)) == 0).sum())
+    squares = np.asarray(moments.xx if moments.unitwise else np.diagonal(np.asarray(moments.xx)))
+    return int(_constant(squares, np.asarray(moments.mean_x), moments.count).sum())
+
+
+def _constant(squares: np.ndarray, mean: np.ndarray, count: Any) -> np.ndarray:
+    """Tells where centred squares that add up to this are the mean's rounding."""
+    return np.sqrt(squares / np.asarray(count)) <= _ROUNDING * np.abs(mean)

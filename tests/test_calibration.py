@@ -186,27 +186,6 @@ def test_on_a_mesh_statistics_are_reduced_and_fits_stand_where_kernels_stood():
     assert "sharded ok" in done.stdout, done.stderr
 
 
-class Wrapped(nn.Module):
-    wrapper: str
-
-    @nn.compact
-    def __call__(self, x):
-        lift = {"remat": nn.remat, "jit": nn.jit, "none": lambda cls: cls}[self.wrapper]
-        return lift(CollapsibleMLP)((12, 5), nn.relu, name="mlp")(x)
-
-
-def test_modules_inside_remat_and_jit_are_seen():
-    x = X[:256]
-    variables = Wrapped("none").init(jax.random.key(0), x)
-    want = calibrate(Wrapped("none").apply, variables, [x])
-    for wrapper in ("remat", "jit"):
-        model = Wrapped(wrapper)
-        apply = jax.jit(model.apply)
-        apply(variables, x)  # a cached trace knows nothing of calibration
-        for run in (model.apply, apply):
-            chex.assert_trees_all_close(calibrate(run, variables, [x]), want, rtol=1e-5)
-
-
 class Stacked(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -219,19 +198,10 @@ class Stacked(nn.Module):
         return body(CollapsibleMLP((8, 64), nn.relu, name="mlp"), x, None)[0]
 
 
-def test_what_cannot_be_seen_is_named(digits):
-    model, variables = digits
-    stacked = Stacked().init(jax.random.key(0), X[:2])
+def test_stacked_layers_are_named():
+    stacked = jax.eval_shape(Stacked().init, jax.random.key(0), X[:2])
     with pytest.raises(CollapseError, match=r"mlp/dense_0: kernel \(3, 64, 8\) is of layers stack"):
         calibrate(Stacked().apply, stacked, [X])
-    row_by_row = jax.vmap(model.apply, in_axes=(None, 0))
-    with pytest.raises(CollapseError, match="dense_[02]: its values have shape .* inside vmap"):
-        calibrate(row_by_row, variables, [X])
-    in_a_loop = lambda v, x: jax.lax.map(lambda row: model.apply(v, row), x)
-    with pytest.raises(CollapseError, match="dense_[02]: stands inside `scan`, from which"):
-        calibrate(in_a_loop, variables, [X])
-    with pytest.raises(CollapseError, match="dense_[02]: apply_fn does not call this module"):
-        calibrate(lambda v, x: x, variables, [X])
 
 
 def test_bad_input_is_named(digits):
