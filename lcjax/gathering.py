@@ -1,7 +1,7 @@
 """One pass over batches that gathers moments of what flows through a Flax model's modules."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -70,10 +70,12 @@ def gather(
       holdout: part of the rows that is held out.
       progress: whether a pass that takes long shows a bar.
     """
-    _check(batches, holdout)
+    if not 0 <= holdout < 1:
+        raise ValueError(f"holdout is {holdout}, must be in [0, 1): a part of the rows.")
+    check_batches(batches)
     start, total, behind = 0, None, None
     for batch in _watched(batches) if progress else batches:
-        batch = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+        batch = as_batch(batch)
         moments, done = _measure(
             variables,
             compact,
@@ -95,6 +97,31 @@ def gather(
     for pair in pairs:
         _check_moments(pair.key, gathered.fitted[pair.key])
     return gathered
+
+
+def as_batch(batch: Any) -> tuple[Any, ...]:
+    """Returns what apply_fn takes after the variables: a tuple, or one array by itself."""
+    return tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
+
+
+def check_batches(batches: Any, *, more_than_once: str = "") -> None:
+    """Raises TypeError unless batches can be gone through, if need be more than once.
+
+    Args:
+      batches: what the user gave.
+      more_than_once: what needs a pass of its own, where more than one is needed.
+    """
+    if hasattr(batches, "shape") or isinstance(batches, (str, dict)):
+        raise TypeError(
+            f"batches is one {type(batches).__name__}, wanted an iterable of batches: put it in a "
+            "list, [batch]."
+        )
+    if more_than_once and isinstance(batches, Iterator):
+        raise TypeError(
+            f"batches is a {type(batches).__name__}, which can be gone through only once, but "
+            f"{more_than_once} needs a pass of its own. Give a list, or an object whose __iter__ "
+            "starts anew; lcjax.calibrate needs one pass only."
+        )
 
 
 @partial(jax.jit, static_argnames=("apply_fn", "pairs", "mask", "holdout", "mesh"))
@@ -222,16 +249,6 @@ def _watched(batches: Iterable[Any]) -> Iterable[Any]:
         mininterval=calm,
         maxinterval=calm,
     )
-
-
-def _check(batches: Any, holdout: float) -> None:
-    if not 0 <= holdout < 1:
-        raise ValueError(f"holdout is {holdout}, must be in [0, 1): a part of the rows.")
-    if hasattr(batches, "shape") or isinstance(batches, (str, dict)):
-        raise TypeError(
-            f"batches is one {type(batches).__name__}, wanted an iterable of batches: put it in a "
-            "list, [batch]."
-        )
 
 
 def _check_moments(key: str, moments: Moments) -> None:
