@@ -9,6 +9,8 @@ from lcjax.errors import CollapseError
 from lcjax.layers import CollapsibleGLU, CollapsibleMLP
 from lcjax.optimizer import collapsing
 from lcjax.penalty import add_linearity_penalty, linearity_penalty, shrink_linearity_gap
+from lcjax.planning import plan, sensitivity
+from lcjax.plans import Plan, Sensitivity
 from lcjax.report import CollapseReport, RunFit
 from lcjax.sequential import collapse_sequential
 from lcjax.sites import Site, Sites, find_sites
@@ -25,7 +27,9 @@ __all__ = [
     "CollapsibleGLU",
     "CollapsibleGate",
     "CollapsibleMLP",
+    "Plan",
     "RunFit",
+    "Sensitivity",
     "Site",
     "Sites",
     "abstract_collapse",
@@ -38,9 +42,11 @@ __all__ = [
     "collapsing",
     "find_sites",
     "linearity_penalty",
+    "plan",
     "read_metadata",
     "restore",
     "save",
+    "sensitivity",
     "shrink_linearity_gap",
     "strength_for_gap",
     "tabulate",

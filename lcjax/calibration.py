@@ -85,7 +85,7 @@ def calibrate(
       variables: params or variables, as apply_fn takes them.
       batches: any iterable, of any length; a batch is the tuple of what apply_fn takes after the
         variables, or the one array that it takes.
-      sites: paths, globs or Sites; None takes every paired site.
+      sites: paths, globs, Sites or a Plan; None takes every paired site.
       fit: "least_squares" or "moments".
       mask: `mask(*batch)` returns which positions count, as padding must not: bool, its axes a
         module's leading axes from the first on, each of the same length or 1.
@@ -137,7 +137,8 @@ def runs_to_fit(variables: Any, sites: Choice) -> tuple[Run, ...]:
         runs += of_chain
     if not runs:
         raise CollapseError(
-            "no paired site, so there is nothing to fit. Build the pairs with lcjax.CollapsibleMLP."
+            "no site is chosen that has a Dense on both sides, so there is nothing to fit. Build "
+            "such pairs with lcjax.CollapsibleMLP, or choose more sites."
         )
     return tuple(runs)
 

@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 
 from lcjax.errors import CollapseError
+from lcjax.plans import Plan
 from lcjax.selection import choose
 from lcjax.sites import Site, Sites, finite_gap
 
-Choice = str | Site | Iterable[str | Site] | None
+Choice = str | Site | Iterable[str | Site] | Plan | None
 
 
 def by_gap(found: Sites, sites: Choice, threshold: float) -> tuple[set[str], list]:
@@ -55,6 +56,10 @@ def to_fit(found: Sites, sites: Choice) -> tuple[set[str], list]:
 
 
 def _named(found: Sites, sites: Choice) -> set[str]:
+    if isinstance(sites, Plan):
+        if not sites.sites:
+            return set()
+        sites = sites.sites
     names = [sites] if isinstance(sites, (str, Site)) else list(sites or ())
     names = [name.path if isinstance(name, Site) else name for name in names]
     chosen = set(choose(found.paths, sites=names))

@@ -43,7 +43,7 @@ def rewrite(
             told, parted = _rewrite_chain(chain, runs, params, stats, replace)
             fits += told
             factors += parted
-            before += _flops([*chain.denses.values(), chain.gate or {}])
+            before += chain_flops(chain)
             node = _node(params, chain.path)
             after += _flops([node.get(chain.dense_name(i), {}) for i in chain.denses])
             gaps |= {chain.site(i): _gap(chain.acts[i]) for run in runs for i in run.acts}
@@ -65,6 +65,11 @@ def rewrite(
         fits=tuple(fits),
     )
     return (freeze(tree) if isinstance(variables, FrozenDict) else tree), report
+
+
+def chain_flops(chain: Chain) -> int:
+    """Returns multiply-adds times two for one token through a chain's kernels."""
+    return _flops([*chain.denses.values(), chain.gate or {}])
 
 
 def _rewrite_chain(

@@ -40,7 +40,7 @@ def collapse_sequential(
       apply_fn: runs Flax linen modules in inference mode, such as `model.apply`; jitted or not.
       variables: params or variables, as apply_fn takes them; nested dicts.
       batches: held in memory or re-iterable, as for `lcjax.calibrate`.
-      sites: paths, globs or Sites; None takes every paired site.
+      sites: paths, globs, Sites or a Plan; None takes every paired site.
       fit: "least_squares" or "moments".
       ridge: as for `lcjax.collapse`.
       rank: as for `lcjax.collapse`.

@@ -49,8 +49,8 @@ def collapse(
     Args:
       variables: nested dicts: params alone, or variables with "params" and whatever else; plain or
         FrozenDict, leaves boxed or not; NumPy or JAX arrays of any float dtype, sharded or not.
-      sites: paths, globs or Sites; None takes every site within the threshold, or those that were
-        calibrated. Under `jax.jit` they must be given, and gaps are not checked.
+      sites: paths, globs, Sites or a Plan; None takes every site within the threshold, or those
+        that were calibrated. Under `jax.jit` they must be given, and gaps are not checked.
       threshold: largest accepted gap `|1 − α|` of an exact fuse; dimensionless, at least 0; inf
         accepts any. Fits take any slope.
       fit: "exact", or what `lcjax.calibrate` returned for these variables.
