@@ -9,6 +9,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend import core
 
+from lcjax.beside import Trails
 from lcjax.errors import CollapseError
 
 Values = dict[str, list[jax.Array]]
@@ -30,6 +31,11 @@ def out_of(path: str) -> str:
     return f"{_MARK}:out:{path}"
 
 
+def beside(path: str) -> str:
+    """Returns a name for what is added to a module's output, as residual connections do."""
+    return f"{_MARK}:beside:{path}"
+
+
 def capture(
     apply_fn: Callable[..., Any], variables: Any, batch: Sequence[Any], names: Collection[str]
 ) -> Values:
@@ -42,7 +48,8 @@ def capture(
       apply_fn: runs Flax linen modules; jitted or not.
       variables: its first argument.
       batch: its other arguments.
-      names: made by `into` and `out_of`; paths as modules know them, inside the top module.
+      names: made by `into`, `out_of` and `beside`; paths as modules know them, inside the top
+        module. What stands beside an output may be nothing, and is laid out as the output is.
 
     Raises:
       CollapseError: when a named module is not called, or is called inside `nn.scan`, `jax.vmap`
@@ -53,10 +60,12 @@ def capture(
     trace = jax.make_jaxpr(apply_fn, axis_env=[(_MARK, 1)])
     with nn.intercept_methods(_name_values):
         closed = trace(variables, *batch)
-    found: Values = {name: [] for name in names}
-    _evaluate(closed.jaxpr, closed.consts, jax.tree.leaves((variables, *batch)), found)
+    owners = {out_of(_path(name)) for name in names if name == beside(_path(name))}
+    found: Values = {name: [] for name in owners | set(names)}
+    leaves = jax.tree.leaves((variables, *batch))
+    _evaluate(closed.jaxpr, closed.consts, leaves, found, Trails())
     for name, values in found.items():
-        if not values:
+        if not values and name != beside(_path(name)):
             raise CollapseError(
                 f"{_path(name)}: apply_fn does not call this module, so there is nothing to "
                 "learn from. Run the whole model in apply_fn, or leave the site out of `sites`."
@@ -82,7 +91,9 @@ def _path(name: str) -> str:
     return name.split(":")[2]
 
 
-def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], found: Values) -> list[Any]:
+def _evaluate(
+    jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], found: Values, trails: Trails
+) -> list[Any]:
     """Evaluates a jaxpr and adds the values whose names are asked for to those found."""
     env = dict(zip(jaxpr.constvars, consts, strict=True))
     env |= dict(zip(jaxpr.invars, args, strict=True))
@@ -98,16 +109,22 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], found: Val
             for name in _asked_of(eqn, found):
                 _check_axes(name, eqn.params["name"], operands[0])
                 found[name].append(operands[0])
+                other = beside(_path(name))
+                if name == out_of(_path(name)) and other in found:
+                    trails.start(other, operands[0])
         elif inside and eqn.primitive.name in _CALLS:
             ((inner, inner_consts),) = _inner(eqn)
-            results = _evaluate(inner, inner_consts, operands, found)
+            results = _evaluate(inner, inner_consts, operands, found, trails)
         elif inside:
             raise CollapseError(
                 f"{_path(inside[0])}: stands inside `{eqn.primitive.name}`, from which values "
                 "cannot be taken. Unstack the layers, or collapse with fit='exact'."
             )
         else:
+            if (added := trails.beside(eqn, operands)) is not None:
+                found[added[0]].append(added[1])
             results = _bind(eqn, operands)
+        trails.follow(eqn, operands, results)
         env.update(zip(eqn.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 

@@ -31,12 +31,15 @@ class Pair(NamedTuple):
       source: name of x, from `capture.into` or `capture.out_of`.
       target: name of t.
       unitwise: whether a gain in each unit is looked for, rather than a matrix.
+      beside: name of what is added to t, if anything is, so that where sources are taken from a
+        compact model t makes up for what the compact model gets wrong there; None looks for none.
     """
 
     key: str
     source: str
     target: str
     unitwise: bool
+    beside: str | None = None
 
 
 class Gathered(NamedTuple):
@@ -138,20 +141,13 @@ def _measure(
     mesh: Mesh | None,
 ) -> tuple[Gathered, jax.Array]:
     """Returns the moments of one batch, and a scalar that is ready when they are."""
-    targets = {pair.target for pair in pairs}
-    sources = {pair.source for pair in pairs}
-    if compact is None:
-        values = capture(apply_fn, variables, batch, targets | sources)
-        inputs = values
-    else:
-        values = capture(apply_fn, variables, batch, targets)
-        inputs = capture(apply_fn, compact, batch, sources)
+    values = _values(apply_fn, variables, compact, batch, pairs)
     counts = None if mask is None else jnp.asarray(mask(*batch))
     gathered = Gathered({}, {})
-    for key, source, target, unitwise in pairs:
+    for (key, _, _, unitwise, _), calls in zip(pairs, values, strict=True):
         calls = [
             _measure_call(key, x, t, counts, start, _rows(batch), holdout, unitwise)
-            for x, t in zip(inputs[source], values[target], strict=True)
+            for x, t in calls
         ]
         for group, moments in zip(gathered, zip(*calls, strict=True), strict=True):
             whole = moments[0]
@@ -159,6 +155,31 @@ def _measure(
                 whole = merge(whole, more)
             group[key] = whole
     return _everywhere(gathered, mesh), start + 1
+
+
+def _values(
+    apply_fn: Callable[..., Any],
+    variables: Any,
+    compact: Any,
+    batch: tuple[Any, ...],
+    pairs: tuple[Pair, ...],
+) -> list[list[tuple[jax.Array, jax.Array]]]:
+    """Returns x and t of every pair, for every call of its modules."""
+    targets, sources = {pair.target for pair in pairs}, {pair.source for pair in pairs}
+    if compact is None:
+        values = capture(apply_fn, variables, batch, targets | sources)
+        return [list(zip(values[pair.source], values[pair.target], strict=True)) for pair in pairs]
+    others = {pair.beside for pair in pairs if pair.beside is not None}
+    wanted = capture(apply_fn, variables, batch, targets | others)
+    given = capture(apply_fn, compact, batch, sources | others)
+    found = []
+    for pair in pairs:
+        ts = wanted[pair.target]
+        if pair.beside is not None and len(wanted[pair.beside]) == len(ts):
+            sums = zip(ts, wanted[pair.beside], given[pair.beside], strict=True)
+            ts = [t + (deep - now) for t, deep, now in sums]
+        found.append(list(zip(given[pair.source], ts, strict=True)))
+    return found
 
 
 def _measure_call(

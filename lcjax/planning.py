@@ -63,6 +63,7 @@ def sensitivity(
         metric,
         batches,
         fit,
+        sequential=False,
         fitting=dict(ridge=ridge, rank=rank, tolerance=tolerance),
         gathering=dict(mask=mask, holdout=holdout, progress=progress),
     )
@@ -85,7 +86,7 @@ def plan(
     sites: Choice = None,
     order: Order = "sensitivity",
     fit: AnyFit = "least_squares",
-    sequential: bool = False,
+    sequential: bool = True,
     threshold: float = 0.05,
     ridge: float = 1e-3,
     rank: Rank = None,
@@ -100,10 +101,10 @@ def plan(
     by their gap; after each the model is collapsed on trial and measured, until the budget is met
     or, with `max_drop`, would be broken. A site that would leave no fewer weights is passed over
     until it does, as one before a bottleneck may once its neighbour is gone (with a rank given,
-    none is passed over). Then
-    `lcjax.collapse(variables, plan, fit=lcjax.calibrate(apply_fn, variables, batches, plan))`, or
-    `lcjax.collapse_sequential(apply_fn, variables, batches, plan)`, or, exactly,
-    `lcjax.collapse(variables, plan)` carries it out.
+    none is passed over). What is measured is what carries the plan out:
+    `lcjax.collapse_sequential(apply_fn, variables, batches, plan)`; without `sequential`
+    `lcjax.collapse(variables, plan, fit=lcjax.calibrate(apply_fn, variables, batches, plan))`; with
+    fit="exact" `lcjax.collapse(variables, plan)`.
 
     Args:
       apply_fn: runs Flax linen modules in inference mode, such as `model.apply`; may be None with
@@ -119,7 +120,8 @@ def plan(
       sites: from which to choose; paths, globs or Sites; None takes every paired site.
       order: "sensitivity", "last" or "gap".
       fit: "least_squares", "moments" or "exact".
-      sequential: whether runs are fitted one after another, as `lcjax.collapse_sequential` does.
+      sequential: whether runs are fitted one after another, which takes up to n passes for the
+        n-th step but is far better; with False one pass serves all.
       threshold: largest gap that fit="exact" may take for 0.
       ridge: as for `lcjax.collapse`.
       rank: as for `lcjax.collapse`.

@@ -7,9 +7,10 @@ from typing import Any, Literal
 from lcjax.calibration import Calibration, Fit, pairs_of, runs_to_fit
 from lcjax.gathering import Pair, check_batches, gather
 from lcjax.moments import Moments
+from lcjax.replacement import Replacement, Truncation
 from lcjax.report import CollapseReport
 from lcjax.runs import Run
-from lcjax.sequential import collapse_sequential
+from lcjax.sequential import in_turn
 from lcjax.surgery import collapse
 
 Metric = Callable[[Any], Any]
@@ -42,7 +43,7 @@ class Trials:
         batches: Iterable[Any] | None,
         fit: AnyFit,
         *,
-        sequential: bool = False,
+        sequential: bool,
         fitting: Mapping[str, Any],
         gathering: Mapping[str, Any],
     ):
@@ -50,6 +51,7 @@ class Trials:
         self._fit: AnyFit = fit
         self._sequential, self._fitting, self._gathering = sequential, fitting, gathering
         self._known: dict[Pair, tuple[Moments, Moments]] = {}
+        self._replaced: dict[tuple[Run, ...], Replacement] = {}
         if fit == "exact":
             return
         pairs_of([], fit)  # raises on an unknown fit
@@ -71,7 +73,7 @@ class Trials:
 
     def learn(self, choices: Iterable[Sequence[str]]) -> None:
         """Gathers, in one pass, the statistics of choices of which no two runs end alike."""
-        if self._fit != "exact" and not self._sequential:
+        if self._fit != "exact":
             runs = [run for sites in choices for run in runs_to_fit(self._variables, sites)]
             self._gather(pairs_of(runs, self._fit))
 
@@ -80,18 +82,20 @@ class Trials:
         if self._fit == "exact":
             factors = {name: self._fitting[name] for name in ("rank", "tolerance")}
             return collapse(self._variables, sites, threshold=math.inf, **factors)
-        if self._sequential:
-            return collapse_sequential(
+        runs = runs_to_fit(self._variables, sites)
+        if self._sequential and len(runs) > 1:
+            return in_turn(
                 self._apply_fn,
                 self._variables,
                 self._batches,
                 sites,
                 fit=self._fit,
-                **self._fitting,
-                **self._gathering,
+                ridge=self._fitting["ridge"],
+                truncation=Truncation(self._fitting["rank"], self._fitting["tolerance"]),
+                gathering=self._gathering,
+                known=self._replaced,
             )
-        stats = self._calibration(runs_to_fit(self._variables, sites), self._fit)
-        return collapse(self._variables, fit=stats, **self._fitting)
+        return collapse(self._variables, fit=self._calibration(runs, self._fit), **self._fitting)
 
     def _calibration(self, runs: tuple[Run, ...], fit: Fit) -> Calibration:
         pairs = pairs_of(runs, fit)

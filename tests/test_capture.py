@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lcjax import CollapseError, CollapsibleMLP
-from lcjax.capture import capture, into, out_of
+from lcjax.capture import beside, capture, into, out_of
 
 X = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
 NAMES = [into("mlp/dense_0"), into("mlp/act_0"), out_of("mlp/act_0"), out_of("mlp/dense_1")]
@@ -61,6 +61,27 @@ def test_a_module_called_twice_gives_two_values(variables):
     twice = lambda v, x: Net().apply(v, x) + Net().apply(v, -x)
     first, second = capture(twice, variables, (X,), [into("mlp/dense_0")])[into("mlp/dense_0")]
     np.testing.assert_array_equal(first, -second)
+
+
+class Residual(nn.Module):
+    """Two chains added to a stream: one laid out otherwise, one scaled, in remat or not."""
+
+    @nn.compact
+    def __call__(self, x):
+        y = CollapsibleMLP((8, 4), nn.relu, name="turned")(x.swapaxes(0, 1))
+        x = x[None] + y.swapaxes(0, 1).astype(x.dtype)[None]
+        return x + 2 * CollapsibleMLP((8, 6), nn.relu, name="scaled")(x)
+
+
+@pytest.mark.parametrize("lift", [lambda cls: cls, nn.remat, nn.jit])
+def test_what_is_added_to_an_output_is_found_in_the_outputs_layout(lift):
+    model = lift(Residual)()
+    variables = model.init(jax.random.key(0), X)
+    names = [out_of("turned/dense_1"), beside("turned/dense_1"), beside("scaled/dense_1")]
+    found = jax.jit(lambda v, x: capture(model.apply, v, (x,), names))(variables, X)
+    np.testing.assert_array_equal(found[beside("turned/dense_1")][0], X.T)
+    assert found[out_of("turned/dense_1")][0].shape == X.T.shape
+    assert found[beside("scaled/dense_1")] == []
 
 
 def test_what_cannot_be_seen_is_named(variables):
