@@ -76,6 +76,7 @@ def gather(
     if not 0 <= holdout < 1:
         raise ValueError(f"holdout is {holdout}, must be in [0, 1): a part of the rows.")
     check_batches(batches)
+    apply_fn, mask = _hashable(apply_fn), _hashable(mask)
     start, total, behind = 0, None, None
     for batch in _watched(batches) if progress else batches:
         batch = as_batch(batch)
@@ -84,9 +85,9 @@ def gather(
             compact,
             batch,
             np.uint32(start % _WORD),
-            apply_fn=_hashable(apply_fn),
+            apply_fn=apply_fn,
             pairs=pairs,
-            mask=_hashable(mask),
+            mask=mask,
             holdout=holdout,
             mesh=_mesh((variables, compact, batch)),
         )

@@ -136,14 +136,29 @@ def test_memory_and_work_do_not_grow_with_the_number_of_batches(digits):
     assert max(alive[10:]) <= max(alive[:10])
 
 
+def test_a_function_that_cannot_be_hashed_is_compiled_once_too(digits, strict_promotion):
+    model, variables = digits
+    traces = []
+
+    class Apply:
+        __hash__ = None
+
+        def __call__(self, variables, x):
+            traces.append(x.shape)
+            return model.apply(variables, x)
+
+    calibrate(Apply(), variables, [X[:64], X[64:128], X[128:192]], "act_1")
+    assert traces == [(64, 64)]
+
+
 SHARDED = """
     import flax.linen as nn, jax, jax.numpy as jnp, numpy as np, lcjax
     from jax.sharding import AxisType, NamedSharding
     x = np.random.default_rng(0).normal(size=(64, 3, 8)).astype(np.float32)
     x = np.maximum(x, 0)
     counts = np.arange(64 * 3).reshape(64, 3) % 5 > 0
-    model = lcjax.CollapsibleMLP((16, 12, 4), nn.relu)
-    variables = model.init(jax.random.key(0), x)
+    model = lcjax.CollapsibleMLP((16, 4), nn.relu)
+    variables = jax.jit(model.init)(jax.random.key(0), x)
     apply = lambda variables, x, counts: model.apply(variables, x)
     mask = lambda x, counts: counts
     one = lcjax.calibrate(apply, variables, [(x, counts)], mask=mask)
@@ -157,9 +172,9 @@ SHARDED = """
         for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
         compact, _ = lcjax.collapse(held, fit=many)
-        kernel = compact["params"]["dense_2"]["kernel"]
+        kernel = compact["params"]["dense_1"]["kernel"]
         assert kernel.sharding.is_equivalent_to(whole, 2), kernel.sharding
-        np.testing.assert_allclose(kernel, want["params"]["dense_2"]["kernel"], atol=1e-4)
+        np.testing.assert_allclose(kernel, want["params"]["dense_1"]["kernel"], atol=1e-4)
     mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
     specs = {"kernel": jax.P("a", "b"), "bias": jax.P("b")}
     put = lambda node: {name: jax.device_put(leaf, NamedSharding(mesh, specs[name]))
@@ -168,7 +183,7 @@ SHARDED = """
                        for name, node in variables["params"].items()}}
     one = lcjax.calibrate(apply, held, [(x, counts)], mask=mask)
     compact, _ = lcjax.collapse(held, fit=one)
-    kernel, bias = compact["params"]["dense_2"]["kernel"], compact["params"]["dense_2"]["bias"]
+    kernel, bias = compact["params"]["dense_1"]["kernel"], compact["params"]["dense_1"]["bias"]
     assert kernel.sharding.spec == jax.P("a", "b") and bias.sharding.spec == jax.P("b")
     odd, _ = lcjax.collapse(held, fit=one, rank=1)
     assert odd["params"]["dense_0"]["kernel"].sharding.spec == jax.P("a", None)
