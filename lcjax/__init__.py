@@ -1,19 +1,25 @@
 """lcjax makes JAX networks shallower (LayerCollapse, arXiv 2311.17943)."""
 
 from lcjax.activations import CollapsibleActivation, CollapsibleGate
+from lcjax.annealing import anneal_slopes
+from lcjax.calibration import Calibration, calibrate
 from lcjax.checkpoint import CheckpointError, read_metadata, restore, save
 from lcjax.continuation import carry_opt_state
 from lcjax.errors import CollapseError
 from lcjax.layers import CollapsibleGLU, CollapsibleMLP
 from lcjax.optimizer import collapsing
 from lcjax.penalty import add_linearity_penalty, linearity_penalty, shrink_linearity_gap
-from lcjax.report import CollapseReport
+from lcjax.planning import plan, sensitivity
+from lcjax.plans import Plan, Sensitivity
+from lcjax.report import CollapseReport, RunFit
+from lcjax.sequential import collapse_sequential
 from lcjax.sites import Site, Sites, find_sites
 from lcjax.strength import strength_for_gap
 from lcjax.surgery import abstract_collapse, collapse
 from lcjax.tabulate import tabulate
 
 __all__ = [
+    "Calibration",
     "CheckpointError",
     "CollapseError",
     "CollapseReport",
@@ -21,18 +27,26 @@ __all__ = [
     "CollapsibleGLU",
     "CollapsibleGate",
     "CollapsibleMLP",
+    "Plan",
+    "RunFit",
+    "Sensitivity",
     "Site",
     "Sites",
     "abstract_collapse",
     "add_linearity_penalty",
+    "anneal_slopes",
+    "calibrate",
     "carry_opt_state",
     "collapse",
+    "collapse_sequential",
     "collapsing",
     "find_sites",
     "linearity_penalty",
+    "plan",
     "read_metadata",
     "restore",
     "save",
+    "sensitivity",
     "shrink_linearity_gap",
     "strength_for_gap",
     "tabulate",

@@ -33,7 +33,22 @@ class Norm(NamedTuple):
     epsilon: float
 
 
-def fuse_dense(denses: Sequence[Dense], norms: Sequence[Norm | None] = ()) -> dict[str, Any]:
+class Affine(NamedTuple):
+    """`scale ⊙ h + shift`, unit by unit: a norm, or what stands for an activation, or both.
+
+    Attributes:
+      scale: (..., d).
+      shift: (..., d).
+    """
+
+    scale: Any
+    shift: Any
+
+
+Between = Norm | Affine | None
+
+
+def fuse_dense(denses: Sequence[Dense], norms: Sequence[Between] = ()) -> dict[str, Any]:
     """Returns the one Dense that does what a linear chain of them does.
 
     `W = W1 W2`, `b = b1 W2 + b2`; missing biases are zeros, and where all miss there is none. With
@@ -46,7 +61,8 @@ def fuse_dense(denses: Sequence[Dense], norms: Sequence[Norm | None] = ()) -> di
 
     Args:
       denses: kernels (..., d_{i-1}, d_i), optional biases (..., d_i).
-      norms: what stands before each Dense, None for nothing; the first's too. Empty: no norms.
+      norms: what stands before each Dense, a Norm or an Affine, None for nothing; the first's too.
+        Empty: nothing anywhere.
 
     Returns:
       kernel (..., d_0, d_n), optional bias (..., d_n), in the last kernel's dtype.
@@ -59,7 +75,7 @@ def fuse_dense(denses: Sequence[Dense], norms: Sequence[Norm | None] = ()) -> di
     leaves = jax.tree.leaves((denses, norms))
     if all(isinstance(leaf, (np.ndarray, np.generic, float)) for leaf in leaves):
         return _fuse(np, denses, norms, None)
-    sharding = _fused_sharding([dense["kernel"] for dense in denses])
+    sharding = fused_sharding([dense["kernel"] for dense in denses])
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
         fuse = partial(_fuse, jnp, explicit=_explicit(sharding))
         shapes = jax.eval_shape(fuse, denses, norms)
@@ -80,6 +96,22 @@ def fused_spec(first: PartitionSpec, second: PartitionSpec, ndim: int) -> Partit
     out = (tuple(second) + (None,) * ndim)[ndim - 1]
     free = tuple(axis for axis in _axes(out) if axis not in taken)
     return PartitionSpec(*ahead, free if len(free) > 1 else (free[0] if free else None))
+
+
+def fused_sharding(kernels: Sequence[Any]) -> NamedSharding | None:
+    """Returns the fused kernel's sharding where all kernels stand on one mesh, else None."""
+    shardings = [
+        jax.typeof(kernel).sharding if isinstance(kernel, Tracer) else kernel.sharding
+        for kernel in kernels
+        if hasattr(kernel, "sharding") or isinstance(kernel, Tracer)
+    ]
+    named = [sharding for sharding in shardings if isinstance(sharding, NamedSharding)]
+    if len(named) < len(kernels) or named[0].mesh.empty:
+        return None
+    if any(sharding.mesh != named[0].mesh for sharding in named):
+        return None
+    first, last = named[0], named[-1]
+    return NamedSharding(first.mesh, fused_spec(first.spec, last.spec, kernels[0].ndim))
 
 
 def cheapest_cuts(widths: Sequence[int]) -> list[int]:
@@ -106,6 +138,18 @@ def cheapest_cuts(widths: Sequence[int]) -> list[int]:
     return best[-1][2]
 
 
+def affine(xp: Any, norm: Norm | Affine) -> Affine:
+    """Returns a norm's s and t, in wide floats of NumPy (`xp=np`) or JAX (`xp=jnp`)."""
+    if isinstance(norm, Affine):
+        return Affine(_wide(xp, norm.scale), _wide(xp, norm.shift))
+    mean, var = _wide(xp, norm.stats["mean"]), _wide(xp, norm.stats["var"])
+    s = 1 / xp.sqrt(var + norm.epsilon)
+    if "scale" in norm.params:
+        s = s * _wide(xp, norm.params["scale"])
+    t = -s * mean
+    return Affine(s, t + _wide(xp, norm.params["bias"]) if "bias" in norm.params else t)
+
+
 def _wide(xp: Any, array: Any) -> Any:
     if xp is np:
         return np.asarray(array, np.float64)
@@ -115,7 +159,7 @@ def _wide(xp: Any, array: Any) -> Any:
 def _fuse(
     xp: Any,
     denses: Sequence[Dense],
-    norms: Sequence[Norm | None],
+    norms: Sequence[Between],
     explicit: NamedSharding | None,
 ) -> dict[str, Any]:
     """Fuses in wide floats; on an explicit mesh, where products must say it, given a sharding."""
@@ -124,7 +168,7 @@ def _fuse(
     for dense, norm in zip(denses, norms, strict=True):
         w = _wide(xp, dense["kernel"])
         if norm is not None:
-            s, t = _affine(xp, norm)
+            s, t = affine(xp, norm)
             bias = t if bias is None else bias * s + t
             scaled = s[..., :, None] * w
         else:
@@ -144,15 +188,6 @@ def _fuse(
     return fused | {"bias": bias.astype(dtype)}
 
 
-def _affine(xp: Any, norm: Norm) -> tuple[Any, Any]:
-    mean, var = _wide(xp, norm.stats["mean"]), _wide(xp, norm.stats["var"])
-    s = 1 / xp.sqrt(var + norm.epsilon)
-    if "scale" in norm.params:
-        s = s * _wide(xp, norm.params["scale"])
-    t = -s * mean
-    return s, t + _wide(xp, norm.params["bias"]) if "bias" in norm.params else t
-
-
 def _multiply(xp: Any, left: Any, right: Any, out_sharding: NamedSharding | None) -> Any:
     if xp is np:
         return np.matmul(left, right)
@@ -162,7 +197,7 @@ def _multiply(xp: Any, left: Any, right: Any, out_sharding: NamedSharding | None
 
 @lru_cache(maxsize=64)
 def _compiled(sharding: NamedSharding | None) -> Any:
-    def fuse(denses: Sequence[Dense], norms: Sequence[Norm | None]) -> dict[str, Any]:
+    def fuse(denses: Sequence[Dense], norms: Sequence[Between]) -> dict[str, Any]:
         fused = _fuse(jnp, denses, norms, _explicit(sharding))
         if sharding is None or _explicit(sharding):
             return fused
@@ -198,19 +233,3 @@ def _explicit(sharding: NamedSharding | None) -> NamedSharding | None:
     if sharding is None or AxisType.Explicit not in sharding.mesh.axis_types:
         return None
     return sharding
-
-
-def _fused_sharding(kernels: Sequence[Any]) -> NamedSharding | None:
-    """Returns the fused kernel's sharding where all kernels stand on one mesh, else None."""
-    shardings = [
-        jax.typeof(kernel).sharding if isinstance(kernel, Tracer) else kernel.sharding
-        for kernel in kernels
-        if hasattr(kernel, "sharding") or isinstance(kernel, Tracer)
-    ]
-    named = [sharding for sharding in shardings if isinstance(sharding, NamedSharding)]
-    if len(named) < len(kernels) or named[0].mesh.empty:
-        return None
-    if any(sharding.mesh != named[0].mesh for sharding in named):
-        return None
-    first, last = named[0], named[-1]
-    return NamedSharding(first.mesh, fused_spec(first.spec, last.spec, kernels[0].ndim))

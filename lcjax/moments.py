@@ -1,0 +1,109 @@
+"""Moments of pairs of arrays: gathered batch by batch in one pass, merged without lost digits."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Moments:
+    """Count, means and centred second moments of tokens (x, t); all that a linear fit needs.
+
+    Of two kinds. Whole: of vectors x and t, for a matrix between them. Unitwise: of x and t of one
+    width, for a gain in each unit; then every second moment is a vector. Float32, or float64 where
+    x or t is.
+
+    Attributes:
+      count: number of tokens; ().
+      mean_x: E x, (d_in,).
+      mean_t: E t, (d_out,).
+      xx: Σ (x − E x)(x − E x)ᵀ, (d_in, d_in); unitwise its diagonal, (d_in,).
+      xt: Σ (x − E x)(t − E t)ᵀ, (d_in, d_out); unitwise its diagonal.
+      tt: Σ ‖t − E t‖², (); unitwise of every unit, (d_out,).
+      unitwise: which kind.
+    """
+
+    count: Any
+    mean_x: Any
+    mean_t: Any
+    xx: Any
+    xt: Any
+    tt: Any
+    unitwise: bool = field(default=False, metadata={"static": True})
+
+
+def measure(
+    x: jax.Array, t: jax.Array, keep: jax.Array | None = None, *, unitwise: bool = False
+) -> Moments:
+    """Returns the moments of one batch.
+
+    Args:
+      x: (..., d_in); every place along the leading axes is a token.
+      t: (..., d_out), of the same leading axes.
+      keep: which tokens count; bool, of the same leading axes; None takes all. What stands in a
+        token that does not count is never looked at, NaN included.
+      unitwise: moments of each unit alone.
+    """
+    dtype = jnp.float64 if jnp.float64 in (x.dtype, t.dtype) else jnp.float32
+    keep = jnp.ones(x.shape[:-1], bool) if keep is None else keep
+    count = jnp.sum(keep, dtype=dtype)
+    mean_x, dx = _centred(x.astype(dtype), keep, count)
+    mean_t, dt = _centred(t.astype(dtype), keep, count)
+    xx, xt, tt = _products(dx, dt, unitwise)
+    return Moments(
+        count=count, mean_x=mean_x, mean_t=mean_t, xx=xx, xt=xt, tt=tt, unitwise=unitwise
+    )
+
+
+def merge(a: Moments, b: Moments) -> Moments:
+    """Returns the moments of the tokens of both.
+
+    References:
+      Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance", equation 2.1.
+    """
+    count = a.count + b.count
+    share = b.count / jnp.maximum(count, 1)
+    dx, dt = b.mean_x - a.mean_x, b.mean_t - a.mean_t
+    between = _products(dx[None], dt[None], a.unitwise)
+    xx, xt, tt = (
+        own + other + a.count * share * product
+        for own, other, product in zip((a.xx, a.xt, a.tt), (b.xx, b.xt, b.tt), between, strict=True)
+    )
+    return Moments(
+        count=count,
+        mean_x=a.mean_x + share * dx,
+        mean_t=a.mean_t + share * dt,
+        xx=xx,
+        xt=xt,
+        tt=tt,
+        unitwise=a.unitwise,
+    )
+
+
+def _centred(values: jax.Array, keep: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the mean over tokens and the values less their mean, 0 where they do not count."""
+    axes, kept = tuple(range(values.ndim - 1)), keep[..., None]
+    total = jnp.sum(jnp.where(kept, values, 0), axes, keepdims=True)
+    mean = total / jnp.maximum(count, 1)
+    return mean.reshape(values.shape[-1]), jnp.where(kept, values - mean, 0)
+
+
+def _products(x: jax.Array, t: jax.Array, unitwise: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns the sums over tokens of x xᵀ, x tᵀ and ‖t‖², or of each unit's own."""
+    tokens = tuple(range(x.ndim - 1))
+    if unitwise:
+        return jnp.sum(x * x, tokens), jnp.sum(x * t, tokens), jnp.sum(t * t, tokens)
+
+    mesh = jax.typeof(x).sharding.mesh  # where it is explicit, a product must say where it stands
+    whole = NamedSharding(mesh, PartitionSpec()) if AxisType.Explicit in mesh.axis_types else None
+
+    def product(left: jax.Array, right: jax.Array) -> jax.Array:
+        highest = jax.lax.Precision.HIGHEST
+        axes = (tokens, tokens)
+        return jnp.tensordot(left, right, axes=axes, precision=highest, out_sharding=whole)
+
+    return product(x, x), product(x, t), jnp.sum(t * t)

@@ -1,0 +1,76 @@
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from lcjax import CollapsibleMLP, calibrate, collapse, collapse_sequential
+
+X = (load_digits().data / 16).astype(np.float32)[:1024]
+
+
+class Blocks(nn.Module):
+    """Three residual blocks whose names run against their order."""
+
+    @nn.compact
+    def __call__(self, x):
+        for name in ("c", "b", "a"):
+            x = x + CollapsibleMLP((96, 64), nn.relu, name=name)(
+                nn.LayerNorm(name=f"norm_{name}")(x)
+            )
+        return nn.Dense(10, name="head")(x)
+
+
+@pytest.fixture(scope="module")
+def blocks():
+    variables = jax.jit(Blocks().init)(jax.random.key(0), X[:1])
+    scale = lambda leaf: 2 * leaf if leaf.ndim > 1 else leaf
+    return jax.tree.map(scale, variables)
+
+
+def test_each_run_maps_what_the_compact_model_feeds_it_to_what_the_deep_one_makes_of_it(blocks):
+    compact, _ = collapse_sequential(Blocks().apply, blocks, [X], ["c/*", "a/*"], holdout=0.0)
+    assert set(compact["params"]["b"]) == {"dense_0", "act_0", "dense_1"}
+
+    def output(variables, name):
+        _, seen = Blocks().apply(variables, X, capture_intermediates=True, mutable="intermediates")
+        return np.float64(seen["intermediates"][name]["__call__"][0])
+
+    x = output(compact, "norm_a")
+    # What goes on is the sum with the stream, and the compact model's stream is another.
+    stream = lambda variables: output(variables, "c") + output(variables, "b")
+    t = output(blocks, "a") + stream(blocks) - stream(compact)
+    xc, tc = x - x.mean(0), t - t.mean(0)
+    ridge = 1e-3 * (xc**2).mean() * len(x)
+    kernel = np.linalg.solve(xc.T @ xc + ridge * np.eye(64), xc.T @ tc)
+    np.testing.assert_allclose(output(compact, "a"), xc @ kernel + t.mean(0), atol=1e-3)
+
+
+def error(model, compact, deep, x):
+    apply = jax.jit(model.apply)
+    got, want = np.float64(apply(compact, x)), np.float64(apply(deep, x))
+    return np.linalg.norm(got - want) / np.linalg.norm(want - want.mean(0))
+
+
+@pytest.mark.parametrize("fit", ["moments", "least_squares"])
+def test_a_later_run_corrects_what_an_earlier_one_got_wrong(fit):
+    model, sites = CollapsibleMLP((64, 64, 64, 64, 10), nn.relu), ["act_0", "act_2"]
+    variables = jax.jit(model.init)(jax.random.key(0), X[:1])
+    fitted, other = [X[:384], X[384:768]], X[768:]
+    stats = calibrate(model.apply, variables, fitted, sites, fit=fit)
+    together, report = collapse(variables, fit=stats)
+    in_turn, turns = collapse_sequential(model.apply, variables, fitted, sites, fit=fit)
+    assert error(model, in_turn, variables, other) < error(model, together, variables, other)
+    assert set(in_turn["params"]) == {"dense_1", "act_1", "dense_3", "act_3", "dense_4"}
+    assert turns.kept == (("act_1", "not asked for"), ("act_3", "not asked for"))
+    assert turns.new == report.new and turns.dropped == report.dropped
+    first, second = turns.fits
+    assert (first.sites, second.sites) == (("act_0",), ("act_2",))
+    assert first == report.fits[0] and second != report.fits[1]
+
+
+def test_batches_must_last(blocks):
+    with pytest.raises(TypeError, match="batches is a generator, which can be gone through only"):
+        collapse_sequential(Blocks().apply, blocks, (x for x in [X]))
+    with pytest.raises(ValueError, match="batches is empty"):
+        collapse_sequential(Blocks().apply, blocks, [])
