@@ -26,7 +26,7 @@ def main(
     seeds: tuple[int, ...] = (0, 1, 2),
     runs_dir: Path = Path("runs/benchmark"),
 ) -> None:
-    """Runs what is not there yet, prints a table and writes benchmarks/results/images.json.
+    """Runs what is not there yet, prints a table and writes a JSON a row under benchmarks/results.
 
     Args:
       rows: which of the rows.
@@ -38,11 +38,9 @@ def main(
     cells = [(name, *_cells(found[name]), command(ROWS[name])) for name in chosen]
     headers = ("run", "deep, %", "compact, %", "parameters", "→", "sites", "command")
     print(render(headers, cells))
-    results = {
-        name: {"command": command(ROWS[name]), "seeds": list(seeds), "summaries": found[name]}
-        for name in chosen
-    }
-    print(write("images", {"rows": list(rows), "seeds": list(seeds)}, results))
+    for name in chosen:
+        config = {"command": command(ROWS[name]), "seeds": list(seeds)}
+        print(write(f"images-{name}", config, found[name]))
 
 
 def _cells(summaries: list[Summary]) -> tuple[str, ...]:
