@@ -4,7 +4,7 @@ from lcjax.activations import CollapsibleActivation, CollapsibleGate
 from lcjax.annealing import anneal_slopes
 from lcjax.calibration import Calibration, calibrate
 from lcjax.checkpoint import CheckpointError, read_metadata, restore, save
-from lcjax.continuation import carry_opt_state
+from lcjax.continuation import carry_opt_state, reselect
 from lcjax.errors import CollapseError
 from lcjax.layers import CollapsibleGLU, CollapsibleMLP
 from lcjax.optimizer import collapsing
@@ -44,6 +44,7 @@ __all__ = [
     "linearity_penalty",
     "plan",
     "read_metadata",
+    "reselect",
     "restore",
     "save",
     "sensitivity",

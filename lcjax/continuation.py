@@ -5,8 +5,10 @@ from typing import Any
 import jax
 import optax
 
+from lcjax.annealing import AnnealState
+from lcjax.optimizer import CollapsingState
 from lcjax.paths import in_params, leaf_path
-from lcjax.penalty import without_selection
+from lcjax.penalty import LinearityState, without_selection
 from lcjax.report import CollapseReport
 
 
@@ -53,6 +55,51 @@ def carry_opt_state(
         return old[path]
 
     return jax.tree_util.tree_map_with_path(carry, fresh)
+
+
+def reselect(tx: optax.GradientTransformation, opt_state: Any, params: Any) -> Any:
+    """Returns the optimizer state with the sites, and their weights, that another optimizer names.
+
+    For training in stages, each with sites of its own: `tx` differs from the optimizer before it in
+    which sites it moves (or in numbers), and takes over moments, momentum and counts. After a
+    collapse, `carry_opt_state` comes first.
+
+    Args:
+      tx: the optimizer with which training goes on.
+      opt_state: the state of the one before, for these params.
+      params: what is trained.
+
+    Raises:
+      ValueError: when opt_state does not have the structure of tx.init(params), or tx names no
+        site.
+    """
+    fresh = tx.init(params)
+    if jax.tree.structure(opt_state) != jax.tree.structure(fresh):
+        raise ValueError(
+            "opt_state does not have the structure of tx.init(params): pass an optimizer that "
+            "differs from the one before in its sites alone, and after a collapse the state that "
+            "carry_opt_state returns."
+        )
+    return _with_selection(opt_state, fresh)
+
+
+def _with_selection(old: Any, fresh: Any) -> Any:
+    kinds = (AnnealState, CollapsingState, LinearityState)
+
+    def take(old: Any, fresh: Any) -> Any:
+        if isinstance(old, AnnealState):
+            return old._replace(selected=fresh.selected)
+        if isinstance(old, LinearityState):
+            return old._replace(weights=fresh.weights)
+        if isinstance(old, CollapsingState):
+            return old._replace(
+                inner=_with_selection(old.inner, fresh.inner),
+                selected=fresh.selected,
+                shrink=take(old.shrink, fresh.shrink),
+            )
+        return old
+
+    return jax.tree.map(take, old, fresh, is_leaf=lambda node: isinstance(node, kinds))
 
 
 def _by_path(tree: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def configured(preset="digits-mlp", **flags):
     """Returns a preset's configuration with fields set by name, whichever section they are in."""
     config = PRESETS[preset][1]
     left = set(flags)
-    for section in ("data", "model", "optimizer", "penalty", "run"):
+    for section in ("data", "model", "optimizer", "penalty", "protocol", "run"):
         part = getattr(config, section)
         mine = {f.name for f in dataclasses.fields(part)} & flags.keys()
         part = dataclasses.replace(part, **{name: flags[name] for name in mine})
@@ -111,6 +111,7 @@ def made_up_rows(deep=0.91, compact=0.905):
             "mlp_parameters": size // 2,
             "flops_per_image": 2.0 * size,
             "latency_ms": {"1": 0.5, "64": 2.25},
+            "validation": {"accuracy": accuracy},
             "test": {"accuracy": accuracy},
         }
         for name, size, accuracy in (("deep", 932_362, deep), ("compact", 407_050, compact))

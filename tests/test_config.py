@@ -31,6 +31,14 @@ BAD = [
     *[("digits-mlp", "start", bad) for bad in (-0.1, 1.0, math.nan)],
     *[("digits-mlp", "threshold", bad) for bad in (-0.1, math.nan)],
     *[("digits-mlp", "seed", bad) for bad in (-1, 2**32)],
+    *[("digits-mlp", name, 0) for name in ("calibration_images", "sites_per_stage", "count")],
+    *[("digits-mlp", "target_params", bad) for bad in (0, -0.5, math.nan)],
+    *[("digits-mlp", "max_drop", bad) for bad in (-0.1, 1.5, math.nan)],
+    *[("digits-mlp", "heal_epochs", bad) for bad in (-1.0, math.inf, math.nan)],
+    *[("digits-mlp", "heal_learning_rate", bad) for bad in (0.0, math.inf, math.nan)],
+    *[("digits-mlp", "stage_epochs", bad) for bad in (0.0, math.inf, math.nan)],
+    *[("digits-mlp", "ramp_start", bad) for bad in (0.0, 1.5, math.nan)],
+    *[("digits-mlp", "anneal_fraction", bad) for bad in (0.0, 1.5, math.nan)],
     *[
         ("digits-mixer", name, 0)
         for name in ("patch_size", "depth", "width", "token_hidden", "channel_hidden")
@@ -57,13 +65,16 @@ def test_every_number_there_is_has_a_range():
     numbers = set()
     for preset in ("digits-mlp", "digits-mixer", "fashion-vit"):
         config = PRESETS[preset][1]
-        for part in (config.data, config.model, config.optimizer, config.penalty, config.run):
+        sections = ("data", "model", "optimizer", "penalty", "protocol", "run")
+        for part in (getattr(config, section) for section in sections):
             numbers |= {f.name for f in dataclasses.fields(part) if _is_number(f.type)}
     assert len(numbers) > 20
     assert numbers == {name for _, name, _ in BAD} | ELSEWHERE
 
 
 def _is_number(kind):
+    if hasattr(kind, "__metadata__"):  # of Annotated, whose own type is meant
+        kind = kind.__origin__
     return any(word in str(kind) for word in ("int", "float")) and "Literal" not in str(kind)
 
 

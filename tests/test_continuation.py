@@ -7,7 +7,14 @@ import optax
 import pytest
 from flax.core import freeze, meta, unfreeze
 
-from lcjax import carry_opt_state, collapse, collapsing
+from lcjax import (
+    add_linearity_penalty,
+    anneal_slopes,
+    carry_opt_state,
+    collapse,
+    collapsing,
+    reselect,
+)
 from lcjax.penalty import without_selection
 from tests.trees import random_chain, with_slopes
 
@@ -134,6 +141,38 @@ def test_frozen_and_boxed_trees_carry_what_plain_ones_do(wrap):
     got, want = carried(wrap), carried(lambda tree: tree)
     assert float(want["b"]["dense_0"]["kernel"].max()) > 0
     chex.assert_trees_all_equal(unfreeze(got), want)
+
+
+def test_reselect_takes_the_new_sites_and_keeps_all_else():
+    """As between two stages: a's sites are gone, and now b's is penalised, with another weight."""
+    old = collapsing(optax.adamw(1e-3), strength=1e3, slope_learning_rate=0.1, where="a/*")
+    new = collapsing(optax.adamw(1e-3), strength=2.0, sites=["b/*"], weights=3.0)
+    step, params, state = trained(old)
+    compact, report = collapse(params, "a/*")
+    carried = carry_opt_state(old, state, params, compact, report)
+    again = reselect(new, carried, compact)
+    assert bool(again.selected["b"]["act_0"]["slope"])
+    assert float(again.shrink.weights["b"]["act_0"]["slope"]) == 3.0
+    assert int(again.shrink.count) == int(again.inner[0].count) == 3
+    chex.assert_trees_all_equal(again.inner, carried.inner)
+    chex.assert_trees_all_equal(again.momentum, carried.momentum)
+    grads = jax.tree.map(jnp.zeros_like, compact)
+    updates, _ = new.update(grads, again, compact)
+    assert float(updates["b"]["act_0"]["slope"]) > 0
+
+
+def test_reselect_goes_through_a_chain_and_tells_another_structure():
+    params = jax.tree.map(jnp.asarray, random_chain((8, 7, 6), 6)[1]["params"])
+
+    def tx(site):
+        inner = collapsing(optax.sgd(1e-3), strength=1.0, sites=[site])
+        anneal = anneal_slopes(optax.linear_schedule(0, 1, 4), sites=[site])
+        return optax.chain(inner, add_linearity_penalty(1.0, sites=[site]), anneal)
+
+    state = reselect(tx("act_1"), tx("act_0").init(params), params)
+    chex.assert_trees_all_equal(state, tx("act_1").init(params))
+    with pytest.raises(ValueError, match="differs from the one before in its sites alone"):
+        reselect(tx("act_1"), optax.sgd(0.1).init(params), params)
 
 
 def test_a_state_of_another_optimizer_is_an_error():

@@ -27,19 +27,19 @@ def compact(job):
 @pytest.fixture
 def checkpoint(job, compact, tmp_path):
     path = tmp_path / "compact"
-    lcjax.save(path, compact, metadata=_metadata(job.config, job.data, job.classifier))
+    lcjax.save(path, compact, metadata=_metadata(job.task))
     return path
 
 
 @pytest.mark.parametrize("batch_size", [7, 128])
 def test_it_returns_what_the_model_in_hand_gives(job, compact, checkpoint, batch_size):
-    want = job.classifier.evaluator(batch_size)(compact, job.data.test())
+    want = job.task.classifier.evaluator(batch_size)(compact, job.task.data.test())
     assert evaluate.evaluate(checkpoint, batch_size=batch_size) == want
     assert 0 < want["accuracy"] < 1 and np.isfinite(want["loss"])
 
 
 def test_a_fresh_process_gives_the_same(job, compact, checkpoint):
-    want = job.classifier.evaluator(64)(compact, job.data.test())
+    want = job.task.classifier.evaluator(64)(compact, job.task.data.test())
     assert evaluate.evaluate_afresh(checkpoint, "--batch-size", "64") == want
 
 
@@ -61,7 +61,7 @@ def test_a_checkpoint_of_something_else_is_an_error(tmp_path, monkeypatch, metad
 
 
 def test_a_data_set_that_is_gone_is_an_error(job, compact, tmp_path, monkeypatch):
-    metadata = _metadata(job.config, job.data, job.classifier)
+    metadata = _metadata(job.task)
     metadata["data"] |= {"dataset": "no set"}
     lcjax.save(tmp_path / "a", compact, metadata=metadata)
     with pytest.raises(SystemExit, match="error: 'no set' is not the name of a data set"):

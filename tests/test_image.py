@@ -85,6 +85,7 @@ def test_everything_is_in_the_runs_directory(finished):
         "tensorboard",
         "checkpoints",
         "compact",
+        "deep",
         "picture.png",
         "summary.txt",
         "summary.json",
@@ -141,7 +142,7 @@ def test_the_summary_says_what_the_checkpoints_hold(finished, job):
     summary = read_json(directory / "summary.json")
     deep = last_state(directory, job).variables
     compact = lcjax.restore(directory / "compact")
-    evaluate, test = job.classifier.evaluator(64), job.data.test()
+    evaluate, test = job.task.classifier.evaluator(64), job.task.data.test()
     assert summary["deep"]["test"] == evaluate(deep, test)
     assert summary["compact"]["test"] == evaluate(compact, test)
     assert summary["compact"]["restored"] == summary["compact"]["test"]
@@ -174,18 +175,20 @@ def test_a_finished_run_is_neither_resumed_nor_replaced(finished, monkeypatch):
 
 
 def test_the_test_split_is_looked_at_once_and_at_the_end(job, tmp_path, monkeypatch):
-    looks, test = [], job.data.test
-    data = dataclasses.replace(job.data, test=lambda: looks.append(True) or test())
-    state = fit(tmp_path / "a", dataclasses.replace(job, data=data))
+    looks, test = [], job.task.data.test
+    data = dataclasses.replace(job.task.data, test=lambda: looks.append(True) or test())
+    task = dataclasses.replace(job.task, data=data)
+    job = dataclasses.replace(job, task=task, protocol=type(job.protocol)(task))
+    state = fit(tmp_path / "a", job)
     assert looks == []
     monkeypatch.setattr(outcome, "evaluate_afresh", lambda *_: {"accuracy": 0.5, "loss": 1.0})
-    image.conclude(job.config, data, job.classifier, state.variables, tmp_path / "a")
+    image.conclude(task, job.protocol.end(tmp_path / "a", [], state.variables), tmp_path / "a")
     assert looks == [True]
 
 
 def test_batches_come_from_the_training_split_alone(job):
-    rows = {bytes(row) for row in np.asarray(job.source.arrays[0]).reshape(-1, 64)}
-    held_out = {bytes(row) for row in job.data.validation.images.reshape(-1, 64)}
+    rows = {bytes(row) for row in np.asarray(job.task.source.arrays[0]).reshape(-1, 64)}
+    held_out = {bytes(row) for row in job.task.data.validation.images.reshape(-1, 64)}
     assert len(held_out) > 140 and not rows & held_out
 
 
@@ -193,7 +196,9 @@ def test_nothing_collapsed_says_what_to_do(job, tmp_path, monkeypatch):
     create_directory(tmp_path / "a", {})
     (tmp_path / "a" / FILE).write_text('{"step": 1, "train/loss": 1.0, "slope/mlp/act_0": 0}\n')
     monkeypatch.setattr(outcome, "evaluate_afresh", lambda *_: {"accuracy": 0.5, "loss": 1.0})
-    text = image.conclude(job.config, job.data, job.classifier, job.state.variables, tmp_path / "a")
+    text = image.conclude(
+        job.task, job.protocol.end(tmp_path / "a", [], job.state.variables), tmp_path / "a"
+    )
     assert "no slope came within 0.05 of 1, so nothing was collapsed" in text
     assert "raise --strength (0.3 now)" in text
     summary = read_json(tmp_path / "a" / "summary.json")
@@ -264,7 +269,7 @@ def test_a_run_without_a_checkpoint_yet_starts_over(job, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_bfloat16_trains_with_float32_params(tmp_path):
     job = image.prepare(configured(**SMALL, dtype="bfloat16"))
-    assert job.classifier.module.dtype == jnp.bfloat16
+    assert job.task.classifier.module.dtype == jnp.bfloat16
     state = fit(tmp_path / "a", job)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
     assert read_metrics(tmp_path / "a")[-1]["validation/accuracy"] > 0.5
@@ -346,7 +351,7 @@ def test_a_run_that_diverges_stops_with_what_to_do_and_has_no_outcome(tmp_path, 
     with pytest.raises(SystemExit, match=r"error: step \d+: the loss is (nan|inf). Lower --lear"):
         main(monkeypatch, "digits-mlp", *flags(**asked, runs_dir=tmp_path))
     left = {path.name for path in (tmp_path / "digits-mlp").iterdir()}
-    assert not left & {"compact", "summary.json", "summary.txt", "picture.png"}
+    assert not left & {"compact", "deep", "summary.json", "summary.txt", "picture.png"}
 
 
 # In processes of their own: killed, interrupted, and the figures of README.
@@ -358,6 +363,8 @@ def command(config):
     for section, values in as_json(config).items():
         if isinstance(values, dict):
             given |= {name: v for name, v in values.items() if v != preset[section][name]}
+    if "deep" in given:
+        given["from"] = given.pop("deep")
     return ["digits-mlp", *flags(**given)]
 
 

@@ -65,7 +65,7 @@ def run(state=None, *, steps_per_dispatch=4, loss=loss, log_every=1, checkpoint_
     state = train(
         state or fresh(),
         *compiled(loss, steps_per_dispatch),
-        epochs=EPOCHS,
+        end=EPOCHS * 11,
         validate=lambda variables: {"validation/loss": float(variables["params"]["kernel"][0])},
         recorder=records,
         snapshots=records,

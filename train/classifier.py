@@ -39,9 +39,8 @@ class Classifier:
         """Returns new variables for images of this shape."""
         return jax.jit(self.module.init)(key, jnp.zeros((1, *image_shape)))
 
-    def loss(self, params: Any, stats: Any, batch: Any, key: jax.Array) -> Any:
-        """Returns the mean cross entropy of a batch, and (new stats, metrics); see `train.loop`."""
-        images, labels = batch
+    def forward(self, params: Any, stats: Any, images: jax.Array, key: jax.Array) -> Any:
+        """Returns what training sees of uint8 images: (images augmented, logits, new stats)."""
         augment_key, dropout_key = jax.random.split(key)
         images = augment(augment_key, images, crop_padding=self.crop_padding, flip=self.flip)
         logits, stats = self.module.apply(
@@ -51,6 +50,12 @@ class Classifier:
             rngs={"dropout": dropout_key},
             mutable=list(stats),
         )
+        return images, logits, stats
+
+    def loss(self, params: Any, stats: Any, batch: Any, key: jax.Array) -> Any:
+        """Returns the mean cross entropy of a batch, and (new stats, metrics); see `train.loop`."""
+        images, labels = batch
+        _, logits, stats = self.forward(params, stats, images, key)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
         return loss, (stats, {"train/accuracy": (logits.argmax(-1) == labels).mean()})
 

@@ -61,6 +61,7 @@ def table(rows: dict[str, Row]) -> str:
     """Returns the rows as a table, one column a form."""
     first = next(iter(rows.values()))
     lines: list[tuple[str, Callable[[Row], str]]] = [
+        ("validation accuracy", lambda row: f"{100 * row['validation']['accuracy']:.2f} %"),
         ("test accuracy", lambda row: f"{100 * row['test']['accuracy']:.2f} %"),
         ("parameters", lambda row: f"{row['parameters']:,}"),
         ("  of which in MLPs", lambda row: f"{row['mlp_parameters']:,}"),

@@ -5,9 +5,9 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from tyro.conf import Suppress
+from tyro.conf import Suppress, arg
 
 from train.architecture import AnyModel, ViTConfig
 
@@ -63,7 +63,7 @@ class PenaltyConfig:
     penalty: Literal["l1", "l2"] = "l1"
     """l1: sites choose themselves; l2: the paper's."""
     slope_learning_rate: float = 0.2
-    """Learning rate of the slopes; 0 leaves them where they are."""
+    """Learning rate of the slopes; 0 leaves them where they are, and trains a plain network."""
     start: float = 0.0
     """Part of the steps before slopes begin to move; the network is a plain one until then."""
     last: int | float | None = None
@@ -72,6 +72,53 @@ class PenaltyConfig:
     """Glob over site paths, such as "block_3/*"; by default all."""
     threshold: float = 0.05
     """Largest gap |1 - slope| at which a site is collapsed."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProtocolConfig:
+    """How sites become linear, and how they are collapsed."""
+
+    protocol: Literal["natural", "ramp", "fit-heal", "progressive", "anneal", "reference"] = (
+        "natural"
+    )
+    """natural: sites choose themselves; ramp: so under a growing strength; fit-heal: plan, collapse
+    by fit, train on; progressive: in stages from the last site; anneal: slopes follow a schedule;
+    reference: the published method."""
+    deep: Annotated[Path | None, arg(name="from")] = None
+    """Start from the deep model of this finished run, or from a checkpoint of one."""
+    fit: Literal["exact", "moments", "least_squares"] = "least_squares"
+    """How fit-heal and progressive collapse a site."""
+    sequential: bool = False
+    """fit-heal: fit sites one after another, each on the compact model's own inputs."""
+    calibration_images: int = 4096
+    """Training images that sites are fitted to."""
+    order: Literal["sensitivity", "last", "gap"] = "sensitivity"
+    """fit-heal: the order in which sites are taken."""
+    count: int | None = None
+    """fit-heal: how many sites to collapse."""
+    target_params: int | float | None = None
+    """fit-heal: parameters to get down to, or the part of the deep model's that may stay."""
+    max_drop: float = 0.01
+    """Largest loss of validation accuracy (0 to 1), before healing; fit-heal without --count and
+    --target-params, and progressive."""
+    heal_epochs: float = 1.0
+    """fit-heal and progressive: epochs of training after the last collapse."""
+    heal_learning_rate: float | None = None
+    """Largest learning rate of healing; by default that of training."""
+    deep_teacher: bool = False
+    """Heal with the deep model as teacher: 0.5 cross entropy + 0.5 divergence at temperature 2."""
+    teacher: Path | None = None
+    """Train with the deep model of this finished run as teacher, as --deep-teacher heals."""
+    collapsed_from: Path | None = None
+    """Start from new params of the compact shapes: the sites that this finished run collapsed."""
+    sites_per_stage: int = 1
+    """progressive: sites a stage."""
+    stage_epochs: float = 1.0
+    """progressive: most epochs of a stage, which ends once its gaps are within --threshold."""
+    ramp_start: float = 0.01
+    """ramp: part of --strength at which it starts; it grows geometrically."""
+    anneal_fraction: float = 0.3
+    """anneal: part of the steps, after --start, over which slopes go to 1."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,6 +152,7 @@ class Config:
     model: AnyModel
     optimizer: OptimizerConfig
     penalty: PenaltyConfig
+    protocol: ProtocolConfig = ProtocolConfig()
     run: RunConfig = RunConfig()
 
 
@@ -150,6 +198,37 @@ def check(config: Config) -> None:
     _require(penalty, "start", lambda value: 0 <= value < 1, "in [0, 1)")
     _require(penalty, "threshold", lambda value: value >= 0, "at least 0")
     _require(run, "seed", lambda value: 0 <= value < 2**32, "in [0, 2^32)")
+    _check_protocol(config.protocol, penalty)
+
+
+def _check_protocol(protocol: ProtocolConfig, penalty: PenaltyConfig) -> None:
+    for name in ("calibration_images", "sites_per_stage"):
+        _require(protocol, name, lambda value: value >= 1, "at least 1")
+    _require(protocol, "count", lambda value: value is None or value >= 1, "at least 1")
+    _require(
+        protocol,
+        "target_params",
+        lambda value: value is None or value >= 1 or 0 < value < 1,
+        "a number of at least 1, or a part in (0, 1)",
+    )
+    if protocol.count is not None and protocol.target_params is not None:
+        raise ConfigError("--count and --target-params are both set; wanted one of them.")
+    if protocol.teacher is not None and protocol.deep_teacher:
+        raise ConfigError("--teacher and --deep-teacher are both set; wanted one of them.")
+    if protocol.collapsed_from is not None and protocol.deep is not None:
+        raise ConfigError("--collapsed-from and --from are both set; wanted one of them.")
+    _require(protocol, "max_drop", lambda value: 0 <= value <= 1, "in [0, 1]")
+    _require(protocol, "heal_epochs", lambda value: 0 <= value < math.inf, "at least 0")
+    rate = "heal_learning_rate"
+    _require(protocol, rate, lambda v: v is None or _positive(v), "a positive number")
+    _require(protocol, "stage_epochs", _positive, "a positive number")
+    _require(protocol, "ramp_start", lambda value: 0 < value <= 1, "in (0, 1]")
+    _require(protocol, "anneal_fraction", lambda value: 0 < value <= 1, "in (0, 1]")
+    if protocol.protocol == "anneal" and penalty.start + protocol.anneal_fraction > 1:
+        raise ConfigError(
+            f"--start is {penalty.start} and --anneal-fraction {protocol.anneal_fraction}; wanted "
+            "at most 1 together, so that slopes arrive."
+        )
 
 
 def _positive(value: float) -> bool:

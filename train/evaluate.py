@@ -14,10 +14,9 @@ from typing import Any
 import jax
 import tyro
 
-from lcjax.checkpoint import read_metadata, restore
-from train.architecture import model_from_json
-from train.classifier import Classifier
+from lcjax.checkpoint import restore
 from train.data import load
+from train.finished import classifier_of
 
 # A second process cannot share a device that its parent holds whole.
 _BESIDE_PARENT = {
@@ -44,22 +43,14 @@ def evaluate(
       FileNotFoundError: when there is no checkpoint.
       ValueError: when it is damaged or not one of a training run, or its data set is not there.
     """
-    metadata = read_metadata(checkpoint)
-    if not {"model", "data"} <= metadata.keys():
-        raise ValueError(
-            f"{checkpoint} does not say what model and data it is of; wanted a checkpoint that "
-            "`python -m train.image` made."
-        )
+    classifier, made_with = classifier_of(checkpoint)
     variables = restore(checkpoint)
-    made_with = metadata["data"]
     data = load(
         made_with["dataset"],
         data_dir=data_dir,
         num_classes=made_with["num_classes"],
         image_size=made_with["image_size"],
     )
-    module = model_from_json(metadata["model"]).build(data.num_classes)
-    classifier = Classifier(module, tuple(made_with["mean"]), tuple(made_with["std"]))
     return classifier.evaluator(batch_size)(variables, data.test())
 
 

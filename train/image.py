@@ -4,39 +4,30 @@ import dataclasses
 import logging
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import tyro
 
 import lcjax
-from train.classifier import Classifier
 from train.comparison import count_parameters
 from train.config import Config, as_json, check
-from train.data import ImageData, load
-from train.loop import Diverged, TrainState, make_dispatch, train
-from train.optimizers import make_optimizer
+from train.loop import Diverged, TrainState
 from train.outcome import conclude
 from train.presets import PRESETS
-from train.recorder import Recorder
+from train.protocols import PROTOCOLS, Ending, Protocol
 from train.run_dir import choose_directory, create_directory
-from train.snapshots import Snapshots
-from train.sources import Source, in_memory, streamed
-from train.splits import Split
+from train.stages import run_stages
+from train.task import Task, keys, make_task
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
     """A run that is ready to start; nothing is written yet."""
 
-    config: Config
-    data: ImageData
-    classifier: Classifier
-    source: Source
+    task: Task
+    protocol: Protocol
     state: TrainState
-    dispatch: Callable[..., Any]
 
 
 def main() -> None:
@@ -57,8 +48,7 @@ def main() -> None:
         sys.exit(f"error: {error}")
     print(introduce(job, directory), flush=True)
     try:
-        variables = fit(job, directory)
-        print(conclude(job.config, job.data, job.classifier, variables, directory))
+        print(conclude(job.task, fit(job, directory), directory))
     except Diverged as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -69,79 +59,44 @@ def prepare(config: Config) -> Job:
     """Returns the data, the model and the optimizer that a config asks for.
 
     Raises:
-      ValueError: when a flag's value cannot be, or the data set is not there.
+      ValueError: when a flag's value cannot be, or the data set or a run is not there.
     """
-    data = load(
-        config.data.dataset,
-        data_dir=config.data.data_dir,
-        validation=config.data.validation,
-        num_classes=config.data.num_classes,
-        image_size=config.data.image_size,
-    )
-    classifier = Classifier(
-        config.model.build(data.num_classes),
-        mean=data.mean,
-        std=data.std,
-        crop_padding=config.data.crop_padding,
-        flip=config.data.flip,
-    )
-    source = make_source(config, data)
-    steps = config.optimizer.epochs * source.steps_per_epoch
-    tx = make_optimizer(config.optimizer, config.penalty, steps)
-    init_key, step_key = jax.random.split(jax.random.key(config.run.seed))
-    state = TrainState.create(classifier.init(init_key, data.image_shape), tx)
-    dispatch = make_dispatch(classifier.loss, tx, source, step_key)
-    return Job(config, data, classifier, source, state, dispatch)
-
-
-def make_source(config: Config, data: ImageData) -> Source:
-    """Returns the batches of the training split."""
-    size, seed = config.data.batch_size, config.run.seed
-    if not isinstance(data.train, Split):
-        return streamed(data.train, size, seed=seed)
-    arrays = (data.train.images, data.train.labels)
-    return in_memory(arrays, size, seed=seed, steps_per_dispatch=config.run.steps_per_dispatch)
+    chosen = PROTOCOLS[config.protocol.protocol]
+    task = make_task(chosen.adapted(config))
+    protocol = chosen(task)
+    return Job(task, protocol, protocol.first())
 
 
 def introduce(job: Job, directory: Path) -> str:
     """Returns three lines: the run, its data, its model."""
-    config, data, variables = job.config, job.data, job.state.variables
+    task, variables = job.task, job.state.variables
+    config, data = task.config, task.data
     penalty, shape = config.penalty, "×".join(map(str, data.image_shape))
     return (
         f"run    {directory}: {config.preset}, seed {config.run.seed}, "
-        f"{config.optimizer.epochs} epochs of {job.source.steps_per_epoch} steps, "
-        f"batch {config.data.batch_size}, {penalty.penalty} strength {penalty.strength:g}\n"
+        f"{config.optimizer.epochs} epochs of {task.source.steps_per_epoch} steps, "
+        f"batch {config.data.batch_size}, {penalty.penalty} strength {penalty.strength:g}, "
+        f"protocol {config.protocol.protocol}\n"
         f"data   {data.name}: {len(data.train):,} to train on, {len(data.validation):,} to "
         f"validate, {shape}, {data.num_classes} classes\n"
-        f"model  {type(job.classifier.module).__name__}: {count_parameters(variables):,} "
+        f"model  {type(task.classifier.module).__name__}: {count_parameters(variables):,} "
         f"parameters, {len(lcjax.find_sites(variables))} sites, {config.model.dtype} on "
         f"{jax.default_backend()}"
     )
 
 
-def fit(job: Job, directory: Path) -> Any:
-    """Trains, or trains on from the last checkpoint, and returns the deep variables."""
-    run, evaluate = job.config.run, job.classifier.evaluator(job.config.data.batch_size)
-
-    def validate(variables: Any) -> dict[str, float]:
-        scores = evaluate(variables, job.data.validation)
-        return {f"validation/{name}": value for name, value in scores.items()}
-
-    with Snapshots(directory) as snapshots:
-        state = snapshots.restore(like=job.state) or job.state
-        with Recorder(directory, start_step=int(state.step)) as recorder:
-            state = train(
-                state,
-                job.dispatch,
-                job.source,
-                epochs=job.config.optimizer.epochs,
-                validate=validate,
-                recorder=recorder,
-                snapshots=snapshots,
-                log_every=run.log_every,
-                checkpoint_every=run.checkpoint_every,
-            )
-    return state.variables
+def fit(job: Job, directory: Path) -> Ending:
+    """Trains, or trains on from where the run broke off, and returns what it comes to."""
+    task = job.task
+    state, history = run_stages(
+        directory,
+        job.state,
+        job.protocol,
+        key=keys(task.config)[1],
+        validate=task.validate,
+        run=task.config.run,
+    )
+    return job.protocol.end(directory, history, state.variables)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from train.sources import Source
 Metrics = dict[str, Any]
 # loss(params, stats, batch, key) -> (loss, (new stats, metrics))
 Loss = Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, tuple[Any, Metrics]]]
+# watch(step, state) -> whether training ends here
+Watch = Callable[[int, "TrainState"], bool]
 SLOPE = "slope/"
 
 
@@ -89,12 +91,13 @@ def train(
     dispatch: Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]],
     source: Source,
     *,
-    epochs: int,
+    end: int,
     validate: Callable[[Any], Metrics],
     recorder: Recorder,
     snapshots: Snapshots,
     log_every: int,
     checkpoint_every: int,
+    watch: Watch | None = None,
 ) -> TrainState:
     """Trains from where the state is to the end, and returns the last state.
 
@@ -102,31 +105,35 @@ def train(
       state: where to train on from; it is donated.
       dispatch: from `make_dispatch`.
       source: of the batches.
-      epochs: passes over the source, those that the state has behind it included.
-      validate: `validate(variables)` returns metrics, once an epoch.
+      end: number of the last step, those that the state has behind it included.
+      validate: `validate(variables)` returns metrics, once an epoch and at the end.
       recorder: of the metrics.
       snapshots: of the state.
       log_every: steps between two records; the last step is recorded in any case.
       checkpoint_every: steps between two snapshots, at least; there is one at the end.
+      watch: `watch(step, state)` is called before the first step and between dispatches, a snapshot
+        coming after; where it returns True, training ends. It may be called twice with one state.
 
     Raises:
       Diverged: when a loss is not finite; noticed at the next record.
     """
-    step, total = int(state.step), epochs * source.steps_per_epoch
-    if step >= total:
+    step = int(state.step)
+    if step >= end or (watch is not None and watch(step, state)):
         return state
-    with _progress(step, total) as bar:
+    with _progress(step, end) as bar:
         for inputs in source.inputs(step):
+            inputs = jax.tree.map(lambda each, left=end - step: each[:left], inputs)
             state, metrics = dispatch(state, source.arrays, inputs)
             before, step = step, step + len(jax.tree.leaves(inputs)[0])
-            _record(recorder, bar, before, step, metrics, log_every, total)
-            if step % source.steps_per_epoch == 0:
+            _record(recorder, bar, before, step, metrics, log_every, end)
+            if step % source.steps_per_epoch == 0 or step == end:
                 recorder.write(step, validate(state.variables))
-            if step // checkpoint_every > before // checkpoint_every or step == total:
+            done = (watch is not None and watch(step, state)) or step == end
+            if step // checkpoint_every > before // checkpoint_every or done:
                 recorder.flush()
                 snapshots.save(step, state)
             bar.update(step - before)
-            if step == total:
+            if done:
                 break
     return state
 

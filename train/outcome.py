@@ -1,26 +1,27 @@
-"""How a run ends: collapse, comparison on the test split, compact checkpoint, picture, summary."""
+"""How a run ends: comparison on the test split, checkpoints, picture, summary."""
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lcjax
-from lcjax.checkpoint import save
-from train.classifier import Classifier
+from lcjax.checkpoint import restore, save
+from lcjax.table import render
 from train.comparison import Row, compare, table
 from train.config import Config, as_json
-from train.data import ImageData
 from train.evaluate import evaluate_afresh
+from train.finished import COMPACT, DEEP
 from train.picture import draw
+from train.protocols import Ending
 from train.recorder import read_metrics
 from train.run_dir import SUMMARY, write_json
+from train.task import Task
 
 
-def conclude(
-    config: Config, data: ImageData, classifier: Classifier, deep: Any, directory: Path
-) -> str:
-    """Collapses a trained model and writes down, in the run's directory, what that did.
+def conclude(task: Task, ending: Ending, directory: Path) -> str:
+    """Writes down, in the run's directory, what a run came to.
 
     This is where the test split is looked at, and the only place. `summary.json` is written last:
     a run that has it is finished.
@@ -28,46 +29,61 @@ def conclude(
     Returns:
       the text of `summary.txt`.
     """
-    for left_over in directory.glob("compact*"):  # of an ending that was interrupted
-        shutil.rmtree(left_over)
-    sites = lcjax.find_sites(deep)
-    compact, report = lcjax.collapse(deep, threshold=config.penalty.threshold)
-    rows = _measure(config, data, classifier, {"deep": deep, "compact": compact})
-    save(directory / "compact", compact, metadata=_metadata(config, data, classifier))
-    rows["compact"]["restored"] = evaluate_afresh(directory / "compact", *_flags(config))
+    config = task.config
+    for form in (DEEP, COMPACT):  # of an ending that was interrupted
+        for left_over in directory.glob(form + "*"):
+            shutil.rmtree(left_over)
+    sites = lcjax.find_sites(ending.deep)
+    test = task.data.test()
+    rows = _measure(task, {DEEP: ending.deep, COMPACT: ending.compact}, test)
+    front = _tested(task, ending.front, directory, test)
+    save(directory / DEEP, ending.deep, metadata=_metadata(task))
+    save(directory / COMPACT, ending.compact, metadata=_metadata(task))
+    rows[COMPACT]["restored"] = evaluate_afresh(directory / COMPACT, *_flags(config))
 
     metrics = read_metrics(directory)
-    title = f"{config.preset}: {data.name}, seed {config.run.seed}"
-    draw(directory / "picture.png", title, metrics, rows)
-    text = _text(config, sites, report, rows, directory)
+    title = f"{config.preset}: {task.data.name}, seed {config.run.seed}"
+    draw(directory / "picture.png", title, metrics, rows, front)
+    text = _text(sites, ending, rows, front, directory)
     (directory / "summary.txt").write_text(text + "\n", encoding="utf-8")
     summary = {
         "preset": config.preset,
-        "dataset": data.name,
+        "protocol": config.protocol.protocol,
+        "dataset": task.data.name,
         "seed": config.run.seed,
-        "steps": metrics[-1]["step"],
+        "steps": metrics[-1]["step"] if metrics else 0,
         "threshold": config.penalty.threshold,
         "sites": [dataclasses.asdict(site) | {"gap": site.gap} for site in sites],
-        "collapsed": list(report.collapsed),
+        "collapsed": list(ending.collapsed),
+        "front": front,
+        **ending.facts,
         **rows,
     }
     write_json(directory / SUMMARY, summary)
     return text
 
 
-def _measure(
-    config: Config, data: ImageData, classifier: Classifier, forms: dict[str, Any]
-) -> dict[str, Row]:
-    batch_size = config.data.batch_size
-    rows = compare(classifier.logits, forms, data.image_shape, batch_size)
-    evaluate, test = classifier.evaluator(batch_size), data.test()
+def _measure(task: Task, forms: dict[str, Any], test: Any) -> dict[str, Row]:
+    batch_size = task.config.data.batch_size
+    rows = compare(task.classifier.logits, forms, task.data.image_shape, batch_size)
+    evaluate = task.classifier.evaluator(batch_size)
     for name, variables in forms.items():
+        rows[name]["validation"] = evaluate(variables, task.data.validation)
         rows[name]["test"] = evaluate(variables, test)
     return rows
 
 
-def _metadata(config: Config, data: ImageData, classifier: Classifier) -> dict[str, Any]:
+def _tested(
+    task: Task, front: Sequence[dict[str, Any]], directory: Path, test: Any
+) -> list[dict[str, Any]]:
+    """Returns what is known of models that were kept on the way, with their scores on the test."""
+    evaluate = task.classifier.evaluator(task.config.data.batch_size)
+    return [entry | {"test": evaluate(restore(directory / entry["path"]), test)} for entry in front]
+
+
+def _metadata(task: Task) -> dict[str, Any]:
     """Returns what `train.evaluate` needs beside the arrays."""
+    config, data, classifier = task.config, task.data, task.classifier
     return {
         "model": as_json(config.model),
         "data": {
@@ -88,26 +104,30 @@ def _flags(config: Config) -> list[str]:
 
 
 def _text(
-    config: Config,
     sites: lcjax.Sites,
-    report: lcjax.CollapseReport,
+    ending: Ending,
     rows: dict[str, Row],
+    front: list[dict[str, Any]],
     directory: Path,
 ) -> str:
-    done = str(report)
-    if not report.collapsed:
-        done = (
-            f"no slope came within {config.penalty.threshold:g} of 1, so nothing was collapsed and "
-            f"the compact model is the deep one: raise --strength ({config.penalty.strength:g} now)"
-            " or train longer."
-        )
-    restored = rows["compact"]["restored"]["accuracy"]
-    return "\n\n".join(
-        (
-            f"sites after training\n\n{sites}",
-            f"collapse\n\n{done}",
-            f"before and after\n\n{table(rows)}",
-            f"{directory / 'compact'} restored in a fresh process: test accuracy "
-            f"{100 * restored:.2f} %\npicture: {directory / 'picture.png'}",
-        )
-    )
+    restored = rows[COMPACT]["restored"]["accuracy"]
+    parts = [
+        f"sites after training\n\n{sites}",
+        f"collapse\n\n{ending.account}",
+        f"before and after\n\n{table(rows)}",
+        f"{directory / COMPACT} restored in a fresh process: test accuracy "
+        f"{100 * restored:.2f} %\npicture: {directory / 'picture.png'}",
+    ]
+    if front:
+        cells = [
+            (
+                entry["path"],
+                f"{len(entry['collapsed'])}",
+                f"{entry['parameters']:,}",
+                *(f"{100 * entry[split]['accuracy']:.2f} %" for split in ("validation", "test")),
+            )
+            for entry in front
+        ]
+        headers = ("compact model", "sites gone", "parameters", "validation", "test")
+        parts.insert(3, f"kept on the way\n\n{render(headers, cells)}")
+    return "\n\n".join(parts)

@@ -15,7 +15,13 @@ from train.loop import SLOPE
 _INK, _FAINT = "#222222", "#bbbbbb"
 
 
-def draw(path: Path, title: str, metrics: Sequence[dict[str, Any]], rows: dict[str, Row]) -> None:
+def draw(
+    path: Path,
+    title: str,
+    metrics: Sequence[dict[str, Any]],
+    rows: dict[str, Row],
+    front: Sequence[dict[str, Any]] = (),
+) -> None:
     """Draws a run as a PNG.
 
     Args:
@@ -23,12 +29,13 @@ def draw(path: Path, title: str, metrics: Sequence[dict[str, Any]], rows: dict[s
       title: above the picture.
       metrics: a run's records, in order.
       rows: the forms of the model with "parameters" and "test", the deep one first.
+      front: models kept on the way, with the same.
     """
     figure = Figure(figsize=(11, 4.4), dpi=160, layout="constrained")
     figure.suptitle(title, color=_INK, x=0.01, ha="left", fontweight="bold")
     left, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
     _draw_slopes(left, metrics)
-    _draw_forms(right, rows)
+    _draw_forms(right, rows, front)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color(_FAINT)
@@ -39,22 +46,30 @@ def draw(path: Path, title: str, metrics: Sequence[dict[str, Any]], rows: dict[s
 
 def _draw_slopes(axes: Axes, metrics: Sequence[dict[str, Any]]) -> None:
     records = [record for record in metrics if "train/loss" in record]
-    names = [name for name in records[-1] if name.startswith(SLOPE)]
-    steps = [record["step"] for record in records]
+    names = list(dict.fromkeys(n for record in records for n in record if n.startswith(SLOPE)))
     colours = matplotlib.colormaps["viridis"].resampled(max(2, len(names)))
     axes.axhline(1, color=_INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
     for i, name in enumerate(names):
-        values = [record[name] for record in records]
-        label = f"{name.removeprefix(SLOPE)}  {values[-1]:.2f}"
-        axes.plot(steps, values, color=colours(0.92 * i / max(1, len(names) - 1)), label=label)
-    axes.set(xlabel="step", ylabel="slope", xlim=(0, steps[-1]))
+        points = [(record["step"], record[name]) for record in records if name in record]
+        label = f"{name.removeprefix(SLOPE)}  {points[-1][1]:.2f}"
+        axes.plot(
+            *zip(*points, strict=True),
+            color=colours(0.92 * i / max(1, len(names) - 1)),
+            label=label,
+        )
+    axes.set(xlabel="step", ylabel="slope", xlim=(0, records[-1]["step"] if records else 1))
     axes.set_title("slopes: 0 is the activation, 1 the identity", loc="left", fontsize=10)
-    axes.legend(
-        loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=7, frameon=False, labelspacing=0.35
-    )
+    if names:
+        axes.legend(
+            loc="upper left",
+            bbox_to_anchor=(1.0, 1.0),
+            fontsize=7,
+            frameon=False,
+            labelspacing=0.35,
+        )
 
 
-def _draw_forms(axes: Axes, rows: dict[str, Row]) -> None:
+def _draw_forms(axes: Axes, rows: dict[str, Row], front: Sequence[dict[str, Any]]) -> None:
     sizes = [row["parameters"] for row in rows.values()]
     accuracies = [100 * row["test"]["accuracy"] for row in rows.values()]
     axes.plot(sizes, accuracies, color=_FAINT, linewidth=1.2, zorder=1)
@@ -69,7 +84,12 @@ def _draw_forms(axes: Axes, rows: dict[str, Row]) -> None:
             color=_INK,
             fontsize=9,
         )
-    middle = sum(accuracies) / len(accuracies)
+    kept = [(entry["parameters"], 100 * entry["test"]["accuracy"]) for entry in front]
+    if kept:
+        axes.scatter(*zip(*kept, strict=True), s=22, color=_FAINT, edgecolor=_INK, zorder=1)
+        accuracies += [accuracy for _, accuracy in kept]
+        sizes += [size for size, _ in kept]
+    middle = (max(accuracies) + min(accuracies)) / 2
     reach = max(1.0, 1.5 * (max(accuracies) - min(accuracies)))
     axes.set(
         xlabel="parameters",

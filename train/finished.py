@@ -1,0 +1,108 @@
+"""Finished runs and their checkpoints, as other runs start from them."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import lcjax
+from lcjax.paths import in_params, leaf_path
+from train.architecture import model_from_json
+from train.classifier import Classifier
+from train.config import ConfigError, DataConfig
+from train.run_dir import SUMMARY, read_json
+
+DEEP, COMPACT = "deep", "compact"
+
+
+def classifier_of(checkpoint: Path) -> tuple[Classifier, dict[str, Any]]:
+    """Returns the classifier that a run's checkpoint is of, and what is known of its data.
+
+    Raises:
+      FileNotFoundError: when there is no checkpoint.
+      ValueError: when it is damaged or not one of a training run.
+    """
+    metadata = lcjax.read_metadata(checkpoint)
+    if not {"model", "data"} <= metadata.keys():
+        raise ValueError(
+            f"{checkpoint} does not say what model and data it is of; wanted a checkpoint that "
+            "`python -m train.image` made."
+        )
+    data = metadata["data"]
+    module = model_from_json(metadata["model"]).build(data["num_classes"])
+    return Classifier(module, tuple(data["mean"]), tuple(data["std"])), data
+
+
+def deep_variables(path: Path, *, like: Any) -> Any:
+    """Returns the deep model's variables of a finished run.
+
+    Args:
+      path: of the run, or of a checkpoint.
+      like: variables of the same shapes.
+
+    Raises:
+      ValueError: nothing there, or a model of another shape; the message lists the differences.
+    """
+    return lcjax.restore(_checkpoint(path), like=like)
+
+
+def teacher(path: Path, data: DataConfig) -> tuple[Classifier, Any]:
+    """Returns the classifier and the deep variables of a finished run on the same data.
+
+    Raises:
+      ValueError: nothing there, or it is of another data set or image size.
+    """
+    classifier, known = classifier_of(_checkpoint(path))
+    asked = {"dataset": data.dataset, "image_size": data.image_size}
+    other = {name: known[name] for name in asked if known[name] != asked[name]}
+    if other:
+        raise ConfigError(f"{path} was trained with {other}; wanted {asked} for a teacher.")
+    return classifier, lcjax.restore(_checkpoint(path))
+
+
+def fresh_compact(path: Path, variables: Any, key: jax.Array) -> Any:
+    """Returns new variables of the shapes that are left once a run's sites are collapsed.
+
+    A kernel that takes the place of several is drawn anew: normal, its variance times its fan-in
+    that of the kernel of the same name in `variables`, so that it follows the model's own
+    initialiser. Its bias is 0.
+
+    Args:
+      path: of the finished run, whose summary names the sites.
+      variables: of the deep model before the first step.
+      key: of the draws.
+
+    Raises:
+      ValueError: when there is no summary, or the model has not these sites.
+    """
+    if not (path / SUMMARY).is_file():
+        raise ConfigError(f"{path} is not a finished run: there is no {SUMMARY} in it.")
+    sites = read_json(path / SUMMARY)["collapsed"]
+    if not sites:
+        raise ConfigError(f"{path} collapsed no site; wanted a run that did.")
+    shapes, report = lcjax.abstract_collapse(variables, sites)
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    began = {leaf_path(keys): leaf for keys, leaf in leaves}
+
+    def draw(keys: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        name = leaf_path(keys)
+        if in_params(name) not in report.new:
+            return began[name]
+        if not name.endswith("kernel"):
+            return jnp.zeros(leaf.shape, leaf.dtype)
+        old = began[name]
+        deviation = jnp.std(old) * (old.shape[-2] / leaf.shape[-2]) ** 0.5
+        own_key = jax.random.fold_in(key, report.new.index(in_params(name)))
+        return deviation * jax.random.normal(own_key, leaf.shape, leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def _checkpoint(path: Path) -> Path:
+    """Returns the deep checkpoint of a run, or the checkpoint that is named."""
+    if (path / DEEP).exists():
+        return path / DEEP
+    if not path.exists():
+        raise ConfigError(f"{path} is not there; wanted a finished run, or a checkpoint of one.")
+    return path

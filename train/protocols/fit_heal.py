@@ -1,0 +1,89 @@
+"""fit-heal: plan by measurement, collapse by fit, train on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import optax
+
+import lcjax
+from train.comparison import count_parameters
+from train.loop import TrainState
+from train.protocols.healing import Healing
+from train.protocols.protocol import Ending, collapse_by_fit
+from train.stages import History, Stage, Start
+
+
+class FitHeal(Healing):
+    """Two stages: the deep model with no penalty (or --from), and healing after the collapse.
+
+    In between `lcjax.plan` chooses sites by what they cost on the validation split, within --count,
+    --target-params or --max-drop. The optimizer's moments are carried over.
+    """
+
+    def optimizer(self, history: History) -> optax.GradientTransformation:
+        """Returns the optimizer of a stage."""
+        return self.heal_optimizer(history[-1]["step"]) if history else self.deep_optimizer()
+
+    def stage(self, directory: Path, history: History) -> Stage:
+        """Returns a stage."""
+        if history:
+            return self.heal_stage(directory, history)
+        task = self.task
+        return Stage(task.loss, self.optimizer(history), task.source, self.deep_steps)
+
+    def follow(self, directory: Path, history: History, state: TrainState) -> Start | None:
+        """Returns the compact model after the first stage; None after the second."""
+        if history:
+            return None
+        task, deep = self.task, state.variables
+        plan = self._plan(deep)
+        print(plan, flush=True)
+        compact, report, account = deep, None, str(plan)
+        opt_state = state.opt_state
+        if plan.sites:
+            compact, report = collapse_by_fit(task, deep, plan.sites)
+            account += f"\n\n{report}"
+            opt_state = lcjax.carry_opt_state(
+                self.optimizer(history), opt_state, state.params, compact["params"], report
+            )
+        stats = {name: tree for name, tree in compact.items() if name != "params"}
+        return Start(
+            TrainState(state.step, compact["params"], stats, opt_state),
+            {
+                "step": int(state.step),
+                "collapsed": list(plan.sites),
+                "account": account,
+                "parameters": count_parameters(compact),
+                "validation": {"accuracy": task.accuracy(compact)},
+                "deep_validation": {"accuracy": plan.steps[0].metric},
+                "plan": json.loads(plan.to_json()),
+            },
+        )
+
+    def end(self, directory: Path, history: History, variables: Any) -> Ending:
+        """Returns the healed model beside the deep one."""
+        (facts,) = history
+        facts = dict(facts)
+        account, collapsed = facts.pop("account"), tuple(facts.pop("collapsed"))
+        return Ending(
+            self.deep(directory), variables, collapsed, account, facts={"fit_heal": facts}
+        )
+
+    def _plan(self, deep: Any) -> lcjax.Plan:
+        task, protocol = self.task, self.task.config.protocol
+        chosen = protocol.count is not None or protocol.target_params is not None
+        return lcjax.plan(
+            task.classifier.logits,
+            deep,
+            task.accuracy,
+            task.calibration,
+            count=protocol.count,
+            target_params=protocol.target_params,
+            max_drop=None if chosen else protocol.max_drop,
+            sites=self.candidates(deep),
+            order=protocol.order,
+            fit=protocol.fit,
+            sequential=protocol.sequential,
+            threshold=float("inf"),
+        )

@@ -1,0 +1,61 @@
+"""Stages of training with slopes held: the deep model before surgery, the compact one after."""
+
+from pathlib import Path
+from typing import Any
+
+import optax
+
+import lcjax
+from lcjax.selection import choose
+from train.distill import with_teacher
+from train.optimizers import holding_slopes, make_adamw, warmup_cosine
+from train.protocols.protocol import Protocol
+from train.stages import History, Stage, last_state
+
+
+class Healing(Protocol):
+    """A protocol whose first stage makes the deep model, and whose last heals the compact one."""
+
+    @property
+    def deep_steps(self) -> int:
+        """Steps of the first stage; none where the deep model comes from another run."""
+        return self.task.steps if self.task.config.protocol.deep is None else 0
+
+    def deep_optimizer(self) -> optax.GradientTransformation:
+        """Returns the optimizer of the first stage."""
+        return self.held(self.deep_steps, start=0)
+
+    def heal_optimizer(self, start: int) -> optax.GradientTransformation:
+        """Returns the optimizer of the last stage; its rate rises and falls anew from `start`."""
+        protocol = self.task.config.protocol
+        steps = self.task.steps_in(protocol.heal_epochs)
+        return self.held(steps, start=start, peak=protocol.heal_learning_rate)
+
+    def held(
+        self, steps: int, *, start: int, peak: float | None = None
+    ) -> optax.GradientTransformation:
+        """Returns AdamW under which slopes stay as they are."""
+        optimizer = self.task.config.optimizer
+        rate = warmup_cosine(optimizer, steps, start=start, peak=peak)
+        return holding_slopes(make_adamw(optimizer, rate))
+
+    def heal_stage(self, directory: Path, history: History) -> Stage:
+        """Returns the last stage, with the deep model as teacher if asked for."""
+        task, tx = self.task, self.optimizer(history)
+        end = history[-1]["step"] + task.steps_in(task.config.protocol.heal_epochs)
+        if not task.config.protocol.deep_teacher:
+            return Stage(task.loss, tx, task.source, end)
+        deep = self.deep(directory)
+        loss, source = with_teacher(task.classifier, task.source, task.classifier, deep)
+        return Stage(loss, tx, source, end)
+
+    def candidates(self, variables: Any) -> list[str]:
+        """Returns the paths of the sites that --last and --where leave, in forward order."""
+        penalty = self.task.config.penalty
+        paired = [site.path for site in lcjax.find_sites(variables) if site.paired]
+        return choose(paired, last=penalty.last, where=penalty.where)
+
+    def deep(self, directory: Path) -> Any:
+        """Returns the variables of the deep model, once the first stage is over."""
+        like = self.first()
+        return (last_state(directory, 0, like) or like).variables
