@@ -2,8 +2,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# For test-newest: the newest Python from 3.12 on that is there, for which the newest JAX is made.
+NEWEST ?= $(shell ls $$HOME/.pyenv/versions/3.1[2-9]*/bin/python3 2>/dev/null | sort -V | tail -1)
+ifeq ($(strip $(NEWEST)),)
+NEWEST := $(firstword $(shell command -v python3.14 python3.13 python3.12) python3)
+endif
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow test-newest lint clean
 
 demo: $(VENV)/.train
 	$(BIN)/python -m train.image digits-mixer
@@ -14,13 +19,23 @@ test: $(VENV)/.dev
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
 
+test-newest:
+	@$(NEWEST) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || \
+	  { echo "the newest JAX needs Python 3.12 or newer: make NEWEST=python3.13 test-newest"; exit 1; }
+	$(MAKE) PYTHON=$(NEWEST) VENV=$(VENV)-newest upgrade
+	$(VENV)-newest/bin/python -m pytest -m "" tests/test_collapsible*.py
+
+.PHONY: upgrade
+upgrade: $(VENV)/.models
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade jax flax optax
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(VENV)-newest runs
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -33,4 +48,8 @@ $(VENV)/.train: pyproject.toml $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,dev]'
+	touch $@
+
+$(VENV)/.models: pyproject.toml $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,dev,models]'
 	touch $@

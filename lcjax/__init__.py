@@ -17,6 +17,7 @@ from lcjax.sites import Site, Sites, find_sites
 from lcjax.strength import strength_for_gap
 from lcjax.surgery import abstract_collapse, collapse
 from lcjax.tabulate import tabulate
+from lcjax.transform.function import CollapsibleFunction, collapsible
 
 __all__ = [
     "Calibration",
@@ -24,6 +25,7 @@ __all__ = [
     "CollapseError",
     "CollapseReport",
     "CollapsibleActivation",
+    "CollapsibleFunction",
     "CollapsibleGLU",
     "CollapsibleGate",
     "CollapsibleMLP",
@@ -40,6 +42,7 @@ __all__ = [
     "collapse",
     "collapse_sequential",
     "collapsing",
+    "collapsible",
     "find_sites",
     "linearity_penalty",
     "plan",

@@ -51,14 +51,14 @@ def save(path: _PathLike, compact: Any, *, metadata: Mapping[str, Any] | None = 
 
     Args:
       path: the directory to make, with its parents; relative, with `~` or absolute.
-      compact: nested dicts, plain or FrozenDict, or any pytree whose dicts have string keys, of
-        NumPy or JAX arrays; boxes are taken off. A Python number is saved as NumPy's scalar of the
-        same value (int64, float64).
+      compact: nested dicts, plain or FrozenDict, or any pytree, of NumPy or JAX arrays; the keys of
+        its dicts are strings, or indices as in the states of Flax NNX; boxes are taken off. A
+        Python number is saved as NumPy's scalar of the same value (int64, float64).
       metadata: what `read_metadata` shall give back; a dict that JSON can hold.
 
     Raises:
       FileExistsError: there is something at path: nothing is ever overwritten.
-      TypeError: a leaf that is no array of numbers, a key that is no string, metadata that JSON
+      TypeError: a leaf that is no array of numbers, a key of another kind, metadata that JSON
         cannot hold.
       ValueError: a tree without arrays, a donated array, or two leaves whose names orbax cannot
         tell apart.
@@ -92,7 +92,7 @@ def restore(path: _PathLike, *, like: Any = None, sharding: Any = None) -> Any:
       path: what `save` was given.
       like: a tree of arrays or ShapeDtypeStructs whose paths, shapes and dtypes have to be the
         checkpoint's; the result has its containers, its boxes, and its shardings where it has any.
-        Without it the result is nested dicts (and lists, where a sequence was saved).
+        Without it the result is nested dicts (and lists, where keys were indices).
       sharding: one for all leaves, or a tree of them; it goes before like's.
 
     Raises:

@@ -115,4 +115,6 @@ def _key(key: Any) -> str | int:
             return name
         case SequenceKey(idx=int(index)) | FlattenedIndexKey(key=int(index)):
             return index
-    raise TypeError(f"The tree has the key {key}; wanted a string.")
+        case DictKey(key=int(index)) if not isinstance(index, bool) and index >= 0:
+            return index  # as in the states of Flax NNX
+    raise TypeError(f"The tree has the key {key}; wanted a string or an index.")

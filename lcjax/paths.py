@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-_COLLECTION = "params/"
+_COLLECTION, _SLOPES = "params/", "slopes/"
 
 
 def _name(key: Hashable) -> str:
@@ -44,8 +44,11 @@ def is_slope_path(path: str) -> bool:
 
 
 def site_of(keys: Sequence[Any]) -> str:
-    """Returns the path of the site whose slope stands at this key path; "" for a bare slope."""
-    return in_params(leaf_path(keys)).rpartition("/")[0]
+    """Returns the path of the site whose slope stands at this key path; "" for a bare slope.
+
+    In the tree of a collapsible function the slopes stand apart, under `slopes`, which is left out.
+    """
+    return in_params(leaf_path(keys)).removeprefix(_SLOPES).rpartition("/")[0]
 
 
 def natural(path: str) -> tuple[Any, ...]:

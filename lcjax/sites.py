@@ -110,7 +110,7 @@ def find_sites(
             found[chain.site(i)] = _site(chain, i)
     for keys, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
         if is_slope(keys) and site_of(keys) not in found:
-            found[site_of(keys)] = Site(path=site_of(keys), slope=_farthest(leaf))
+            found[site_of(keys)] = Site(path=site_of(keys), slope=farthest(leaf))
     order = sorted(found, key=natural)
     if apply_fn is not None:
         traced = forward_order(apply_fn, variables, inputs)
@@ -152,7 +152,7 @@ def _site(chain: Chain, i: int) -> Site:
     has_bias = "bias" in first or "bias" in second or i in chain.norms
     site = Site(
         path=chain.site(i),
-        slope=_farthest(slope),
+        slope=farthest(slope),
         d_in=d_in,
         d_hidden=d_hidden,
         d_out=d_out,
@@ -169,7 +169,7 @@ def _site(chain: Chain, i: int) -> Site:
     )
 
 
-def _farthest(slope: Any) -> float | None:
+def farthest(slope: Any) -> float | None:
     """Returns the slope, of several the one farthest from 1; NaN where any is not finite."""
     if isinstance(slope, (jax.ShapeDtypeStruct, Tracer)):
         return None

@@ -322,11 +322,20 @@ def test_trees_without_arrays(tmp_path, tree):
 
 
 def test_keys_that_cannot_be_saved(tmp_path):
-    with pytest.raises(TypeError, match=r"has the key \[3\]; wanted a string"):
-        save(tmp_path / "a", {"a": {3: np.ones(2)}})
+    for key in (2.5, -1, True):
+        with pytest.raises(TypeError, match=rf"has the key \[{key}\]; wanted a string or an index"):
+            save(tmp_path / "a", {"a": {key: np.ones(2)}})
     with pytest.raises(ValueError, match=r"a/b and a\.b: orbax stores both under one name"):
         save(tmp_path / "a", {"a": {"b": np.ones(2)}, "a.b": np.ones(2)})
     assert not any(tmp_path.iterdir())
+
+
+def test_indices_as_keys_come_back_with_like_and_without_it_as_a_list(tmp_path):
+    tree = {"layers": {0: {"w": np.arange(3.0)}, 2: {"w": np.arange(2.0)}}}
+    save(tmp_path / "a", tree)
+    assert _bits(restore(tmp_path / "a", like=tree)) == _bits(tree)
+    listed = [tree["layers"][0], None, tree["layers"][2]]
+    assert _bits(restore(tmp_path / "a")) == _bits({"layers": listed})
 
 
 # like.

@@ -148,6 +148,7 @@ def test_progressive_goes_from_the_last_site_backwards(tmp_path):
     assert job.task.accuracy(first) == ending.front[0]["validation"]["accuracy"]
 
 
+@pytest.mark.slow
 @SHORT
 @pytest.mark.parametrize("kept_stages", [0, 1])
 def test_progressive_keeps_the_model_from_before_the_drop(tmp_path, monkeypatch, kept_stages):
@@ -207,6 +208,7 @@ def test_it_ends_bit_for_bit_where_it_does_whole_wherever_it_breaks_off(
     assert lines[0] == lines[1]
 
 
+@pytest.mark.slow
 @SHORT
 def test_a_ramp_that_broke_off_keeps_the_same_models(tmp_path):
     fields = {"protocol": "ramp", "epochs": 4, "strength": 3.0, "slope_learning_rate": 0.3}
@@ -220,6 +222,7 @@ def test_a_ramp_that_broke_off_keeps_the_same_models(tmp_path):
         same_bits(lcjax.restore(tmp_path / "a" / entry["path"]), before[entry["step"]])
 
 
+@pytest.mark.slow
 def test_from_starts_where_another_run_ended(tmp_path, monkeypatch):
     _, ending = ran(tmp_path / "a", protocol="anneal", epochs=1, anneal_fraction=1.0)
     lcjax.save(tmp_path / "a" / "deep", ending.deep)
@@ -235,6 +238,7 @@ def test_from_starts_where_another_run_ended(tmp_path, monkeypatch):
         image.prepare(configured(**SMALL, deep=tmp_path / "c"))
 
 
+@pytest.mark.slow
 def test_students_and_compact_topologies_from_scratch(tmp_path):
     job, ending = ran(tmp_path / "a", protocol="anneal", last=2)
     image.conclude(job.task, ending, tmp_path / "a")

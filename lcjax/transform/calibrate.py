@@ -1,0 +1,155 @@
+"""Calibration of a function: moments of what flows through its sites."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from lcjax.calibration import Calibration, Fit, pairs_of
+from lcjax.capture import into, out_of
+from lcjax.chosen import Choice, to_fit
+from lcjax.errors import CollapseError
+from lcjax.gathering import Mask, as_batch, check_batches, gather
+from lcjax.transform.collapse import changed_runs, held_factors
+from lcjax.transform.found import FoundSite
+from lcjax.transform.joints import taken, units_of
+from lcjax.transform.labels import Label, Labels
+from lcjax.transform.program import scans_around
+from lcjax.transform.run import Env, read, run
+from lcjax.transform.runs import Run, summary, tokens_of
+from lcjax.transform.schedule import environment, schedule_of
+from lcjax.transform.sites import sites_of
+from lcjax.transform.trace import Traced
+from lcjax.transform.tree import Parts
+
+# Traces a call: the call, the parts of the tree, the leaves of the model and those of the inputs.
+Open = Callable[[Any, Sequence[Any]], tuple[Traced, Parts, list[Any], list[Any]]]
+
+# Sets these names apart from those of a Flax function's own modules.
+_FOLDER = "function/"
+
+
+def calibrate_function(
+    open_call: Open,
+    params: Any,
+    batches: Iterable[Any],
+    sites: Choice,
+    *,
+    fit: Fit,
+    mask: Mask | None,
+    holdout: float,
+    progress: bool,
+) -> Calibration:
+    """Returns what `CollapsibleFunction.calibrate` does."""
+    check_batches(batches)
+    waiting = iter(batches)
+    first = next(waiting, None)
+    if first is None:
+        raise ValueError("batches is empty: give at least one batch of the function's arguments.")
+    traced, parts, leaves, _ = open_call(params, as_batch(first))
+    held = held_factors(traced.found, parts)
+    gone = {path for paths in held for path in paths}
+    chosen, _ = to_fit(sites_of(traced.found, parts, leaves), sites)
+    runs = tuple(summary(run, held) for run in _runs(traced, gone, chosen))
+    pairs = tuple(
+        pair._replace(source=_renamed(pair.source), target=_renamed(pair.target))
+        for pair in pairs_of(runs, fit)
+    )
+    gathered = gather(
+        _Named(open_call, frozenset(gone), frozenset(chosen), fit),
+        params,
+        chain([first], waiting),
+        pairs,
+        mask=mask,
+        holdout=holdout,
+        progress=progress,
+    )
+    return Calibration(fitted=gathered.fitted, held=gathered.held, fit=fit, runs=runs)
+
+
+@dataclass(frozen=True)
+class _Named:
+    """The function, all of whose outputs are the values that a calibration looks at, named."""
+
+    open_call: Open
+    gone: frozenset[str]
+    chosen: frozenset[str]
+    fit: Fit
+
+    def __call__(self, params: Any, *batch: Any) -> list[jax.Array]:
+        traced, parts, leaves, arrays = self.open_call(params, batch)
+        schedule = schedule_of(traced, parts)
+        env = environment(traced, schedule, parts, leaves, arrays)
+        run(traced.found.program.body, replace(schedule.plan, flat=True), env)
+        values = {}
+        for each in _runs(traced, set(self.gone), set(self.chosen)):
+            if self.fit == "least_squares":
+                values |= _ends(each, env)
+                continue
+            for site in each.sites:
+                values |= {} if site.path in self.gone else _units(site, env)
+        return [
+            checkpoint_name(value, f"{_renamed(name)}:{value.ndim}")
+            for name, value in values.items()
+        ]
+
+
+def _runs(traced: Traced, gone: set[str], chosen: set[str]) -> list[Run]:
+    """Returns the runs that the chosen sites make with those that are gone."""
+    runs = changed_runs(traced.found, gone, chosen)
+    for each in runs:
+        if scans_around(each.first.product):
+            raise CollapseError(
+                f"{each.paths[0]}: stands inside a scan, from which values cannot be taken. Unroll "
+                "it, with a tree of params for every layer, or collapse with fit='exact'."
+            )
+    return runs
+
+
+def _renamed(name: str) -> str:
+    mark, end, path = name.split(":", 2)
+    return f"{mark}:{end}:{_FOLDER}{path}"
+
+
+def _ends(each: Run, env: Env) -> dict[str, jax.Array]:
+    """Returns what flows into and out of a run, (tokens..., d), by name."""
+    first, last, tokens = each.first, each.last, tokens_of(each)
+    labels = [label and _by_input(label, tokens) for label in last.labels]
+    x = read(env, first.x)
+    free = [axis for axis in range(x.ndim) if axis not in first.x_axes]
+    x = jnp.transpose(x, [*free, *first.x_axes])
+    x = jnp.reshape(x, (*(x.shape[i] for i in range(len(free))), first.d_in))
+    t = _arranged(read(env, last.out), tuple(labels), x.shape[:-1])
+    return {into(each.paths[0]): x, out_of(each.paths[-1]): t}
+
+
+def _by_input(label: tuple[str, int], tokens: dict[int, int | None]) -> Label:
+    """Returns a label of a run's output whose tokens are counted as those of its input."""
+    if label[0] == "unit":
+        return label
+    number = tokens[label[1]]
+    return None if number is None else ("token", number)
+
+
+def _units(site: FoundSite, env: Env) -> dict[str, jax.Array]:
+    """Returns what a site's activation is given and what it returns, (tokens..., d), by name."""
+    match = site.match
+    x, (_, gone_on) = match.up.x, units_of(match)
+    tokens = tuple(size for axis, size in enumerate(x.shape) if axis not in match.up.x_axes)
+    given, returned = (
+        taken(_arranged(read(env, value), match.inner_labels, tokens), gone_on)
+        for value in (match.start, match.end)
+    )
+    return {into(site.path): given, out_of(site.path): returned}
+
+
+def _arranged(array: jax.Array, labels: Labels, tokens: Sequence[int]) -> jax.Array:
+    """Returns an array as (tokens..., d), its axes in the order in which they are counted."""
+    known = sorted((label, axis) for axis, label in enumerate(labels) if label)
+    order = [axis for axis, label in enumerate(labels) if not label]
+    order += [axis for _, axis in known]  # "token" sorts before "unit"
+    return jnp.reshape(jnp.transpose(array, order), (*tokens, -1))

@@ -1,0 +1,258 @@
+"""A JAX function, unchanged, with the life cycle of a collapsible model."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from lcjax.calibration import Calibration, Fit
+from lcjax.chosen import Choice
+from lcjax.errors import CollapseError
+from lcjax.gathering import Mask
+from lcjax.replacement import Rank
+from lcjax.report import CollapseReport
+from lcjax.sites import Sites
+from lcjax.transform.calibrate import calibrate_function
+from lcjax.transform.choosing import Method
+from lcjax.transform.collapse import collapse_parts
+from lcjax.transform.explain import Explanation
+from lcjax.transform.run import run_program
+from lcjax.transform.schedule import environment, schedule_of
+from lcjax.transform.sites import sites_of
+from lcjax.transform.trace import Traced, Tracer
+from lcjax.transform.tree import Parts, filled, parts_of, removed_leaves
+
+
+class CollapsibleFunction:
+    """What `collapsible` returns; see there."""
+
+    def __init__(self, fn: Callable[..., Any]):
+        self._fn = fn
+        self._trace = Tracer(fn)
+
+    def __call__(self, params: Any, *args: Any, **kwargs: Any) -> Any:
+        """Returns what the function returns, its activations bent and its fused sites fused.
+
+        Args:
+          params: what `init`, `collapse` or a restore returned.
+          *args: the function's other arguments. Arrays are traced; the rest (`train=False`,
+            `mutable=["batch_stats"]`) is as it is, and hashable.
+          **kwargs: those given by name.
+
+        Raises:
+          CollapseError: params of another function, or which are no such tree at all.
+        """
+        traced, parts, leaves, arrays = self._open(params, args, kwargs)
+        schedule = schedule_of(traced, parts)
+        env = environment(traced, schedule, parts, leaves, arrays)
+        outs = run_program(traced.found.program, schedule.plan, env)
+        return jax.tree.unflatten(traced.out, outs)
+
+    def init(self, params: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Returns `{"model": params, "slopes": {site: {"slope": 0.0}}, "fused": {}}`.
+
+        Slopes are float32; those of layers stacked by `lax.scan` are vectors. Nothing is computed.
+
+        Args:
+          params: the function's own; a pytree of arrays or ShapeDtypeStructs.
+          *args: the function's other arguments; arrays or ShapeDtypeStructs.
+          **kwargs: those given by name.
+
+        Raises:
+          CollapseError: no site, with what was left alone and why; params that are no arrays.
+        """
+        traced, _, _ = self._trace(params, args, kwargs)
+        if not traced.found.sites:
+            raise CollapseError(
+                "the function has no site: no Dense → activation → Dense, of kernels that are "
+                f"leaves of params.\n{Explanation.of(traced.found, Parts(params, {}, {}))}"
+            )
+        abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params))
+        slopes = {}
+        for site in traced.found.sites:
+            shape = jax.ShapeDtypeStruct(site.stack, jnp.float32)
+            slopes[site.path] = {"slope": shape if abstract else jnp.zeros(site.stack, jnp.float32)}
+        return {"model": params, "slopes": slopes, "fused": {}}
+
+    def sites(self, params: Any, *args: Any, **kwargs: Any) -> Sites:
+        """Returns the sites that are not fused yet, in forward order; prints as a table.
+
+        Args:
+          params: what `init`, `collapse` or a restore returned; arrays or ShapeDtypeStructs.
+          *args: the function's other arguments; arrays or ShapeDtypeStructs.
+          **kwargs: those given by name.
+        """
+        traced, parts, leaves, _ = self._open(params, args, kwargs)
+        return sites_of(traced.found, parts, leaves)
+
+    def explain(self, params: Any, *args: Any, **kwargs: Any) -> Explanation:
+        """Returns every Dense → … → Dense there is, and why it is a site or why not.
+
+        Args:
+          params: what `init`, `collapse` or a restore returned; arrays or ShapeDtypeStructs.
+          *args: the function's other arguments; arrays or ShapeDtypeStructs.
+          **kwargs: those given by name.
+        """
+        traced, parts, _, _ = self._open(params, args, kwargs)
+        return Explanation.of(traced.found, parts)
+
+    def collapse(
+        self,
+        params: Any,
+        *args: Any,
+        sites: Choice = None,
+        threshold: float = 0.05,
+        fit: Literal["exact"] | Calibration = "exact",
+        ridge: float = 1e-3,
+        rank: Rank = None,
+        tolerance: float = 0.05,
+        **kwargs: Any,
+    ) -> tuple[dict[str, Any], CollapseReport]:
+        """Returns a smaller tree for the same function, and a report of what was done.
+
+        As `lcjax.collapse`: each chosen activation is taken for the identity, exact at slope 1 in
+        inference, or for what `calibrate` found on data; the kernels around it fuse, with biases
+        and norms between them folded in.
+
+        Args:
+          params: what `init`, an earlier `collapse` or a restore returned; it is not changed.
+          *args: the function's other arguments, at inference; arrays or ShapeDtypeStructs.
+          sites: paths, globs, Sites or a Plan; None takes every site within the threshold, or
+            those that were calibrated. Under `jax.jit` they must be given, and gaps are not
+            checked.
+          threshold: largest accepted gap `|1 − α|` of an exact fuse; dimensionless, at least 0.
+          fit: "exact", or what `calibrate` returned for this tree.
+          ridge: of least squares, as for `lcjax.collapse`.
+          rank: as for `lcjax.collapse`.
+          tolerance: as for `lcjax.collapse`.
+          **kwargs: the function's arguments given by name.
+
+        Returns:
+          `(compact, report)`. In compact["fused"] the key of every entry names its sites, the
+          widths that are gone, and the leaves of the model that are: all that is needed to trace
+          the function as it was.
+
+        Raises:
+          CollapseError: as `lcjax.collapse`; a site that is collapsed already; one whose norm uses
+            statistics of the batch in this call.
+          ValueError: a number out of range, an unknown fit.
+        """
+        method = Method(
+            sites=sites,
+            threshold=threshold,
+            fit=fit,
+            ridge=ridge,
+            rank=rank,
+            tolerance=tolerance,
+        )
+        traced, parts, leaves, _ = self._open(params, args, kwargs)
+        return collapse_parts(traced, parts, leaves, method)
+
+    def calibrate(
+        self,
+        params: Any,
+        batches: Iterable[Any],
+        sites: Choice = None,
+        *,
+        fit: Fit = "least_squares",
+        mask: Mask | None = None,
+        holdout: float = 0.1,
+        progress: bool = True,
+        **kwargs: Any,
+    ) -> Calibration:
+        """Returns statistics with which `collapse(params, ..., fit=...)` fits the chosen sites.
+
+        As `lcjax.calibrate`, with this function's sites and their values.
+
+        Args:
+          params: what `init`, `collapse` or a restore returned.
+          batches: any iterable, of any length; a batch is the tuple of the function's arguments
+            after the params, or the one array that it takes.
+          sites: paths, globs, Sites or a Plan; None takes every site.
+          fit: "least_squares" or "moments".
+          mask: `mask(*batch)` returns which positions count, its axes those of the tokens (the axes
+            that a Dense does not sum over), from the first on.
+          holdout: part of the rows that is held out, in [0, 1).
+          progress: whether a pass that takes long shows a bar (where tqdm is installed).
+          **kwargs: the function's arguments given by name, at inference, the same for every batch.
+
+        Raises:
+          CollapseError: as `collapse` for sites; a site within a scan; a mask of another shape;
+            values that are not finite; nothing counts.
+          ValueError: no batch; an unknown fit; a holdout out of range.
+          TypeError: batches that are one array.
+        """
+        return calibrate_function(
+            partial(self._open, kwargs=kwargs),
+            params,
+            batches,
+            sites,
+            fit=fit,
+            mask=mask,
+            holdout=holdout,
+            progress=progress,
+        )
+
+    def abstract_compact(self, params: Any, *args: Any, sites: Choice, **kwargs: Any) -> Any:
+        """Returns the tree that `collapse` returns for these sites, in ShapeDtypeStructs.
+
+        What `lcjax.restore(path, like=...)` needs where the model's params are not plain dicts.
+
+        Args:
+          params: what `init` returns, of arrays or ShapeDtypeStructs.
+          *args: the function's other arguments; arrays or ShapeDtypeStructs.
+          sites: paths, globs or Sites.
+          **kwargs: the function's arguments given by name.
+        """
+
+        def shape(leaf: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None)
+            )
+
+        return self.collapse(jax.tree.map(shape, params), *args, sites=sites, **kwargs)[0]
+
+    def _open(
+        self, params: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Traced, Parts, list[Any], list[Any]]:
+        """Returns the traced call, the parts of the tree, and the leaves of params and inputs."""
+        parts = parts_of(params)
+        model = filled(parts.model, removed_leaves(parts.fused))
+        traced, leaves, arrays = self._trace(model, args, kwargs)
+        return traced, parts, leaves, arrays
+
+
+def collapsible(fn: Callable[..., Any]) -> CollapsibleFunction:
+    """Gives any JAX function of params and inputs the life cycle of a collapsible model.
+
+    Its jaxpr is searched for `Dense → activation → Dense`, the kernels being leaves of the params:
+    products and 1×1 convolutions, whatever the axes, under jit, remat and `lax.scan`; biases,
+    inference norms and dropout may stand between; gated units count. Each such site gets a slope
+    α, `a(z) = α z + (1 − α) σ(z)`, and can be fused once it is linear. The function's code stays
+    what it is, and one that is not elementwise, tied, or used twice is left alone.
+
+    The result is called like the function, with the tree that its `init` returns in the place of
+    the params. A call is traced once for every shape. The compact tree needs the function alone to
+    run again: in another process, `collapsible(fn)(restored, x)`.
+
+    Slopes are read in reverse mode only: no `jax.jvp`. What no site needs, whole models with
+    `while` loops or kernels of their own included, is left as it is.
+
+    Args:
+      fn: `fn(params, *args, **kwargs)`; params a pytree of arrays, the rest arrays or hashable.
+        Flax linen `module.apply`; for NNX `lambda params, rest, x: nnx.merge(graphdef, params,
+        rest)(x)` of `nnx.split(model, nnx.Param, ...)`; `lambda params, x: eqx.combine(params,
+        static)(x)` of `eqx.partition(model, eqx.is_array)`; Haiku's `apply`; a plain function. It
+        may not return its kernels.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> f = collapsible(lambda p, x: jax.nn.relu(x @ p["up"]) @ p["down"])
+      >>> params = f.init({"up": jnp.ones((2, 4)), "down": jnp.ones((4, 2))}, jnp.ones((1, 2)))
+      >>> compact, report = f.collapse(params, jnp.ones((1, 2)), threshold=1.0)
+      >>> compact["fused"]["up|hidden=4||down:4x2,up:2x4"]["kernel"].shape
+      (2, 2)
+    """
+    return CollapsibleFunction(fn)

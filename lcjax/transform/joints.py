@@ -1,0 +1,122 @@
+"""What stands between two Dense layers besides the activation, as vectors over units."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lcjax.fuse import Affine
+from lcjax.transform.arrays import Leaves, vector
+from lcjax.transform.found import FoundSite
+from lcjax.transform.match import Match
+from lcjax.transform.steps import Step, applied
+
+
+class Joint(NamedTuple):
+    """What a site's linear steps do.
+
+    Attributes:
+      before: to what the activation is given; None for nothing. Over the units that go on.
+      after: to what it returns.
+      started: which units of the Dense before the activation is given.
+      gone_on: which of these go on, in the order in which the Dense after it counts them.
+    """
+
+    before: Affine | None
+    after: Affine | None
+    started: np.ndarray
+    gone_on: np.ndarray
+
+    @property
+    def both(self) -> Affine | None:
+        """The two in a row, the activation being the identity."""
+        if self.before is None or self.after is None:
+            return self.before if self.after is None else self.after
+        return Affine(*_shaped(_in_a_row, self.before, self.after))
+
+
+def joint_of(site: FoundSite, leaves: Leaves) -> Joint:
+    """Returns what a site's linear steps do.
+
+    Args:
+      site: the site.
+      leaves: arrays or ShapeDtypeStructs.
+    """
+    match = site.match
+    started, gone_on = units_of(match)
+    before = _affine(site, match.before, match.up.d_out, leaves)
+    after = _affine(site, match.after, len(started), leaves)
+    if before is not None:
+        before = Affine(*_shaped(lambda *pair: [x[..., gone_on] for x in pair], *before))
+    if after is not None:
+        order = _order(match)
+        after = Affine(*_shaped(lambda *pair: [x[..., order] for x in pair], *after))
+    return Joint(before, after, started, gone_on)
+
+
+def units_of(match: Match) -> tuple[np.ndarray, np.ndarray]:
+    """Returns `started` and `gone_on` of a site's joint."""
+    started = _kept(np.arange(match.up.d_out), match.before)
+    return started, _kept(np.arange(len(started)), match.after)[_order(match)]
+
+
+def taken(array: Any, units: np.ndarray) -> Any:
+    """Returns these units of an array (..., d); the array itself where they are all, in order."""
+    if len(units) == array.shape[-1] and (units == np.arange(len(units))).all():
+        return array
+    if isinstance(array, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct((*array.shape[:-1], len(units)), array.dtype)
+    return array[..., units]
+
+
+def _affine(site: FoundSite, steps: Sequence[Step], width: int, leaves: Leaves) -> Affine | None:
+    if not any(step.by is not None or step.op.name == "neg" for step in steps):
+        return None
+    vectors = [
+        vector(step.by, step.labels, step.out.shape, leaves, site.scans)
+        for step in steps
+        if step.by is not None
+    ]
+
+    def fold(*vectors: Any) -> tuple[Any, Any]:
+        own = iter(vectors)
+        scale, shift = np.ones(width, np.float32), np.zeros(width, np.float32)
+        for step in steps:
+            by = None if step.by is None else wide(next(own))
+            scale, shift = applied(step, scale, shift, by)
+        return scale, shift
+
+    return Affine(*_shaped(fold, *vectors))
+
+
+def _in_a_row(before: Affine, after: Affine) -> tuple[Any, Any]:
+    return after.scale * before.scale, after.scale * before.shift + after.shift
+
+
+def _kept(units: np.ndarray, steps: Sequence[Step]) -> np.ndarray:
+    for step in steps:
+        units = units[step.cut[0] : step.cut[1]] if step.cut else units
+    return units
+
+
+def _order(match: Match) -> np.ndarray:
+    """Returns the units that the Dense after sums over, in its own order of their axes."""
+    down = match.down
+    sizes = [down.kernel.shape[down.kernel_in[row]] for row in match.rows]
+    places = sorted(range(len(match.rows)), key=lambda unit: match.rows[unit])
+    return np.arange(down.d_in).reshape(sizes).transpose(places).reshape(-1)
+
+
+def _shaped(fn: Any, *arrays: Any) -> Any:
+    """Returns what a function of arrays returns, in shapes where they are shapes."""
+    abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(arrays))
+    return jax.eval_shape(fn, *arrays) if abstract else fn(*arrays)
+
+
+def wide(array: Any) -> Any:
+    """Returns an array in float64 if it is NumPy's, else in float32 or what it has beyond."""
+    if isinstance(array, np.ndarray):
+        return array.astype(np.float64)
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))

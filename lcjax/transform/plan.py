@@ -1,0 +1,71 @@
+"""How a program is to run: which operations are replaced by what, and which are left out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lcjax.transform.dying import Dead, find_dead
+from lcjax.transform.program import Op, Region, Value
+
+Read = Callable[[Value], Any]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Replacement:
+    """What an operation is replaced by.
+
+    Attributes:
+      op: the operation; its one result is what the replacement returns.
+      reads: the values of the program that it is computed from.
+      compute: returns the result, given how to read values.
+      own: the operation is run all the same, and compute may read its result.
+    """
+
+    op: Op
+    reads: tuple[Value, ...]
+    compute: Callable[[Read], Any]
+    own: bool = False
+
+
+@dataclass(eq=False, repr=False)
+class Plan:
+    """How a program is to run.
+
+    Attributes:
+      replaced: by the operation.
+      dead: operations and values that are left out.
+      touched: regions in which something is replaced or left out, which thus run opened.
+      layers: of a scan, the values that its body is handed besides, each with the one outside.
+      flat: whether all calls run opened, so that every value outside of scans can be looked at.
+    """
+
+    replaced: dict[Op, Replacement] = field(default_factory=dict)
+    dead: Dead = field(default_factory=set)
+    touched: set[Region] = field(default_factory=set)
+    layers: dict[Region, list[tuple[Value, Value]]] = field(default_factory=dict)
+    flat: bool = False
+
+    def alive(self, value: Value) -> bool:
+        """Tells whether a value of the program is still needed."""
+        return bool(value.users) and value not in self.dead
+
+
+def make_plan(
+    replacements: Sequence[Replacement], layers: Mapping[Region, list[tuple[Value, Value]]]
+) -> Plan:
+    """Returns the plan that these replacements make.
+
+    Args:
+      replacements: of different operations.
+      layers: of scans, what their bodies are handed besides.
+    """
+    instead = [replacement.op for replacement in replacements if not replacement.own]
+    dead = find_dead(instead, [value for each in replacements for value in each.reads])
+    replaced = {replacement.op: replacement for replacement in replacements}
+    touched = set()
+    for op in [*replaced, *(item for item in dead if isinstance(item, Op))]:
+        scope = op.scope
+        while scope is not None and scope not in touched:
+            touched.add(scope)
+            scope = scope.scope
+    return Plan(replaced, dead, touched, dict(layers))

@@ -1,0 +1,240 @@
+"""A function's jaxpr as a program that can be searched and rewritten.
+
+Calls are opened, so that every operation is seen, and stay known as regions, so that what is not
+rewritten still runs as the call that it was. Every value has one name and knows its users.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from jax.extend import core
+
+_CALLS = frozenset({"jit", "pjit", "closed_call", "core_call"})
+_REMATS = frozenset({"remat", "remat2", "checkpoint"})
+
+
+@dataclass(eq=False, repr=False)
+class Value:
+    """One array of a program.
+
+    Attributes:
+      aval: its shape and dtype.
+      maker: the operation that returns it, the scan that returns it or hands it to its body; None
+        for what the program is given, and for constants.
+      constant: what it holds, where that is known; else None.
+      layer_of: in the body of a scan, the value outside of which this is one layer.
+      users: the operations that read it, the scans that carry or return it, the values that are
+        layers of it, and the program, where it is returned. Only what an output depends on.
+    """
+
+    aval: Any
+    maker: "Op | Region | None" = None
+    constant: Any = None
+    layer_of: "Value | None" = None
+    users: "list[Op | Region | Value | Program]" = field(default_factory=list)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the array; () of what has none."""
+        return tuple(getattr(self.aval, "shape", ()))
+
+
+@dataclass(eq=False, repr=False)
+class Op:
+    """One operation: an equation that is not a call, its operands and its results."""
+
+    eqn: Any
+    scope: "Region | None"
+    ins: list[Value]
+    outs: list[Value] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The name of the primitive."""
+        return self.eqn.primitive.name
+
+
+@dataclass(eq=False, repr=False)
+class Region:
+    """A call, a rematerialised call or a scan, with the operations inside.
+
+    Of a call the operands and results are the values inside themselves. Of a scan so are the
+    constants; what it carries, its layers and what it returns are values of their own.
+
+    Attributes:
+      kind: which of the three.
+      body: operations and regions, in order.
+      ins: operands.
+      outs: results.
+      starts: of a scan, the values that it starts to carry.
+      carried: of a scan, the values inside that its body is handed for them.
+      layers: of a scan, the values inside that are layers, each with the value outside.
+      returned: of a scan, the values inside that its body returns, those carried first.
+    """
+
+    eqn: Any
+    scope: "Region | None"
+    kind: Literal["call", "remat", "scan"]
+    ins: list[Value]
+    body: "list[Op | Region]" = field(default_factory=list)
+    outs: list[Value] = field(default_factory=list)
+    starts: list[Value] = field(default_factory=list)
+    carried: list[Value] = field(default_factory=list)
+    layers: dict[Value, Value] = field(default_factory=dict)
+    returned: list[Value] = field(default_factory=list)
+
+
+@dataclass(eq=False, repr=False)
+class Program:
+    """A whole function.
+
+    Attributes:
+      leaves: the values that hold the params' leaves, in the order of the tree.
+      inputs: the values that hold the other arguments' leaves.
+      body: operations and regions, in order.
+      outs: what it returns.
+    """
+
+    leaves: list[Value]
+    inputs: list[Value]
+    body: list[Op | Region]
+    outs: list[Value]
+
+    def ops(self) -> Iterator[Op]:
+        """Yields every operation in the order in which they run."""
+        return ops_in(self.body)
+
+
+def ops_in(body: Sequence[Op | Region]) -> Iterator[Op]:
+    """Yields the operations of a body and of the regions in it, in order."""
+    for item in body:
+        if isinstance(item, Op):
+            yield item
+        else:
+            yield from ops_in(item.body)
+
+
+def scans_around(item: Op | Region) -> list[Region]:
+    """Returns the scans that an operation stands in, the outermost first."""
+    scans, scope = [], item.scope
+    while scope is not None:
+        if scope.kind == "scan":
+            scans.insert(0, scope)
+        scope = scope.scope
+    return scans
+
+
+def open_program(closed: Any, n_leaves: int) -> Program:
+    """Returns a closed jaxpr as a program; its first arguments are the leaves of the params."""
+    given = [Value(var.aval) for var in closed.jaxpr.invars]
+    body, outs = _open(closed.jaxpr, _constants(closed), given, None)
+    program = Program(given[:n_leaves], given[n_leaves:], body, outs)
+    _list_users(program)
+    return program
+
+
+def _constants(closed: Any) -> list[Value]:
+    pairs = zip(closed.jaxpr.constvars, closed.consts, strict=True)
+    return [Value(var.aval, constant=constant) for var, constant in pairs]
+
+
+def _open(
+    jaxpr: Any, constants: Sequence[Value], given: Sequence[Value], scope: Region | None
+) -> tuple[list[Op | Region], list[Value]]:
+    """Returns the body of a jaxpr and the values it returns."""
+    env: dict[Any, Value] = dict(zip(jaxpr.constvars, constants, strict=True))
+    env |= dict(zip(jaxpr.invars, given, strict=True))
+
+    def read(atom: Any) -> Value:
+        return Value(atom.aval, constant=atom.val) if isinstance(atom, core.Literal) else env[atom]
+
+    body: list[Op | Region] = []
+    for eqn in jaxpr.eqns:
+        item = _open_eqn(eqn, [read(atom) for atom in eqn.invars], scope)
+        body.append(item)
+        env.update(zip(eqn.outvars, item.outs, strict=True))
+    return body, [read(atom) for atom in jaxpr.outvars]
+
+
+def _open_eqn(eqn: Any, ins: list[Value], scope: Region | None) -> Op | Region:
+    name, params = eqn.primitive.name, eqn.params
+    if name in _CALLS or name in _REMATS:
+        region = Region(eqn, scope, "call" if name in _CALLS else "remat", ins)
+        jaxpr, constants = _inner(params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"])
+        region.body, region.outs = _open(jaxpr, constants, ins, region)
+        return region
+    if name == "scan":
+        return _open_scan(Region(eqn, scope, "scan", ins))
+    op = Op(eqn, scope, ins)
+    op.outs = [Value(var.aval, op) for var in eqn.outvars]
+    return op
+
+
+def _open_scan(region: Region) -> Region:
+    jaxpr, constants = _inner(region.eqn.params["jaxpr"])
+    # Layers have an axis less inside; what is carried comes out as it is. How many there are of
+    # each also stands in the parameters, in a form that JAX has changed.
+    pairs = list(zip(jaxpr.invars, region.ins, strict=True))
+    layered = [(var, value) for var, value in pairs if len(var.aval.shape) < len(value.shape)]
+    results = zip(jaxpr.outvars, region.eqn.outvars, strict=True)
+    n_carried = sum(len(inner.aval.shape) == len(out.aval.shape) for inner, out in results)
+    first_layer = len(pairs) - len(layered)
+    n_shared = first_layer - n_carried
+    region.starts = region.ins[n_shared:first_layer]
+    region.carried = [Value(var.aval, region) for var in jaxpr.invars[n_shared:first_layer]]
+    region.layers = {Value(var.aval, region, layer_of=value): value for var, value in layered}
+    given = [*region.ins[:n_shared], *region.carried, *region.layers]
+    region.body, region.returned = _open(jaxpr, constants, given, region)
+    region.outs = [Value(var.aval, region) for var in region.eqn.outvars]
+    return region
+
+
+def _inner(jaxpr: Any) -> tuple[Any, list[Value]]:
+    closed = isinstance(jaxpr, core.ClosedJaxpr)
+    return (jaxpr.jaxpr, _constants(jaxpr)) if closed else (jaxpr, [])
+
+
+def sources(region: Region) -> Mapping[Value, list[Value]]:
+    """Returns what every value that a scan returns or hands to its body is made of.
+
+    Whatever of a scan is used, all that it carries is.
+    """
+    n_carried = len(region.carried)
+    carried = [*region.starts, *region.returned[:n_carried]]
+    made = dict.fromkeys([*region.carried, *region.outs[:n_carried]], carried)
+    for out, inner in zip(region.outs[n_carried:], region.returned[n_carried:], strict=True):
+        made[out] = [*carried, inner]
+    return made | {layer: [outside] for layer, outside in region.layers.items()}
+
+
+def _list_users(program: Program) -> None:
+    """Fills in the users of every value, going backwards from outputs and effects."""
+    todo: list[Value] = []
+    done: set[Any] = set()
+    made: dict[Region, Mapping[Value, list[Value]]] = {}
+
+    def use(user: Any, values: Sequence[Value]) -> None:
+        for value in values:
+            if not value.users or value.users[-1] is not user:
+                value.users.append(user)
+        todo.extend(values)
+
+    def use_once(op: Op) -> None:
+        if op not in done:
+            done.add(op)
+            use(op, op.ins)
+
+    use(program, program.outs)
+    for op in program.ops():
+        if op.eqn.effects:
+            use_once(op)
+    while todo:
+        value = todo.pop()
+        maker = value.maker
+        if isinstance(maker, Op):
+            use_once(maker)
+        elif maker is not None and value not in done:
+            done.add(value)
+            made[maker] = made.get(maker) or sources(maker)
+            use(maker if value.layer_of is None else value, made[maker][value])

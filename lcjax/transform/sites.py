@@ -1,0 +1,50 @@
+"""The sites of a function as `lcjax.find_sites` tells them of a tree."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from lcjax.sites import Site, Sites, farthest
+from lcjax.transform.found import Found, FoundSite
+from lcjax.transform.tree import Parts, read_fused
+
+
+def sites_of(found: Found, parts: Parts, leaves: Sequence[Any]) -> Sites:
+    """Returns the sites that are not fused yet, in forward order; one without a slope has slope 0.
+
+    Args:
+      found: what is found in the program.
+      parts: of the tree.
+      leaves: of the model's params.
+    """
+    gone = {path for key in read_fused(parts.fused).values() for path in key.sites}
+    return Sites(
+        _site(site, parts.slopes.get(site.path, {}).get("slope"), leaves)
+        for site in found.sites
+        if site.path not in gone
+    )
+
+
+def _site(found: FoundSite, slope: Any, leaves: Sequence[Any]) -> Site:
+    d_in, d_hidden, d_out = found.widths
+    layers = math.prod(found.stack)
+    match = found.match
+    added = [match.up.bias, match.down.bias, *(step.by for step in match.steps)]
+    site = Site(
+        path=found.path,
+        slope=0.0 if slope is None else farthest(slope),
+        d_in=d_in,
+        d_hidden=d_hidden,
+        d_out=d_out,
+        parameters_before=sum(math.prod(leaves[i].shape) for i in found.leaves),
+        flops_before=2 * layers * sum(dense.d_in * dense.d_out for dense in found.products),
+        layers=layers,
+    )
+    weights = d_in * d_out if site.pays else d_hidden * (d_in + d_out)
+    bias = d_out * any(value is not None for value in added)
+    if not site.pays and match.up.bias is not None:
+        bias += d_hidden
+    return replace(
+        site, parameters_after=layers * (weights + bias), flops_after=2 * layers * weights
+    )

@@ -1,0 +1,239 @@
+"""How a collapsible function may be called: by name, with state, under transforms, in any dtype."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import lcjax
+from lcjax import CollapseError
+from tests.functions import (
+    CASES,
+    GATED,
+    IMAGE,
+    KEY,
+    PAIR,
+    STACKED,
+    Pixels,
+    X,
+    arrays,
+    dense,
+    gated,
+    linen,
+    pair,
+    scanned,
+)
+from tests.test_collapsible import close, sloped
+from tests.tolerance import assert_close
+
+GELU = lcjax.collapsible(pair(jax.nn.gelu))
+
+
+def test_several_inputs_by_name_and_what_is_no_array():
+    def fn(params, x, *, scale, mode, others):
+        y = pair(jax.nn.gelu)(params, x * scale)
+        return {"y": y + others[0], "mode": mode == "sum", "none": None}
+
+    f = lcjax.collapsible(fn)
+    call = dict(scale=jnp.float32(2), mode="sum", others=[X[..., :4], "unused"])
+    params = f.init(PAIR, X, **call)
+    close(f(params, X, **call), fn(PAIR, X, **call))
+    compact, _ = f.collapse(sloped(params, 1), X, **call)
+    close(f(compact, X, **call)["y"], f(sloped(params, 1), X, **call)["y"])
+    assert not f(params, X, **call | {"mode": "mean"})["mode"]
+    with pytest.raises(TypeError, match="hold set, str besides arrays, and unhashable type: 'set'"):
+        f(params, X, **call | {"mode": {1, 2}})
+
+
+def test_auxiliary_outputs():
+    fn = lambda p, x: (jnp.mean(pair(jax.nn.gelu)(p, x)), {"norm": jnp.sum(p["w1"] ** 2)})
+    f = lcjax.collapsible(lambda p, x: (fn(p, x)[0], {"x": x}))
+    params = f.init(PAIR, X)
+    (_, aux), gradient = jax.value_and_grad(f, has_aux=True)(params, X)
+    assert (aux["x"] == X).all() and gradient["slopes"]["w1"]["slope"].shape == ()
+    with pytest.raises(CollapseError, match="kernel before it, w1, is used elsewhere too"):
+        lcjax.collapsible(fn).init(PAIR, X)
+
+
+def _summed(outs):
+    return outs[0].sum(), outs[1]
+
+
+def test_batch_statistics_in_training_and_folded_in_at_inference():
+    model, variables = Pixels(), linen(Pixels(), IMAGE)
+    f = lcjax.collapsible(model.apply)
+    train = dict(train=True, mutable=["batch_stats"])
+    params = f.init(variables, IMAGE)
+
+    @jax.jit
+    def run(params, slope):
+        bent = jax.value_and_grad(lambda tree: _summed(f(tree, IMAGE, **train)), has_aux=True)
+        return f(params, IMAGE, **train), bent(sloped(params, slope))
+
+    out, ((_, stats), gradient) = run(params, 0.5)
+    want = jax.jit(lambda variables: model.apply(variables, IMAGE, **train))(variables)
+    close(out, want)
+    close(stats["batch_stats"]["norm"], want[1]["batch_stats"]["norm"])  # it is before the act
+    assert gradient["slopes"]["up"]["slope"] != 0
+    with pytest.raises(CollapseError, match="up: the norm in it uses the statistics of the batch"):
+        f.collapse(sloped(params, 1), IMAGE, **train)
+    compact, _ = f.collapse(sloped(params, 1), IMAGE)
+    assert "norm" not in compact["model"]["params"] and "batch_stats" not in compact["model"]
+    with pytest.raises(CollapseError, match="batch_stats/norm/mean: was fused away, and this call"):
+        f(compact, IMAGE, **train)
+
+
+def test_dropout_with_a_key_is_gone_from_a_collapsed_site():
+    case = CASES["dropout by select"]
+    f = lcjax.collapsible(case.fn)
+    params = f.init(case.params, X, KEY)
+    assert not (f(params, X, KEY) == f(params, X, jax.random.key(6))).all()
+    compact, _ = f.collapse(sloped(params, 1), X, KEY)
+    linear = pair(lambda z: z)(PAIR, X)
+    close(f(compact, X, KEY), linear)
+    close(f(compact, X, jax.random.key(6)), linear)
+
+
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+def test_bfloat16_computation(stored):
+    def fn(p, x):
+        p = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), p)
+        return pair(jax.nn.gelu)(p, x.astype(jnp.bfloat16))
+
+    model = jax.tree.map(lambda leaf: leaf.astype(stored), PAIR)
+    f = lcjax.collapsible(fn)
+    params = f.init(model, X)
+    assert params["slopes"]["w1"]["slope"].dtype == jnp.float32
+    assert (jax.jit(f)(params | {"slopes": {}}, X) == jax.jit(fn)(model, X)).all()
+    linear = sloped(params, 1)
+    compact, _ = f.collapse(linear, X)
+    (entry,) = compact["fused"].values()
+    assert entry["kernel"].dtype == stored
+    assert jax.eval_shape(f, compact, X).dtype == jnp.bfloat16
+    exact = pair(lambda z: z)(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), model), X)
+    for tree in (linear, compact):
+        assert_close(jax.jit(f)(tree, X), exact, dtype=jnp.bfloat16, terms=40)
+
+
+def test_vmap_over_inputs_and_over_params():
+    params = sloped(GELU.init(PAIR, X), 0.5)
+    close(jax.vmap(GELU, (None, 0))(params, X), GELU(params, X))
+    two = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, params)
+    close(jax.vmap(GELU, (0, None))(two, X)[1], GELU(doubled, X))
+
+
+def test_values_from_outside_that_are_being_traced():
+    def loss(scale, x):
+        f = lcjax.collapsible(lambda p, x: pair(jax.nn.gelu)(p, x) * scale)
+        return f(sloped(f.init(PAIR, x), 0.5), x).sum()
+
+    want = GELU(sloped(GELU.init(PAIR, X), 0.5), X).sum()
+    close(jax.grad(loss)(jnp.float32(3), X), want)
+    close(jax.jit(jax.grad(loss))(jnp.float32(3), X), want)
+
+
+def test_a_function_is_traced_once_for_every_shape():
+    traces = []
+
+    def fn(p, x):
+        traces.append(x.shape)
+        return pair(jax.nn.gelu)(p, x)
+
+    f = lcjax.collapsible(fn)
+    params = f.init(PAIR, X)
+    for slope in (0, 0.5, 1):
+        f(sloped(params, slope), X)
+        jax.jit(f)(sloped(params, slope), X)
+    f.sites(params, X), f.explain(params, X)
+    compact, _ = f.collapse(sloped(params, 1), X)
+    f(compact, X), f(compact, X[:2]), f(compact, X[:2])
+    assert traces == [X.shape, X[:2].shape]
+
+
+def flops(fn, *args):
+    return jax.jit(fn).lower(*args).compile().cost_analysis()["flops"]
+
+
+@pytest.mark.parametrize("name", ["scan", "SwiGLU", "1×1 convolutions"])
+def test_frozen_slopes_of_0_cost_nothing_and_a_fused_site_less(name):
+    case = CASES[name]
+    f = lcjax.collapsible(case.fn)
+    params = f.init(case.params, *case.inputs)
+    frozen = lambda model, *inputs: f(params | {"model": model}, *inputs)
+    deep = flops(case.fn, case.params, *case.inputs)
+    assert flops(frozen, case.params, *case.inputs) == deep
+    assert flops(f, params | {"slopes": {}}, *case.inputs) == deep
+    compact, report = f.collapse(sloped(params, 1), *case.inputs)
+    assert report.flops_after < report.flops_before
+    assert flops(f, compact, *case.inputs) < deep
+
+
+def test_layers_of_a_scan_have_a_slope_each_and_collapse_together():
+    f = lcjax.collapsible(scanned)
+    params = f.init(STACKED, X)
+    (site,) = f.sites(params, X)
+    assert (site.layers, site.slope) == (4, 0.0)
+    some = params | {"slopes": {"w1": {"slope": jnp.array([1.0, 1.0, 0.5, 1.0])}}}
+
+    def by_hand(x):
+        for i, slope in enumerate([1.0, 1.0, 0.5, 1.0]):
+            p = {name: leaf[i] for name, leaf in STACKED.items()}
+            z = dense(p, 1, x)
+            x = x + dense(p, 2, slope * z + (1 - slope) * jax.nn.gelu(z))
+        return x
+
+    close(f(some, X)[0], by_hand(X))
+    with pytest.raises(CollapseError, match="w1: the largest gap of its 4 layers .* unroll it"):
+        f.collapse(some, X, sites="w1")
+    compact, report = f.collapse(some, X)
+    assert not compact["fused"] and "unroll it" in report.kept[0][1]
+
+
+def test_collapse_under_jit_with_sites_given():
+    params = sloped(GELU.init(PAIR, X), 1)
+    compact, report = jax.jit(lambda p: GELU.collapse(p, X, sites="w1"))(params)
+    close(compact, GELU.collapse(params, X)[0])
+    assert report.collapsed == ("w1",) and float(report.gaps["w1"]) == 0
+    with pytest.raises(CollapseError, match="sites must be given"):
+        jax.jit(lambda p: GELU.collapse(p, X))(params)
+
+
+def test_what_would_grow_stays_two_factors_without_its_activation():
+    model = arrays(w1=(16, 3), b1=(3,), w2=(3, 16), w3=(16, 16), b3=(16,))
+    x = arrays(x=(4, 16))["x"]
+    f = lcjax.collapsible(lambda p, x: dense(p, 3, jnp.tanh(pair(jax.nn.gelu)(p, x))))
+    linear = sloped(f.init(model, x), 1)
+    compact, report = f.collapse(linear, x, sites="w1")
+    assert report.factors == ("w1",)
+    shapes = [jax.tree.map(jnp.shape, entry) for entry in compact["fused"].values()]
+    assert shapes == [{"0": {"bias": (3,), "kernel": (16, 3)}, "1": {"kernel": (3, 16)}}]
+    close(f(compact, x), f(linear, x))
+    both, report = f.collapse(compact, x)
+    assert report.factors == () and report.collapsed == ("w2",)
+    at_once, report = f.collapse(linear, x)
+    assert report.factors == ("w1",)
+    close(f(both, x), f(linear, x))
+    close(jax.tree.map(lambda a, b: a - b, both, at_once), jax.tree.map(jnp.zeros_like, both))
+
+
+def test_a_slope_trains_under_collapsing_and_the_state_is_carried_over():
+    f = lcjax.collapsible(gated(jax.nn.silu))
+    params = f.init(GATED, X)
+    tx = lcjax.collapsing(optax.adamw(1e-2, weight_decay=0.1), strength=10.0, where="w1")
+    state = tx.init(params)
+
+    @jax.jit
+    def step(params, state):
+        gradient = jax.grad(lambda p: (f(p, X) ** 2).mean())(params)
+        updates, state = tx.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(30):
+        params, state = step(params, state)
+    assert params["slopes"]["w1"]["slope"] == 1
+    compact, report = f.collapse(params, X)
+    state = lcjax.carry_opt_state(tx, state, params, compact, report)
+    compact, state = step(compact, state)
+    assert np.isfinite(f(compact, X)).all()
