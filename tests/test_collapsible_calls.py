@@ -1,5 +1,8 @@
 """How a collapsible function may be called: by name, with state, under transforms, in any dtype."""
 
+import gc
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -150,6 +153,18 @@ def test_a_function_is_traced_once_for_every_shape():
     compact, _ = f.collapse(sloped(params, 1), X)
     f(compact, X), f(compact, X[:2]), f(compact, X[:2])
     assert traces == [X.shape, X[:2].shape]
+
+
+def test_nothing_that_was_given_or_traced_is_kept():
+    f = lcjax.collapsible(pair(jax.nn.gelu))
+    params = sloped(f.init({name: leaf + 1 for name, leaf in PAIR.items()}, X), 0.5)
+    with jax.checking_leaks():
+        jax.jit(jax.grad(lambda params: f(params, X).sum()))(params)
+    f(params, X)
+    kernel = weakref.ref(params["model"]["w1"])
+    del params
+    gc.collect()
+    assert kernel() is None
 
 
 def flops(fn, *args):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -37,13 +38,12 @@ class Schedule:
     places: dict[Value, Place] = field(default_factory=dict)
     layers: dict[Region, list[tuple[Value, Value]]] = field(default_factory=dict)
 
-    def add(self, array: Any, place: Place, scans: Sequence[Region]) -> Value:
+    def add(self, place: Place, scans: Sequence[Region]) -> Value:
         """Returns the value that holds an array of the tree, or its layer in the scans' bodies."""
-        outside = Value(array)
-        self.places[outside] = place
-        inside = outside
+        inside = Value(None)
+        self.places[inside] = place
         for scan in scans:
-            layer = Value(array, scan, layer_of=inside)
+            layer = Value(None, scan, layer_of=inside)
             self.layers.setdefault(scan, []).append((layer, inside))
             inside = layer
         return inside
@@ -92,7 +92,7 @@ def environment(
     env: Env = {}
     for value, (part, key, *rest) in schedule.places.items():
         if part == "slopes":
-            env[value] = parts.slopes[key]["slope"]
+            env[value] = jnp.asarray(parts.slopes[key]["slope"])
         else:
             factor, name = rest
             env[value] = factors_of(parts.fused[key])[factor][name]
@@ -137,17 +137,13 @@ def _make(found: Found, parts: Parts, bends: Sequence[str]) -> Schedule:
     for key, run in fused_runs(found, parts).items():
         scans = run.sites[0].scans
         factors = [
-            {
-                name: schedule.add(array, ("fused", key, i, name), scans)
-                for name, array in factor.items()
-            }
+            {name: schedule.add(("fused", key, i, name), scans) for name in factor}
             for i, factor in enumerate(factors_of(parts.fused[key]))
         ]
         replacements.append(fused(run, factors))
     for site in found.sites:
         if site.path in bends:
-            place = ("slopes", site.path)
-            slope = schedule.add(parts.slopes[site.path]["slope"], place, site.scans)
+            slope = schedule.add(("slopes", site.path), site.scans)
             replacements.append(bent(site.match, slope, found.kinds))
     schedule.plan = make_plan(replacements, schedule.layers)
     return schedule
