@@ -117,6 +117,11 @@ CASES = {
         TWO,
         "the kernel after it is computed from params, not one of them",
     ),
+    "quantised kernel": (
+        lambda p, x: nn.relu(x @ p["q"].astype(x.dtype)) @ p["w2"],
+        TWO | {"q": jnp.ones((6, 16), jnp.int8)},
+        "the kernel before it is computed from params, not one of them",
+    ),
     "different loops": (different_loops, TWO, "the two Dense layers stand in different loops"),
     "a layer and all of them": (
         shared_and_stacked,
@@ -167,6 +172,11 @@ def test_other_data_that_enters():
     masked = lambda p, x, mask: dense(p, 2, hidden(p, x) * mask)
     explained = lcjax.collapsible(masked).explain({"model": TWO}, X, X[..., :1])
     assert explained.left == (("w1", "another value enters, which comes from no Dense"),)
+
+
+def test_a_cast_to_integers_is_an_activation():
+    truncated = pair(lambda z: z.astype(jnp.int32).astype(z.dtype))
+    assert lcjax.collapsible(truncated).explain({"model": TWO}, X).sites == ("w1",)
 
 
 def test_random_numbers_in_an_activation_do_not_hinder():

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
+
 from lcjax.transform.kinds import Kind, Kinds, is_fixed
 from lcjax.transform.labels import Label, Labels, moved_labels, varies_by_unit
-from lcjax.transform.primitives import MOVES, SAME
+from lcjax.transform.primitives import hands_on
 from lcjax.transform.program import Op, Program, Region, Value, scans_around
 
 
@@ -74,7 +76,7 @@ def find_denses(program: Program, kinds: Kinds) -> dict[Value, Dense]:
 def root(value: Value) -> tuple[Value, list[Op]]:
     """Returns the value that this one is but for dtype and place, and what was done to it."""
     ops: list[Op] = []
-    while isinstance(value.maker, Op) and value.maker.name in SAME | MOVES:
+    while isinstance(value.maker, Op) and hands_on(value.maker):
         ops.insert(0, value.maker)
         value = value.maker.ins[0]
     return value, ops
@@ -85,7 +87,8 @@ def _leaf(value: Value, leaves: set[Value]) -> Value | None:
     origin, _ = root(value)
     while origin.layer_of is not None:
         origin, _ = root(origin.layer_of)
-    return origin if origin in leaves else None
+    known = origin in leaves and jnp.issubdtype(origin.aval.dtype, jnp.floating)
+    return origin if known else None
 
 
 def layer_scans(value: Value) -> list[Region]:

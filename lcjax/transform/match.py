@@ -7,7 +7,7 @@ from lcjax.transform.cone import Cone, Cones
 from lcjax.transform.dense import Dense
 from lcjax.transform.kinds import Kind, Kinds
 from lcjax.transform.labels import Labels, labels_before, moved_labels
-from lcjax.transform.primitives import SAME, is_elementwise
+from lcjax.transform.primitives import hands_on, is_elementwise
 from lcjax.transform.program import Op, Value
 from lcjax.transform.steps import (
     AFFINE,
@@ -130,7 +130,7 @@ class Matcher:
         """Tells whether an operation adds or multiplies by what does not depend on the data."""
         data = [value for value in op.ins if self.kinds[value] is Kind.DATA]
         divides = op.name == "div" and self.kinds[op.ins[1]] is Kind.DATA
-        return op.name in SAME | AFFINE and len(data) == 1 and not divides
+        return hands_on(op) or (op.name in AFFINE and len(data) == 1 and not divides)
 
     def _gated(self, after: list[Step], end: Value, labels: Labels, down: Dense) -> Match | None:
         """Returns the site that is a product of a gate and a Dense's own output."""

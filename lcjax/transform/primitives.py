@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from jax.extend import core
 
 from lcjax.transform.program import Op
@@ -28,6 +29,17 @@ PRODUCTS = frozenset({"dot_general", "conv_general_dilated"})
 _OPEN = frozenset("custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr jit pjit".split())
 
 
+def hands_on(op: Op) -> bool:
+    """Tells whether an operation returns its one operand as it is, but for float dtype and place.
+
+    A cast to an integer does not: it rounds.
+    """
+    if op.name not in SAME | MOVES or len(op.ins) != 1 or len(op.outs) != 1:
+        return False
+    dtypes = (op.ins[0].aval.dtype, op.outs[0].aval.dtype)
+    return dtypes[0] == dtypes[1] or all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes)
+
+
 def is_elementwise(op: Op) -> bool:
     """Tells whether every element of the one result is made of the elements at its own place.
 
@@ -46,14 +58,6 @@ def _elementwise(eqn: Any) -> bool:
 def _scalar(eqn: Any) -> bool:
     """Tells whether an equation spreads a scalar, as those do that fill in a constant."""
     return eqn.primitive.name == "broadcast_in_dim" and eqn.invars[0].aval.shape == ()
-
-
-def _bodies(eqn: Any) -> list[Any]:
-    """Returns the jaxprs in an equation's parameters."""
-    values = [
-        eqn.params[name] for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if name in eqn.params
-    ]
-    return [value.jaxpr if isinstance(value, core.ClosedJaxpr) else value for value in values]
 
 
 def holds_products(eqn: Any) -> bool:

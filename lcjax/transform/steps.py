@@ -9,7 +9,7 @@ from jax.core import Tracer
 
 from lcjax.transform.kinds import Kind, Kinds, is_fixed, is_statistic
 from lcjax.transform.labels import Labels, axes_of, moved_labels, varies_by_unit
-from lcjax.transform.primitives import MOVES, SAME
+from lcjax.transform.primitives import MOVES, SAME, hands_on
 from lcjax.transform.program import Op, Value
 
 AFFINE = frozenset({"add", "add_any", "sub", "mul", "div", "neg"})
@@ -63,7 +63,7 @@ def read_step(op: Op, value: Value, labels: Labels, kinds: Kinds, out: Value) ->
       kinds: of all values.
       out: the one of its results that is meant.
     """
-    if op.name in SAME or op.name in MOVES:
+    if hands_on(op):
         return Step(op, value, out, None, labels)
     if op.name in ("slice", "split"):
         cut = _cut(op, value, labels, out)
