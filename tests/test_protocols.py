@@ -270,6 +270,7 @@ def test_flags_that_exclude_each_other_are_an_error(fields, message):
 
 
 @pytest.mark.slow
+@SHORT
 @pytest.mark.parametrize("fields", [FIT_HEAL, PROGRESSIVE], ids=["fit-heal", "progressive"])
 def test_a_process_killed_in_its_second_stage_is_resumed_bit_for_bit(fields, tmp_path):
     fields = fields | {"heal_epochs": 8.0, "stage_epochs": 8.0, "strength": 0.001}
