@@ -10,6 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.extend import core
 
 from lcjax.beside import Trails
+from lcjax.equations import bind
 from lcjax.errors import CollapseError
 
 Values = dict[str, list[jax.Array]]
@@ -123,7 +124,7 @@ def _evaluate(
         else:
             if (added := trails.beside(eqn, operands)) is not None:
                 found[added[0]].append(added[1])
-            results = _bind(eqn, operands)
+            results = bind(eqn, operands)
         trails.follow(eqn, operands, results)
         env.update(zip(eqn.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
@@ -159,10 +160,3 @@ def _check_axes(name: str, named: str, value: Any):
             f"{_path(name)}: its values have shape {value.shape}, an axis more than the module "
             "sees: it runs inside vmap. Give the module whole batches."
         )
-
-
-def _bind(eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
-    bound = eqn.primitive.get_bind_params(eqn.params)
-    functions, params = bound if isinstance(bound, tuple) else ((), bound)
-    results = eqn.primitive.bind(*functions, *operands, **params)
-    return results if eqn.primitive.multiple_results else [results]

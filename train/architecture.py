@@ -1,5 +1,6 @@
 """Which model a run builds: one frozen dataclass a family, whose fields are flags."""
 
+import abc
 import dataclasses
 from functools import partial
 from typing import Any, Literal
@@ -19,7 +20,7 @@ ACTIVATIONS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(abc.ABC):
     """What every model has."""
 
     activation: Literal["relu", "gelu", "silu", "tanh"] = "gelu"
@@ -37,9 +38,9 @@ class ModelConfig:
         )
         return shared | {name: getattr(self, name) for name in names}
 
+    @abc.abstractmethod
     def build(self, num_classes: int) -> nn.Module:
         """Returns the module for this many classes."""
-        raise NotImplementedError(type(self).__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lcjax.equations import bind
 from lcjax.transform.dense import Dense, root
 from lcjax.transform.labels import Labels
-from lcjax.transform.primitives import SAME, bind
+from lcjax.transform.primitives import SAME
 from lcjax.transform.program import Op, Region, Value
 
 Leaves = Mapping[Value, Any]

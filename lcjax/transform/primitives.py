@@ -1,6 +1,5 @@
 """What is known of JAX's primitives: which work on every element alone, and how to run one."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -74,12 +73,3 @@ def _jaxprs(eqn: Any) -> list[Any]:
             if isinstance(part, (core.ClosedJaxpr, core.Jaxpr)):
                 found.append(part.jaxpr if isinstance(part, core.ClosedJaxpr) else part)
     return found
-
-
-def bind(eqn: Any, operands: Sequence[Any]) -> list[Any]:
-    """Returns the results of an equation on these operands."""
-    bound = eqn.primitive.get_bind_params(eqn.params)
-    functions, params = bound if isinstance(bound, tuple) else ((), bound)
-    with eqn.ctx.manager:
-        results = eqn.primitive.bind(*functions, *operands, **params)
-    return list(results) if eqn.primitive.multiple_results else [results]

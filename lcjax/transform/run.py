@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 
+from lcjax.equations import bind
 from lcjax.transform.plan import Plan
-from lcjax.transform.primitives import bind
 from lcjax.transform.program import Op, Program, Region, Value
 
 Env = dict[Value, Any]

@@ -1,5 +1,6 @@
 """What every protocol is: stages, and what is left of them in the end."""
 
+import abc
 import dataclasses
 import math
 from pathlib import Path
@@ -38,7 +39,7 @@ class Ending:
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-class Protocol:
+class Protocol(abc.ABC):
     """How a model is trained and collapsed; by itself one stage, and a collapse by threshold."""
 
     def __init__(self, task: Task):
@@ -54,9 +55,9 @@ class Protocol:
         """Returns the state before the first step."""
         return TrainState.create(jax.tree.map(jnp.copy, self.task.variables), self.optimizer([]))
 
+    @abc.abstractmethod
     def optimizer(self, history: History) -> optax.GradientTransformation:
         """Returns the optimizer of the stage that begins after this history."""
-        raise NotImplementedError(type(self).__name__)
 
     def stage(self, directory: Path, history: History) -> Stage:
         """Returns the stage that begins after this history."""
