@@ -390,15 +390,18 @@ def test_a_killed_process_is_resumed_bit_for_bit(kind, saves, varied_dir, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["in memory", "streamed"])
-def test_ctrl_c_says_how_to_resume_and_that_works(kind, varied_dir, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "asked"), [("in memory", signal.SIGINT), ("streamed", signal.SIGTERM)]
+)
+def test_ctrl_c_says_how_to_resume_and_that_works(kind, asked, varied_dir, tmp_path):
     config = with_chance(kind, varied_dir, epochs=8, runs_dir=tmp_path)
     stopped = start(*command(config))
     directory = tmp_path / "digits-mlp"
     wait_for(lambda: checkpoints(directory), stopped)
-    stopped.send_signal(signal.SIGINT)
+    stopped.send_signal(asked)
     _, complained = stopped.communicate()
     assert stopped.returncode == 1
+    assert "stopping after this step; once more stops at once" in complained
     hint = "stopped; the same flags with --name digits-mlp --resume continue it"
     assert complained.rstrip().endswith(hint) and "Traceback" not in complained
     resumed = start(*command(config), "--name", "digits-mlp", "--resume")

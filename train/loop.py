@@ -16,6 +16,7 @@ import optax
 from tqdm import tqdm
 
 from lcjax.paths import is_slope, site_of
+from train.interruption import interruption
 from train.recorder import Recorder
 from train.snapshots import Snapshots
 from train.sources import Source
@@ -116,11 +117,12 @@ def train(
 
     Raises:
       Diverged: when a loss is not finite; noticed at the next record.
+      KeyboardInterrupt: after Ctrl-C or SIGTERM, between two dispatches and behind a snapshot.
     """
     step = int(state.step)
     if step >= end or (watch is not None and watch(step, state)):
         return state
-    with _progress(step, end) as bar:
+    with interruption() as stop, _progress(step, end) as bar:
         for inputs in source.inputs(step):
             inputs = jax.tree.map(lambda each, left=end - step: each[:left], inputs)
             state, metrics = dispatch(state, source.arrays, inputs)
@@ -129,12 +131,14 @@ def train(
             if step % source.steps_per_epoch == 0 or step == end:
                 recorder.write(step, validate(state.variables))
             done = (watch is not None and watch(step, state)) or step == end
-            if step // checkpoint_every > before // checkpoint_every or done:
+            if step // checkpoint_every > before // checkpoint_every or done or stop.asked:
                 recorder.flush()
                 snapshots.save(step, state)
             bar.update(step - before)
             if done:
                 break
+            if stop.asked:
+                raise KeyboardInterrupt
     return state
 
 
