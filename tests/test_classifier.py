@@ -7,7 +7,7 @@ import pytest
 
 from lcjax.models import MLP
 from train.augment import augment, normalise
-from train.classifier import Classifier
+from train.image_classifier import ImageClassifier
 from train.splits import Split
 
 rng = np.random.default_rng(0)
@@ -18,7 +18,7 @@ KEY = jax.random.key(3)
 
 
 def classifier(crop_padding=0, flip=False, **fields):
-    return Classifier(MLP((12, 3), **fields), MEAN, STD, crop_padding, flip)
+    return ImageClassifier(MLP((12, 3), **fields), MEAN, STD, crop_padding, flip)
 
 
 def entropy(logits, labels):

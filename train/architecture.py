@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from tyro.conf import Suppress
 
 from lcjax.models import MLP, MLPMixer, ViT
+from train.ranges import require
 
 ACTIVATIONS = {
     "relu": nn.relu,
@@ -38,6 +39,13 @@ class ModelConfig(abc.ABC):
         )
         return shared | {name: getattr(self, name) for name in names}
 
+    def check(self) -> None:
+        """Raises ConfigError where a field is out of range."""
+        require(self, "dropout", lambda value: 0 <= value < 1, "in [0, 1)")
+        for field in dataclasses.fields(self):
+            if field.type is int:
+                require(self, field.name, lambda value: value >= 1, "at least 1")
+
     @abc.abstractmethod
     def build(self, num_classes: int) -> nn.Module:
         """Returns the module for this many classes."""
@@ -52,6 +60,11 @@ class MLPConfig(ModelConfig):
     """Widths of the hidden layers."""
     norm: Literal["batch"] | None = None
     """Normalisation after every activation."""
+
+    def check(self) -> None:
+        """Raises ConfigError where a field is out of range."""
+        super().check()
+        require(self, "hidden", lambda widths: min(widths, default=1) >= 1, "positive")
 
     def build(self, num_classes: int) -> nn.Module:
         """Returns the module for this many classes."""
@@ -97,6 +110,12 @@ class ViTConfig(ModelConfig):
     """Hidden width of the MLPs."""
     pool: Literal["token", "mean"] = "token"
     """What the head reads: a class token, or the mean over patches."""
+
+    def check(self) -> None:
+        """Raises ConfigError where a field is out of range."""
+        super().check()
+        wanted = f"a divisor of width {self.width}"
+        require(self, "num_heads", lambda heads: self.width % heads == 0, wanted)
 
     def build(self, num_classes: int) -> nn.Module:
         """Returns the module for this many classes."""

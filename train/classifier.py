@@ -1,61 +1,46 @@
-"""Image classification: the loss of a training step, and accuracy over a split."""
+"""Classification: the loss of a training step, and accuracy over a split."""
 
+import abc
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
-from train.augment import augment, normalise
-from train.data import batches
+from lcjax.gathering import Mask
 
 
 @dataclasses.dataclass(frozen=True)
-class Classifier:
-    """A module that classifies uint8 images, with what is done to them before it.
+class Classifier(abc.ABC):
+    """A module that classifies inputs of one kind, with what is done to them before it.
 
     Attributes:
-      module: maps normalised images to logits.
-      mean: per channel, of images scaled to [0, 1].
-      std: per channel, likewise.
-      crop_padding: of random crops in training, in pixels.
-      flip: whether images are mirrored at random in training.
+      module: maps what is made of the inputs to logits.
+      mask: `mask(inputs)` tells which positions count where sites are fitted; None for all.
     """
 
+    mask: ClassVar[Mask | None] = None
     module: nn.Module
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    crop_padding: int = 0
-    flip: bool = False
 
-    def logits(self, variables: Any, images: jax.Array) -> Any:
-        """Returns logits (batch, classes) of uint8 images (batch, height, width, channels)."""
-        return self.module.apply(variables, normalise(images, self.mean, self.std))
+    @abc.abstractmethod
+    def logits(self, variables: Any, inputs: jax.Array) -> Any:
+        """Returns logits (..., classes) of inputs as they are stored."""
 
-    def init(self, key: jax.Array, image_shape: tuple[int, int, int]) -> Any:
-        """Returns new variables for images of this shape."""
-        return jax.jit(self.module.init)(key, jnp.zeros((1, *image_shape)))
+    @abc.abstractmethod
+    def forward(self, params: Any, stats: Any, inputs: jax.Array, key: jax.Array) -> Any:
+        """Returns what training sees: (inputs augmented, logits, new stats)."""
 
-    def forward(self, params: Any, stats: Any, images: jax.Array, key: jax.Array) -> Any:
-        """Returns what training sees of uint8 images: (images augmented, logits, new stats)."""
-        augment_key, dropout_key = jax.random.split(key)
-        images = augment(augment_key, images, crop_padding=self.crop_padding, flip=self.flip)
-        logits, stats = self.module.apply(
-            {"params": params, **stats},
-            normalise(images, self.mean, self.std),
-            deterministic=False,
-            rngs={"dropout": dropout_key},
-            mutable=list(stats),
-        )
-        return images, logits, stats
+    @abc.abstractmethod
+    def batches(self, split: Any, batch_size: int) -> Iterator[tuple[Any, Any]]:
+        """Yields a split once in batches of inputs and labels; what only fills up has label -1."""
 
     def loss(self, params: Any, stats: Any, batch: Any, key: jax.Array) -> Any:
         """Returns the mean cross entropy of a batch, and (new stats, metrics); see `train.loop`."""
-        images, labels = batch
-        _, logits, stats = self.forward(params, stats, images, key)
+        inputs, labels = batch
+        _, logits, stats = self.forward(params, stats, inputs, key)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
         return loss, (stats, {"train/accuracy": (logits.argmax(-1) == labels).mean()})
 
@@ -63,15 +48,15 @@ class Classifier:
         """Returns `evaluate(variables, split)`: mean loss and accuracy, 0 to 1, over a split."""
 
         @jax.jit
-        def totals(variables: Any, images: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-            logits, held = self.logits(variables, images), labels >= 0
+        def totals(variables: Any, inputs: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+            logits, held = self.logits(variables, inputs), labels >= 0
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
             right = logits.argmax(-1) == labels
-            return {"loss": (losses * held).sum(), "accuracy": right.sum(), "images": held.sum()}
+            return {"loss": (losses * held).sum(), "accuracy": right.sum(), "count": held.sum()}
 
         def evaluate(variables: Any, split: Any) -> dict[str, float]:
-            parts = [totals(variables, *batch) for batch in batches(split, batch_size)]
+            parts = [totals(variables, *batch) for batch in self.batches(split, batch_size)]
             sums = jax.tree.map(lambda *values: float(sum(values)), *jax.device_get(parts))
-            return {name: sums[name] / sums["images"] for name in ("accuracy", "loss")}
+            return {name: sums[name] / sums["count"] for name in ("accuracy", "loss")}
 
         return evaluate

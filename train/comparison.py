@@ -26,16 +26,21 @@ def count_parameters(variables: Any, under: tuple[str, ...] = ("",)) -> int:
 def compare(
     apply: Callable[[Any, Any], Any],
     forms: dict[str, Any],
-    image_shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     batch_size: int,
+    *,
+    dtype: Any = np.uint8,
+    each: str = "an image",
 ) -> dict[str, Row]:
-    """Returns parameters, FLOPs an image and milliseconds a batch of each form of a model.
+    """Returns parameters, FLOPs an input and milliseconds a batch of each form of a model.
 
     Args:
-      apply: `apply(variables, images)`, of uint8 images.
+      apply: `apply(variables, inputs)`.
       forms: variables by name; the first is the deep one.
-      image_shape: (height, width, channels).
-      batch_size: the larger of the two batches that are timed; the other is one image.
+      shape: of one input.
+      batch_size: the larger of the two batches that are timed; the other is one input.
+      dtype: of the inputs.
+      each: what one input is, such as "an image"; its FLOPs are then "flops_per_image".
     """
     deep = next(iter(forms.values()))
     mlps = tuple({path.rpartition("/")[0] + "/" for path in lcjax.find_sites(deep).paths})
@@ -48,24 +53,24 @@ def compare(
         for name, variables in forms.items()
     }
     for batch in sorted({1, batch_size}):
-        images = jax.device_put(np.zeros((batch, *image_shape), np.uint8))
-        compiled = {n: compile_forward(apply, tree, images) for n, tree in forms.items()}
-        timed = latencies({n: partial(compiled[n], forms[n], images) for n in forms})
+        inputs = jax.device_put(np.zeros((batch, *shape), dtype))
+        compiled = {n: compile_forward(apply, tree, inputs) for n, tree in forms.items()}
+        timed = latencies({n: partial(compiled[n], forms[n], inputs) for n in forms})
         for name, row in rows.items():
-            row["flops_per_image"] = flops(compiled[name]) / batch
+            row[_flops_key(each)] = flops(compiled[name]) / batch
             row["latency_ms"][str(batch)] = timed[name]
     return rows
 
 
-def table(rows: dict[str, Row]) -> str:
-    """Returns the rows as a table, one column a form."""
+def table(rows: dict[str, Row], each: str = "an image") -> str:
+    """Returns the rows as a table, one column a form; `each` as for `compare`."""
     first = next(iter(rows.values()))
     lines: list[tuple[str, Callable[[Row], str]]] = [
         ("validation accuracy", lambda row: f"{100 * row['validation']['accuracy']:.2f} %"),
         ("test accuracy", lambda row: f"{100 * row['test']['accuracy']:.2f} %"),
         ("parameters", lambda row: f"{row['parameters']:,}"),
         ("  of which in MLPs", lambda row: f"{row['mlp_parameters']:,}"),
-        ("FLOPs an image", lambda row: f"{row['flops_per_image']:,.0f}"),
+        (f"FLOPs {each}", lambda row: f"{row[_flops_key(each)]:,.0f}"),
     ]
     for batch in first["latency_ms"]:
         lines.append(
@@ -73,3 +78,7 @@ def table(rows: dict[str, Row]) -> str:
         )
     cells = [(label, *(show(row) for row in rows.values())) for label, show in lines]
     return render(("", *rows), cells)
+
+
+def _flops_key(each: str) -> str:
+    return f"flops_per_{each.split()[1]}"

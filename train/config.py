@@ -3,39 +3,35 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from tyro.conf import Suppress, arg
 
-from train.architecture import AnyModel, ViTConfig
-
-
-class ConfigError(ValueError):
-    """A flag has a value that no run can have."""
+from train.architecture import ModelConfig
+from train.ranges import ConfigError, positive, require
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which images, and how they are fed."""
+    """Which data, and how they are fed; what every kind of data has."""
 
     dataset: str
-    """"digits", or a TFDS set of labelled images by name, such as cifar100."""
+    """A TFDS set by name."""
     data_dir: Path | None = None
     """TFDS's directory; by default TFDS_DATA_DIR, then TFDS's own."""
     num_classes: int | None = None
     """Classes that the data set must have; by default whatever it has."""
     validation: float = 0.1
     """Part of the training split that is held out for validation."""
-    image_size: int | None = None
-    """Edge in pixels to which images are resized and cropped; by default as they are."""
     batch_size: int = 128
-    """Images a step."""
-    crop_padding: int = 0
-    """Pixels of zero padding for random crops; 0 for none."""
-    flip: bool = False
-    """Mirror images at random."""
+    """Examples a step."""
+
+    def check(self) -> None:
+        """Raises ConfigError where a field is out of range."""
+        require(self, "batch_size", lambda value: value >= 1, "at least 1")
+        require(self, "num_classes", lambda value: value is None or value >= 1, "at least 1")
+        require(self, "validation", lambda value: 0 < value < 1, "between 0 and 1, both excluded")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +39,7 @@ class OptimizerConfig:
     """AdamW with linear warm-up and cosine decay to 0."""
 
     epochs: int
-    """Passes over the training images."""
+    """Passes over the training examples."""
     learning_rate: float = 1e-3
     """Largest learning rate."""
     warmup: float = 0.1
@@ -91,7 +87,7 @@ class ProtocolConfig:
     sequential: bool = False
     """fit-heal: fit sites one after another, each on the compact model's own inputs."""
     calibration_images: int = 4096
-    """Training images that sites are fitted to."""
+    """Training images, or texts, that sites are fitted to."""
     order: Literal["sensitivity", "last", "gap"] = "sensitivity"
     """fit-heal: the order in which sites are taken."""
     count: int | None = None
@@ -134,9 +130,9 @@ class RunConfig:
     overwrite: bool = False
     """Replace the run of this name."""
     seed: int = 0
-    """Of initial params, order of images, augmentation and dropout."""
+    """Of initial params, order of examples, augmentation and dropout."""
     steps_per_dispatch: int = 50
-    """Most steps the device takes before it reports back; 1 where images are streamed."""
+    """Most steps the device takes before it reports back; 1 for texts and streamed images."""
     log_every: int = 10
     """Steps between two records of the metrics."""
     checkpoint_every: int = 500
@@ -145,15 +141,23 @@ class RunConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """A run on images."""
+    """A run.
 
+    Attributes:
+      kind: of the data: "image" or "text".
+    """
+
+    kind: ClassVar[str]
     preset: Suppress[str]
     data: DataConfig
-    model: AnyModel
+    model: ModelConfig
     optimizer: OptimizerConfig
     penalty: PenaltyConfig
     protocol: ProtocolConfig = ProtocolConfig()
     run: RunConfig = RunConfig()
+
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
 def as_json(config: Any) -> dict[str, Any]:
@@ -167,45 +171,33 @@ def check(config: Config) -> None:
     Raises:
       ConfigError: names the flag, its value and what was wanted.
     """
-    data, optimizer, penalty, run = config.data, config.optimizer, config.penalty, config.run
+    optimizer, penalty, run = config.optimizer, config.penalty, config.run
     for owner, name in (
-        (data, "batch_size"),
         (optimizer, "epochs"),
         (run, "steps_per_dispatch"),
         (run, "log_every"),
         (run, "checkpoint_every"),
     ):
-        _require(owner, name, lambda value: value >= 1, "at least 1")
-    for name in ("num_classes", "image_size"):
-        _require(data, name, lambda value: value is None or value >= 1, "at least 1")
-    _require(data, "crop_padding", lambda value: value >= 0, "at least 0")
-    _require(data, "validation", lambda value: 0 < value < 1, "between 0 and 1, both excluded")
-    _require(config.model, "dropout", lambda value: 0 <= value < 1, "in [0, 1)")
-    for field in dataclasses.fields(config.model):
-        if field.type is int:
-            _require(config.model, field.name, lambda value: value >= 1, "at least 1")
-        if field.name == "hidden":
-            _require(config.model, "hidden", lambda widths: min(widths, default=1) >= 1, "positive")
-    if isinstance(config.model, ViTConfig):
-        width = config.model.width
-        _require(config.model, "num_heads", lambda n: width % n == 0, f"a divisor of width {width}")
-    _require(optimizer, "learning_rate", _positive, "a positive number")
-    _require(optimizer, "warmup", lambda value: 0 <= value < 1, "in [0, 1)")
-    _require(optimizer, "weight_decay", lambda value: 0 <= value < math.inf, "at least 0")
-    _require(optimizer, "clip_norm", lambda v: v is None or _positive(v), "a positive number")
-    _require(penalty, "strength", lambda value: 0 <= value < math.inf, "at least 0")
-    _require(penalty, "slope_learning_rate", lambda value: 0 <= value < math.inf, "at least 0")
-    _require(penalty, "start", lambda value: 0 <= value < 1, "in [0, 1)")
-    _require(penalty, "threshold", lambda value: value >= 0, "at least 0")
-    _require(run, "seed", lambda value: 0 <= value < 2**32, "in [0, 2^32)")
+        require(owner, name, lambda value: value >= 1, "at least 1")
+    config.data.check()
+    config.model.check()
+    require(optimizer, "learning_rate", positive, "a positive number")
+    require(optimizer, "warmup", lambda value: 0 <= value < 1, "in [0, 1)")
+    require(optimizer, "weight_decay", lambda value: 0 <= value < math.inf, "at least 0")
+    require(optimizer, "clip_norm", lambda v: v is None or positive(v), "a positive number")
+    require(penalty, "strength", lambda value: 0 <= value < math.inf, "at least 0")
+    require(penalty, "slope_learning_rate", lambda value: 0 <= value < math.inf, "at least 0")
+    require(penalty, "start", lambda value: 0 <= value < 1, "in [0, 1)")
+    require(penalty, "threshold", lambda value: value >= 0, "at least 0")
+    require(run, "seed", lambda value: 0 <= value < 2**32, "in [0, 2^32)")
     _check_protocol(config.protocol, penalty)
 
 
 def _check_protocol(protocol: ProtocolConfig, penalty: PenaltyConfig) -> None:
     for name in ("calibration_images", "sites_per_stage"):
-        _require(protocol, name, lambda value: value >= 1, "at least 1")
-    _require(protocol, "count", lambda value: value is None or value >= 1, "at least 1")
-    _require(
+        require(protocol, name, lambda value: value >= 1, "at least 1")
+    require(protocol, "count", lambda value: value is None or value >= 1, "at least 1")
+    require(
         protocol,
         "target_params",
         lambda value: value is None or value >= 1 or 0 < value < 1,
@@ -217,25 +209,15 @@ def _check_protocol(protocol: ProtocolConfig, penalty: PenaltyConfig) -> None:
         raise ConfigError("--teacher and --deep-teacher are both set; wanted one of them.")
     if protocol.collapsed_from is not None and protocol.deep is not None:
         raise ConfigError("--collapsed-from and --from are both set; wanted one of them.")
-    _require(protocol, "max_drop", lambda value: 0 <= value <= 1, "in [0, 1]")
-    _require(protocol, "heal_epochs", lambda value: 0 <= value < math.inf, "at least 0")
+    require(protocol, "max_drop", lambda value: 0 <= value <= 1, "in [0, 1]")
+    require(protocol, "heal_epochs", lambda value: 0 <= value < math.inf, "at least 0")
     rate = "heal_learning_rate"
-    _require(protocol, rate, lambda v: v is None or _positive(v), "a positive number")
-    _require(protocol, "stage_epochs", _positive, "a positive number")
-    _require(protocol, "ramp_start", lambda value: 0 < value <= 1, "in (0, 1]")
-    _require(protocol, "anneal_fraction", lambda value: 0 < value <= 1, "in (0, 1]")
+    require(protocol, rate, lambda v: v is None or positive(v), "a positive number")
+    require(protocol, "stage_epochs", positive, "a positive number")
+    require(protocol, "ramp_start", lambda value: 0 < value <= 1, "in (0, 1]")
+    require(protocol, "anneal_fraction", lambda value: 0 < value <= 1, "in (0, 1]")
     if protocol.protocol == "anneal" and penalty.start + protocol.anneal_fraction > 1:
         raise ConfigError(
             f"--start is {penalty.start} and --anneal-fraction {protocol.anneal_fraction}; wanted "
             "at most 1 together, so that slopes arrive."
         )
-
-
-def _positive(value: float) -> bool:
-    return 0 < value < math.inf
-
-
-def _require(owner: Any, name: str, accepted: Callable[[Any], bool], wanted: str) -> None:
-    value = getattr(owner, name)
-    if not accepted(value):
-        raise ConfigError(f"--{name.replace('_', '-')} is {value}; wanted {wanted}.")

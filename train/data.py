@@ -1,13 +1,15 @@
 """Image-classification data: three splits of uint8 images, in memory or streamed from disk."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import grain
+import jax
 import numpy as np
 
 from train import array_sets
+from train.labelled import LabelledData
 from train.splits import DataError, ImageSet, Part, Split, StreamedSplit, channel_moments
 from train.tfds_find import data_directory, locate, prepare
 
@@ -15,7 +17,7 @@ _THREADS = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageData:
+class ImageData(LabelledData):
     """A labelled image set, cut in three.
 
     Attributes:
@@ -30,15 +32,28 @@ class ImageData:
       class_names: one a class.
     """
 
-    name: str
     train: Split | StreamedSplit
     validation: Split | StreamedSplit
-    test: Callable[[], Split | StreamedSplit]
     num_classes: int
     image_shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: tuple[str, ...] = ()
+
+    @property
+    def about(self) -> str:
+        """What the images are, in words."""
+        return f"{'×'.join(map(str, self.image_shape))}, {self.num_classes} classes"
+
+    @property
+    def example(self) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of one image."""
+        return jax.ShapeDtypeStruct(self.image_shape, np.uint8)
+
+    @property
+    def each(self) -> str:
+        """What one input is."""
+        return "an image"
 
     @property
     def in_memory(self) -> bool:

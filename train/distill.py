@@ -34,14 +34,14 @@ def with_teacher(
     """Returns a loss, and the source to be used with it.
 
     The loss is 0.5 cross entropy + 0.5 `divergence` at temperature 2 from the teacher, which sees
-    the same augmented images. The teacher's variables go with the source's arrays, so that they
+    the same augmented inputs. The teacher's variables go with the source's arrays, so that they
     are on the device once.
     """
 
     def loss(params: Any, stats: Any, batch: Any, key: jax.Array) -> Any:
-        (images, labels), held = batch
-        images, logits, stats = classifier.forward(params, stats, images, key)
-        taught = jax.lax.stop_gradient(teacher.logits(held, images))
+        (inputs, labels), held = batch
+        inputs, logits, stats = classifier.forward(params, stats, inputs, key)
+        taught = jax.lax.stop_gradient(teacher.logits(held, inputs))
         hard = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
         soft = divergence(logits, taught, _TEMPERATURE)
         metrics = {

@@ -1,7 +1,7 @@
 """Evaluates a compact checkpoint on the test split: `python -m train.evaluate runs/NAME/compact`.
 
-The checkpoint says which module, data set and normalisation it was made with; nothing else of the
-run is needed. Prints one JSON object.
+The checkpoint says which module and data it was made with; nothing else of the run is needed.
+Prints one JSON object.
 """
 
 import json
@@ -17,6 +17,7 @@ import tyro
 from lcjax.checkpoint import restore
 from train.data import load
 from train.finished import classifier_of
+from train.labelled import LabelledData
 
 # A second process cannot share a device that its parent holds whole.
 _BESIDE_PARENT = {
@@ -37,20 +38,15 @@ def evaluate(
     Args:
       checkpoint: directory that `lcjax.save` made.
       data_dir: TFDS's directory; by default TFDS_DATA_DIR, then TFDS's own.
-      batch_size: images a call.
+      batch_size: examples a call.
 
     Raises:
       FileNotFoundError: when there is no checkpoint.
       ValueError: when it is damaged or not one of a training run, or its data set is not there.
     """
-    classifier, made_with = classifier_of(checkpoint)
+    classifier, metadata = classifier_of(checkpoint)
     variables = restore(checkpoint)
-    data = load(
-        made_with["dataset"],
-        data_dir=data_dir,
-        num_classes=made_with["num_classes"],
-        image_size=made_with["image_size"],
-    )
+    data = _LOADERS[metadata["kind"]](metadata["data"], data_dir)
     return classifier.evaluator(batch_size)(variables, data.test())
 
 
@@ -66,6 +62,18 @@ def evaluate_afresh(checkpoint: Path, *flags: str) -> dict[str, Any]:
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
     return json.loads(done.stdout)
+
+
+def _images(known: dict[str, Any], data_dir: Path | None) -> LabelledData:
+    return load(
+        known["dataset"],
+        data_dir=data_dir,
+        num_classes=known["num_classes"],
+        image_size=known["image_size"],
+    )
+
+
+_LOADERS = {"image": _images}
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """Finished runs and their checkpoints, as other runs start from them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +9,19 @@ import jax.numpy as jnp
 
 import lcjax
 from lcjax.paths import in_params, leaf_path
-from train.architecture import model_from_json
 from train.classifier import Classifier
-from train.config import ConfigError, DataConfig
+from train.image_classifier import ImageClassifier
+from train.ranges import ConfigError
 from train.run_dir import SUMMARY, read_json
 
 DEEP, COMPACT = "deep", "compact"
+_CLASSIFIERS = {"image": ImageClassifier}
 
 
 def classifier_of(checkpoint: Path) -> tuple[Classifier, dict[str, Any]]:
-    """Returns the classifier that a run's checkpoint is of, and what is known of its data.
+    """Returns the classifier that a run's checkpoint is of, and what is known of it.
+
+    The latter is the checkpoint's metadata: "kind", "model" and "data".
 
     Raises:
       FileNotFoundError: when there is no checkpoint.
@@ -27,11 +31,9 @@ def classifier_of(checkpoint: Path) -> tuple[Classifier, dict[str, Any]]:
     if not {"model", "data"} <= metadata.keys():
         raise ValueError(
             f"{checkpoint} does not say what model and data it is of; wanted a checkpoint that "
-            "`python -m train.image` made."
+            "`python -m train.image` or a command like it made."
         )
-    data = metadata["data"]
-    module = model_from_json(metadata["model"]).build(data["num_classes"])
-    return Classifier(module, tuple(data["mean"]), tuple(data["std"])), data
+    return _CLASSIFIERS[metadata["kind"]].from_metadata(metadata), metadata
 
 
 def deep_variables(path: Path, *, like: Any) -> Any:
@@ -47,15 +49,19 @@ def deep_variables(path: Path, *, like: Any) -> Any:
     return lcjax.restore(_checkpoint(path), like=like)
 
 
-def teacher(path: Path, data: DataConfig) -> tuple[Classifier, Any]:
+def teacher(path: Path, asked: Mapping[str, Any]) -> tuple[Classifier, Any]:
     """Returns the classifier and the deep variables of a finished run on the same data.
 
+    Args:
+      path: of the run, or of a checkpoint.
+      asked: what must be known of the data it was trained with.
+
     Raises:
-      ValueError: nothing there, or it is of another data set or image size.
+      ValueError: nothing there, or it is of other data.
     """
-    classifier, known = classifier_of(_checkpoint(path))
-    asked = {"dataset": data.dataset, "image_size": data.image_size}
-    other = {name: known[name] for name in asked if known[name] != asked[name]}
+    classifier, metadata = classifier_of(_checkpoint(path))
+    known = metadata["data"]
+    other = {name: known.get(name) for name in asked if known.get(name) != asked[name]}
     if other:
         raise ConfigError(f"{path} was trained with {other}; wanted {asked} for a teacher.")
     return classifier, lcjax.restore(_checkpoint(path))

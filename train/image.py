@@ -1,102 +1,27 @@
 """Trains an image classifier, collapses it: `python -m train.image PRESET [--flag value ...]`."""
 
-import dataclasses
-import logging
-import sys
-import warnings
-from pathlib import Path
-
-import jax
-import tyro
-
-import lcjax
-from train.comparison import count_parameters
-from train.config import Config, as_json, check
-from train.loop import Diverged, TrainState
+from train import command
+from train.command import Job, fit
+from train.image_config import ImageConfig
+from train.image_task import make_task
 from train.outcome import conclude
 from train.presets import PRESETS
-from train.protocols import PROTOCOLS, Ending, Protocol
-from train.run_dir import choose_directory, create_directory
-from train.stages import run_stages
-from train.task import Task, keys, make_task
 
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """A run that is ready to start; nothing is written yet."""
-
-    task: Task
-    protocol: Protocol
-    state: TrainState
+__all__ = ["conclude", "fit", "main", "prepare"]
 
 
 def main() -> None:
     """Runs the command line."""
-    flags = (tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
-    config = tyro.extras.overridable_config_cli(
-        PRESETS, prog="python -m train.image", description=__doc__, config=flags
-    )
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    try:
-        check(config)
-        directory = choose_directory(config.run, config.preset, as_json(config))
-        job = prepare(config)
-        if not config.run.resume:
-            create_directory(directory, as_json(config), overwrite=config.run.overwrite)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    print(introduce(job, directory), flush=True)
-    try:
-        print(conclude(job.task, fit(job, directory), directory))
-    except Diverged as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(f"stopped; the same flags with --name {directory.name} --resume continue it")
+    command.run("python -m train.image", __doc__, PRESETS, make_task)
 
 
-def prepare(config: Config) -> Job:
+def prepare(config: ImageConfig) -> Job:
     """Returns the data, the model and the optimizer that a config asks for.
 
     Raises:
       ValueError: when a flag's value cannot be, or the data set or a run is not there.
     """
-    chosen = PROTOCOLS[config.protocol.protocol]
-    task = make_task(chosen.adapted(config))
-    protocol = chosen(task)
-    return Job(task, protocol, protocol.first())
-
-
-def introduce(job: Job, directory: Path) -> str:
-    """Returns three lines: the run, its data, its model."""
-    task, variables = job.task, job.state.variables
-    config, data = task.config, task.data
-    penalty, shape = config.penalty, "×".join(map(str, data.image_shape))
-    return (
-        f"run    {directory}: {config.preset}, seed {config.run.seed}, "
-        f"{config.optimizer.epochs} epochs of {task.source.steps_per_epoch} steps, "
-        f"batch {config.data.batch_size}, {penalty.penalty} strength {penalty.strength:g}, "
-        f"protocol {config.protocol.protocol}\n"
-        f"data   {data.name}: {len(data.train):,} to train on, {len(data.validation):,} to "
-        f"validate, {shape}, {data.num_classes} classes\n"
-        f"model  {type(task.classifier.module).__name__}: {count_parameters(variables):,} "
-        f"parameters, {len(lcjax.find_sites(variables))} sites, {config.model.dtype} on "
-        f"{jax.default_backend()}"
-    )
-
-
-def fit(job: Job, directory: Path) -> Ending:
-    """Trains, or trains on from where the run broke off, and returns what it comes to."""
-    task = job.task
-    state, history = run_stages(
-        directory,
-        job.state,
-        job.protocol,
-        key=keys(task.config)[1],
-        validate=task.validate,
-        run=task.config.run,
-    )
-    return job.protocol.end(directory, history, state.variables)
+    return command.prepare(config, make_task)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def conclude(task: Task, ending: Ending, directory: Path) -> str:
     metrics = read_metrics(directory)
     title = f"{config.preset}: {task.data.name}, seed {config.run.seed}"
     draw(directory / "picture.png", title, metrics, rows, front)
-    text = _text(sites, ending, rows, front, directory)
+    text = _text(sites, ending, table(rows, task.data.each), rows, front, directory)
     (directory / "summary.txt").write_text(text + "\n", encoding="utf-8")
     summary = {
         "preset": config.preset,
@@ -65,7 +65,15 @@ def conclude(task: Task, ending: Ending, directory: Path) -> str:
 
 def _measure(task: Task, forms: dict[str, Any], test: Any) -> dict[str, Row]:
     batch_size = task.config.data.batch_size
-    rows = compare(task.classifier.logits, forms, task.data.image_shape, batch_size)
+    example = task.data.example
+    rows = compare(
+        task.classifier.logits,
+        forms,
+        example.shape,
+        batch_size,
+        dtype=example.dtype,
+        each=task.data.each,
+    )
     evaluate = task.classifier.evaluator(batch_size)
     for name, variables in forms.items():
         rows[name]["validation"] = evaluate(variables, task.data.validation)
@@ -83,16 +91,10 @@ def _tested(
 
 def _metadata(task: Task) -> dict[str, Any]:
     """Returns what `train.evaluate` needs beside the arrays."""
-    config, data, classifier = task.config, task.data, task.classifier
     return {
-        "model": as_json(config.model),
-        "data": {
-            "dataset": config.data.dataset,
-            "num_classes": data.num_classes,
-            "image_size": config.data.image_size,
-            "mean": list(classifier.mean),
-            "std": list(classifier.std),
-        },
+        "kind": task.config.kind,
+        "model": as_json(task.config.model),
+        "data": task.known,
     }
 
 
@@ -106,6 +108,7 @@ def _flags(config: Config) -> list[str]:
 def _text(
     sites: lcjax.Sites,
     ending: Ending,
+    before_and_after: str,
     rows: dict[str, Row],
     front: list[dict[str, Any]],
     directory: Path,
@@ -114,7 +117,7 @@ def _text(
     parts = [
         f"sites after training\n\n{sites}",
         f"collapse\n\n{ending.account}",
-        f"before and after\n\n{table(rows)}",
+        f"before and after\n\n{before_and_after}",
         f"{directory / COMPACT} restored in a fresh process: test accuracy "
         f"{100 * restored:.2f} %\npicture: {directory / 'picture.png'}",
     ]

@@ -1,46 +1,47 @@
 """Presets by name: what `python -m train.image PRESET` starts from."""
 
 from train.architecture import AnyModel, MixerConfig, MLPConfig, PublishedConfig, ViTConfig
-from train.config import Config, DataConfig, OptimizerConfig, PenaltyConfig
+from train.config import OptimizerConfig, PenaltyConfig
+from train.image_config import ImageConfig, ImageDataConfig
 
-_CIFAR10 = DataConfig(dataset="cifar10", batch_size=128, crop_padding=4, flip=True)
-_IMAGENET = DataConfig(dataset="imagenet2012", image_size=224, batch_size=1024, flip=True)
+_CIFAR10 = ImageDataConfig(dataset="cifar10", batch_size=128, crop_padding=4, flip=True)
+_IMAGENET = ImageDataConfig(dataset="imagenet2012", image_size=224, batch_size=1024, flip=True)
 _IMAGENET_OPTIMIZER = OptimizerConfig(
     epochs=90, learning_rate=1e-3, weight_decay=0.1, clip_norm=1.0
 )
 
-_PRESETS: dict[str, tuple[str, DataConfig, AnyModel, OptimizerConfig, PenaltyConfig]] = {
+_PRESETS: dict[str, tuple[str, ImageDataConfig, AnyModel, OptimizerConfig, PenaltyConfig]] = {
     "digits-mixer": (
         "MLP-Mixer on scikit-learn's digits: the demonstration, under two minutes on two cores.",
-        DataConfig(dataset="digits", batch_size=32, crop_padding=1),
+        ImageDataConfig(dataset="digits", batch_size=32, crop_padding=1),
         MixerConfig(patch_size=2, depth=4, width=64, token_hidden=32, channel_hidden=256),
         OptimizerConfig(epochs=60, learning_rate=2e-3, weight_decay=0.3),
         PenaltyConfig(strength=0.05, where="*channels*"),
     ),
     "digits-mlp": (
         "MLP on scikit-learn's digits, seconds.",
-        DataConfig(dataset="digits", batch_size=64),
+        ImageDataConfig(dataset="digits", batch_size=64),
         MLPConfig(hidden=(128, 128, 128), activation="relu"),
         OptimizerConfig(epochs=30),
         PenaltyConfig(strength=0.02),
     ),
     "fashion-mlp": (
         "MLP 784-512-512-512-10 on Fashion-MNIST.",
-        DataConfig(dataset="fashion_mnist", batch_size=256, validation=0.05),
+        ImageDataConfig(dataset="fashion_mnist", batch_size=256, validation=0.05),
         MLPConfig(hidden=(512, 512, 512), activation="relu"),
         OptimizerConfig(epochs=6, learning_rate=1.5e-3, warmup=0.3, weight_decay=0.3),
         PenaltyConfig(strength=0.08),
     ),
     "fashion-mixer": (
         "MLP-Mixer on Fashion-MNIST, about ten minutes on two cores.",
-        DataConfig(dataset="fashion_mnist", batch_size=128),
+        ImageDataConfig(dataset="fashion_mnist", batch_size=128),
         MixerConfig(patch_size=4, depth=4, width=96, token_hidden=48, channel_hidden=384),
         OptimizerConfig(epochs=5),
         PenaltyConfig(strength=0.01),
     ),
     "fashion-vit": (
         "Vision Transformer on Fashion-MNIST, about ten minutes on two cores.",
-        DataConfig(dataset="fashion_mnist", batch_size=128),
+        ImageDataConfig(dataset="fashion_mnist", batch_size=128),
         ViTConfig(patch_size=4, depth=4, width=64, num_heads=4, mlp_hidden=256, pool="mean"),
         OptimizerConfig(epochs=5),
         PenaltyConfig(strength=0.01),
@@ -78,7 +79,7 @@ _PRESETS: dict[str, tuple[str, DataConfig, AnyModel, OptimizerConfig, PenaltyCon
 PRESETS = {
     name: (
         about,
-        Config(preset=name, data=data, model=model, optimizer=optimizer, penalty=penalty),
+        ImageConfig(preset=name, data=data, model=model, optimizer=optimizer, penalty=penalty),
     )
     for name, (about, data, model, optimizer, penalty) in _PRESETS.items()
 }

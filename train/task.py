@@ -1,6 +1,7 @@
 """What a run works on: data, model, batches, and the deep model's first variables."""
 
 import dataclasses
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -9,33 +10,35 @@ import numpy as np
 
 from train.classifier import Classifier
 from train.config import Config
-from train.data import ImageData, batches, load
 from train.distill import with_teacher
 from train.finished import deep_variables, fresh_compact, teacher
+from train.labelled import LabelledData
 from train.loop import Loss, Metrics
-from train.sources import Source, in_memory, streamed
-from train.splits import Split
+from train.sources import Source
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """An image set, a classifier of it and a configuration.
+    """A data set, a classifier of it and a configuration.
 
     Attributes:
       config: of the run.
       data: three splits.
-      classifier: the module with what is done to images before it.
+      classifier: the module with what is done to inputs before it.
       loss: of a training step, with a teacher if --teacher names one.
       source: batches of the training split, as the loss takes them.
       variables: with which training begins.
+      known: what a checkpoint says of the data, so that they can be read again and new ones be made
+        alike; JSON.
     """
 
     config: Config
-    data: ImageData
+    data: LabelledData
     classifier: Classifier
     loss: Loss
     source: Source
     variables: Any
+    known: dict[str, Any]
 
     @property
     def steps(self) -> int:
@@ -57,59 +60,53 @@ class Task:
 
     @cached_property
     def calibration(self) -> list[tuple[np.ndarray]]:
-        """Batches of training images, evenly spaced over the split."""
+        """Batches of training inputs, evenly spaced over the split."""
         train = self.data.train
         count = min(self.config.protocol.calibration_images, len(train))
         size = min(self.config.data.batch_size, count)
         chosen = np.linspace(0, len(train) - 1, count // size * size).astype(int)
-        return [(images,) for images, _ in batches(train.take(chosen), size)]
+        return [(inputs,) for inputs, _ in self.classifier.batches(train.take(chosen), size)]
 
     @cached_property
     def _evaluate(self) -> Any:
         return self.classifier.evaluator(self.config.data.batch_size)
 
 
-def make_task(config: Config) -> Task:
-    """Returns the data and the model that a config asks for.
+def assemble(
+    config: Config,
+    data: LabelledData,
+    classifier: Classifier,
+    source: Source,
+    variables: Any,
+    *,
+    known: dict[str, Any],
+    shared: Mapping[str, Any],
+) -> Task:
+    """Returns a task that begins, and is taught, as its configuration says.
+
+    Args:
+      config: of the run.
+      data: three splits.
+      classifier: the module with what is done to inputs before it.
+      source: batches of the training split.
+      variables: with which training begins unless another run is named.
+      known: what a checkpoint says of the data.
+      shared: the part of it that a teacher must have in common.
 
     Raises:
-      ValueError: when a flag's value cannot be, or the data set or a run is not there.
+      ValueError: when a run that is named is not there, or does not fit.
     """
-    data = load(
-        config.data.dataset,
-        data_dir=config.data.data_dir,
-        validation=config.data.validation,
-        num_classes=config.data.num_classes,
-        image_size=config.data.image_size,
-    )
-    classifier = Classifier(
-        config.model.build(data.num_classes),
-        mean=data.mean,
-        std=data.std,
-        crop_padding=config.data.crop_padding,
-        flip=config.data.flip,
-    )
-    loss, source, protocol = classifier.loss, make_source(config, data), config.protocol
-    variables = classifier.init(keys(config)[0], data.image_shape)
+    loss, protocol = classifier.loss, config.protocol
     if protocol.deep is not None:
         variables = deep_variables(protocol.deep, like=variables)
     if protocol.collapsed_from is not None:
         variables = fresh_compact(protocol.collapsed_from, variables, keys(config)[0])
     if protocol.teacher is not None:
-        loss, source = with_teacher(classifier, source, *teacher(protocol.teacher, config.data))
-    return Task(config, data, classifier, loss, source, variables)
+        loss, source = with_teacher(classifier, source, *teacher(protocol.teacher, shared))
+    return Task(config, data, classifier, loss, source, variables, known)
 
 
 def keys(config: Config) -> tuple[jax.Array, jax.Array]:
     """Returns the random keys of the first params and of the steps."""
     init_key, step_key = jax.random.split(jax.random.key(config.run.seed))
     return init_key, step_key
-
-
-def make_source(config: Config, data: ImageData) -> Source:
-    """Returns the batches of the training split."""
-    size, seed = config.data.batch_size, config.run.seed
-    if not isinstance(data.train, Split):
-        return streamed(data.train, size, seed=seed)
-    arrays = (data.train.images, data.train.labels)
-    return in_memory(arrays, size, seed=seed, steps_per_dispatch=config.run.steps_per_dispatch)

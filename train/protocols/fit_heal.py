@@ -86,4 +86,5 @@ class FitHeal(Healing):
             fit=protocol.fit,
             sequential=protocol.sequential,
             threshold=float("inf"),
+            mask=task.classifier.mask,
         )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 import lcjax
-from train.config import Config
+from train.config import AnyConfig
 from train.loop import TrainState
 from train.stages import History, Stage, Start
 from train.task import Task
@@ -47,7 +47,7 @@ class Protocol(abc.ABC):
         self.task = task
 
     @staticmethod
-    def adapted(config: Config) -> Config:
+    def adapted(config: AnyConfig) -> AnyConfig:
         """Returns the configuration that the protocol makes of a user's."""
         return config
 
@@ -94,8 +94,8 @@ def collapse_by_fit(
     fit, found = task.config.protocol.fit, lcjax.find_sites(variables)
     if fit == "exact" or all(site.gap == 0 for site in found if site.path in sites):
         return lcjax.collapse(variables, sites, threshold=math.inf)
-    apply, batches = task.classifier.logits, task.calibration
+    apply, batches, mask = task.classifier.logits, task.calibration, task.classifier.mask
     if task.config.protocol.sequential:
-        return lcjax.collapse_sequential(apply, variables, batches, sites, fit=fit)
-    stats = lcjax.calibrate(apply, variables, batches, sites, fit=fit)
+        return lcjax.collapse_sequential(apply, variables, batches, sites, fit=fit, mask=mask)
+    stats = lcjax.calibrate(apply, variables, batches, sites, fit=fit, mask=mask)
     return lcjax.collapse(variables, fit=stats)

@@ -10,7 +10,7 @@ import optax
 
 import lcjax
 from lcjax.penalty import on_slopes, selected, slope_tree
-from train.config import Config
+from train.config import AnyConfig
 from train.loop import TrainState
 from train.optimizers import make_adamw, warmup_cosine
 from train.protocols.protocol import Protocol
@@ -32,7 +32,7 @@ class Reference(Protocol):
     """
 
     @staticmethod
-    def adapted(config: Config) -> Config:
+    def adapted(config: AnyConfig) -> AnyConfig:
         """Returns the configuration with relu for the activation."""
         return dataclasses.replace(
             config, model=dataclasses.replace(config.model, activation="relu")

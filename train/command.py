@@ -1,0 +1,110 @@
+"""The command line of every kind of training: from flags to the summary."""
+
+import dataclasses
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import tyro
+
+import lcjax
+from train.comparison import count_parameters
+from train.config import AnyConfig, as_json, check
+from train.loop import Diverged, TrainState
+from train.outcome import conclude
+from train.protocols import PROTOCOLS, Ending, Protocol
+from train.run_dir import choose_directory, create_directory
+from train.stages import run_stages
+from train.task import Task, keys
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A run that is ready to start; nothing is written yet."""
+
+    task: Task
+    protocol: Protocol
+    state: TrainState
+
+
+def run(
+    prog: str,
+    about: str | None,
+    presets: Mapping[str, tuple[str, AnyConfig]],
+    make_task: Callable[[AnyConfig], Task],
+) -> None:
+    """Runs a command line.
+
+    Args:
+      prog: how the command is called.
+      about: what it does.
+      presets: configurations to start from, each with what it is about.
+      make_task: returns the task that a configuration asks for.
+    """
+    flags = (tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+    config = tyro.extras.overridable_config_cli(
+        dict(presets), prog=prog, description=about, config=flags
+    )
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        check(config)
+        directory = choose_directory(config.run, config.preset, as_json(config))
+        job = prepare(config, make_task)
+        if not config.run.resume:
+            create_directory(directory, as_json(config), overwrite=config.run.overwrite)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    print(introduce(job, directory), flush=True)
+    try:
+        print(conclude(job.task, fit(job, directory), directory))
+    except Diverged as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"stopped; the same flags with --name {directory.name} --resume continue it")
+
+
+def prepare(config: AnyConfig, make_task: Callable[[AnyConfig], Task]) -> Job:
+    """Returns the data, the model and the optimizer that a config asks for.
+
+    Raises:
+      ValueError: when a flag's value cannot be, or the data set or a run is not there.
+    """
+    chosen = PROTOCOLS[config.protocol.protocol]
+    task = make_task(chosen.adapted(config))
+    protocol = chosen(task)
+    return Job(task, protocol, protocol.first())
+
+
+def introduce(job: Job, directory: Path) -> str:
+    """Returns three lines: the run, its data, its model."""
+    task, variables = job.task, job.state.variables
+    config, data, penalty = task.config, task.data, task.config.penalty
+    return (
+        f"run    {directory}: {config.preset}, seed {config.run.seed}, "
+        f"{config.optimizer.epochs} epochs of {task.source.steps_per_epoch} steps, "
+        f"batch {config.data.batch_size}, {penalty.penalty} strength {penalty.strength:g}, "
+        f"protocol {config.protocol.protocol}\n"
+        f"data   {data.name}: {len(data.train):,} to train on, {len(data.validation):,} to "
+        f"validate, {data.about}\n"
+        f"model  {type(task.classifier.module).__name__}: {count_parameters(variables):,} "
+        f"parameters, {len(lcjax.find_sites(variables))} sites, {config.model.dtype} on "
+        f"{jax.default_backend()}"
+    )
+
+
+def fit(job: Job, directory: Path) -> Ending:
+    """Trains, or trains on from where the run broke off, and returns what it comes to."""
+    task = job.task
+    state, history = run_stages(
+        directory,
+        job.state,
+        job.protocol,
+        key=keys(task.config)[1],
+        validate=task.validate,
+        run=task.config.run,
+    )
+    return job.protocol.end(directory, history, state.variables)
