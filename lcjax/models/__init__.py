@@ -1,7 +1,8 @@
-"""Image models whose every MLP is collapsible; names of children sort in forward order."""
+"""Networks whose every MLP is collapsible; names of children sort in forward order."""
 
+from lcjax.models.bert import Bert
 from lcjax.models.mixer import MLPMixer
 from lcjax.models.mlp import MLP
 from lcjax.models.vit import ViT
 
-__all__ = ["MLP", "MLPMixer", "ViT"]
+__all__ = ["Bert", "MLP", "MLPMixer", "ViT"]

@@ -93,6 +93,7 @@ class ViT(nn.Module):
                 mlp_hidden=self.mlp_hidden,
                 activation=self.activation,
                 dropout=self.dropout,
+                mlp_dropout=self.dropout,
                 dtype=self.dtype,
                 name=f"block_{i}",
             )(x, deterministic=deterministic)

@@ -1,0 +1,7 @@
+"""Weights in and out: safetensors files, as Hugging Face, timm and torchvision name them."""
+
+from lcjax.interop.errors import WeightsError
+from lcjax.interop.loading import load_safetensors, model_from
+from lcjax.interop.source import find_source
+
+__all__ = ["WeightsError", "find_source", "load_safetensors", "model_from"]
