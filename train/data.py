@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from train import array_sets
-from train.labelled import LabelledData
+from train.labelled import LabelledData, cut
 from train.splits import DataError, ImageSet, Part, Split, StreamedSplit, channel_moments
 from train.tfds_find import data_directory, locate, prepare
 
@@ -107,7 +107,7 @@ def load(
             _check_labels(split.labels, classes, f"{images.name}, {part}")
         return split
 
-    train, held_out = _cut(read("train"), validation, split_seed, images.name)
+    train, held_out = cut(read("train"), validation, split_seed, images.name, "images")
     mean, std = channel_moments(train)
     return ImageData(
         name=images.name,
@@ -150,19 +150,6 @@ def _check_labels(labels: np.ndarray, classes: int, where: str) -> None:
             f"{where}: labels reach from {labels.min()} to {labels.max()}; wanted 0 to "
             f"{classes - 1}, for {classes} classes. Prepare the set again."
         )
-
-
-def _cut(
-    split: Split | StreamedSplit, held_out: float, seed: int, name: str
-) -> tuple[Split | StreamedSplit, Split | StreamedSplit]:
-    count = round(held_out * len(split)) if held_out < 1 else round(held_out)
-    if not 0 < count < len(split):
-        raise DataError(
-            f"{name}: validation is {held_out}, {count} of {len(split)} training images; wanted at "
-            "least one image on either side: a fraction below 1, or a count."
-        )
-    order = np.random.default_rng(seed).permutation(len(split))
-    return split.take(np.sort(order[count:])), split.take(np.sort(order[:count]))
 
 
 def epoch_order(seed: int, epoch: int, count: int, batch_size: int) -> np.ndarray:

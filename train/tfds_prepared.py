@@ -1,0 +1,99 @@
+"""A set prepared by TensorFlow Datasets, opened without TensorFlow, whatever its examples are."""
+
+from pathlib import Path
+from typing import Any
+
+from train.splits import DataError
+
+
+class Prepared:
+    """One version of a labelled set, as it lies in a directory with its features.json.
+
+    Attributes:
+      directory: where it lies.
+      name: with its version.
+      features: by name, as TFDS describes them.
+      label: name of the class label; "" if there is none.
+      class_names: one a class.
+    """
+
+    def __init__(self, directory: Path):
+        """Opens the set; reads no example."""
+        import tensorflow_datasets as tfds
+
+        self.directory = directory
+        self._builder: Any = tfds.builder_from_directory(directory)
+        self._splits = self._builder.info.splits
+        self.name: str = self._builder.info.full_name
+        self.features: Any = self._builder.info.features
+        labels = self.named(tfds.features.ClassLabel)
+        self.label = "label" if "label" in labels else next(iter(labels), "")
+        self.class_names = tuple(self.features[self.label].names) if self.label else ()
+
+    @property
+    def splits(self) -> list[str]:
+        """Names of the splits."""
+        return list(self._splits)
+
+    def named(self, kind: type) -> list[str]:
+        """Returns the names of the features of one kind."""
+        return [name for name in self.features if isinstance(self.features[name], kind)]
+
+    def held_out(self) -> str:
+        """Returns the split to test on: the validation split where test labels are withheld.
+
+        Raises:
+          DataError: when there is neither, with labels.
+        """
+        for split in ("test", "validation"):
+            if split in self._splits and self.source(split, 1)[0][self.label] >= 0:
+                return split  # withheld labels are -1
+        raise DataError(
+            f"{self.directory}: {self.name} has splits {self.splits}; wanted a labelled test or "
+            "validation split beside train."
+        )
+
+    def files(self, split: str) -> list[Path]:
+        """Returns the files of a split."""
+        return [Path(path) for path in self._splits[split].filepaths]
+
+    def source(self, split: str, limit: int | None = None) -> Any:
+        """Returns a split's examples by index; images in them are left encoded.
+
+        Args:
+          split: its name.
+          limit: if given, only the first so many.
+
+        Raises:
+          DataError: when files are not there, or of a format without random access.
+        """
+        import tensorflow_datasets as tfds
+
+        missing = [path for path in self.files(split) if not path.is_file()]
+        if missing:
+            raise DataError(f"{missing[0]} is not there. Prepare {self.name} again with TFDS.")
+        count = self._splits[split].num_examples
+        instruction = f"{split}[:{min(limit, count)}]" if limit else split
+        encoded = {name: tfds.decode.SkipDecoding() for name in self.named(tfds.features.Image)}
+        try:
+            return self._builder.as_data_source(split=instruction, decoders=encoded or None)
+        except NotImplementedError as error:
+            raise DataError(
+                f"{self.directory}: {self.name} is stored as "
+                f"{self._builder.info.file_format.value}, which has no random access. Prepare it "
+                "again with --file_format array_record."
+            ) from error
+
+    def check_label(self, label: int, split: str) -> int:
+        """Returns a label as an int.
+
+        Raises:
+          DataError: when it is none of the classes'; names the split.
+        """
+        if not 0 <= label < len(self.class_names):
+            raise DataError(
+                f"{self.directory}, split {split}: a label is {label}; wanted 0 to "
+                f"{len(self.class_names) - 1}, for {len(self.class_names)} classes. Prepare the "
+                "set again with TFDS."
+            )
+        return int(label)
