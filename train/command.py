@@ -48,15 +48,14 @@ def run(
     config = tyro.extras.overridable_config_cli(
         dict(presets), prog=prog, description=about, config=flags
     )
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    quieten()
     try:
         check(config)
         directory = choose_directory(config.run, config.preset, as_json(config))
         job = prepare(config, make_task)
         if not config.run.resume:
             create_directory(directory, as_json(config), overwrite=config.run.overwrite)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError, ImportError) as error:
         sys.exit(f"error: {error}")
     print(introduce(job, directory), flush=True)
     try:
@@ -65,6 +64,12 @@ def run(
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(f"stopped; the same flags with --name {directory.name} --resume continue it")
+
+
+def quieten() -> None:
+    """Lets a user see warnings as one line each, and none of absl's."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
 
 
 def prepare(config: AnyConfig, make_task: Callable[[AnyConfig], Task]) -> Job:

@@ -18,6 +18,7 @@ from lcjax.checkpoint import restore
 from train.data import load
 from train.finished import classifier_of
 from train.labelled import LabelledData
+from train.text_task import texts_again
 
 # A second process cannot share a device that its parent holds whole.
 _BESIDE_PARENT = {
@@ -73,7 +74,7 @@ def _images(known: dict[str, Any], data_dir: Path | None) -> LabelledData:
     )
 
 
-_LOADERS = {"image": _images}
+_LOADERS = {"image": _images, "text": texts_again}
 
 
 def main() -> None:

@@ -13,9 +13,10 @@ from train.classifier import Classifier
 from train.image_classifier import ImageClassifier
 from train.ranges import ConfigError
 from train.run_dir import SUMMARY, read_json
+from train.text_classifier import TextClassifier
 
 DEEP, COMPACT = "deep", "compact"
-_CLASSIFIERS = {"image": ImageClassifier}
+_CLASSIFIERS = {"image": ImageClassifier, "text": TextClassifier}
 
 
 def classifier_of(checkpoint: Path) -> tuple[Classifier, dict[str, Any]]:

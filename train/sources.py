@@ -40,7 +40,7 @@ def in_memory(arrays: Any, batch_size: int, *, seed: int, steps_per_dispatch: in
       ConfigError: when there are fewer examples than one batch takes.
     """
     count = len(jax.tree.leaves(arrays)[0])
-    per_epoch = _batches(count, batch_size)
+    per_epoch = count_batches(count, batch_size)
     dispatches = -(-per_epoch // steps_per_dispatch)
     edges = [per_epoch * i // dispatches for i in range(dispatches + 1)]
 
@@ -73,14 +73,19 @@ def streamed(split: Any, batch_size: int, *, seed: int) -> Source:
             yield jax.device_put(jax.tree.map(lambda array: array[None], batch))
 
     return Source(
-        steps_per_epoch=_batches(len(split), batch_size),
+        steps_per_epoch=count_batches(len(split), batch_size),
         arrays=(),
         fetch=lambda _, batch: batch,
         inputs=inputs,
     )
 
 
-def _batches(count: int, batch_size: int) -> int:
+def count_batches(count: int, batch_size: int) -> int:
+    """Returns how many whole batches an epoch of so many examples has.
+
+    Raises:
+      ConfigError: when there are fewer examples than one batch takes.
+    """
     if count < batch_size:
         raise ConfigError(
             f"--batch-size is {batch_size}, but there are only {count} examples to train on; "

@@ -22,30 +22,31 @@ def data_directory(data_dir: str | Path | None) -> Path:
     return Path(data_dir or default).expanduser()
 
 
-def locate(name: str, data_dir: Path) -> Path | None:
+def locate(name: str, data_dir: Path, *, beside: str = "'digits'") -> Path | None:
     """Returns the directory of a prepared set; None if there is none. Looks at files only.
 
     Args:
       name: "set", "set/config", "set:version" or "set/config:version"; a version may have stars.
         The newest that fits is taken.
       data_dir: TFDS's directory.
+      beside: what else a data set may be called, for the error.
 
     Raises:
       DataError: when the name is of another form, or several configs are there and none is asked
         for.
     """
-    base, config, version = _parse(name)
+    base, config, version = _parse(name, beside)
     root = data_dir / base
     if config is None and not _newest(root, version):
         config = _only_config(name, root, version)
     return _newest(root / config if config else root, version)
 
 
-def _parse(name: str) -> tuple[str, str | None, str]:
+def _parse(name: str, beside: str = "") -> tuple[str, str | None, str]:
     found = re.fullmatch(r"(\w+)(?:/([\w.+-]+))?(?::([\d.*]+))?", name)
     if not found:
         raise DataError(
-            f"{name!r} is not the name of a data set; wanted 'digits', or a TFDS set as "
+            f"{name!r} is not the name of a data set; wanted {beside}, or a TFDS set as "
             "'name', 'name/config' or 'name:version'."
         )
     return found[1], found[2], found[3] or "*"

@@ -1,0 +1,50 @@
+"""Fine-tunes a pretrained encoder to classify texts, collapses it.
+
+`python -m train.sentiment PRESET [--flag value ...]` trains;
+`python -m train.sentiment predict CHECKPOINT "a text"` prints the label of a text.
+"""
+
+import sys
+
+import tyro
+
+from train import command
+from train.command import Job
+from train.predict import predict
+from train.text_config import TextConfig
+from train.text_presets import PRESETS
+from train.text_task import make_task
+
+_PROG = "python -m train.sentiment"
+
+
+def main() -> None:
+    """Runs the command line."""
+    if sys.argv[1:2] == ["predict"]:
+        _predict(sys.argv[2:])
+    else:
+        command.run(_PROG, __doc__, PRESETS, make_task)
+
+
+def prepare(config: TextConfig) -> Job:
+    """Returns the data, the model and the optimizer that a config asks for.
+
+    Raises:
+      ValueError: when a flag's value cannot be, or the data set, the weights or a run do not fit.
+      FileNotFoundError: when there are no such weights.
+      ImportError: when a package of the extra `text` is not installed.
+    """
+    return command.prepare(config, make_task)
+
+
+def _predict(arguments: list[str]) -> None:
+    command.quieten()
+    try:
+        label, probability = tyro.cli(predict, prog=f"{_PROG} predict", args=arguments)
+    except (FileNotFoundError, ImportError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    print(f"{label}  {probability:.4f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""Text-classification data: three splits of tokens."""
+
+import dataclasses
+import warnings
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from train.buckets import TextSplit, usable_lengths
+from train.labelled import LabelledData, cut
+from train.ranges import ConfigError
+from train.splits import DataError
+from train.texts import Texts, find_texts
+from train.tokens import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class TextData(LabelledData):
+    """A labelled set of texts, cut in three.
+
+    Attributes:
+      train: a `TextSplit`.
+      validation: cut from the training split.
+      test: reads the split that is tested on.
+      class_names: one a class.
+      lengths: to which texts are padded, ascending.
+      tested_on: what the test split is, in words.
+    """
+
+    train: TextSplit
+    validation: TextSplit
+    class_names: tuple[str, ...]
+    lengths: tuple[int, ...]
+    tested_on: str
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+    @property
+    def about(self) -> str:
+        """What the texts are, in words."""
+        lengths = ", ".join(map(str, self.lengths))
+        return (
+            f"{self.num_classes} classes, texts padded to {lengths} tokens; tested on "
+            f"{self.tested_on}"
+        )
+
+    @property
+    def example(self) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of one text of the commonest length."""
+        return jax.ShapeDtypeStruct((self._commonest,), np.int32)
+
+    @property
+    def each(self) -> str:
+        """What one input is."""
+        return f"a text of {self._commonest} tokens"
+
+    @property
+    def _commonest(self) -> int:
+        return self.lengths[np.bincount(self.train.buckets).argmax()]
+
+
+def load_texts(
+    name: str,
+    tokenizer: Tokenizer,
+    lengths: tuple[int, ...],
+    *,
+    data_dir: str | Path | None = None,
+    test_file: Path | None = None,
+    validation: float = 0.1,
+    num_classes: int | None = None,
+    train_examples: int | None = None,
+    split_seed: int = 0,
+) -> TextData:
+    """Loads a set of labelled texts, as tokens.
+
+    A text of more tokens than the tokenizer leaves is cut, which is said once, with a warning.
+
+    Args:
+      name: as for `train.texts.find_texts`.
+      tokenizer: of the model.
+      lengths: to which texts are padded, ascending, as far as the tokenizer leaves so many tokens.
+      data_dir: TFDS's directory; by default TFDS_DATA_DIR, then TFDS's own default.
+      test_file: TSV file to test on.
+      validation: below 1, the part of the training split that is held out; else, how many texts.
+      num_classes: if given, how many classes are expected; others raise.
+      train_examples: if given, keep a fixed choice of so many of the texts that are left.
+      split_seed: fixes the cut between training and validation, and that choice.
+
+    Raises:
+      DataError: when the set is not there or does not match what was asked.
+      ConfigError: when there are fewer texts than `train_examples`, or lengths do not ascend.
+    """
+    found = find_texts(name, data_dir=data_dir, test_file=test_file)
+    classes = len(found.class_names)
+    if num_classes not in (None, classes):
+        raise DataError(
+            f"{found.name}: num_classes is {num_classes}, but its labels have {classes} classes. "
+            f"Give {classes}, or leave it out."
+        )
+    lengths = usable_lengths(lengths, tokenizer.longest)
+    said = False
+
+    def tokenised(texts: Texts) -> TextSplit:
+        nonlocal said
+        tokens, shortened = tokenizer.encode(texts.texts.tolist())
+        if shortened and not said:
+            said = True
+            warnings.warn(
+                f"{found.name}: {shortened:,} of {len(texts):,} texts are longer than "
+                f"{tokenizer.longest} tokens and are cut there, as longer ones will be.",
+                stacklevel=2,
+            )
+        held = np.empty(len(tokens), object)
+        held[:] = tokens
+        return TextSplit(held, texts.labels, lengths)
+
+    train, held_out = cut(found.read("train"), validation, split_seed, found.name, "texts")
+    if train_examples is not None:
+        train = _chosen(train, train_examples, split_seed)
+    return TextData(
+        name=found.name,
+        train=tokenised(train),
+        validation=tokenised(held_out),
+        test=lambda: tokenised(found.read("test")),
+        class_names=found.class_names,
+        lengths=lengths,
+        tested_on=found.tested_on,
+    )
+
+
+def _chosen(train: Texts, count: int, seed: int) -> Texts:
+    if count > len(train):
+        raise ConfigError(
+            f"--train-examples is {count}, but there are only {len(train)} texts to train on; "
+            "wanted at most that many."
+        )
+    return train.take(np.sort(np.random.default_rng(seed).permutation(len(train))[:count]))

@@ -1,0 +1,70 @@
+"""The task of a run on texts."""
+
+from pathlib import Path
+from typing import Any
+
+from train.buckets import bucketed
+from train.ranges import ConfigError
+from train.task import Task, assemble, keys
+from train.text_classifier import TextClassifier
+from train.text_config import TextConfig
+from train.text_data import TextData, load_texts
+from train.text_model import module_as_json
+from train.tokens import Tokenizer
+
+
+def make_task(config: TextConfig) -> Task:
+    """Returns the data and the model that a config asks for.
+
+    Raises:
+      ValueError: when a flag's value cannot be, or the data set, the weights or a run do not fit.
+      FileNotFoundError: when there are no such weights.
+      ImportError: when a package of the extra `text` is not installed.
+    """
+    asked, folder = config.data, config.model.folder()
+    table = config.model.build(num_classes=1).max_length
+    tokenizer = Tokenizer.of(folder, min(asked.lengths[-1], table))
+    data = load_texts(
+        asked.dataset,
+        tokenizer,
+        asked.lengths,
+        data_dir=asked.data_dir,
+        test_file=asked.test_file,
+        validation=asked.validation,
+        num_classes=asked.num_classes,
+        train_examples=asked.train_examples,
+    )
+    module = config.model.build(data.num_classes)
+    classifier = TextClassifier(module)
+    _check_vocabulary(tokenizer, module.vocab_size, folder)
+    shared = {"dataset": asked.dataset, "vocabulary": tokenizer.digest}
+    known = shared | {
+        "test_file": None if asked.test_file is None else str(asked.test_file),
+        "class_names": list(data.class_names),
+        "lengths": list(data.lengths),
+        "module": module_as_json(module),
+        "tokenizer": tokenizer.definition,
+    }
+    variables = config.model.variables(data.num_classes, keys(config)[0])
+    source = bucketed(data.train, asked.batch_size, seed=config.run.seed)
+    return assemble(config, data, classifier, source, variables, known=known, shared=shared)
+
+
+def texts_again(known: dict[str, Any], data_dir: Path | None) -> TextData:
+    """Returns the data of which a checkpoint says this much."""
+    return load_texts(
+        known["dataset"],
+        Tokenizer(known["tokenizer"], known["lengths"][-1]),
+        tuple(known["lengths"]),
+        data_dir=data_dir,
+        test_file=None if known["test_file"] is None else Path(known["test_file"]),
+        num_classes=len(known["class_names"]),
+    )
+
+
+def _check_vocabulary(tokenizer: Tokenizer, size: int, folder: Path) -> None:
+    if tokenizer.vocab_size > size:
+        raise ConfigError(
+            f"{folder}: tokenizer.json numbers {tokenizer.vocab_size:,} tokens, the model has "
+            f"embeddings of {size:,}; wanted the model's own tokenizer."
+        )
