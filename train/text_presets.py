@@ -5,7 +5,7 @@ from train.text_config import TextConfig, TextDataConfig
 from train.text_model import MINILM, PretrainedConfig
 
 # Phrases of 13 tokens on average, of 66 at most. A part of 0.03 is some 2,000 of them.
-_SST2 = TextDataConfig(dataset="glue/sst2", validation=0.03, lengths=(8, 16, 24, 32, 48, 64, 96))
+_SST2 = TextDataConfig(dataset="glue/sst2", validation=0.03, lengths=(8, 16, 24, 32, 48, 96))
 _IMDB = TextDataConfig(dataset="imdb_reviews", lengths=(64, 128, 256))
 _FINE_TUNING = OptimizerConfig(epochs=1, learning_rate=1e-4, weight_decay=0.01, clip_norm=1.0)
 # A pretrained network learns the task first; then sites go by what they cost, and it heals.
