@@ -29,11 +29,17 @@ def prepare_set(data_dir, name, *, shape, splits, classes=3):
             file.seek(0)
             yield i, {"image": file, "label": -1 if withheld else i % classes}
 
+    features = {
+        "image": tfds.features.Image(shape=shape),
+        "label": tfds.features.ClassLabel(num_classes=classes),
+    }
+    _prepare(data_dir, name, features, splits, rows)
+
+
+def _prepare(data_dir, name, features, splits, rows):
+    """Prepares a set; `rows(given, withheld)` yields a split's examples."""
+
     def info(self):
-        features = {
-            "image": tfds.features.Image(shape=shape),
-            "label": tfds.features.ClassLabel(num_classes=classes),
-        }
         return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
     body = {
@@ -41,7 +47,7 @@ def prepare_set(data_dir, name, *, shape, splits, classes=3):
         "name": name,
         "_info": info,
         "_split_generators": lambda self, _: {
-            split.rstrip("?"): rows(count, split.endswith("?")) for split, count in splits.items()
+            split.rstrip("?"): rows(given, split.endswith("?")) for split, given in splits.items()
         },
         "_generate_examples": lambda self: None,
         "__module__": __name__,
@@ -62,3 +68,21 @@ def take(iterator, count):
 
 def same(ours, theirs):
     return all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def prepare_texts(data_dir, name, *, splits, names="sentence"):
+    """Prepares a set of texts.
+
+    Args:
+      splits: rows of text and label, "negative" or "positive"; a split whose name ends in "?" has
+        its labels withheld.
+      names: of the features that are texts, apart by spaces; all hold the same.
+    """
+
+    def rows(given, withheld):
+        for i, (text, label) in enumerate(given):
+            yield i, dict.fromkeys(names.split(), text) | {"label": -1 if withheld else label}
+
+    features = {each: tfds.features.Text() for each in names.split()}
+    features["label"] = tfds.features.ClassLabel(names=["negative", "positive"])
+    _prepare(data_dir, name, features, splits, rows)

@@ -119,4 +119,5 @@ def usable_lengths(lengths: Sequence[int], most: int) -> tuple[int, ...]:
     """
     if not lengths or lengths[0] < 3 or any(np.diff(lengths) <= 0):
         raise ConfigError(f"--lengths is {tuple(lengths)}; wanted numbers from 3 on that ascend.")
-    return (*(length for length in lengths if length < most), min(lengths[-1], most))
+    last = min(lengths[-1], most)
+    return (*(length for length in lengths if length < last), last)
