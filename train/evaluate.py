@@ -17,8 +17,7 @@ import tyro
 from lcjax.checkpoint import restore
 from train.data import load
 from train.finished import classifier_of
-from train.labelled import LabelledData
-from train.text_task import texts_again
+from train.text_task import texts_to_test
 
 # A second process cannot share a device that its parent holds whole.
 _BESIDE_PARENT = {
@@ -47,8 +46,8 @@ def evaluate(
     """
     classifier, metadata = classifier_of(checkpoint)
     variables = restore(checkpoint)
-    data = _LOADERS[metadata["kind"]](metadata["data"], data_dir)
-    return classifier.evaluator(batch_size)(variables, data.test())
+    test = _READERS[metadata["kind"]](metadata["data"], data_dir)
+    return classifier.evaluator(batch_size)(variables, test)
 
 
 def evaluate_afresh(checkpoint: Path, *flags: str) -> dict[str, Any]:
@@ -65,16 +64,17 @@ def evaluate_afresh(checkpoint: Path, *flags: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def _images(known: dict[str, Any], data_dir: Path | None) -> LabelledData:
-    return load(
+def _images_to_test(known: dict[str, Any], data_dir: Path | None) -> Any:
+    data = load(
         known["dataset"],
         data_dir=data_dir,
         num_classes=known["num_classes"],
         image_size=known["image_size"],
     )
+    return data.test()
 
 
-_LOADERS = {"image": _images, "text": texts_again}
+_READERS = {"image": _images_to_test, "text": texts_to_test}
 
 
 def main() -> None:

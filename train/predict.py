@@ -46,9 +46,7 @@ def predict(
     lengths = known["lengths"]
     (tokens,), cut = Tokenizer(known["tokenizer"], lengths[-1]).encode([text])
     if cut:
-        warnings.warn(
-            f"the text is longer than {lengths[-1]} tokens and is cut there", stacklevel=2
-        )
+        warnings.warn(f"the text has more than {lengths[-1]} tokens and is cut", stacklevel=2)
     padded = np.full((1, next(n for n in lengths if n >= len(tokens))), PADDING, np.int32)
     padded[0, : len(tokens)] = tokens
     logits = jax.jit(classifier.logits)(restore(checkpoint), padded)

@@ -55,5 +55,5 @@ class TextClassifier(Classifier):
 
 def _arguments(tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns what the module takes; a row of nothing but padding has one token, of no meaning."""
-    real = real_tokens(tokens).at[:, 0].set(True)
+    real = jnp.asarray(real_tokens(tokens)).at[:, 0].set(True)
     return jnp.maximum(tokens, 0), real

@@ -106,7 +106,7 @@ def load_texts(
 
     def tokenised(texts: Texts) -> TextSplit:
         nonlocal said
-        tokens, shortened = tokenizer.encode(texts.texts.tolist())
+        split, shortened = tokenise(texts, tokenizer, lengths)
         if shortened and not said:
             said = True
             warnings.warn(
@@ -114,9 +114,7 @@ def load_texts(
                 f"{tokenizer.longest} tokens and are cut there, as longer ones will be.",
                 stacklevel=2,
             )
-        held = np.empty(len(tokens), object)
-        held[:] = tokens
-        return TextSplit(held, texts.labels, lengths)
+        return split
 
     train, held_out = cut(found.read("train"), validation, split_seed, found.name, "texts")
     if train_examples is not None:
@@ -130,6 +128,14 @@ def load_texts(
         lengths=lengths,
         tested_on=found.tested_on,
     )
+
+
+def tokenise(texts: Texts, tokenizer: Tokenizer, lengths: tuple[int, ...]) -> tuple[TextSplit, int]:
+    """Returns a split as tokens, and how many of its texts were cut."""
+    tokens, shortened = tokenizer.encode(texts.texts.tolist())
+    held = np.empty(len(tokens), object)
+    held[:] = tokens
+    return TextSplit(held, texts.labels, lengths), shortened
 
 
 def _chosen(train: Texts, count: int, seed: int) -> Texts:

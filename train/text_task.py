@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from train.buckets import bucketed
+from train.buckets import TextSplit, bucketed
 from train.ranges import ConfigError
+from train.splits import DataError
 from train.task import Task, assemble, keys
 from train.text_classifier import TextClassifier
 from train.text_config import TextConfig
-from train.text_data import TextData, load_texts
+from train.text_data import load_texts, tokenise
 from train.text_model import module_as_json
+from train.texts import find_texts
 from train.tokens import Tokenizer
 
 
@@ -50,16 +52,21 @@ def make_task(config: TextConfig) -> Task:
     return assemble(config, data, classifier, source, variables, known=known, shared=shared)
 
 
-def texts_again(known: dict[str, Any], data_dir: Path | None) -> TextData:
-    """Returns the data of which a checkpoint says this much."""
-    return load_texts(
-        known["dataset"],
-        Tokenizer(known["tokenizer"], known["lengths"][-1]),
-        tuple(known["lengths"]),
-        data_dir=data_dir,
-        test_file=None if known["test_file"] is None else Path(known["test_file"]),
-        num_classes=len(known["class_names"]),
-    )
+def texts_to_test(known: dict[str, Any], data_dir: Path | None) -> TextSplit:
+    """Returns the test split of the data of which a checkpoint says this much.
+
+    Raises:
+      DataError: when the data set is not there, or has other classes by now.
+    """
+    test_file = None if known["test_file"] is None else Path(known["test_file"])
+    found = find_texts(known["dataset"], data_dir=data_dir, test_file=test_file)
+    if list(found.class_names) != known["class_names"]:
+        raise DataError(
+            f"{found.name}: its classes are {list(found.class_names)}; wanted those that the "
+            f"checkpoint was trained with, {known['class_names']}."
+        )
+    lengths = tuple(known["lengths"])
+    return tokenise(found.read("test"), Tokenizer(known["tokenizer"], lengths[-1]), lengths)[0]
 
 
 def _check_vocabulary(tokenizer: Tokenizer, size: int, folder: Path) -> None:
