@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# One process of tests for each core.
+PARALLEL := -n auto --dist worksteal
 # For test-newest: the newest Python from 3.12 on that is there, for which the newest JAX is made.
 NEWEST ?= $(shell ls $$HOME/.pyenv/versions/3.1[2-9]*/bin/python3 2>/dev/null | sort -V | tail -1)
 ifeq ($(strip $(NEWEST)),)
@@ -14,10 +16,10 @@ demo: $(VENV)/.train
 	$(BIN)/python -m train.image digits-mixer
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(PARALLEL) -m slow
 
 test-newest:
 	@$(NEWEST) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || \

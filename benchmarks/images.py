@@ -1,4 +1,4 @@
-"""The image presets, three seeds each, beside the same topology trained from scratch.
+"""The image presets and every protocol of train.image, beside the same topology in other ways.
 
 `python -m benchmarks.images`: resumes where it was stopped; the runs stay in runs/benchmark.
 """
@@ -12,10 +12,35 @@ from benchmarks.training_runs import Summary, command, mean_and_deviation, measu
 from lcjax.table import render
 
 _PLAIN = ("--strength", "0", "--slope-learning-rate", "0")
+
+
+def _collapsed(fit: str, count: int) -> tuple[str, ...]:
+    """Returns the plain network, finished, with its last sites collapsed and no training after."""
+    start = ("fashion-mlp", "--protocol", "fit-heal", "--from", "{fashion-mlp-deep}")
+    asked = ("--fit", fit, "--count", str(count), "--order", "last", "--heal-epochs", "0")
+    return (*start, *asked)
+
+
+_HEALED = (*_collapsed("least_squares", 2)[:-1], "1")
 ROWS = {
     "fashion-mlp": ("fashion-mlp",),
     "fashion-mlp-deep": ("fashion-mlp", *_PLAIN),
     "fashion-mlp-small": ("fashion-mlp", "--hidden", "512", *_PLAIN),
+    "fashion-mlp-distilled": (
+        *("fashion-mlp", "--hidden", "512", *_PLAIN),
+        *("--teacher", "{fashion-mlp-deep}"),
+    ),
+    **{
+        f"fashion-mlp-{fit.replace('_', '-')}-{count}": _collapsed(fit, count)
+        for fit in ("exact", "moments", "least_squares")
+        for count in (1, 2)
+    },
+    "fashion-mlp-fit-heal": _HEALED,
+    "fashion-mlp-fit-heal-taught": (*_HEALED, "--deep-teacher"),
+    "fashion-mlp-anneal": ("fashion-mlp", "--protocol", "anneal", "--last", "2"),
+    "fashion-mlp-last-2": ("fashion-mlp", "--last", "2"),
+    "fashion-mlp-progressive": ("fashion-mlp", "--protocol", "progressive", "--last", "2"),
+    "fashion-mlp-reference": ("fashion-mlp", "--protocol", "reference", "--last", "2"),
     "fashion-mixer": ("fashion-mixer",),
     "fashion-vit": ("fashion-vit",),
 }
@@ -33,12 +58,11 @@ def main(
       seeds: of the runs.
       runs_dir: where the runs are kept.
     """
-    chosen = {name: ROWS[name] for name in rows}
-    found = measured(chosen, seeds=seeds, runs_dir=runs_dir)
-    cells = [(name, *_cells(found[name]), command(ROWS[name])) for name in chosen]
+    found = measured(ROWS, rows, seeds=seeds, runs_dir=runs_dir)
+    cells = [(name, *_cells(found[name]), command(ROWS[name])) for name in rows]
     headers = ("run", "deep, %", "compact, %", "parameters", "→", "sites", "command")
     print(render(headers, cells))
-    for name in chosen:
+    for name in rows:
         config = {"command": command(ROWS[name]), "seeds": list(seeds)}
         print(write(f"images-{name}", config, found[name]))
 

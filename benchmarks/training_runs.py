@@ -9,29 +9,31 @@ from pathlib import Path
 from typing import Any
 
 Summary = dict[str, Any]
+# Arguments of `python -m train.image`. "{row}" stands for the run of that row with the same seed.
+Rows = Mapping[str, Sequence[str]]
 
 
 def measured(
-    rows: Mapping[str, Sequence[str]], *, seeds: Sequence[int], runs_dir: Path
+    rows: Rows, chosen: Sequence[str], *, seeds: Sequence[int], runs_dir: Path
 ) -> dict[str, list[Summary]]:
-    """Returns the summaries of every row's runs, one a seed.
+    """Returns the summaries of the chosen rows' runs, one a seed.
 
-    A run that is finished under this name is taken as it is, an unfinished one is resumed.
+    A run that is finished under its name is taken as it is, an unfinished one is resumed, and a run
+    that another one starts from comes first.
 
     Args:
-      rows: arguments of `python -m train.image` by the name of the row.
+      rows: arguments by the name of the row.
+      chosen: names of rows.
       seeds: of the runs.
       runs_dir: where the runs are kept.
 
     Raises:
-      subprocess.CalledProcessError: when a run fails.
+      SystemExit: for a row that is not there (lists them), and when a run fails (names its log).
     """
-    return {
-        name: [
-            _run(f"{name}-{seed}", [*arguments, "--seed", str(seed)], runs_dir) for seed in seeds
-        ]
-        for name, arguments in rows.items()
-    }
+    unknown = sorted(set(chosen) - rows.keys())
+    if unknown:
+        sys.exit(f"error: no such row: {', '.join(unknown)}; there are {', '.join(rows)}.")
+    return {name: [_run(rows, name, seed, runs_dir) for seed in seeds] for name in chosen}
 
 
 def command(arguments: Sequence[str]) -> str:
@@ -41,23 +43,27 @@ def command(arguments: Sequence[str]) -> str:
 
 def mean_and_deviation(values: Sequence[float]) -> str:
     """Returns `mean ± standard deviation` of percentages, with two decimals."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.2f} ± {deviation:.2f}"
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
 
 
-def _run(name: str, arguments: Sequence[str], runs_dir: Path) -> Summary:
-    directory = runs_dir / name
+def _run(rows: Rows, row: str, seed: int, runs_dir: Path) -> Summary:
+    directory = runs_dir / f"{row}-{seed}"
     if not (directory / "summary.json").exists():
-        ours = ["--runs-dir", str(runs_dir), "--name", name]
+        for earlier in rows:
+            if f"{{{earlier}}}" in rows[row]:
+                _run(rows, earlier, seed, runs_dir)
+        places = {f"{{{name}}}": str(runs_dir / f"{name}-{seed}") for name in rows}
+        asked = [places.get(argument, argument) for argument in rows[row]] + ["--seed", str(seed)]
+        ours = ["--runs-dir", str(runs_dir), "--name", directory.name]
         ours += ["--resume"] if directory.exists() else []
-        print(f"{name}: {command(arguments)}", flush=True)
-        log = runs_dir / f"{name}.log"
+        print(f"{directory.name}: {command(asked)}", flush=True)
+        log = runs_dir / f"{directory.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w") as file:
-            subprocess.run(
-                [sys.executable, "-m", "train.image", *arguments, *ours],
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                check=True,
-            )
+            asked = [sys.executable, "-m", "train.image", *asked, *ours]
+            done = subprocess.run(asked, stdout=file, stderr=subprocess.STDOUT)
+        if done.returncode:
+            sys.exit(f"error: {directory.name} failed; {log} says why.")
     return json.loads((directory / "summary.json").read_text())

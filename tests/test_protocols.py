@@ -110,6 +110,7 @@ def test_reference_swaps_prelus_in_and_has_the_penalty_in_the_loss():
     assert got[0] == 0 and all(slope > 0.01 for slope in got[1:])
 
 
+@pytest.mark.slow
 def test_fit_heal_plans_collapses_and_trains_on(tmp_path, capsys):
     job, ending = ran(tmp_path / "a", **FIT_HEAL)
     assert "budget count=2: met" in capsys.readouterr().out
