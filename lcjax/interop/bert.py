@@ -55,7 +55,7 @@ def _fields(config: Mapping[str, Any]) -> dict[str, Any] | None:
     )
 
 
-BERT = Names(
+BERT_NAMES = Names(
     library="Hugging Face",
     model=Bert,
     marker="embeddings.word_embeddings.weight",

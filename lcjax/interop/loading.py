@@ -9,15 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lcjax.interop.bert import BERT
+from lcjax.interop.bert import BERT_NAMES
 from lcjax.interop.errors import WeightsError
+from lcjax.interop.gpt2 import GPT2_NAMES
 from lcjax.interop.names import Names
 from lcjax.interop.source import Source, find_files, find_source, read_config
 from lcjax.interop.tensors import FLOATS, Tensors, open_tensors
 from lcjax.leaves import LeafPath, flatten, nest
 from lcjax.paths import natural
 
-_TABLES = (BERT,)
+_TABLES = (BERT_NAMES, GPT2_NAMES)
 _UNSEEN = ("num_heads", "epsilon", "activation")  # fields that no shape shows
 _LONGEST_LIST = 20
 
@@ -66,6 +67,7 @@ def load_safetensors(
             raise ValueError(f"fresh={fresh!r} initialises leaves: give the random key, key=.")
         config = read_config(path)
         lines = _differences(names, config, model) if config else []
+        lines += _untied(tensors, names, by_name)
         lines += _mismatches(tensors, names, by_name, wanted, new)
         if lines:
             raise _error(tensors.where, names, model, lines)
@@ -189,7 +191,7 @@ def _mismatches(
     new: set[LeafPath],
 ) -> list[str]:
     """Returns a line for every tensor that is missing, unexpected or not as the model wants it."""
-    lines, used = [], set()
+    lines, used = [], set(names.tied)
     for leaf, shape in wanted.items():
         if leaf[-1] == "slope":
             continue
@@ -207,6 +209,17 @@ def _mismatches(
             lines.append(f"! {by_name[name]}: file {stored.dtype}, wanted floating point")
     lines += [f"+ unexpected: {by_name[name]}" for name in by_name if name not in used]
     return sorted(dict.fromkeys(lines), key=natural)
+
+
+def _untied(tensors: Tensors, names: Names, by_name: Mapping[str, str]) -> list[str]:
+    """Returns a line for every tensor that should equal another, and does not."""
+    lines = []
+    for copy, original in names.tied.items():
+        if copy in by_name and original in by_name:
+            first, second = (tensors.read(by_name[name]) for name in (copy, original))
+            if not np.array_equal(first, second):
+                lines.append(f"! {by_name[copy]}: differs from {by_name[original]}, wanted equal")
+    return lines
 
 
 def _rule(names: Names, leaf: LeafPath) -> Any:
