@@ -8,7 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.errors import FlaxError
 
+from lcjax.errors import CollapseError
+from lcjax.interop.errors import WeightsError
 from lcjax.interop.matching import (
     Places,
     below,
@@ -19,9 +22,9 @@ from lcjax.interop.matching import (
     plain_names,
     untied,
 )
-from lcjax.interop.own import is_own, read_own
+from lcjax.interop.own import differences, is_own, read_own
 from lcjax.interop.source import Source, find_files, find_source, read_config
-from lcjax.interop.tables import check_model, table_of
+from lcjax.interop.tables import check_model, inputs_of, table_of
 from lcjax.interop.tensors import Tensors, open_tensors
 from lcjax.leaves import LeafPath, flatten, nest
 
@@ -42,13 +45,14 @@ def load_safetensors(
     missing, unexpected or of another shape. Files are mapped into memory and read tensor by
     tensor; float16, bfloat16 and float64 are cast to the model's float32.
 
-    What `save_safetensors` wrote, deep or compact, comes back bit for bit.
+    What `save_safetensors` wrote, deep or compact, comes back bit for bit; a model is not needed
+    for it, and is held against it where it is given.
 
     Args:
       source: a safetensors file; a folder with one, or with an index of several, whose config.json
         is then held against the model; an installed Python package that ships such a folder; or
         the id of a Hugging Face repository.
-      model: a Bert, GPT2, MLPMixer, VGG or ViT. None for what `save_safetensors` wrote.
+      model: a Bert, GPT2, MLPMixer, VGG or ViT; None will do for what `save_safetensors` wrote.
       fresh: globs of leaves, `head/*`, that are initialised and not loaded, in the file or not: a
         head for other classes.
       skip: globs of tensors of the file, `cls.*`, that are left out.
@@ -66,7 +70,7 @@ def load_safetensors(
         if is_own(tensors):
             if fresh or skip:
                 raise ValueError("fresh and skip are for files of other libraries than lcjax.")
-            return read_own(tensors)
+            return _held(tensors, model)
         if model is None:
             raise TypeError(f"{tensors.where}: save_safetensors did not write it; give the model.")
         check_model(model)
@@ -87,6 +91,23 @@ def load_safetensors(
         leaves = {leaf: _read(tensors, by_name, at, leaf, shape) for leaf, shape in old.items()}
     leaves |= _initialised(model, inputs, new, key)
     return nest({leaf: leaves[leaf] for leaf in wanted})
+
+
+def _held(tensors: Tensors, model: nn.Module | None) -> dict[str, Any]:
+    """Returns what lcjax wrote, once sure that the model, if there is one, runs it."""
+    variables = read_own(tensors)
+    if model is not None:
+        check_model(model)
+        inputs = inputs_of(model, tensors.stored)
+        deep = flatten(jax.eval_shape(model.init, jax.random.key(0), inputs))
+        lines = differences(flatten(variables), deep)
+        if lines:
+            raise difference_error(tensors.where, "lcjax", model, lines)
+        try:
+            jax.eval_shape(model.apply, variables, inputs)
+        except (CollapseError, FlaxError) as error:
+            raise WeightsError(f"{tensors.where}: the model cannot run it: {error}") from error
+    return variables
 
 
 def _globs(globs: Globs) -> tuple[str, ...]:

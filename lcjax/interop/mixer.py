@@ -24,12 +24,14 @@ _RULES = (
     *norm_rules("norm", "norm"),
     *dense_rules("head", "head"),
 )
+# Of the first MLP across tokens, at timm and in lcjax's own files.
+_LAST_BIASES = ("blocks.0.mlp_tokens.fc2.bias", "params/block_0/mlp_1_tokens/dense_1/bias")
 
 
 def _inputs(model: MLPMixer, stored: Mapping[str, Stored]) -> jax.ShapeDtypeStruct:
     """Returns a square image with as many patches as the file's first MLP mixes."""
-    first = stored.get("blocks.0.mlp_tokens.fc1.weight")
-    patches = first.shape[-1] if first and first.shape else 1
+    shape = next((stored[name].shape for name in _LAST_BIASES if name in stored), ())
+    patches = shape[0] if shape else 1
     edge = max(1, isqrt(patches)) * model.patch_size
     return jax.ShapeDtypeStruct((1, edge, edge, 3), jnp.float32)
 

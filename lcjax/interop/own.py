@@ -11,8 +11,9 @@ from uuid import uuid4
 import jax
 import numpy as np
 
+from lcjax.chains import find_chains
 from lcjax.interop.tensors import Tensors, import_safetensors
-from lcjax.leaves import LeafPath, describe, empty_dicts, flatten, joined, nest, saveable
+from lcjax.leaves import LeafPath, describe, diff, empty_dicts, flatten, joined, nest, saveable
 
 _KEY = "lcjax"
 _DTYPES = frozenset(
@@ -78,6 +79,28 @@ def read_own(tensors: Tensors) -> dict[str, Any]:
         leaves[tuple(name.split("/"))] = leaf if narrowed else jax.device_put(leaf)
     header: Mapping[str, Any] = json.loads(tensors.metadata[_KEY])
     return nest(leaves | {tuple(path): {} for path in header["empty"]})
+
+
+def differences(held: Mapping[LeafPath, Any], deep: Mapping[LeafPath, Any]) -> list[str]:
+    """Returns a line for every leaf that tells a tree from one that collapse makes of a deep tree.
+
+    Inside chains leaves may be gone, Denses may have other widths and new biases; what fits
+    there, the modules themselves check when they run.
+
+    Args:
+      held: the leaves of a file.
+      deep: the leaves that the model's `init` makes, abstract.
+    """
+    chains = {chain.path for chain in find_chains(nest(deep)["params"])}
+
+    def in_chain(leaf: LeafPath) -> bool:
+        return leaf[0] in ("params", "batch_stats") and joined(leaf[1:-2]) in chains
+
+    ours, theirs = (
+        {leaf: describe(value) for leaf, value in tree.items() if not in_chain(leaf)}
+        for tree in (held, deep)
+    )
+    return diff(ours, theirs, "the file", "the model")
 
 
 def _check_name(name: LeafPath) -> None:

@@ -1,8 +1,10 @@
 """All tables of names, and which of them is a file's."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 
 from lcjax.interop.bert import BERT_NAMES
 from lcjax.interop.errors import WeightsError
@@ -10,7 +12,7 @@ from lcjax.interop.gpt2 import GPT2_NAMES
 from lcjax.interop.mixer import TIMM_MIXER
 from lcjax.interop.names import Names
 from lcjax.interop.source import Source, find_source, read_config
-from lcjax.interop.tensors import Tensors
+from lcjax.interop.tensors import Stored, Tensors
 from lcjax.interop.vgg import TORCHVISION_VGG
 from lcjax.interop.vit import HF_VIT, TIMM_VIT
 from lcjax.paths import natural
@@ -44,6 +46,12 @@ def check_model(model: nn.Module) -> None:
     """Raises a TypeError unless there are tables for the model's class."""
     if not any(isinstance(model, names.model) for names in TABLES):
         raise TypeError(f"load_safetensors got a {type(model).__name__}; wanted one of {known()}.")
+
+
+def inputs_of(model: nn.Module, stored: Mapping[str, Stored]) -> jax.ShapeDtypeStruct:
+    """Returns inputs for which the model has the shapes of the tensors that lcjax wrote."""
+    names = next(names for names in TABLES if isinstance(model, names.model))
+    return names.inputs(model, stored)
 
 
 def table_of(tensors: Tensors, model: nn.Module) -> Names:

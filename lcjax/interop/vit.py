@@ -15,6 +15,7 @@ from lcjax.interop.tensors import Stored
 from lcjax.models.vit import ViT
 
 _POSITIONS, _HF_POSITIONS = "pos_embed", "embeddings.position_embeddings"
+_TABLES = (_POSITIONS, _HF_POSITIONS, "params/positions")  # the last in lcjax's own files
 
 
 def _joined(child: str, which: int) -> list[Rule]:
@@ -61,8 +62,7 @@ _HF_RULES = (
 
 def _inputs(model: ViT, stored: Mapping[str, Stored]) -> jax.ShapeDtypeStruct:
     """Returns a square image with as many patches as the file has positions for."""
-    positions = stored.get(_POSITIONS) or stored.get(_HF_POSITIONS)
-    shape = positions.shape if positions else ()
+    shape = next((stored[name].shape for name in _TABLES if name in stored), ())
     patches = shape[1] - (model.pool == "token") if len(shape) == 3 else 1
     edge = max(1, isqrt(patches)) * model.patch_size
     return jax.ShapeDtypeStruct((1, edge, edge, 3), jnp.float32)
