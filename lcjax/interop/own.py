@@ -114,8 +114,9 @@ def _check_name(name: LeafPath) -> None:
 def _on_host(name: LeafPath, leaf: Any) -> np.ndarray:
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         raise TypeError(f"{joined(name)} is spread over processes: save it by lcjax.save.")
-    if leaf.dtype.name in ("float8_e4m3b11fnuz",):
+    if leaf.dtype.name not in _DTYPES:
         raise TypeError(
-            f"{joined(name)}: got {describe(leaf)}, which safetensors has no dtype for."
+            f"{joined(name)}: got {describe(leaf)}, a dtype that safetensors files cannot hold: "
+            "cast it, or save it by lcjax.save."
         )
     return np.ascontiguousarray(leaf).reshape(leaf.shape)

@@ -1,11 +1,13 @@
 """The same tiny networks in PyTorch: transformers', timm's and torchvision's own modules."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from tests.reference.cases import CASES, VOCABULARY, weights
+from tests.reference.minilm import SENTENCES
 
 
 def _bert_config(**fields: Any) -> Any:
@@ -157,3 +159,21 @@ def _logits(program: torch.nn.Module, name: str, inputs: tuple[np.ndarray, ...])
     if isinstance(out, torch.Tensor):
         return out.numpy()
     return (out["logits"] if "logits" in out else out["last_hidden_state"]).numpy()
+
+
+def minilm_ids(folder: Path) -> list[list[int]]:
+    """Returns the sentences' token ids, by the tokenizer in the pretrained model's folder."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)(SENTENCES)["input_ids"]
+
+
+def minilm_embeddings(folder: Path, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Returns means over the last hidden states (sentences, 384), padding left out."""
+    from transformers import BertModel
+
+    program = BertModel.from_pretrained(folder, attn_implementation="eager").eval()
+    real = torch.tensor(mask)[..., None].float()
+    with torch.no_grad():
+        out = program(input_ids=torch.tensor(tokens), attention_mask=torch.tensor(mask).long())
+        return ((out.last_hidden_state * real).sum(1) / real.sum(1)).numpy()
