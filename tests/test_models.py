@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lcjax.models import MLP, VGG, MLPMixer, ViT
+from lcjax.models.attention import Attention
 from lcjax.models.transformer import TransformerBlock
 from lcjax.models.vgg import grid_mean
 from lcjax.paths import is_slope, natural, site_of
@@ -334,3 +335,13 @@ def test_without_a_head_comes_what_the_head_would_read(name):
     features = jax.jit(bare.apply)({"params": trunk}, _images())
     head = variables["params"]["head"]
     np.testing.assert_allclose(features @ head["kernel"] + head["bias"], _logits(name), atol=1e-5)
+
+
+@pytest.mark.usefixtures("strict_promotion")
+def test_attention_is_flaxs_with_the_same_params():
+    x = np.random.default_rng(2).standard_normal((2, 5, 12)).astype(np.float32)
+    theirs = nn.MultiHeadDotProductAttention(3)
+    variables = jax.jit(theirs.init)(jax.random.key(0), x)
+    mask = np.tri(5, dtype=bool)[None, None]
+    ours = jax.jit(Attention(3).apply)(variables, x, mask)
+    np.testing.assert_allclose(ours, theirs.apply(variables, x, mask=mask), rtol=1e-5, atol=1e-5)

@@ -37,7 +37,7 @@ def find_source(source: Source) -> Path:
     files = _package_files(name)
     if files is not None:
         return _weights_folder(name, files)
-    if path.suffix or not _REPOSITORY.fullmatch(name):
+    if path.suffix == _SUFFIX or not _REPOSITORY.fullmatch(name):
         raise FileNotFoundError(
             f"{name}: no such file or folder, no installed package of this name, and no "
             "repository id, owner/name. Give one that is there, or install the package."
