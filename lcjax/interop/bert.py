@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from lcjax.interop.errors import WeightsError
 from lcjax.interop.layouts import SAME, linear
-from lcjax.interop.names import ACTIVATIONS, Names, Rule, dense_rules, norm_rules
+from lcjax.interop.names import ACTIVATIONS, Names, Rule, classes, dense_rules, norm_rules
 from lcjax.models.bert import Bert
 
 _LAYER = "encoder.layer.{i}"
@@ -43,6 +43,7 @@ def _fields(config: Mapping[str, Any]) -> dict[str, Any] | None:
             f"config.json: position_embedding_type is {positions!r}; Bert has 'absolute' alone."
         )
     return dict(
+        num_classes=classes(config),
         depth=config["num_hidden_layers"],
         width=config["hidden_size"],
         num_heads=config["num_attention_heads"],
@@ -55,11 +56,11 @@ def _fields(config: Mapping[str, Any]) -> dict[str, Any] | None:
     )
 
 
-BERT = Names(
+BERT_NAMES = Names(
     library="Hugging Face",
     model=Bert,
     marker="embeddings.word_embeddings.weight",
-    rules=_RULES,
+    rules=lambda model: _RULES,
     inputs=_inputs,
     fields=_fields,
     prefix="bert.",

@@ -1,7 +1,7 @@
 """How a library names the tensors of an architecture, as a table from paths to names."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
+from lcjax.interop.errors import WeightsError
 from lcjax.interop.layouts import FLAT, SAME, Layout, linear
 from lcjax.interop.tensors import Stored
 
@@ -35,6 +36,11 @@ class Rule(NamedTuple):
     name: str
     layout: Layout
 
+    def name_for(self, path: str) -> str | None:
+        """Returns the name of the tensor that holds the leaf at a path; None for other leaves."""
+        found = re.fullmatch(re.escape(self.path).replace(r"\{i\}", r"(\d+)"), path)
+        return self.name.format(i=(*found.groups(), "")[0]) if found else None
+
 
 def norm_rules(path: str, name: str) -> list[Rule]:
     """Returns the rules of a norm's scale and bias."""
@@ -52,6 +58,14 @@ def dense_rules(path: str, name: str, layout: Layout | None = None) -> list[Rule
     ]
 
 
+def classes(config: Mapping[str, Any]) -> int | None:
+    """Returns the width of the head that a Hugging Face config describes; None for no head."""
+    heads = ("ForImageClassification", "ForSequenceClassification")
+    if not any(name.endswith(heads) for name in config.get("architectures") or ()):
+        return None
+    return len(config.get("id2label") or range(2))  # what is not written is two
+
+
 @dataclass(frozen=True)
 class Names:
     """How one library names the tensors of one architecture.
@@ -60,7 +74,7 @@ class Names:
       library: what messages call it.
       model: class of the models.
       marker: name of a tensor that every file of these has and no other.
-      rules: for every leaf but slopes.
+      rules: of a model, for all its leaves but slopes.
       inputs: abstract inputs for which the model has the shapes of the file's tensors.
       fields: attributes of the model that a config asks for; None where it is of another one.
       prefix: what names may begin with, which is left out.
@@ -72,7 +86,7 @@ class Names:
     library: str
     model: type[nn.Module]
     marker: str
-    rules: tuple[Rule, ...]
+    rules: Callable[[Any], Sequence[Rule]]
     inputs: Callable[[Any, Mapping[str, Stored]], jax.ShapeDtypeStruct]
     fields: Callable[[Mapping[str, Any]], dict[str, Any] | None]
     prefix: str = ""
@@ -90,10 +104,13 @@ class Names:
         """Tells whether a tensor, by its plain name, holds no weights."""
         return any(re.fullmatch(pattern, name) for pattern in self.buffers)
 
-    def find(self, path: str) -> tuple[str, Layout] | None:
-        """Returns plain name and layout of the leaf at a path below its collection."""
-        for rule in self.rules:
-            pattern = re.escape(rule.path).replace(r"\{i\}", r"(\d+)")
-            if found := re.fullmatch(pattern, path):
-                return rule.name.format(i=(*found.groups(), "")[0]), rule.layout
-        return None
+    def described(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Returns the attributes of the model that a config asks for; None for another model's.
+
+        Raises:
+          WeightsError: when the config lacks a field, or asks for what the model has not.
+        """
+        try:
+            return self.fields(config)
+        except KeyError as error:
+            raise WeightsError(f"config.json: {error} is not there, or not known.") from error

@@ -34,11 +34,10 @@ def find_source(source: Source) -> Path:
     if path.exists():
         return path
     name = os.fspath(source)
-    try:
-        return _in_package(name)
-    except (metadata.PackageNotFoundError, ValueError):
-        pass  # no package, or not even the name of one
-    if path.suffix or not _REPOSITORY.fullmatch(name):
+    files = _package_files(name)
+    if files is not None:
+        return _weights_folder(name, files)
+    if path.suffix == _SUFFIX or not _REPOSITORY.fullmatch(name):
         raise FileNotFoundError(
             f"{name}: no such file or folder, no installed package of this name, and no "
             "repository id, owner/name. Give one that is there, or install the package."
@@ -94,10 +93,18 @@ def read_json(path: Path) -> dict[str, Any]:
     return held
 
 
-def _in_package(name: str) -> Path:
-    """Returns the one folder of an installed package in which safetensors files lie."""
-    files = metadata.distribution(name).files or []
-    found = {Path(str(f.locate())).parent for f in files if f.name.endswith(_SUFFIX)}
+def _package_files(name: str) -> list[Path] | None:
+    """Returns the files of an installed package; None where there is no such package."""
+    try:
+        files = metadata.distribution(name).files or []
+    except (metadata.PackageNotFoundError, ValueError):  # the second where it is no name at all
+        return None
+    return [Path(str(file.locate())) for file in files]
+
+
+def _weights_folder(name: str, files: list[Path]) -> Path:
+    """Returns the one folder of a package in which safetensors files lie."""
+    found = {file.parent for file in files if file.suffix == _SUFFIX}
     if len(found) != 1:
         held = ", ".join(map(str, sorted(found))) or "none"
         raise WeightsError(

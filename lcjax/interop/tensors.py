@@ -74,14 +74,14 @@ def open_tensors(files: Sequence[Path]) -> Iterator[Tensors]:
         yield Tensors(str(files[0] if len(files) == 1 else files[0].parent), handles)
 
 
-def import_safetensors() -> Any:
-    """Returns the package safetensors.
+def import_safetensors(module: str = "safetensors") -> Any:
+    """Returns the package safetensors, or a module of it.
 
     Raises:
       ImportError: when it is not installed; says how to.
     """
     return import_optional(
-        "safetensors",
+        module,
         "Safetensors files are read and written by the package safetensors, which is missing",
         "lcjax[interop]",
     )
