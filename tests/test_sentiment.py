@@ -333,7 +333,9 @@ def test_a_missing_package_says_which_extra_to_install(root, tmp_path, monkeypat
     for package in ("tokenizers", "safetensors"):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, package, None)
-            with pytest.raises(SystemExit, match=rf"error: .*{package}.*pip install 'lcjax\["):
+            with pytest.raises(
+                SystemExit, match=rf"error: .*{package}.*pip install 'lcjax\[text\]'"
+            ):
                 main(patch, *asked)
 
     def absent(source):

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from lcjax.interop.optional import import_optional
 from train.buckets import TextSplit, bucketed
 from train.ranges import ConfigError
 from train.splits import DataError
@@ -23,6 +24,9 @@ def make_task(config: TextConfig) -> Task:
       FileNotFoundError: when there are no such weights.
       ImportError: when a package of the extra `text` is not installed.
     """
+    for package in ("tokenizers", "safetensors"):
+        use = f"Training on texts needs the package {package}, which is missing"
+        import_optional(package, use, "lcjax[text]")
     asked, folder = config.data, config.model.folder()
     table = config.model.build(num_classes=1).max_length
     tokenizer = Tokenizer.of(folder, min(asked.lengths[-1], table))
