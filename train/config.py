@@ -20,8 +20,6 @@ class DataConfig:
     """A TFDS set by name."""
     data_dir: Path | None = None
     """TFDS's directory; by default TFDS_DATA_DIR, then TFDS's own."""
-    num_classes: int | None = None
-    """Classes that the data set must have; by default whatever it has."""
     validation: float = 0.1
     """Part of the training split that is held out for validation."""
     batch_size: int = 128
@@ -30,8 +28,20 @@ class DataConfig:
     def check(self) -> None:
         """Raises ConfigError where a field is out of range."""
         require(self, "batch_size", lambda value: value >= 1, "at least 1")
-        require(self, "num_classes", lambda value: value is None or value >= 1, "at least 1")
         require(self, "validation", lambda value: 0 < value < 1, "between 0 and 1, both excluded")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelledDataConfig(DataConfig):
+    """Data of which every example has one label."""
+
+    num_classes: int | None = None
+    """Classes that the data set must have; by default whatever it has."""
+
+    def check(self) -> None:
+        """Raises ConfigError where a field is out of range."""
+        super().check()
+        require(self, "num_classes", lambda value: value is None or value >= 1, "at least 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,7 +97,7 @@ class ProtocolConfig:
     sequential: bool = False
     """fit-heal: fit sites one after another, each on the compact model's own inputs."""
     calibration_images: int = 4096
-    """Training images, or texts, that sites are fitted to."""
+    """Training images, texts, or windows of a text, that sites are fitted to."""
     order: Literal["sensitivity", "last", "gap"] = "sensitivity"
     """fit-heal: the order in which sites are taken."""
     count: int | None = None
@@ -95,7 +105,8 @@ class ProtocolConfig:
     target_params: int | float | None = None
     """fit-heal: parameters to get down to, or the part of the deep model's that may stay."""
     max_drop: float = 0.01
-    """Largest loss of validation accuracy (0 to 1), before healing; fit-heal without --count and
+    """By how much a model may be worse on the validation split before healing: accuracy (0 to 1),
+    or loss of a language model (0.01 nats are 1 % of perplexity); fit-heal without --count and
     --target-params, and progressive."""
     heal_epochs: float = 1.0
     """fit-heal and progressive: epochs of training after the last collapse."""
@@ -132,7 +143,8 @@ class RunConfig:
     seed: int = 0
     """Of initial params, order of examples, augmentation and dropout."""
     steps_per_dispatch: int = 50
-    """Most steps the device takes before it reports back; 1 for texts and streamed images."""
+    """Most steps the device takes before it reports back; 1 for labelled texts and streamed
+    images."""
     log_every: int = 10
     """Steps between two records of the metrics."""
     checkpoint_every: int = 500
@@ -144,7 +156,7 @@ class Config:
     """A run.
 
     Attributes:
-      kind: of the data: "image" or "text".
+      kind: of the data: "image", "text" or "language".
     """
 
     kind: ClassVar[str]
