@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lcjax.models import GPT2
 from train.classifier import Classifier
 from train.metric import LOSS
 from train.module_json import module_from_json
@@ -23,6 +24,7 @@ class LanguageModel(Classifier):
     """
 
     metric = LOSS
+    module: GPT2
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, Any]) -> "LanguageModel":

@@ -11,7 +11,7 @@ _GATED = DecoderConfig(
     depth=4, width=128, num_heads=4, mlp_hidden=344, gated=True, activation="silu",
     dropout=0.1, context=128,
 )  # fmt: skip
-_OPTIMIZER = OptimizerConfig(epochs=4, learning_rate=2e-3, weight_decay=0.1, clip_norm=1.0)
+_OPTIMIZER = OptimizerConfig(epochs=3, learning_rate=3e-3, weight_decay=0.1, clip_norm=1.0)
 # A language model learns first; then sites go by what they cost, and it heals.
 _FIT_HEAL = ProtocolConfig(
     protocol="fit-heal", sequential=True, count=2, heal_epochs=0.5, calibration_images=512
