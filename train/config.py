@@ -48,7 +48,7 @@ class LabelledDataConfig(DataConfig):
 class OptimizerConfig:
     """AdamW with linear warm-up and cosine decay to 0."""
 
-    epochs: int
+    epochs: int | float
     """Passes over the training examples."""
     learning_rate: float = 1e-3
     """Largest learning rate."""
@@ -113,9 +113,13 @@ class ProtocolConfig:
     heal_learning_rate: float | None = None
     """Largest learning rate of healing; by default that of training."""
     deep_teacher: bool = False
-    """Heal with the deep model as teacher: 0.5 cross entropy + 0.5 divergence at temperature 2."""
+    """Heal with the deep model as teacher."""
     teacher: Path | None = None
     """Train with the deep model of this finished run as teacher, as --deep-teacher heals."""
+    teacher_weight: float = 0.5
+    """Part of the loss that is the divergence from the teacher; the rest is the cross entropy."""
+    teacher_temperature: float = 2.0
+    """By which logits are divided before they are compared with the teacher's."""
     collapsed_from: Path | None = None
     """Start from new params of the compact shapes: the sites that this finished run collapsed."""
     sites_per_stage: int = 1
@@ -185,7 +189,6 @@ def check(config: Config) -> None:
     """
     optimizer, penalty, run = config.optimizer, config.penalty, config.run
     for owner, name in (
-        (optimizer, "epochs"),
         (run, "steps_per_dispatch"),
         (run, "log_every"),
         (run, "checkpoint_every"),
@@ -193,6 +196,7 @@ def check(config: Config) -> None:
         require(owner, name, lambda value: value >= 1, "at least 1")
     config.data.check()
     config.model.check()
+    require(optimizer, "epochs", positive, "a positive number")
     require(optimizer, "learning_rate", positive, "a positive number")
     require(optimizer, "warmup", lambda value: 0 <= value < 1, "in [0, 1)")
     require(optimizer, "weight_decay", lambda value: 0 <= value < math.inf, "at least 0")
@@ -221,6 +225,8 @@ def _check_protocol(protocol: ProtocolConfig, penalty: PenaltyConfig) -> None:
         raise ConfigError("--teacher and --deep-teacher are both set; wanted one of them.")
     if protocol.collapsed_from is not None and protocol.deep is not None:
         raise ConfigError("--collapsed-from and --from are both set; wanted one of them.")
+    require(protocol, "teacher_weight", lambda value: 0 <= value <= 1, "in [0, 1]")
+    require(protocol, "teacher_temperature", positive, "a positive number")
     require(protocol, "max_drop", lambda value: 0 <= value <= 1, "in [0, 1]")
     require(protocol, "heal_epochs", lambda value: 0 <= value < math.inf, "at least 0")
     rate = "heal_learning_rate"

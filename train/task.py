@@ -10,12 +10,12 @@ import numpy as np
 
 from train.classifier import Classifier
 from train.config import Config
-from train.distill import with_teacher
 from train.finished import deep_variables, fresh_compact, teacher
 from train.labelled import LabelledData
 from train.loop import Loss, Metrics
 from train.metric import Metric
 from train.sources import Source
+from train.teaching import Teaching, with_teacher
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +111,14 @@ def assemble(
     if protocol.collapsed_from is not None:
         variables = fresh_compact(protocol.collapsed_from, variables, keys(config)[0])
     if protocol.teacher is not None:
-        loss, source = with_teacher(classifier, source, *teacher(protocol.teacher, shared))
+        given = teacher(protocol.teacher, shared)
+        loss, source = with_teacher(classifier, source, *given, teaching(config))
     return Task(config, data, classifier, loss, source, variables, known)
+
+
+def teaching(config: Config) -> Teaching:
+    """Returns how a teacher is listened to."""
+    return Teaching(config.protocol.teacher_weight, config.protocol.teacher_temperature)
 
 
 def keys(config: Config) -> tuple[jax.Array, jax.Array]:
