@@ -4,14 +4,14 @@ from train.config import OptimizerConfig, PenaltyConfig, ProtocolConfig
 from train.decoder import AnyDecoder, DecoderConfig, PretrainedDecoderConfig
 from train.language_config import LanguageConfig, LanguageDataConfig
 
-_CHARACTERS = LanguageDataConfig()
-_PIECES = LanguageDataConfig(vocabulary="pieces")
+_CHARACTERS = LanguageDataConfig(batch_size=8)
+_PIECES = LanguageDataConfig(vocabulary="pieces", batch_size=8)
 _SMALL = DecoderConfig(depth=4, width=128, num_heads=4, mlp_hidden=512, dropout=0.1, context=128)
 _GATED = DecoderConfig(
     depth=4, width=128, num_heads=4, mlp_hidden=344, gated=True, activation="silu",
     dropout=0.1, context=128,
 )  # fmt: skip
-_OPTIMIZER = OptimizerConfig(epochs=3, learning_rate=3e-3, weight_decay=0.1, clip_norm=1.0)
+_OPTIMIZER = OptimizerConfig(epochs=3, learning_rate=2e-3, weight_decay=0.1, clip_norm=1.0)
 # A language model learns first; then sites go by what they cost, and it heals.
 _FIT_HEAL = ProtocolConfig(
     protocol="fit-heal", sequential=True, count=2, heal_epochs=0.5, calibration_images=512
