@@ -26,6 +26,8 @@ class LanguageDataConfig(DataConfig):
     always of a file."""
     test: float = 0.05
     """Likewise for testing."""
+    train_tokens: int | None = None
+    """Train on the first so many tokens; by default on all that are not held out."""
     stride: int | None = None
     """Tokens from one window to the next in evaluation, which is the more favourable and the slower
     the smaller it is; by default half of --context."""
@@ -34,6 +36,7 @@ class LanguageDataConfig(DataConfig):
         """Raises ConfigError where a field is out of range."""
         super().check()
         require(self, "vocab_size", lambda value: value >= 258, "at least 258")
+        require(self, "train_tokens", lambda value: value is None or value >= 1, "at least 1")
         require(self, "test", lambda value: 0 < value < 1, "between 0 and 1, both excluded")
         if self.test + self.validation >= 1:
             raise ConfigError(

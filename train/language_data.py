@@ -8,6 +8,7 @@ import numpy as np
 
 from train.documents import DocumentSet
 from train.labelled import LabelledData
+from train.ranges import ConfigError
 from train.vocabulary import Vocabulary, VocabularyError
 from train.windows import Windows, check_length
 
@@ -59,7 +60,11 @@ class LanguageData(LabelledData):
 
 
 def language_data(
-    documents: DocumentSet, vocabulary: Vocabulary, context: int, stride: int
+    documents: DocumentSet,
+    vocabulary: Vocabulary,
+    context: int,
+    stride: int,
+    train_tokens: int | None = None,
 ) -> LanguageData:
     """Returns the three splits as windows of tokens.
 
@@ -68,15 +73,23 @@ def language_data(
       vocabulary: of their tokens.
       context: tokens of a window.
       stride: of evaluation, at most the context.
+      train_tokens: if given, train on the first so many.
 
     Raises:
-      ConfigError: when a text is shorter than one window.
+      ConfigError: when a text is shorter than one window, or than `train_tokens`.
       VocabularyError: when a text has what the vocabulary lacks.
     """
     train, validation = (
         _packed(part, vocabulary, context, use)
         for part, use in ((documents.train, "train on"), (documents.validation, "validate"))
     )
+    if train_tokens is not None and train_tokens > len(train):
+        raise ConfigError(
+            f"--train-tokens is {train_tokens:,}, but there are only {len(train):,} to train on; "
+            "wanted at most that many."
+        )
+    train = train[:train_tokens]
+    check_length(train, context, "train on")
     return LanguageData(
         name=documents.name,
         train=Windows(train, context, context),

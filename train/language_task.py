@@ -30,7 +30,7 @@ def make_task(config: LanguageConfig) -> Task:
     )
     vocabulary = _vocabulary(config, documents)
     model = LanguageModel(config.model.build(vocabulary.size))
-    data = language_data(documents, vocabulary, context, stride)
+    data = language_data(documents, vocabulary, context, stride, asked.train_tokens)
     shared = {"dataset": asked.dataset, "vocabulary": vocabulary.digest}
     known = shared | {
         "tokens": vocabulary.as_json(),
