@@ -17,7 +17,6 @@ from tests.tiny_bert import LONGEST, make_folder, texts, write_tsv
 from train import command, predict, sentiment
 from train.buckets import PADDING
 from train.config import as_json, check
-from train.distill import with_teacher
 from train.outcome import _metadata
 from train.protocols.protocol import collapse_by_fit
 from train.ranges import ConfigError
@@ -25,6 +24,7 @@ from train.recorder import FILE, read_metrics
 from train.run_dir import create_directory, read_json
 from train.snapshots import Snapshots
 from train.splits import DataError
+from train.teaching import with_teacher
 from train.text_config import TextConfig
 from train.text_presets import PRESETS
 from train.text_task import texts_to_test

@@ -39,7 +39,6 @@ def make_task(config: LanguageConfig) -> Task:
         "cut": {"validation": asked.validation, "test": asked.test},
         "module": module_as_json(model.module),
     }
-    variables = config.model.variables(model, keys(config)[0])
     source = packed(
         data.train.tokens,
         context,
@@ -47,6 +46,7 @@ def make_task(config: LanguageConfig) -> Task:
         seed=config.run.seed,
         steps_per_dispatch=config.run.steps_per_dispatch,
     )
+    variables = config.model.variables(model, keys(config)[0])
     return assemble(config, data, model, source, variables, known=known, shared=shared)
 
 
