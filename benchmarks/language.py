@@ -29,7 +29,7 @@ _SMALL = ("train.language", "shakespeare-small")
 _SWIGLU = ("train.language", "shakespeare-swiglu")
 _NATURAL = ("--protocol", "natural")
 _PLAIN = (*_NATURAL, "--strength", "0", "--slope-learning-rate", "0")
-_HEAL_EPOCHS = 0.5
+_EPOCHS, _HEAL_EPOCHS = 3, 1.0
 
 # The regulariser's grid.
 _TENTH = (*_SMALL, "--train-tokens", "100000")
@@ -111,8 +111,8 @@ def students(healing: float) -> Rows:
     return {
         "language-student-heal-steps": (*student, f"{_HEAL_EPOCHS:g}"),
         "language-student-heal-time": (*student, f"{_HEAL_EPOCHS * healing:.3f}"),
-        "language-student-all-steps": (*student, f"{3 + _HEAL_EPOCHS:g}"),
-        "language-student-all-time": (*student, f"{(3 + _HEAL_EPOCHS) * healing:.3f}"),
+        "language-student-all-steps": (*student, f"{_EPOCHS + _HEAL_EPOCHS:g}"),
+        "language-student-all-time": (*student, f"{(_EPOCHS + _HEAL_EPOCHS) * healing:.3f}"),
     }
 
 
