@@ -1,6 +1,7 @@
 """The image models: sizes as published, order of the sites, forward passes, collapse."""
 
 import functools
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -8,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lcjax.models import MLP, MLPMixer, ViT
+from lcjax.models import MLP, VGG, MLPMixer, ViT
+from lcjax.models.attention import Attention
 from lcjax.models.transformer import TransformerBlock
+from lcjax.models.vgg import grid_mean
 from lcjax.paths import is_slope, natural, site_of
 from lcjax.surgery import abstract_collapse, collapse
 
@@ -19,6 +22,7 @@ SMALL = {
     "mixer": MLPMixer(5, patch_size=4, depth=1, width=12, token_hidden=8, channel_hidden=24),
     "vit": ViT(5, patch_size=4, depth=1, width=12, num_heads=3, mlp_hidden=24),
     "vit_mean": ViT(5, patch_size=4, depth=1, width=8, num_heads=2, mlp_hidden=16, pool="mean"),
+    "vgg": VGG(5, stages=((4,), (6, 6)), grid=2, hidden=(16,)),
 }
 
 
@@ -27,7 +31,7 @@ def _abstract(model):
 
 
 def _count(tree):
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    leaves = jax.tree_util.tree_leaves_with_path(tree["params"])
     return sum(leaf.size for keys, leaf in leaves if not is_slope(keys))
 
 
@@ -44,8 +48,12 @@ def _images(batch=2):
 @functools.cache
 def _variables(name):
     """Random leaves of the right shapes, slopes zero; cheaper than compiling `init`."""
+    return _random(SMALL[name])
+
+
+def _random(model):
     rng = np.random.default_rng(1)
-    shapes = jax.eval_shape(SMALL[name].init, jax.random.key(0), _images())
+    shapes = jax.eval_shape(model.init, jax.random.key(0), _images())
 
     def leaf(keys, shape):
         scale = 0.0 if is_slope(keys) else 0.3
@@ -68,6 +76,10 @@ PUBLISHED = [
     (ViT, "B/16", 86_567_656),
     (ViT, "L/32", 306_535_400),
     (ViT, "L/16", 304_326_632),
+    (VGG, "11", 132_863_336),
+    (VGG, "13", 133_047_848),
+    (VGG, "16", 138_357_544),
+    (VGG, "19", 143_667_240),
 ]
 
 
@@ -78,7 +90,27 @@ def test_preset_has_the_published_number_of_parameters(model, preset, parameters
     assert _count(_abstract(model.from_preset(preset, num_classes=1000))) == parameters
 
 
+@pytest.mark.parametrize(
+    ("preset", "parameters"),
+    [("11", 132_868_840), ("13", 133_053_736), ("16", 138_365_992), ("19", 143_678_248)],
+)
+def test_vgg_with_batch_norm_has_the_published_number_of_parameters(preset, parameters):
+    model = VGG.from_preset(preset, num_classes=1000, norm="batch")
+    assert _count(_abstract(model)) == parameters
+
+
+def test_small_vgg_has_the_published_size_deep_and_collapsed():
+    model = VGG.from_preset("16-small", num_classes=10, norm="batch", conv_bias=False)
+    small = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    deep = jax.eval_shape(model.init, jax.random.key(0), small)
+    compact, _ = abstract_collapse(deep, sites=_sites(deep))
+    # Published with a slope for each of 13 convolutions, and one in the head.
+    assert (_count(deep) + 14, _count(compact) + 13) == (16_869_336, 14_724_055)
+
+
 SAVED = [
+    (VGG, "16", ["mlp/act_1"], 16_781_312),
+    (VGG, "16", ["mlp/act_0", "mlp/act_1"], 98_553_856),
     (MLPMixer, "B/16", ["block_11/mlp_1_tokens/act_0"], 112_496),
     (MLPMixer, "B/16", ["block_11/mlp_1_tokens/act_0", "block_11/mlp_2_channels/act_0"], 4_244_336),
     (ViT, "B/16", ["block_11/mlp/act_0"], 4_131_840),
@@ -169,8 +201,9 @@ def _order_of_use(model, variables, images):
         (MLP((8,) * 12), jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)),
         (MLPMixer.from_preset("B/16", num_classes=10), IMAGENET),
         (ViT.from_preset("Ti/16", num_classes=10), IMAGENET),
+        (VGG(5, stages=((4,),), hidden=(8,) * 12), IMAGENET),
     ],
-    ids=["mlp", "mixer", "vit"],
+    ids=["mlp", "mixer", "vit", "vgg"],
 )
 def test_natural_order_of_paths_is_the_forward_order(model, images):
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
@@ -193,7 +226,7 @@ def test_collapsed_model_computes_what_the_deep_one_does_at_slope_one(name):
     assert np.abs(deep - _logits(name)).max() > 1e-3, "slopes do not matter: nothing is proven"
 
 
-@pytest.mark.parametrize("name", ["mlp", "mixer", "vit"])
+@pytest.mark.parametrize("name", ["mlp", "mixer", "vit", "vgg"])
 def test_dropout_acts_only_when_not_deterministic(name):
     model = SMALL[name].clone(dropout=0.5)
     train = jax.jit(
@@ -207,10 +240,18 @@ def test_dropout_acts_only_when_not_deterministic(name):
     np.testing.assert_array_equal(still, _logits(name))
 
 
-def test_batch_norm_statistics_move_in_training_only():
-    model = MLP((16, 16, 5), norm="batch")
-    variables = jax.jit(model.init)(jax.random.key(0), _images(32))
-    _, moved = model.apply(variables, _images(32), deterministic=False, mutable=["batch_stats"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        MLP((16, 16, 5), norm="batch"),
+        VGG(5, stages=((4,), (6,)), grid=1, hidden=(8,), norm="batch", classifier_norm="batch"),
+    ],
+    ids=["mlp", "vgg"],
+)
+def test_batch_norm_statistics_move_in_training_only(model):
+    variables = _random(model)
+    train = jax.jit(partial(model.apply, deterministic=False, mutable=["batch_stats"]))
+    _, moved = train(variables, _images())
     before, after = jax.tree.leaves(variables["batch_stats"]), jax.tree.leaves(moved)
     assert all(np.abs(a - b).max() > 0 for a, b in zip(before, after, strict=True))
 
@@ -251,3 +292,56 @@ def test_masked_tokens_are_not_looked_at():
     for mask, blind in ((np.tri(4, dtype=bool), True), (np.ones((4, 4), bool), False)):
         before, after = (apply(variables, x, mask)[:, :-1] for x in (tokens, changed))
         assert np.array_equal(before, after) is blind
+
+
+@pytest.mark.parametrize("edge", [1, 3, 5, 7])
+@pytest.mark.usefixtures("strict_promotion")
+def test_cells_of_a_grid_cover_the_image_evenly(edge):
+    ramp = np.broadcast_to(np.arange(5.0, dtype=np.float32)[:, None, None], (1, 5, 4, 2))
+    means = np.asarray(grid_mean(jnp.asarray(ramp), edge))
+    assert means.shape == (1, edge, edge, 2)
+    by_hand = {
+        1: [2.0],
+        3: [0.5, 2.0, 3.5],  # rows 0-1, 1-3 and 3-4
+        5: [0.0, 1.0, 2.0, 3.0, 4.0],
+        7: [0.0, 0.5, 1.5, 2.0, 2.5, 3.5, 4.0],  # rows 0, 0-1, 1-2, 2, 2-3, 3-4 and 4
+    }
+    np.testing.assert_allclose(means[0, :, 0, 0], by_hand[edge], atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 3, 8, 3)])
+def test_images_that_vgg_cannot_halve_are_an_error(shape):
+    with pytest.raises(ValueError, match=r"wanted \(batch, height, .* at least 4x4 pixels"):
+        SMALL["vgg"].init(jax.random.key(0), jnp.zeros(shape))
+
+
+def test_unknown_norm_is_an_error():
+    with pytest.raises(ValueError, match="VGG got norm='layer'; wanted None or 'batch'"):
+        SMALL["vgg"].clone(norm="layer").init(jax.random.key(0), _images())
+
+
+def test_unknown_depth_lists_the_known():
+    with pytest.raises(ValueError, match="VGG has no preset 'VGG16'; wanted one of 11, 13, 16, 19"):
+        VGG.from_preset("VGG16", num_classes=10)
+
+
+@pytest.mark.parametrize("name", ["mixer", "vit"])
+def test_without_a_head_comes_what_the_head_would_read(name):
+    bare = SMALL[name].clone(num_classes=None)
+    variables = _variables(name)
+    trunk = {k: v for k, v in variables["params"].items() if k != "head"}
+    shapes = jax.eval_shape(bare.init, jax.random.key(0), _images())["params"]
+    assert jax.tree.structure(shapes) == jax.tree.structure(trunk)
+    features = jax.jit(bare.apply)({"params": trunk}, _images())
+    head = variables["params"]["head"]
+    np.testing.assert_allclose(features @ head["kernel"] + head["bias"], _logits(name), atol=1e-5)
+
+
+@pytest.mark.usefixtures("strict_promotion")
+def test_attention_is_flaxs_with_the_same_params():
+    x = np.random.default_rng(2).standard_normal((2, 5, 12)).astype(np.float32)
+    theirs = nn.MultiHeadDotProductAttention(3)
+    variables = jax.jit(theirs.init)(jax.random.key(0), x)
+    mask = np.tri(5, dtype=bool)[None, None]
+    ours = jax.jit(Attention(3).apply)(variables, x, mask)
+    np.testing.assert_allclose(ours, theirs.apply(variables, x, mask=mask), rtol=1e-5, atol=1e-5)

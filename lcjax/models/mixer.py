@@ -58,7 +58,7 @@ class MLPMixer(nn.Module):
     The token MLPs fix the number of tokens, hence the image size, at `init`.
 
     Attributes:
-      num_classes: width of the head.
+      num_classes: width of the head; None for no head: what it would read is returned.
       patch_size: edge of a patch in pixels.
       depth: number of blocks.
       width: of a token, in channels.
@@ -71,7 +71,7 @@ class MLPMixer(nn.Module):
     References: Tolstikhin et al. 2021, arXiv 2105.01601, figure 1 and table 1.
     """
 
-    num_classes: int
+    num_classes: int | None
     patch_size: int
     depth: int
     width: int
@@ -82,12 +82,12 @@ class MLPMixer(nn.Module):
     dtype: Any = None
 
     @classmethod
-    def from_preset(cls, preset: str, *, num_classes: int, **fields: Any) -> Self:
+    def from_preset(cls, preset: str, *, num_classes: int | None, **fields: Any) -> Self:
         """Returns the published size S, B or L at any patch size: "B/16".
 
         Args:
           preset: size, slash, edge of a patch in pixels.
-          num_classes: width of the head.
+          num_classes: width of the head, or None.
           **fields: attributes that replace the preset's.
 
         Raises:
@@ -99,7 +99,10 @@ class MLPMixer(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, deterministic: bool = True) -> jax.Array:
-        """Returns logits, float32 (batch, classes), of images (batch, height, width, channels)."""
+        """Returns logits, float32 (batch, classes), of images (batch, height, width, channels).
+
+        With no head it returns what the head would read, float32 (batch, width).
+        """
         x = PatchEmbedding(self.width, self.patch_size, self.dtype, name="patches")(images)
         for i in range(self.depth):
             x = MixerBlock(
@@ -111,4 +114,6 @@ class MLPMixer(nn.Module):
                 name=f"block_{i}",
             )(x, deterministic=deterministic)
         x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x).mean(axis=-2)
-        return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x).astype(jnp.float32)
+        if self.num_classes is not None:
+            x = nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x)
+        return x.astype(jnp.float32)

@@ -1,34 +1,26 @@
-"""The pre-norm transformer block."""
+"""The transformer block, with its layer norms before or after the branches."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 
 from lcjax.layers import CollapsibleMLP
-
-
-def _attend(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    *,
-    mask: jax.Array | None = None,
-    **_: Any,  # dropout of attention weights, which no model here has
-) -> jax.Array:
-    """Attention in the inputs' dtype with a float32 softmax; Flax's own has one or the other."""
-    return jax.nn.dot_product_attention(query, key, value, mask=mask)
+from lcjax.models.attention import Attention
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, then an MLP; each is a residual behind a layer norm.
+    """Self-attention, then an MLP; each is a residual branch with a layer norm.
 
     Attributes:
       num_heads: divides the width of a token.
       mlp_hidden: hidden width of the MLP.
       activation: elementwise, in the MLP.
-      dropout: rate, within the MLP and after either residual branch.
+      norm: "before" normalises what goes into a branch, `x + f(norm(x))`, as ViT and GPT-2;
+        "after" the sum, `norm(x + f(x))`, as BERT.
+      dropout: rate, after either residual branch.
+      mlp_dropout: rate, after the MLP's activation.
       epsilon: of the layer norms.
       dtype: of the computation; attention weights are always normalised in float32.
     """
@@ -36,7 +28,9 @@ class TransformerBlock(nn.Module):
     num_heads: int
     mlp_hidden: int
     activation: Callable[[jax.Array], jax.Array]
+    norm: Literal["before", "after"] = "before"
     dropout: float = 0.0
+    mlp_dropout: float = 0.0
     epsilon: float = 1e-6
     dtype: Any = None
 
@@ -53,23 +47,20 @@ class TransformerBlock(nn.Module):
           deterministic: whether dropout is off.
         """
         drop = nn.Dropout(self.dropout, deterministic=deterministic, name="drop")
-        y = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="norm_1")(x)
-        y = nn.MultiHeadDotProductAttention(
-            self.num_heads,
-            dtype=self.dtype,
-            kernel_init=nn.initializers.xavier_uniform(),
-            attention_fn=_attend,
-            name="attention",
-        )(y, mask=mask)
-        x = x + drop(y)
-
-        y = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="norm_2")(x)
-        y = CollapsibleMLP(
+        attention = Attention(self.num_heads, dtype=self.dtype, name="attention")
+        mlp = CollapsibleMLP(
             features=(self.mlp_hidden, x.shape[-1]),
             activation=self.activation,
-            dropout=self.dropout,
+            dropout=self.mlp_dropout,
             dtype=self.dtype,
             kernel_init=nn.initializers.xavier_uniform(),
             name="mlp",
-        )(y, deterministic=deterministic)
-        return x + drop(y)
+        )
+        norm_1, norm_2 = (
+            nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name=f"norm_{i}") for i in (1, 2)
+        )
+        if self.norm == "after":
+            x = norm_1(x + drop(attention(x, mask)))
+            return norm_2(x + drop(mlp(x, deterministic=deterministic)))
+        x = x + drop(attention(norm_1(x), mask))
+        return x + drop(mlp(norm_2(x), deterministic=deterministic))

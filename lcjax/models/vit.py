@@ -25,7 +25,7 @@ class ViT(nn.Module):
     The positions fix the number of tokens, hence the image size, at `init`.
 
     Attributes:
-      num_classes: width of the head.
+      num_classes: width of the head; None for no head: what it would read is returned.
       patch_size: edge of a patch in pixels.
       depth: number of blocks.
       width: of a token.
@@ -34,6 +34,7 @@ class ViT(nn.Module):
       pool: what the head reads: "token", a class token of its own, or "mean" over the patches,
         with no class token (Beyer et al. 2022, arXiv 2205.01580).
       activation: elementwise; exact GELU by default.
+      epsilon: of the layer norms; 1e-6 in timm's models, 1e-12 in Hugging Face's.
       dropout: rate, after the positions, within the MLPs and after every residual branch.
       dtype: of the computation; None takes the images'. Params and logits are float32.
 
@@ -41,7 +42,7 @@ class ViT(nn.Module):
     arXiv 2012.12877, for sizes Ti and S.
     """
 
-    num_classes: int
+    num_classes: int | None
     patch_size: int
     depth: int
     width: int
@@ -49,16 +50,17 @@ class ViT(nn.Module):
     mlp_hidden: int
     pool: Literal["token", "mean"] = "token"
     activation: Callable[[jax.Array], jax.Array] = partial(nn.gelu, approximate=False)
+    epsilon: float = 1e-6
     dropout: float = 0.0
     dtype: Any = None
 
     @classmethod
-    def from_preset(cls, preset: str, *, num_classes: int, **fields: Any) -> Self:
+    def from_preset(cls, preset: str, *, num_classes: int | None, **fields: Any) -> Self:
         """Returns the published size Ti, S, B or L at any patch size: "B/16".
 
         Args:
           preset: size, slash, edge of a patch in pixels.
-          num_classes: width of the head.
+          num_classes: width of the head, or None.
           **fields: attributes that replace the preset's.
 
         Raises:
@@ -71,6 +73,8 @@ class ViT(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, *, deterministic: bool = True) -> jax.Array:
         """Returns logits, float32 (batch, classes), of images (batch, height, width, channels).
+
+        With no head it returns what the head would read, float32 (batch, width).
 
         Raises:
           ValueError: when patches do not tile the images, or `pool` is neither of the two.
@@ -92,10 +96,14 @@ class ViT(nn.Module):
                 num_heads=self.num_heads,
                 mlp_hidden=self.mlp_hidden,
                 activation=self.activation,
+                epsilon=self.epsilon,
                 dropout=self.dropout,
+                mlp_dropout=self.dropout,
                 dtype=self.dtype,
                 name=f"block_{i}",
             )(x, deterministic=deterministic)
-        x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x)
+        x = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="norm")(x)
         x = x[:, 0] if self.pool == "token" else x.mean(axis=1)
-        return nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x).astype(jnp.float32)
+        if self.num_classes is not None:
+            x = nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x)
+        return x.astype(jnp.float32)

@@ -1,0 +1,122 @@
+"""Files of lcjax's own, deep or compact: a tensor's name is the path of its leaf."""
+
+import json
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import jax
+import numpy as np
+
+from lcjax.chains import find_chains
+from lcjax.interop.tensors import Tensors, import_safetensors
+from lcjax.leaves import LeafPath, describe, diff, empty_dicts, flatten, joined, nest, saveable
+
+_KEY = "lcjax"
+_DTYPES = frozenset(
+    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 bfloat16 float32 float64"
+    " complex64".split()
+)
+
+
+def save_safetensors(path: str | os.PathLike[str], variables: Any) -> None:
+    """Writes variables, deep or compact, to a new safetensors file: all of it or nothing.
+
+    A tensor is named by its path, `params/block_3/mlp/dense_0/kernel`; `load_safetensors(path)`
+    gives back nested dicts with every leaf bit for bit. For arrays that are spread over processes,
+    and to go on training, there is `lcjax.save`.
+
+    Args:
+      path: the file to make, with its folders.
+      variables: nested dicts of NumPy or JAX arrays, keys being strings without a slash; boxes are
+        taken off.
+
+    Raises:
+      FileExistsError: there is something at path: nothing is ever overwritten.
+      TypeError: a leaf that is no array of numbers, or of a dtype that safetensors lacks, or spread
+        over processes; a key of another kind.
+      ValueError: a donated array; a key with a slash in it, or an empty one.
+      ImportError: when the package safetensors is not installed.
+    """
+    save_file = import_safetensors("safetensors.numpy").save_file
+    target = Path(path).expanduser()
+    if target.exists():
+        raise FileExistsError(
+            f"{target} exists and save_safetensors never overwrites: name another path or delete "
+            "it first."
+        )
+    leaves = {name: saveable(name, leaf) for name, leaf in flatten(variables).items()}
+    for name in leaves:
+        _check_name(name)
+    arrays = {joined(name): _on_host(name, leaf) for name, leaf in leaves.items()}
+    header = {"version": version("lcjax"), "empty": empty_dicts(variables)}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.{uuid4().hex}")
+    try:
+        save_file(arrays, unfinished, metadata={_KEY: json.dumps(header)})
+        os.rename(unfinished, target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def is_own(tensors: Tensors) -> bool:
+    """Tells whether `save_safetensors` wrote the file."""
+    return _KEY in tensors.metadata
+
+
+def read_own(tensors: Tensors) -> dict[str, Any]:
+    """Returns the nested dicts that `save_safetensors` was given.
+
+    Leaves are JAX arrays, but NumPy arrays where JAX would narrow the dtype.
+    """
+    leaves: dict[LeafPath, Any] = {}
+    for name in tensors.stored:
+        leaf = tensors.read(name)
+        narrowed = jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype
+        leaves[tuple(name.split("/"))] = leaf if narrowed else jax.device_put(leaf)
+    header: Mapping[str, Any] = json.loads(tensors.metadata[_KEY])
+    return nest(leaves | {tuple(path): {} for path in header["empty"]})
+
+
+def differences(held: Mapping[LeafPath, Any], deep: Mapping[LeafPath, Any]) -> list[str]:
+    """Returns a line for every leaf that tells a tree from one that collapse makes of a deep tree.
+
+    Inside chains leaves may be gone, Denses may have other widths and new biases; what fits
+    there, the modules themselves check when they run.
+
+    Args:
+      held: the leaves of a file.
+      deep: the leaves that the model's `init` makes, abstract.
+    """
+    chains = {chain.path for chain in find_chains(nest(deep)["params"])}
+
+    def in_chain(leaf: LeafPath) -> bool:
+        return leaf[0] in ("params", "batch_stats") and joined(leaf[1:-2]) in chains
+
+    ours, theirs = (
+        {leaf: describe(value) for leaf, value in tree.items() if not in_chain(leaf)}
+        for tree in (held, deep)
+    )
+    return diff(ours, theirs, "the file", "the model")
+
+
+def _check_name(name: LeafPath) -> None:
+    odd = [key for key in name if not isinstance(key, str) or not key or "/" in key]
+    if odd or not name:
+        wanted = "nested dicts whose keys are strings that are not empty and hold no slash"
+        kind = TypeError if odd and not isinstance(odd[0], str) else ValueError
+        raise kind(f"{joined(name) or 'variables'}: got the keys {name}, wanted {wanted}.")
+
+
+def _on_host(name: LeafPath, leaf: Any) -> np.ndarray:
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        raise TypeError(f"{joined(name)} is spread over processes: save it by lcjax.save.")
+    if leaf.dtype.name not in _DTYPES:
+        raise TypeError(
+            f"{joined(name)}: got {describe(leaf)}, a dtype that safetensors files cannot hold: "
+            "cast it, or save it by lcjax.save."
+        )
+    return np.ascontiguousarray(leaf).reshape(leaf.shape)

@@ -1,0 +1,149 @@
+"""BERT: a post-norm transformer encoder over tokens of text."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, Self
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lcjax.models.presets import named_fields
+from lcjax.models.transformer import TransformerBlock
+
+_SIZES = {
+    "base": dict(depth=12, width=768, num_heads=12, mlp_hidden=3072),
+    "large": dict(depth=24, width=1024, num_heads=16, mlp_hidden=4096),
+    "MiniLM-L6": dict(depth=6, width=384, num_heads=12, mlp_hidden=1536),
+    "MiniLM-L12": dict(depth=12, width=384, num_heads=12, mlp_hidden=1536),
+}
+_POOLS = ("pooler", "token", "mean", None)
+
+
+class Bert(nn.Module):
+    """BERT: embeddings of tokens, positions and token types, post-norm blocks, pooler, head.
+
+    Attributes:
+      num_classes: width of the head; None for no head: what the head would read is returned.
+      depth: number of blocks.
+      width: of a token.
+      num_heads: divides the width.
+      mlp_hidden: hidden width of the MLPs.
+      pool: what the head reads: "pooler", a Dense and tanh over the first token, as published;
+        "token", the first token; "mean" over the tokens that are no padding; None, every token.
+      vocab_size: number of different tokens; the uncased English one by default.
+      max_length: most tokens in a text, the length of the table of positions.
+      token_types: number of segments, the first and second sentence of a pair.
+      activation: elementwise; exact GELU by default.
+      dropout: rate, after the embeddings, after every residual branch and before the head.
+      epsilon: of the layer norms.
+      dtype: of the computation. Params and what is returned are float32.
+
+    References: Devlin et al. 2018, arXiv 1810.04805, section 3; Wang et al. 2020,
+    arXiv 2002.10957, for MiniLM.
+    """
+
+    num_classes: int | None
+    depth: int
+    width: int
+    num_heads: int
+    mlp_hidden: int
+    pool: Literal["pooler", "token", "mean"] | None = "pooler"
+    vocab_size: int = 30_522
+    max_length: int = 512
+    token_types: int = 2
+    activation: Callable[[jax.Array], jax.Array] = partial(nn.gelu, approximate=False)
+    dropout: float = 0.0
+    epsilon: float = 1e-12
+    dtype: Any = None
+
+    @classmethod
+    def from_preset(cls, preset: str, *, num_classes: int | None, **fields: Any) -> Self:
+        """Returns the published size base, large, MiniLM-L6 or MiniLM-L12.
+
+        Args:
+          preset: the size.
+          num_classes: width of the head, or None.
+          **fields: attributes that replace the preset's.
+
+        Raises:
+          ValueError: when the preset is unknown; lists the known.
+        """
+        return cls(
+            num_classes=num_classes, **{**named_fields(preset, _SIZES, cls.__name__), **fields}
+        )
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: jax.Array,
+        mask: jax.Array | None = None,
+        token_types: jax.Array | None = None,
+        *,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """Returns logits, float32 (batch, classes), of tokens (batch, tokens).
+
+        With no head it returns what the head reads, (batch, width); with pool None both have one
+        more axis, (batch, tokens, ...).
+
+        Args:
+          tokens: integers (batch, tokens); one that is not in the vocabulary gives NaN.
+          mask: bool or 0 and 1, (batch, tokens); False where padding stands, at which no token
+            looks. None: no padding.
+          token_types: integers (batch, tokens); None: all 0.
+          deterministic: whether dropout is off.
+
+        Raises:
+          ValueError: when texts are longer than `max_length`, other axes came, or `pool` is none
+            of the four.
+        """
+        self._check(tokens)
+        drop = nn.Dropout(self.dropout, deterministic=deterministic, name="drop")
+        norm = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="norm")
+        token_types = jnp.zeros_like(tokens) if token_types is None else token_types
+        x = self._table("token_embedding", self.vocab_size)(tokens)
+        x = x + self._table("type_embedding", self.token_types)(token_types)
+        positions = self._table("position_embedding", self.max_length)(jnp.arange(tokens.shape[1]))
+        x = drop(norm(x + positions[None]))
+        real = None if mask is None else mask.astype(bool)
+        for i in range(self.depth):
+            x = TransformerBlock(
+                num_heads=self.num_heads,
+                mlp_hidden=self.mlp_hidden,
+                activation=self.activation,
+                norm="after",
+                dropout=self.dropout,
+                epsilon=self.epsilon,
+                dtype=self.dtype,
+                name=f"block_{i}",
+            )(x, None if real is None else real[:, None, None, :], deterministic=deterministic)
+        x = self._pooled(x, real)
+        if self.num_classes is not None:
+            x = nn.Dense(self.num_classes, dtype=self.dtype, name="head")(drop(x))
+        return x.astype(jnp.float32)
+
+    def _table(self, name: str, size: int) -> nn.Embed:
+        init = nn.initializers.truncated_normal(0.02)
+        return nn.Embed(size, self.width, dtype=self.dtype, embedding_init=init, name=name)
+
+    def _pooled(self, x: jax.Array, real: jax.Array | None) -> jax.Array:
+        match self.pool:
+            case "pooler":
+                return nn.tanh(nn.Dense(self.width, dtype=self.dtype, name="pooler")(x[:, 0]))
+            case "token":
+                return x[:, 0]
+            case "mean":
+                return x.mean(1, where=None if real is None else real[..., None])
+        return x
+
+    def _check(self, tokens: jax.Array) -> None:
+        if self.pool not in _POOLS:
+            raise ValueError(f"Bert got pool={self.pool!r}; wanted one of {_POOLS}.")
+        if tokens.ndim != 2:
+            raise ValueError(f"tokens have shape {tokens.shape}; wanted (batch, tokens).")
+        if tokens.shape[1] > self.max_length:
+            raise ValueError(
+                f"texts are {tokens.shape[1]} tokens long and the table of positions has "
+                f"{self.max_length}: truncate them."
+            )

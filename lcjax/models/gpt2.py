@@ -1,0 +1,166 @@
+"""GPT-2: a pre-norm transformer decoder that tells the next token."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Self
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lcjax.models.presets import named_fields
+from lcjax.models.transformer import TransformerBlock
+
+_SIZES = {
+    "124M": dict(depth=12, width=768, num_heads=12),
+    "medium": dict(depth=24, width=1024, num_heads=16),
+    "large": dict(depth=36, width=1280, num_heads=20),
+    "XL": dict(depth=48, width=1600, num_heads=25),
+}
+
+
+class GPT2(nn.Module):
+    """GPT-2: embeddings of tokens and positions, causal pre-norm blocks, layer norm, tied head.
+
+    A cache makes a text grow token by token: `init_cache` gives one, and where the variables hold
+    it as "cache", tokens are those after all that it remembers. A prompt and a single token run
+    the same code, each compiled once for its shape:
+
+      step = jax.jit(partial(model.apply, last_only=True, mutable="cache"))
+      logits, held = step(variables | {"cache": model.init_cache(batch, 64)}, prompt)
+      logits, held = step(variables | held, logits.argmax(-1)[:, None])
+
+    Attributes:
+      depth: number of blocks.
+      width: of a token.
+      num_heads: divides the width.
+      mlp_hidden: hidden width of the MLPs; None is four times the width, as published.
+      vocab_size: number of different tokens.
+      max_length: most tokens in a text, the length of the table of positions.
+      activation: elementwise; GELU by the tanh formula by default.
+      dropout: rate, after the embeddings and after every residual branch.
+      epsilon: of the layer norms.
+      dtype: of the computation and of the cache. Params and logits are float32.
+
+    References: Radford et al. 2019, "Language models are unsupervised multitask learners",
+    section 2.3 and table 2.
+    """
+
+    depth: int
+    width: int
+    num_heads: int
+    mlp_hidden: int | None = None
+    vocab_size: int = 50_257
+    max_length: int = 1024
+    activation: Callable[[jax.Array], jax.Array] = partial(nn.gelu, approximate=True)
+    dropout: float = 0.0
+    epsilon: float = 1e-5
+    dtype: Any = None
+
+    @classmethod
+    def from_preset(cls, preset: str, **fields: Any) -> Self:
+        """Returns the published size 124M, medium, large or XL.
+
+        Args:
+          preset: the size.
+          **fields: attributes that replace the preset's.
+
+        Raises:
+          ValueError: when the preset is unknown; lists the known.
+        """
+        return cls(**{**named_fields(preset, _SIZES, cls.__name__), **fields})
+
+    def init_cache(self, batch: int, length: int | None = None) -> dict[str, Any]:
+        """Returns the "cache" of a model that has read nothing yet.
+
+        Args:
+          batch: number of texts.
+          length: most tokens, padding included, that it can remember; None is `max_length`. Once
+            more have come, logits are NaN.
+        """
+        length = self.max_length if length is None else length
+        heads = (batch, length, self.num_heads, self.width // self.num_heads)
+        dtype = self.dtype or jnp.float32
+
+        def block() -> dict[str, Any]:
+            slots = {name: jnp.zeros(heads, dtype) for name in ("key", "value")}
+            return {"attention": slots | {"index": jnp.int32(0)}}
+
+        blocks = {f"block_{i}": block() for i in range(self.depth)}
+        return blocks | {"real": jnp.zeros((batch, length), bool), "index": jnp.int32(0)}
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: jax.Array,
+        mask: jax.Array | None = None,
+        *,
+        last_only: bool = False,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        """Returns logits of the next token, float32 (batch, tokens, vocabulary).
+
+        Args:
+          tokens: integers (batch, tokens); one that is not in the vocabulary gives NaN.
+          mask: bool or 0 and 1, (batch, tokens); False where padding stands, before or after the
+            text: no token looks at it and positions do not count it. None: no padding.
+          last_only: whether only each text's last token is of interest: (batch, vocabulary).
+          deterministic: whether dropout is off.
+
+        Raises:
+          ValueError: when texts are longer than `max_length` or the cache, or other axes came.
+        """
+        real = jnp.ones(tokens.shape, bool) if mask is None else mask.astype(bool)
+        look, positions, overflow = self._read(tokens, real)
+        embed = self._table("token_embedding", self.vocab_size)
+        x = embed(tokens) + self._table("position_embedding", self.max_length)(positions)
+        x = nn.Dropout(self.dropout, deterministic=deterministic, name="drop")(x)
+        for i in range(self.depth):
+            x = TransformerBlock(
+                num_heads=self.num_heads,
+                mlp_hidden=self.mlp_hidden or 4 * self.width,
+                activation=self.activation,
+                dropout=self.dropout,
+                epsilon=self.epsilon,
+                dtype=self.dtype,
+                name=f"block_{i}",
+            )(x, look, deterministic=deterministic)
+        x = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="norm")(x)
+        if last_only:
+            last = jnp.where(real, jnp.arange(tokens.shape[1])[None], 0).max(1)
+            x = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
+        logits = embed.attend(x).astype(jnp.float32)
+        return logits if overflow is None else jnp.where(overflow, jnp.float32(jnp.nan), logits)
+
+    def _table(self, name: str, size: int) -> nn.Embed:
+        init = nn.initializers.truncated_normal(0.02)
+        return nn.Embed(size, self.width, dtype=self.dtype, embedding_init=init, name=name)
+
+    def _read(
+        self, tokens: jax.Array, real: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        """Returns who may look at whom, the tokens' positions, and whether the cache was too short.
+
+        The first is bool (batch, 1, tokens, slots). Without a cache the slots are the tokens, and
+        the third is None.
+        """
+        cached = self.has_variable("cache", "real")
+        room = self.get_variable("cache", "real").shape[1] if cached else self.max_length
+        if tokens.ndim != 2 or tokens.shape[1] > room:
+            raise ValueError(
+                f"tokens have shape {tokens.shape}; wanted (batch, tokens), of at most {room} "
+                "tokens: truncate the texts, or make a longer cache."
+            )
+        here = jnp.arange(tokens.shape[1])
+        positions = jnp.cumsum(real, axis=1, dtype=jnp.int32) - 1
+        held, overflow = real, None
+        if cached:
+            start, before = (self.get_variable("cache", name) for name in ("index", "real"))
+            positions = positions + before.sum(1, dtype=jnp.int32)[:, None]
+            here, overflow = start + here, start + tokens.shape[1] > room
+            held = jax.lax.dynamic_update_slice(before, real, (0, start))
+            self.put_variable("cache", "real", held)
+            self.put_variable("cache", "index", start + jnp.int32(tokens.shape[1]))
+        causal = jnp.arange(held.shape[1])[None, :] <= here[:, None]
+        look = causal[None, None] & held[:, None, None, :]
+        return look, jnp.maximum(positions, 0), overflow

@@ -1,0 +1,157 @@
+"""VGG: a tower of 3x3 convolutions under a collapsible classifier."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Self
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lcjax.layers import NORM_EPSILON, CollapsibleMLP
+from lcjax.models.presets import named_fields
+
+_STAGES = {
+    "11": ((64,), (128,), (256,) * 2, (512,) * 2, (512,) * 2),
+    "13": ((64,) * 2, (128,) * 2, (256,) * 2, (512,) * 2, (512,) * 2),
+    "16": ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3),
+    "19": ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4),
+}
+_SIZES = {depth: dict(stages=stages) for depth, stages in _STAGES.items()} | {
+    f"{depth}-small": dict(stages=stages, grid=1, hidden=(4096,), classifier_norm="batch")
+    for depth, stages in _STAGES.items()
+}
+
+
+class VGG(nn.Module):
+    """VGG: stages of 3x3 convolutions, each halved by a maximum, a mean over a grid, a classifier.
+
+    The chain `mlp` is the classifier, and what is collapsible. Convolutions `conv_i` and their
+    norms `norm_i` are counted through all stages.
+
+    Attributes:
+      num_classes: width of the last Dense.
+      stages: channels of every convolution, stage by stage.
+      grid: edge of the grid of means that the classifier reads; 7 is torchvision's, 1 is one mean.
+      hidden: hidden widths of the classifier.
+      norm: None, or "batch" for batch norm after every convolution.
+      classifier_norm: None, or "batch" for batch norm after the classifier's activations.
+      conv_bias: whether convolutions have a bias; torchvision's always have.
+      activation: elementwise; of the convolutions too, where it does not bend.
+      dropout: rate, after every activation of the classifier; 0.5 as published.
+      dtype: of the computation; None takes the images'. Params and logits are float32.
+
+    References: Simonyan and Zisserman 2014, arXiv 1409.1556, table 1, columns A, B, D and E.
+    """
+
+    num_classes: int
+    stages: Sequence[Sequence[int]]
+    grid: int = 7
+    hidden: Sequence[int] = (4096, 4096)
+    norm: Literal["batch"] | None = None
+    classifier_norm: Literal["batch"] | None = None
+    conv_bias: bool = True
+    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    dropout: float = 0.0
+    dtype: Any = None
+
+    @classmethod
+    def from_preset(cls, preset: str, *, num_classes: int, **fields: Any) -> Self:
+        """Returns the published depth 11, 13, 16 or 19, for large images or, "16-small", small.
+
+        The first have torchvision's classifier, 25088-4096-4096-n on a 7x7 grid. The small, for
+        images of 32x32, have 512-4096-n with batch norm.
+
+        Args:
+          preset: the depth.
+          num_classes: width of the last Dense.
+          **fields: attributes that replace the preset's; norm="batch" for torchvision's vgg16_bn.
+
+        Raises:
+          ValueError: when the preset is unknown; lists the known.
+        """
+        return cls(
+            num_classes=num_classes, **{**named_fields(preset, _SIZES, cls.__name__), **fields}
+        )
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, deterministic: bool = True) -> jax.Array:
+        """Returns logits, float32 (batch, classes), of images (batch, height, width, channels).
+
+        Raises:
+          ValueError: when images have other axes, are too small to be halved by every stage, or
+            `norm` is neither None nor "batch".
+        """
+        self._check(images)
+        x, i = images, 0
+        for stage in self.stages:
+            for channels in stage:
+                x = self._convolution(i, channels, x, deterministic)
+                i += 1
+            x = nn.max_pool(x, (2, 2), (2, 2))
+        x = grid_mean(x, self.grid).reshape(len(x), -1)
+        logits = CollapsibleMLP(
+            features=(*self.hidden, self.num_classes),
+            activation=self.activation,
+            norm=self.classifier_norm,
+            dropout=self.dropout,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.he_normal(),
+            name="mlp",
+        )(x, deterministic=deterministic)
+        return logits.astype(jnp.float32)
+
+    def _convolution(self, i: int, channels: int, x: jax.Array, deterministic: bool) -> jax.Array:
+        """Returns what the convolution i, its norm and its activation make of x."""
+        x = nn.Conv(
+            channels,
+            (3, 3),
+            use_bias=self.conv_bias,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.he_normal(),
+            name=f"conv_{i}",
+        )(x)
+        if self.norm == "batch":
+            x = nn.BatchNorm(
+                use_running_average=deterministic,
+                momentum=0.9,
+                epsilon=NORM_EPSILON,
+                dtype=self.dtype,
+                name=f"norm_{i}",
+            )(x)
+        return self.activation(x)
+
+    def _check(self, images: jax.Array) -> None:
+        least = 2 ** len(self.stages)
+        if images.ndim != 4 or min(images.shape[1:3]) < least:
+            raise ValueError(
+                f"images have shape {images.shape}; wanted (batch, height, width, channels), at "
+                f"least {least}x{least} pixels, so that {len(self.stages)} stages can halve them."
+            )
+        if self.norm not in (None, "batch"):
+            raise ValueError(f"VGG got norm={self.norm!r}; wanted None or 'batch'.")
+
+
+def grid_mean(x: jax.Array, edge: int) -> jax.Array:
+    """Returns means over the cells of a grid, (batch, edge, edge, channels).
+
+    Cells overlap by up to a pixel where the edge does not divide the height or width, and repeat
+    pixels where it is larger, as in PyTorch's AdaptiveAvgPool2d.
+
+    Args:
+      x: (batch, height, width, channels).
+      edge: cells in a row and in a column.
+    """
+    if x.shape[1:3] == (edge, edge):
+        return x
+
+    def cells(size: int) -> jax.Array:
+        weights = np.zeros((edge, size))
+        for i in range(edge):
+            start, end = i * size // edge, -(-(i + 1) * size // edge)
+            weights[i, start:end] = 1 / (end - start)
+        return jnp.asarray(weights, x.dtype)
+
+    rows, columns = cells(x.shape[1]), cells(x.shape[2])
+    highest = jax.lax.Precision.HIGHEST
+    return jnp.einsum("bhwc,ih,jw->bijc", x, rows, columns, precision=highest)
