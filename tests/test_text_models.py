@@ -246,11 +246,13 @@ def test_text_goes_on_after_padding_behind_it():
 
 def test_cache_that_is_too_short_gives_nan_and_no_wrong_words():
     step, variables = _run(GPT, mutable="cache"), _variables(GPT)
-    _, held = step(variables | {"cache": GPT.init_cache(3, 7)}, TOKENS)
-    fits, held = step(variables | held, TOKENS[:, :1])
-    over, _ = step(variables | held, TOKENS[:, :1])
-    assert not np.isnan(fits).any()
-    assert np.isnan(over).all()
+    one, four = (np.ones((3, n), bool) for n in (1, 4))
+    _, held = step(variables | {"cache": GPT.init_cache(3, 7)}, TOKENS[:, :4], four)
+    for _ in range(3):
+        logits, held = step(variables | held, TOKENS[:, :1], one)
+        assert not np.isnan(logits).any()
+    logits, _ = step(variables | held, TOKENS[:, :1], one)
+    assert np.isnan(logits).all()
     with pytest.raises(ValueError, match="at most 5 tokens: truncate the texts, or make a longer"):
         step(variables | {"cache": GPT.init_cache(3, 5)}, TOKENS)
 
