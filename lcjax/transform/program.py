@@ -150,7 +150,8 @@ def _open(
     def read(atom: Any) -> Value:
         if not isinstance(atom, core.Literal):
             return env[atom]
-        return Value(atom.aval, constant=np.asarray(atom.val, atom.aval.dtype))
+        aval: Any = atom.aval
+        return Value(aval, constant=np.asarray(atom.val, aval.dtype))
 
     body: list[Op | Region] = []
     for eqn in jaxpr.eqns:
