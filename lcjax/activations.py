@@ -10,7 +10,6 @@ import jax.numpy as jnp
 Activation = Callable[[jax.Array], jax.Array]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def bend(fn: Activation, z: jax.Array, slope: jax.Array) -> jax.Array:
     """Returns `α z + (1 − α) fn(z)` in z's dtype; `1 − α` is formed in the slope's own dtype.
 
@@ -22,11 +21,18 @@ def bend(fn: Activation, z: jax.Array, slope: jax.Array) -> jax.Array:
       z: pre-activations of any shape.
       slope: scalar α; its gradient is summed in its own dtype.
     """
+    of_z, of_slope = (jax.typeof(x).manual_axis_type.varying for x in (z, slope))
+    varying = tuple(of_z - of_slope)  # in jax.shard_map
+    return _bend(fn, z, jax.lax.pcast(slope, varying, to="varying") if varying else slope)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _bend(fn: Activation, z: jax.Array, slope: jax.Array) -> jax.Array:
     return slope.astype(z.dtype) * z + (1 - slope).astype(z.dtype) * fn(z)
 
 
 def _bend_forward(fn: Activation, z: jax.Array, slope: jax.Array):
-    return bend(fn, z, slope), (z, slope)
+    return _bend(fn, z, slope), (z, slope)
 
 
 def _bend_backward(fn: Activation, residuals: tuple[jax.Array, jax.Array], g: jax.Array):
@@ -37,7 +43,7 @@ def _bend_backward(fn: Activation, residuals: tuple[jax.Array, jax.Array], g: ja
     return slope.astype(z.dtype) * g + through_fn, slope_gradient
 
 
-bend.defvjp(_bend_forward, _bend_backward)
+_bend.defvjp(_bend_forward, _bend_backward)
 
 
 class CollapsibleActivation(nn.Module):

@@ -1,7 +1,7 @@
 """The sites of a tree: where its activations stand, how linear they are, what fusing would save."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -101,8 +101,14 @@ def find_sites(
       inputs: what apply_fn takes after the variables; arrays or ShapeDtypeStructs.
 
     Raises:
-      CollapseError: when the tree is half collapsed or its kernels do not compose.
+      CollapseError: when the tree is half collapsed or its kernels do not compose, or is that of a
+        collapsible function.
     """
+    if isinstance(variables, Mapping) and set(variables) == {"model", "slopes", "fused"}:
+        raise CollapseError(
+            "got the tree of a collapsible function, whose sites only the function knows. With "
+            "f = lcjax.collapsible(fn), call f.sites, f.collapse and f.calibrate."
+        )
     params = meta.unbox(params_of(variables))
     found = {}
     for chain in find_chains(params):

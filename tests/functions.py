@@ -89,6 +89,11 @@ def merged(p, x):
     return dense(p, 2, nn.silu(gate) * value)
 
 
+def stacked_gate(p, x):
+    """Gate and value as the two parts of one leaf."""
+    return dense(p, 2, nn.gelu(x @ p["gu"][0]) * (x @ p["gu"][1]))
+
+
 def merged_by_slices(p, x):
     both = x @ p["gu"] + p["b"]
     return dense(p, 2, nn.silu(both[..., :16]) * both[..., 16:])
@@ -255,6 +260,9 @@ CASES = {
     "bilinear": Case(gated(lambda z: z), GATED, (X,), ("w1",)),
     "gate and value in one": Case(merged, MERGED, (X,), ("gu",)),
     "gate and value in one, sliced": Case(merged_by_slices, MERGED, (X,), ("gu",)),
+    "gate and value stacked": Case(
+        stacked_gate, arrays(gu=(2, 6, 16), w2=(16, 4), b2=(4,)), (X,), ("gu",)
+    ),
     "chain": Case(chain, CHAIN, (X,), ("w1", "w2", "w3b")),
     "scan": Case(scanned, STACKED, (X,), ("w1",)),
     "scan with norms": Case(

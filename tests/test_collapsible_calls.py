@@ -49,6 +49,12 @@ def test_several_inputs_by_name_and_what_is_no_array():
         f(params, X, **call | {"mode": {1, 2}})
 
 
+def test_what_is_no_array_is_told_apart_by_type_too():
+    f = lcjax.collapsible(lambda p, x, by: (pair(jax.nn.gelu)(p, x), jnp.asarray(by)))
+    params = f.init(PAIR, X, 1)
+    assert [f(params, X, by)[1].dtype for by in (1, True, 1.0)] == [jnp.int32, bool, jnp.float32]
+
+
 def test_auxiliary_outputs():
     fn = lambda p, x: (jnp.mean(pair(jax.nn.gelu)(p, x)), {"norm": jnp.sum(p["w1"] ** 2)})
     f = lcjax.collapsible(lambda p, x: (fn(p, x)[0], {"x": x}))
@@ -125,6 +131,34 @@ def test_vmap_over_inputs_and_over_params():
     two = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
     doubled = jax.tree.map(lambda leaf: 2 * leaf, params)
     close(jax.vmap(GELU, (0, None))(two, X)[1], GELU(doubled, X))
+
+
+def test_within_shard_map():
+    mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    params = sloped(GELU.init(PAIR, X), 0.5)
+
+    mean = lambda params, x: (GELU(params, x) ** 2).mean()
+    local = lambda params, x: jax.lax.pmean(mean(params, x), "d")
+    spread = jax.shard_map(local, mesh=mesh, in_specs=(jax.P(), jax.P("d")), out_specs=jax.P())
+    got, want = jax.jit(lambda *call: [jax.grad(fn)(*call) for fn in (spread, mean)])(params, X)
+    close(got, want)
+
+
+def test_a_long_activation_and_many_layers():
+    def act(z):
+        y = z
+        for _ in range(400):
+            y = jnp.sin(y) + z
+        return y
+
+    def many(p, x):
+        for _ in range(400):
+            x = x + p["step"]
+        return pair(act)(p, jnp.concatenate([x, x[..., :2]], -1))
+
+    f = lcjax.collapsible(many)
+    model = PAIR | {"step": jnp.ones(4)}
+    assert f.init(model, X[..., :4])["slopes"].keys() == {"w1"}
 
 
 def test_values_from_outside_that_are_being_traced():

@@ -128,6 +128,26 @@ CASES = {
         {"w1": STACKED["w1"], "w2": PAIR["w1"].T},
         "one kernel belongs to one layer of a scan and the other to all of them",
     ),
+    "tokens merged": (
+        lambda p, x: hidden(p, x).reshape(-1, 16) @ p["w2"],
+        TWO,
+        "`reshape` stands between, which merges or splits axes of tokens or units",
+    ),
+    "a condition": (
+        lambda p, x: lax.cond(p["n"] > 0, nn.relu, nn.tanh, dense(p, 1, x)) @ p["w2"],
+        TWO | {"n": jnp.int32(1)},
+        "`cond` stands between, which does not work on every unit alone",
+    ),
+    "two parts of one leaf": (
+        lambda p, x: nn.relu(x @ p["both"][0]) @ p["both"][1],
+        arrays(both=(2, 6, 6)),
+        "the kernel both is used on both sides of it (tied weights)",
+    ),
+    "picked by a loop's counter": (
+        lambda p, x: lax.fori_loop(0, 4, lambda i, x: x + nn.relu(x @ p["w1"][i]) @ p["w2"][i], x),
+        STACKED,
+        "a loop's counter picks it. Hand the layers to lax.scan as `xs`, or unroll the loop",
+    ),
     "softmax over tokens": (
         lambda p, x: dense(p, 2, nn.softmax(dense(p, 1, x), axis=1)),
         TWO,
@@ -172,6 +192,27 @@ def test_other_data_that_enters():
     masked = lambda p, x, mask: dense(p, 2, hidden(p, x) * mask)
     explained = lcjax.collapsible(masked).explain({"model": TWO}, X, X[..., :1])
     assert explained.left == (("w1", "another value enters, which comes from no Dense"),)
+
+
+def test_conditions_and_statistics_that_are_inputs():
+    chosen = lambda p, x, flag: lax.cond(flag, nn.relu, nn.tanh, dense(p, 1, x)) @ p["w2"]
+    ((_, reason),) = lcjax.collapsible(chosen).explain({"model": TWO}, X, jnp.array(True)).left
+    assert reason.startswith("`cond` stands between")
+    normed = lambda p, x, mean: dense(p, 2, nn.relu(dense(p, 1, x) - mean))
+    ((_, reason),) = lcjax.collapsible(normed).explain({"model": TWO}, X, jnp.ones(16)).left
+    assert "statistics of a norm fold in where they are given with the params" in reason
+
+
+def test_a_block_used_twice_in_training_is_tied():
+    def twice(p, x):
+        for _ in range(2):
+            z = nn.relu(dense(p, 1, x))
+            x = (z - z.mean((0, 1))) @ p["w4"]
+        return x
+
+    explained = lcjax.collapsible(twice).explain({"model": PAIR | arrays(w4=(16, 6))}, X)
+    assert explained.sites == ()
+    assert ("w1", "the kernel before it is used elsewhere too (tied weights)") in explained.left
 
 
 def test_a_cast_to_integers_is_an_activation():

@@ -160,6 +160,35 @@ def test_numpy_params_stay_numpy_and_untouched_leaves_are_shared():
     chex.assert_trees_all_equal(model, before)
 
 
+def test_what_a_path_cannot_make_anew_stays_where_it_was():
+    def fn(p, x):
+        first, second = p["net"]
+        x = nn.relu(x @ first.w + first.b) @ second.w + second.b
+        up, down, none = (p["head"][name, 0] for name in ("up", "down", "none"))
+        return x + none if down["b"] is not None else nn.relu(x @ up["w"]) @ down["w"]
+
+    w3, w4 = CHAIN["w3"].T, CHAIN["w3"]
+    head = {("up", 0): {"w": w3}, ("down", 0): {"w": w4, "b": None}, ("none", 0): None}
+    model = {"net": tuple(Layer(*layer) for layer in LAYERS), "head": head}
+    f = lcjax.collapsible(fn)
+    linear = sloped(f.init(model, X), 1)
+    compact, report = f.collapse(linear, X)
+    assert len(report.collapsed) == 2 and compact["model"]["head"]["up", 0] == {"w": None}
+    close(f(compact, X), f(linear, X))
+
+
+def test_numbers_among_the_params():
+    leaky = lambda p, x: pair(lambda z: jnp.where(z > 0, z, p["a"] * z))(p, x) * p["by"]
+    model = PAIR | {"a": 0.1, "by": 2}
+    f = lcjax.collapsible(leaky)
+    params = f.init(model, X)
+    chex.assert_trees_all_equal(f(params, X), leaky(model, X))
+    compact, report = f.collapse(sloped(params, 1), X)
+    assert compact["model"] == {"a": 0.1, "by": 2} and report.parameters_before == 182
+    assert f.abstract_compact(params, X, sites="w1")["model"] == compact["model"]
+    close(jax.jit(f)(compact, X), 2 * pair(lambda z: z)(PAIR, X))
+
+
 PAIRED = lcjax.collapsible(pair(nn.relu))
 DEEP = PAIRED.init(PAIR, X)
 COMPACT, _ = PAIRED.collapse(sloped(DEEP, 1), X)
@@ -220,6 +249,10 @@ def test_collapses_that_cannot_be():
         PAIRED.collapse(DEEP, X, sites="w1")
     with pytest.raises(ValueError, match="threshold is -1"):
         PAIRED.collapse(DEEP, X, threshold=-1)
+    with pytest.raises(CollapseError, match="call f.sites, f.collapse and f.calibrate"):
+        lcjax.collapse(DEEP)
+    with pytest.raises(CollapseError, match="slopes/w1: got ShapeDtypeStruct.* wanted an array"):
+        PAIRED(jax.eval_shape(lambda: DEEP), X)
     nan = DEEP | {"slopes": {"w1": {"slope": jnp.nan}}}
     with pytest.raises(CollapseError, match="w1: the slope is nan"):
         PAIRED.collapse(nan, X)

@@ -30,7 +30,7 @@ def classifier_of(checkpoint: Path) -> tuple[Classifier, dict[str, Any]]:
       ValueError: when it is damaged or not one of a training run.
     """
     metadata = lcjax.read_metadata(checkpoint)
-    if not {"model", "data"} <= metadata.keys():
+    if not {"kind", "model", "data"} <= metadata.keys():
         raise ValueError(
             f"{checkpoint} does not say what model and data it is of; wanted a checkpoint that "
             "`python -m train.image` or a command like it made."

@@ -50,17 +50,18 @@ class TextData(LabelledData):
 
     @property
     def example(self) -> jax.ShapeDtypeStruct:
-        """Shape and dtype of one text of the commonest length."""
-        return jax.ShapeDtypeStruct((self._commonest,), np.int32)
+        """Shape and dtype of one text, of the length that most of training goes into."""
+        return jax.ShapeDtypeStruct((self._main_length,), np.int32)
 
     @property
     def each(self) -> str:
         """What one input is."""
-        return f"a text of {self._commonest} tokens"
+        return f"a text of {self._main_length} tokens"
 
     @property
-    def _commonest(self) -> int:
-        return self.lengths[np.bincount(self.train.buckets).argmax()]
+    def _main_length(self) -> int:
+        counts = np.bincount(self.train.buckets, minlength=len(self.lengths))
+        return self.lengths[(counts * self.lengths).argmax()]
 
 
 def load_texts(

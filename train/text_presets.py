@@ -10,9 +10,7 @@ _SST2 = TextDataConfig(dataset="glue/sst2", validation=0.03, lengths=(8, 16, 24,
 _IMDB = TextDataConfig(dataset="imdb_reviews", lengths=(64, 128, 256))
 _FINE_TUNING = OptimizerConfig(epochs=1, learning_rate=1e-4, weight_decay=0.01, clip_norm=1.0)
 # A pretrained network learns the task first; then sites go by what they cost, and it heals.
-_FIT_HEAL = ProtocolConfig(
-    protocol="fit-heal", sequential=True, count=3, heal_epochs=0.3, deep_teacher=True
-)
+_FIT_HEAL = ProtocolConfig(protocol="fit-heal", sequential=True, heal_epochs=0.3)
 
 _PRESETS: dict[str, tuple[str, TextDataConfig, PretrainedConfig, OptimizerConfig]] = {
     "sst2-minilm": (

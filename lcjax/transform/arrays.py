@@ -64,7 +64,7 @@ def vector(
     origin = levels[0][0]
     if origin in leaves and len(levels) == len(scans) + 1:
         stack = tuple(scan.eqn.params["length"] for scan in scans)
-        moved = any(op.name == "transpose" for _, ops in levels for op in ops)
+        moved = any(op.name in ("transpose", "slice") for _, ops in levels for op in ops)
         plain = leaves[origin].shape == (*stack, width) and not moved
         return leaves[origin] if plain else _viewed(levels, leaves, arrange)
     return _computed(value, leaves, scans, arrange)

@@ -127,7 +127,10 @@ def _boxed(entry: dict[str, Any], run: Run, traced: Traced, parts: Parts) -> dic
 
 
 def _key(traced: Traced, run: Run, leaves: Sequence[Any], factors: Sequence[Any]) -> Fused:
-    """Returns what the key of a run's entry says."""
+    """Returns what the key of a run's entry says.
+
+    Scalars of weak dtype (Python's) stay: shape and dtype do not say all that they are.
+    """
     own = factors[-1]["kernel"].dtype
     removed = {
         traced.paths[i]: (
@@ -135,6 +138,7 @@ def _key(traced: Traced, run: Run, leaves: Sequence[Any], factors: Sequence[Any]
             None if leaves[i].dtype == own else leaves[i].dtype.name,
         )
         for i in run.leaves
+        if not jax.typeof(leaves[i]).weak_type
     }
     return Fused(run.paths, tuple(site.widths[1] for site in run.sites), removed)
 
@@ -169,4 +173,4 @@ def _leaves(parts: Parts) -> dict[str, Any]:
 
 
 def _count(leaves: Mapping[str, Any]) -> int:
-    return sum(math.prod(leaf.shape) for path, leaf in leaves.items() if not is_slope_path(path))
+    return sum(np.size(leaf) for path, leaf in leaves.items() if not is_slope_path(path))

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import jax.numpy as jnp
+
 from lcjax.transform.dense import Dense
 from lcjax.transform.kinds import Kind, Kinds
 from lcjax.transform.labels import Labels, labels_before
@@ -11,6 +13,8 @@ from lcjax.transform.program import Op, Value
 from lcjax.transform.steps import data_operands
 
 _SUM = "a norm, softmax or pooling over units or tokens stands between"
+_OTHER = "another value enters, which comes from no Dense"
+_STATE = " (statistics of a norm fold in where they are given with the params)"
 
 
 @dataclass
@@ -58,7 +62,7 @@ class Cones:
                 dense = self.dense_of[value]
                 cone.denses += [dense] if dense not in cone.denses else []
             elif not isinstance(op, Op):
-                cone.odd.append("another value enters, which comes from no Dense")
+                cone.odd.append(self._obstacle(value))
             elif op.name in MOVES or op.name in ("slice", "split"):
                 earlier = labels_before(op, op.ins[0], labels)
                 if earlier is None:
@@ -80,12 +84,16 @@ class Cones:
 
     def _obstacle(self, value: Value) -> str:
         """Returns what to say of a value that is in the way, by the operation that made it."""
-        op = value.maker
+        op, moved = value.maker, ""
         while isinstance(op, Op) and (op.name in MOVES or is_elementwise(op)):
+            moved = op.name if op.name in MOVES else moved
             data = [operand for operand in op.ins if self.kinds[operand] is Kind.DATA]
+            value = data[0] if data else value
             op = data[0].maker if data else None
+            if moved and value in self.dense_of:
+                return f"`{moved}` stands between, which merges or splits axes of tokens or units"
         if not isinstance(op, Op):
-            return "another value enters, which comes from no Dense"
+            return _OTHER if sum(size != 1 for size in value.shape) > 1 else _OTHER + _STATE
         if op.name in REDUCTIONS:
             return f"{_SUM} (`{op.name}`)"
         return f"`{op.name}` stands between, which does not work on every unit alone"
@@ -102,7 +110,8 @@ class Cones:
                 found.append(self.dense_of[value])
                 continue
             op = value.maker
-            if not isinstance(op, Op) or op.name in PRODUCTS:
-                return []
-            todo += op.ins
+            if isinstance(op, Op) and op.name not in PRODUCTS:
+                todo += op.ins
+            elif isinstance(op, Op) or jnp.issubdtype(value.aval.dtype, jnp.floating):
+                return []  # what is no float, as an index or a condition, is no stream of values
         return found

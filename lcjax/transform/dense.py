@@ -24,7 +24,7 @@ class Dense:
       kernel: the other operand.
       kernel_in: the axes of the kernel that belong to x_axes, in their order.
       kernel_out: the axes of the kernel that are output units; the rest have size 1.
-      leaf: the leaf of the params that the kernel is; None where it is computed from several.
+      leaf: the leaf of the params that the kernel is, or is cut out of; None where it is computed.
       last: the operation after which the bias is added; the product itself where there is none.
       bias: what is added there.
       labels: what the axes of the output hold; the tokens are counted in the order of x's axes.
@@ -74,16 +74,19 @@ def find_denses(program: Program, kinds: Kinds) -> dict[Value, Dense]:
 
 
 def root(value: Value) -> tuple[Value, list[Op]]:
-    """Returns the value that this one is but for dtype and place, and what was done to it."""
+    """Returns the value that this one is, or is cut out of, but for dtype and place.
+
+    And what was done to it since, in order.
+    """
     ops: list[Op] = []
-    while isinstance(value.maker, Op) and hands_on(value.maker):
+    while isinstance(value.maker, Op) and (hands_on(value.maker) or value.maker.name == "slice"):
         ops.insert(0, value.maker)
         value = value.maker.ins[0]
     return value, ops
 
 
 def _leaf(value: Value, leaves: set[Value]) -> Value | None:
-    """Returns the leaf that a value is, or is a layer of."""
+    """Returns the leaf that a value is, or is a part or a layer of."""
     origin, _ = root(value)
     while origin.layer_of is not None:
         origin, _ = root(origin.layer_of)

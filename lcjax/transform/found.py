@@ -1,14 +1,17 @@
 """All that is found in a program: its sites in forward order, and what is left alone and why."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lcjax.transform.dense import Dense, find_denses, layer_scans
+from lcjax.transform.dense import Dense, find_denses, layer_scans, root
 from lcjax.transform.dying import Dead, find_dead
 from lcjax.transform.kinds import Kind, Kinds, find_kinds
 from lcjax.transform.match import Match, Matcher, Misfit
 from lcjax.transform.primitives import holds_products
 from lcjax.transform.program import Op, Program, Region, Value, scans_around
+
+_PICKS = frozenset({"dynamic_slice", "gather"})
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -79,7 +82,11 @@ def find_all(program: Program, leaf_names: Sequence[str], site_names: Sequence[s
         if found is None:
             continue
         leaf = found.up.leaf
-        path = "(a computed kernel)" if leaf is None else site_names[index[leaf]]
+        if leaf is None:
+            names = sorted(called[each] for each in _leaves_of(found.up.kernel, index))
+            path = f"(from {', '.join(names)})"
+        else:
+            path = site_names[index[leaf]]
         site = _accept(path, found, denses.values(), index, called, kinds)
         if isinstance(site, str):
             left.append((path, site))
@@ -93,8 +100,13 @@ def find_all(program: Program, leaf_names: Sequence[str], site_names: Sequence[s
     }
     nested = [site for site in sites if {site.match.up, site.match.down} & inner]
     left += [(site.path, "it stands in the gate of another site") for site in nested]
-    left += _unopened(program)
-    sites = [site for site in sites if site not in nested]
+    times = Counter(site.path for site in sites)
+    tied = [site for site in sites if times[site.path] > 1]  # in training only
+    left += [
+        (site.path, "the kernel before it is used elsewhere too (tied weights)") for site in tied
+    ]
+    left += _unopened(program) + _picked(program, kinds, dict(zip(index, site_names, strict=True)))
+    sites = [site for site in sites if site not in nested + tied]
     return Found(program, kinds, tuple(sites), tuple(dict.fromkeys(left)))
 
 
@@ -103,6 +115,20 @@ def _unopened(program: Program) -> list[tuple[str, str]]:
     names = dict.fromkeys(op.name for op in program.ops() if holds_products(op.eqn))
     reason = "what it runs is not looked into. Loops over layers are, where lax.scan runs them"
     return [(f"(inside `{name}`)", reason) for name in names]
+
+
+def _picked(program: Program, kinds: Kinds, names: Mapping[Value, str]) -> list[tuple[str, str]]:
+    """Returns the kernels that a loop's counter picks out of a stack of them."""
+    found: dict[str, None] = {}
+    for op in program.ops():
+        data = all(kinds[value] is Kind.DATA for value in op.ins)
+        if op.name == "dot_general" and data and scans_around(op):
+            makers = [root(value)[0].maker for value in op.ins]
+            picks = [each for each in makers if isinstance(each, Op) and each.name in _PICKS]
+            stacks = [root(pick.ins[0])[0] for pick in picks]
+            found |= dict.fromkeys(names[stack] for stack in stacks if stack in names)
+    reason = "a loop's counter picks it. Hand the layers to lax.scan as `xs`, or unroll the loop"
+    return [(path, reason) for path in found]
 
 
 def _accept(

@@ -207,9 +207,14 @@ class CollapsibleFunction:
           **kwargs: the function's arguments given by name.
         """
 
-        def shape(leaf: Any) -> jax.ShapeDtypeStruct:
+        def shape(leaf: Any) -> Any:
+            if not hasattr(leaf, "shape"):
+                return leaf
             return jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None)
+                leaf.shape,
+                leaf.dtype,
+                sharding=getattr(leaf, "sharding", None),
+                weak_type=jax.typeof(leaf).weak_type,
             )
 
         return self.collapse(jax.tree.map(shape, params), *args, sites=sites, **kwargs)[0]
@@ -237,7 +242,10 @@ def collapsible(fn: Callable[..., Any]) -> CollapsibleFunction:
     the params. A call is traced once for every shape. The compact tree needs the function alone to
     run again: in another process, `collapsible(fn)(restored, x)`.
 
-    Slopes are read in reverse mode only: no `jax.jvp`. What no site needs, whole models with
+    What a norm folds in, its statistics too, has to be in the params: of a function of params and
+    state make one of both, `lambda both, x: apply(*both, x)`. At frozen slopes of 0 (closed over,
+    or left out of the tree) the program is the function's own. Slopes are read in reverse mode
+    only: no `jax.jvp`. What no site needs, whole models with
     `while` loops or kernels of their own included, is left as it is.
 
     Args:

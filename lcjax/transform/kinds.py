@@ -93,13 +93,21 @@ def is_statistic(value: Value, kinds: Kinds, tokens: frozenset[int], rank: int) 
       tokens: which axes of the value that it is joined with are those of tokens.
       rank: how many axes that value has.
     """
-    op = value.maker
-    if kinds[value] is not Kind.DATA or not isinstance(op, Op):
+    if kinds[value] is not Kind.DATA:
         return False
-    if op.name in REDUCTIONS:
-        (operand,) = op.ins
-        return len(operand.shape) == rank and frozenset(op.eqn.params["axes"]) == tokens
-    if not (is_elementwise(op) or op.name in ACROSS_DEVICES | MOVES):
-        return False
-    data = [operand for operand in op.ins if kinds[operand] is Kind.DATA]
-    return all(is_statistic(operand, kinds, tokens, rank) for operand in data)
+    todo, seen = [value], {value}
+    for each in todo:  # which grows; what is near comes first, and mostly tells
+        op = each.maker
+        if not isinstance(op, Op):
+            return False
+        if op.name in REDUCTIONS:
+            (operand,) = op.ins
+            if len(operand.shape) != rank or frozenset(op.eqn.params["axes"]) != tokens:
+                return False
+        elif is_elementwise(op) or op.name in ACROSS_DEVICES | MOVES:
+            data = {operand for operand in op.ins if kinds[operand] is Kind.DATA}
+            todo += data - seen
+            seen |= data
+        else:
+            return False
+    return True

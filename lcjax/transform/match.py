@@ -141,19 +141,21 @@ class Matcher:
             or len(data_operands(op, self.kinds, labels)) < 2
         ):
             return None
+        computed = None
         for gate, value in (op.ins, op.ins[::-1]):
             before, origin, _ = self._steps_back(value, labels)
             up, cone = self._cones.dense_of.get(origin), self._cones.of(gate, labels)
             if up is None or origin is not up.out or cone.odd or len(cone.denses) != 1:
                 continue
             moved = relabelled(before, up.labels)
-            if moved is None or up.leaf is None:
+            if moved is None:
                 continue
             at_start = moved[-1].labels if moved else up.labels
             found = self._joined(up, moved, value, at_start, end, after, labels, down, ())
-            if isinstance(found, Match):
+            if isinstance(found, Match) and up.leaf is not None:
                 return found
-        return None
+            computed = found if isinstance(found, Match) else computed
+        return computed
 
     def _joined(
         self,

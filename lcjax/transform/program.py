@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 from jax.extend import core
 
 _CALLS = frozenset({"jit", "pjit", "closed_call", "core_call"})
@@ -147,7 +148,10 @@ def _open(
     env |= dict(zip(jaxpr.invars, given, strict=True))
 
     def read(atom: Any) -> Value:
-        return Value(atom.aval, constant=atom.val) if isinstance(atom, core.Literal) else env[atom]
+        if not isinstance(atom, core.Literal):
+            return env[atom]
+        aval: Any = atom.aval
+        return Value(aval, constant=np.asarray(atom.val, aval.dtype))
 
     body: list[Op | Region] = []
     for eqn in jaxpr.eqns:

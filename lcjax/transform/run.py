@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from lcjax.equations import bind
 from lcjax.transform.plan import Plan
@@ -22,7 +23,7 @@ def run_program(program: Program, plan: Plan, env: Env) -> list[Any]:
     """
     env = dict(env)
     run(program.body, plan, env)
-    return [read(env, value) for value in program.outs]
+    return [env[v] if v in env else jnp.asarray(v.constant) for v in program.outs]
 
 
 def read(env: Env, value: Value) -> Any:

@@ -92,10 +92,13 @@ def environment(
     env: Env = {}
     for value, (part, key, *rest) in schedule.places.items():
         if part == "slopes":
-            env[value] = jnp.asarray(parts.slopes[key]["slope"])
+            array = parts.slopes[key]["slope"]
         else:
             factor, name = rest
-            env[value] = factors_of(parts.fused[key])[factor][name]
+            array = factors_of(parts.fused[key])[factor][name]
+        if isinstance(array, jax.ShapeDtypeStruct):
+            raise CollapseError(f"{part}/{key}: got {array}, wanted an array with values.")
+        env[value] = jnp.asarray(array)
     gone = {in_box(path) for path in removed_leaves(parts.fused)}
     program = traced.found.program
     for path, value, leaf in zip(traced.paths, program.leaves, leaves, strict=True):

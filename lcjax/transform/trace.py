@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import jax
+import jax.numpy as jnp
 
 from lcjax.errors import CollapseError
 from lcjax.transform.found import Found, find_all
@@ -15,11 +16,14 @@ from lcjax.transform.program import open_program
 
 
 class _Spec(NamedTuple):
-    """What of a call is no array: the structure of its trees, and leaves such as `train=False`."""
+    """What of a call is no array: the structure of its trees, and leaves such as `train=False`.
+
+    Leaves stand with their types, since `1 == True`.
+    """
 
     model: Any
     inputs: Any
-    static: tuple[tuple[int, Any], ...]
+    static: tuple[tuple[int, type, Any], ...]
 
 
 @dataclass(eq=False, repr=False)
@@ -68,9 +72,11 @@ class Tracer:
                     f"{encode(keys)}: got {type(leaf).__name__} in params, wanted an array. Split "
                     "off what is no array: nnx.split, or eqx.partition(model, eqx.is_array)."
                 )
-        leaves = [leaf for _, leaf in flat]
+        leaves = [leaf if _is_array(leaf) else jnp.asarray(leaf) for _, leaf in flat]
         inputs, inputs_structure = jax.tree.flatten((tuple(args), dict(kwargs)))
-        static = tuple((i, leaf) for i, leaf in enumerate(inputs) if not _is_array(leaf))
+        static = tuple(
+            (i, type(leaf), leaf) for i, leaf in enumerate(inputs) if not _is_array(leaf)
+        )
         arrays = [leaf for leaf in inputs if _is_array(leaf)]
         spec = _Spec(structure, inputs_structure, static)
         _check_hashable(spec)
@@ -98,7 +104,7 @@ class Tracer:
         return result, leaves, arrays
 
     def _call(self, spec: _Spec, leaves: Sequence[Any], arrays: Sequence[Any]) -> Any:
-        static, rest = dict(spec.static), iter(arrays)
+        static, rest = {i: leaf for i, _, leaf in spec.static}, iter(arrays)
         count = len(static) + len(arrays)
         inputs = [static[i] if i in static else next(rest) for i in range(count)]
         args, kwargs = jax.tree.unflatten(spec.inputs, inputs)
@@ -109,7 +115,7 @@ def _check_hashable(spec: _Spec):
     try:
         hash(spec)
     except TypeError as error:
-        kinds = sorted({type(leaf).__name__ for _, leaf in spec.static})
+        kinds = sorted({kind.__name__ for _, kind, _ in spec.static})
         raise TypeError(
             f"inputs hold {', '.join(kinds) or 'no leaf'} besides arrays, and {error}. What is no "
             "array has to be hashable, since a call is traced anew for each: use tuples, or close "

@@ -46,8 +46,8 @@ def parts_of(params: Any) -> Parts:
 def without(tree: Any, removed: Collection[str]) -> Any:
     """Returns a tree without some leaves, by encoded path.
 
-    Dicts lose the keys, and those that held nothing else are gone; in anything else None stands
-    in the place of the leaf.
+    Dicts lose the keys, and dicts and lists that held nothing else are gone; in anything else None
+    stands in the place of the leaf.
     """
     flat, structure = jax.tree_util.tree_flatten_with_path(tree)
     leaves = [None if encode(keys) in removed else leaf for keys, leaf in flat]
@@ -56,15 +56,25 @@ def without(tree: Any, removed: Collection[str]) -> Any:
 
 def _pruned(before: Any, after: Any) -> Any:
     if isinstance(before, (dict, FrozenDict)):
+        opens = {name for name in before if type(name) in (str, int)}  # which `_inserted` enters
         kept = {
-            name: _pruned(child, after[name])
+            name: _pruned(child, after[name]) if name in opens else after[name]
             for name, child in before.items()
-            if jax.tree.leaves(after[name]) or not jax.tree.leaves(child)
+            if name not in opens or jax.tree.leaves(after[name]) or not _remade(child)
         }
         return FrozenDict(kept) if isinstance(before, FrozenDict) else kept
     if type(before) is list:
         return [_pruned(*pair) for pair in zip(before, after, strict=True)]
     return after
+
+
+def _remade(node: Any) -> bool:
+    """Tells whether `filled` makes a node anew, just as it was, from the paths of its leaves."""
+    if isinstance(node, (dict, FrozenDict)):
+        return bool(node) and all(isinstance(k, str) and _remade(v) for k, v in node.items())
+    if type(node) is list:
+        return bool(node) and all(map(_remade, node))
+    return meta.is_axis_metadata(node) or jax.tree_util.all_leaves([node])
 
 
 def filled(tree: Any, missing: Mapping[str, Any]) -> Any:
