@@ -10,8 +10,7 @@ import pytest
 import lcjax
 from lcjax.paths import leaf_path
 from tests.runs import configured
-from tests.test_sentiment import configured as sentimental
-from tests.test_sentiment import root  # noqa: F401, a fixture
+from tests.tiny_bert import make_folder, texts, write_tsv
 from tests.tiny_text import PLAIN, on_text, write_text
 from train import (
     command,
@@ -53,13 +52,15 @@ def test_what_is_no_run_is_an_error(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["image", "text", "language"])
 def test_a_student_has_the_runs_topology_and_learns_from_its_deep_model(
-    kind, request, tmp_path, monkeypatch, capsys
+    kind, tmp_path, monkeypatch, capsys
 ):
     if kind == "image":
         config = configured(**SHORT, hidden=(32, 16), learning_rate=1e-2, runs_dir=tmp_path)
     elif kind == "text":
-        root = request.getfixturevalue("root")
-        config = sentimental(root, **SHORT, runs_dir=tmp_path)
+        bert = make_folder(tmp_path / "bert")
+        data = {"dataset": str(write_tsv(tmp_path / "a.tsv", texts(100))), "lengths": (24,)}
+        small = {"pretrained": str(bert), "batch_size": 8, "validation": 0.2, "runs_dir": tmp_path}
+        config = configured("sst2-minilm", text_presets.PRESETS, **SHORT | data | small)
     else:
         text = write_text(tmp_path / "a.txt")
         config = on_text(text, "shakespeare-swiglu", **PLAIN | SHORT, runs_dir=tmp_path)
