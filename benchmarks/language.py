@@ -32,8 +32,8 @@ _PLAIN = (*_NATURAL, "--strength", "0", "--slope-learning-rate", "0")
 _EPOCHS, _HEAL_EPOCHS = 3, 1.0
 
 # The regulariser's grid.
-_TENTH = (*_SMALL, "--train-tokens", "100000")
-LENGTHS = (5, 10, 20)
+_TENTH = (*_SMALL, "--train-tokens", "100000", "--stride", "128")
+LENGTHS = (15, 30)
 DECAYS = (0.1, 1.0, 3.0)
 DROPOUTS = (0.1, 0.2, 0.4)
 STRENGTHS = (0.003, 0.01, 0.03)
