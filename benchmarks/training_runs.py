@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 Summary = dict[str, Any]
-# Arguments of `python -m train.image`. "{row}" stands for the run of that row with the same seed.
+# Arguments of `python -m train.image`, or of the module that comes first, such as "train.language".
+# "{row}" stands for the run of that row with the same seed.
 Rows = Mapping[str, Sequence[str]]
 
 
@@ -38,14 +39,20 @@ def measured(
 
 def command(arguments: Sequence[str]) -> str:
     """Returns the command line of a row, for a reader to run."""
-    return " ".join(["python -m train.image", *arguments])
+    return " ".join(["python -m", *_with_module(arguments)])
 
 
-def mean_and_deviation(values: Sequence[float]) -> str:
-    """Returns `mean ± standard deviation` of percentages, with two decimals."""
+def mean_and_deviation(values: Sequence[float], *, digits: int = 2) -> str:
+    """Returns `mean ± standard deviation`, with so many decimals."""
     if len(values) == 1:
-        return f"{values[0]:.2f}"
-    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+        return f"{values[0]:.{digits}f}"
+    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+
+
+def _with_module(arguments: Sequence[str]) -> Sequence[str]:
+    if arguments[0].startswith("train."):
+        return arguments
+    return ["train.image", *arguments]
 
 
 def _run(rows: Rows, row: str, seed: int, runs_dir: Path) -> Summary:
@@ -62,7 +69,7 @@ def _run(rows: Rows, row: str, seed: int, runs_dir: Path) -> Summary:
         log = runs_dir / f"{directory.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w") as file:
-            asked = [sys.executable, "-m", "train.image", *asked, *ours]
+            asked = [sys.executable, "-m", *_with_module(asked), *ours]
             done = subprocess.run(asked, stdout=file, stderr=subprocess.STDOUT)
         if done.returncode:
             sys.exit(f"error: {directory.name} failed; {log} says why.")

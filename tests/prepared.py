@@ -86,3 +86,13 @@ def prepare_texts(data_dir, name, *, splits, names="sentence"):
     features = {each: tfds.features.Text() for each in names.split()}
     features["label"] = tfds.features.ClassLabel(names=["negative", "positive"])
     _prepare(data_dir, name, features, splits, rows)
+
+
+def prepare_documents(data_dir, name, *, splits):
+    """Prepares a set of texts without labels; `splits` holds those of each split."""
+
+    def rows(given, withheld):
+        for i, text in enumerate(given):
+            yield i, {"text": text}
+
+    _prepare(data_dir, name, {"text": tfds.features.Text()}, splits, rows)

@@ -19,9 +19,9 @@ from train.run_dir import create_directory
 from train.snapshots import Snapshots
 
 
-def configured(preset="digits-mlp", **flags):
+def configured(preset="digits-mlp", presets=PRESETS, **flags):
     """Returns a preset's configuration with fields set by name, whichever section they are in."""
-    config = PRESETS[preset][1]
+    config = presets[preset][1]
     left = set(flags)
     for section in ("data", "model", "optimizer", "penalty", "protocol", "run"):
         part = getattr(config, section)

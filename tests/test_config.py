@@ -36,6 +36,8 @@ BAD = [
     *[("digits-mlp", "max_drop", bad) for bad in (-0.1, 1.5, math.nan)],
     *[("digits-mlp", "heal_epochs", bad) for bad in (-1.0, math.inf, math.nan)],
     *[("digits-mlp", "heal_learning_rate", bad) for bad in (0.0, math.inf, math.nan)],
+    *[("digits-mlp", "teacher_weight", bad) for bad in (-0.1, 1.1, math.nan)],
+    *[("digits-mlp", "teacher_temperature", bad) for bad in (0.0, math.inf, math.nan)],
     *[("digits-mlp", "stage_epochs", bad) for bad in (0.0, math.inf, math.nan)],
     *[("digits-mlp", "ramp_start", bad) for bad in (0.0, 1.5, math.nan)],
     *[("digits-mlp", "anneal_fraction", bad) for bad in (0.0, 1.5, math.nan)],

@@ -85,7 +85,7 @@ def test_ramp_keeps_a_compact_model_at_every_arrival(tmp_path):
         assert lcjax.find_sites(compact).paths == tuple(
             path for path in ("mlp/act_0", "mlp/act_1", "mlp/act_2") if path not in seen[-1]
         )
-        assert entry["validation"]["accuracy"] == job.task.accuracy(compact)
+        assert entry["validation"]["accuracy"] == job.task.merit(compact)
     sizes = [entry["parameters"] for entry in ending.front]
     assert sizes[-1] < sizes[0] and ending.front[0]["step"] < ending.front[-1]["step"]
 
@@ -123,7 +123,7 @@ def test_fit_heal_plans_collapses_and_trains_on(tmp_path, capsys):
         job.task.classifier.logits, ending.deep, job.task.calibration, plan.sites
     )
     same_bits(begun, jax.device_get(lcjax.collapse(ending.deep, fit=stats)[0]))
-    assert facts["validation"]["accuracy"] == plan.steps[-1].metric == job.task.accuracy(begun)
+    assert facts["validation"]["accuracy"] == plan.steps[-1].metric == job.task.merit(begun)
     assert (
         job.task.validate(ending.compact)["validation/loss"]
         < (job.task.validate(begun)["validation/loss"])
@@ -148,7 +148,7 @@ def test_progressive_goes_from_the_last_site_backwards(tmp_path):
     first = first_variables(tmp_path / "a", 2)
     assert lcjax.find_sites(first).paths == ("mlp/act_0", "mlp/act_1")
     assert slopes(first)[0] == 0, "a site moves in its own stage alone"
-    assert job.task.accuracy(first) == ending.front[0]["validation"]["accuracy"]
+    assert job.task.scores(first) == ending.front[0]["validation"]
 
 
 @pytest.mark.slow
@@ -159,10 +159,10 @@ def test_progressive_keeps_the_model_from_before_the_drop(tmp_path, monkeypatch,
     job = image.prepare(configured(**SMALL, **PROGRESSIVE | {"max_drop": 0.01}))
     lost = {3: 0.9, 2: 0.895 if kept_stages else 0.88, 1: 0.88}
 
-    def accuracy(self, variables):
-        return lost[len(lcjax.find_sites(variables))]
+    def scores(self, variables):
+        return {"accuracy": lost[len(lcjax.find_sites(variables))], "loss": 0.0}
 
-    monkeypatch.setattr(type(job.task), "accuracy", accuracy)
+    monkeypatch.setattr(type(job.task), "scores", scores)
     create_directory(tmp_path / "a", {})
     ending = image.fit(job, tmp_path / "a")
     assert ending.collapsed == ("mlp/act_2",) * kept_stages

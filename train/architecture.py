@@ -2,20 +2,18 @@
 
 import abc
 import dataclasses
-from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 from tyro.conf import Suppress
 
+from lcjax.interop.names import ACTIVATIONS as PRETRAINED_ACTIVATIONS
 from lcjax.models import MLP, MLPMixer, ViT
 from train.ranges import require
 
 ACTIVATIONS = {
-    "relu": nn.relu,
-    "gelu": partial(nn.gelu, approximate=False),
-    "silu": nn.silu,
+    **{name: PRETRAINED_ACTIVATIONS[name] for name in ("relu", "gelu", "silu")},
     "tanh": nn.tanh,
 }
 

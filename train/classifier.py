@@ -1,4 +1,4 @@
-"""Classification: the loss of a training step, and accuracy over a split."""
+"""Classification: the loss of a training step, and the scores over a split."""
 
 import abc
 import dataclasses
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from lcjax.gathering import Mask
+from train.metric import ACCURACY, Metric
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,9 +20,11 @@ class Classifier(abc.ABC):
 
     Attributes:
       module: maps what is made of the inputs to logits.
+      metric: which of the scores a model is judged by.
       mask: `mask(inputs)` tells which positions count where sites are fitted; None for all.
     """
 
+    metric: ClassVar[Metric] = ACCURACY
     mask: ClassVar[Mask | None] = None
     module: nn.Module
 
@@ -44,8 +47,12 @@ class Classifier(abc.ABC):
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
         return loss, (stats, {"train/accuracy": (logits.argmax(-1) == labels).mean()})
 
+    def scores(self, accuracy: float, loss: float) -> dict[str, float]:
+        """Returns what is told of a model: accuracy, 0 to 1, and mean loss, by name."""
+        return {"accuracy": accuracy, "loss": loss}
+
     def evaluator(self, batch_size: int) -> Callable[[Any, Any], dict[str, float]]:
-        """Returns `evaluate(variables, split)`: mean loss and accuracy, 0 to 1, over a split."""
+        """Returns `evaluate(variables, split)`: the `scores` over a split."""
 
         @jax.jit
         def totals(variables: Any, inputs: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
@@ -57,6 +64,6 @@ class Classifier(abc.ABC):
         def evaluate(variables: Any, split: Any) -> dict[str, float]:
             parts = [totals(variables, *batch) for batch in self.batches(split, batch_size)]
             sums = jax.tree.map(lambda *values: float(sum(values)), *jax.device_get(parts))
-            return {name: sums[name] / sums["count"] for name in ("accuracy", "loss")}
+            return self.scores(*(sums[name] / sums["count"] for name in ("accuracy", "loss")))
 
         return evaluate

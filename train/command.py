@@ -20,6 +20,9 @@ from train.run_dir import choose_directory, create_directory
 from train.stages import run_stages
 from train.task import Task, keys
 
+# How configurations become flags.
+FLAGS = (tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -44,11 +47,23 @@ def run(
       presets: configurations to start from, each with what it is about.
       make_task: returns the task that a configuration asks for.
     """
-    flags = (tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
     config = tyro.extras.overridable_config_cli(
-        dict(presets), prog=prog, description=about, config=flags
+        dict(presets), prog=prog, description=about, config=FLAGS
     )
     quieten()
+    execute(config, make_task)
+
+
+def execute(config: AnyConfig, make_task: Callable[[AnyConfig], Task]) -> None:
+    """Does what a configuration asks for, from the data to the summary.
+
+    Args:
+      config: of the run.
+      make_task: returns the task that a configuration asks for.
+
+    Raises:
+      SystemExit: in one line, when the configuration cannot be carried out.
+    """
     try:
         check(config)
         directory = choose_directory(config.run, config.preset, as_json(config))

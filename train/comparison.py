@@ -1,4 +1,4 @@
-"""The deep and the compact model side by side: size, cost, speed, accuracy."""
+"""The deep and the compact model side by side: size, cost, speed, quality."""
 
 import math
 from collections.abc import Callable
@@ -12,6 +12,7 @@ import lcjax
 from lcjax.paths import is_slope, leaf_path
 from lcjax.table import render
 from train.latency import compile_forward, flops, latencies
+from train.metric import ACCURACY, Metric
 
 Row = dict[str, Any]
 
@@ -62,12 +63,12 @@ def compare(
     return rows
 
 
-def table(rows: dict[str, Row], each: str = "an image") -> str:
+def table(rows: dict[str, Row], each: str = "an image", metric: Metric = ACCURACY) -> str:
     """Returns the rows as a table, one column a form; `each` as for `compare`."""
     first = next(iter(rows.values()))
     lines: list[tuple[str, Callable[[Row], str]]] = [
-        ("validation accuracy", lambda row: f"{100 * row['validation']['accuracy']:.2f} %"),
-        ("test accuracy", lambda row: f"{100 * row['test']['accuracy']:.2f} %"),
+        (f"validation {metric.name}", lambda row: metric.show(row["validation"])),
+        (f"test {metric.name}", lambda row: metric.show(row["test"])),
         ("parameters", lambda row: f"{row['parameters']:,}"),
         ("  of which in MLPs", lambda row: f"{row['mlp_parameters']:,}"),
         (f"FLOPs {each}", lambda row: f"{row[_flops_key(each)]:,.0f}"),

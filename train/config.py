@@ -20,8 +20,6 @@ class DataConfig:
     """A TFDS set by name."""
     data_dir: Path | None = None
     """TFDS's directory; by default TFDS_DATA_DIR, then TFDS's own."""
-    num_classes: int | None = None
-    """Classes that the data set must have; by default whatever it has."""
     validation: float = 0.1
     """Part of the training split that is held out for validation."""
     batch_size: int = 128
@@ -30,15 +28,27 @@ class DataConfig:
     def check(self) -> None:
         """Raises ConfigError where a field is out of range."""
         require(self, "batch_size", lambda value: value >= 1, "at least 1")
-        require(self, "num_classes", lambda value: value is None or value >= 1, "at least 1")
         require(self, "validation", lambda value: 0 < value < 1, "between 0 and 1, both excluded")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelledDataConfig(DataConfig):
+    """Data of which every example has one label."""
+
+    num_classes: int | None = None
+    """Classes that the data set must have; by default whatever it has."""
+
+    def check(self) -> None:
+        """Raises ConfigError where a field is out of range."""
+        super().check()
+        require(self, "num_classes", lambda value: value is None or value >= 1, "at least 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """AdamW with linear warm-up and cosine decay to 0."""
 
-    epochs: int
+    epochs: int | float
     """Passes over the training examples."""
     learning_rate: float = 1e-3
     """Largest learning rate."""
@@ -87,7 +97,7 @@ class ProtocolConfig:
     sequential: bool = False
     """fit-heal: fit sites one after another, each on the compact model's own inputs."""
     calibration_images: int = 4096
-    """Training images, or texts, that sites are fitted to."""
+    """Training images, texts, or windows of a text, that sites are fitted to."""
     order: Literal["sensitivity", "last", "gap"] = "sensitivity"
     """fit-heal: the order in which sites are taken."""
     count: int | None = None
@@ -95,16 +105,21 @@ class ProtocolConfig:
     target_params: int | float | None = None
     """fit-heal: parameters to get down to, or the part of the deep model's that may stay."""
     max_drop: float = 0.01
-    """Largest loss of validation accuracy (0 to 1), before healing; fit-heal without --count and
+    """By how much a model may be worse on the validation split before healing: accuracy (0 to 1),
+    or loss of a language model (0.01 nats are 1 % of perplexity); fit-heal without --count and
     --target-params, and progressive."""
     heal_epochs: float = 1.0
     """fit-heal and progressive: epochs of training after the last collapse."""
     heal_learning_rate: float | None = None
     """Largest learning rate of healing; by default that of training."""
     deep_teacher: bool = False
-    """Heal with the deep model as teacher: 0.5 cross entropy + 0.5 divergence at temperature 2."""
+    """Heal with the deep model as teacher."""
     teacher: Path | None = None
     """Train with the deep model of this finished run as teacher, as --deep-teacher heals."""
+    teacher_weight: float = 0.5
+    """Part of the loss that is the divergence from the teacher; the rest is the cross entropy."""
+    teacher_temperature: float = 2.0
+    """By which logits are divided before they are compared with the teacher's."""
     collapsed_from: Path | None = None
     """Start from new params of the compact shapes: the sites that this finished run collapsed."""
     sites_per_stage: int = 1
@@ -132,7 +147,8 @@ class RunConfig:
     seed: int = 0
     """Of initial params, order of examples, augmentation and dropout."""
     steps_per_dispatch: int = 50
-    """Most steps the device takes before it reports back; 1 for texts and streamed images."""
+    """Most steps the device takes before it reports back; 1 for labelled texts and streamed
+    images."""
     log_every: int = 10
     """Steps between two records of the metrics."""
     checkpoint_every: int = 500
@@ -144,7 +160,7 @@ class Config:
     """A run.
 
     Attributes:
-      kind: of the data: "image" or "text".
+      kind: of the data: "image", "text" or "language".
     """
 
     kind: ClassVar[str]
@@ -173,7 +189,6 @@ def check(config: Config) -> None:
     """
     optimizer, penalty, run = config.optimizer, config.penalty, config.run
     for owner, name in (
-        (optimizer, "epochs"),
         (run, "steps_per_dispatch"),
         (run, "log_every"),
         (run, "checkpoint_every"),
@@ -181,6 +196,7 @@ def check(config: Config) -> None:
         require(owner, name, lambda value: value >= 1, "at least 1")
     config.data.check()
     config.model.check()
+    require(optimizer, "epochs", positive, "a positive number")
     require(optimizer, "learning_rate", positive, "a positive number")
     require(optimizer, "warmup", lambda value: 0 <= value < 1, "in [0, 1)")
     require(optimizer, "weight_decay", lambda value: 0 <= value < math.inf, "at least 0")
@@ -209,6 +225,8 @@ def _check_protocol(protocol: ProtocolConfig, penalty: PenaltyConfig) -> None:
         raise ConfigError("--teacher and --deep-teacher are both set; wanted one of them.")
     if protocol.collapsed_from is not None and protocol.deep is not None:
         raise ConfigError("--collapsed-from and --from are both set; wanted one of them.")
+    require(protocol, "teacher_weight", lambda value: 0 <= value <= 1, "in [0, 1]")
+    require(protocol, "teacher_temperature", positive, "a positive number")
     require(protocol, "max_drop", lambda value: 0 <= value <= 1, "in [0, 1]")
     require(protocol, "heal_epochs", lambda value: 0 <= value < math.inf, "at least 0")
     rate = "heal_learning_rate"

@@ -1,57 +1,111 @@
-"""Training with a teacher: half the loss is the divergence from its logits."""
+"""Trains the compact topology of a finished run as a student of its deep model.
+
+`python -m train.distill RUN [--flag value ...]`, for images, labelled texts and language. The
+student begins with new params where the run fused layers. Data, model and optimizer are the run's;
+every flag of the command that made it may be given. --teacher OTHER takes another run's deep model.
+"""
 
 import dataclasses
+import sys
+import typing
+from pathlib import Path
 from typing import Any
 
-import jax
-import optax
+import tyro
 
-from train.classifier import Classifier
-from train.loop import Loss
-from train.sources import Source
+from train import (
+    command,
+    image_task,
+    language_presets,
+    language_task,
+    presets,
+    text_presets,
+    text_task,
+)
+from train.config import Config, RunConfig
+from train.ranges import ConfigError
+from train.run_dir import CONFIG, read_json
 
-_TEMPERATURE, _PART = 2.0, 0.5
+_USAGE = "usage: python -m train.distill RUN [--flag value ...]; RUN is a finished run's directory"
+_KINDS: tuple[tuple[Any, Any], ...] = (
+    (presets.PRESETS, image_task.make_task),
+    (text_presets.PRESETS, text_task.make_task),
+    (language_presets.PRESETS, language_task.make_task),
+)
 
 
-def divergence(logits: jax.Array, taught: jax.Array, temperature: float) -> jax.Array:
-    """Returns `T² KL(softmax(taught / T) ‖ softmax(logits / T))`, mean over the batch; nats.
+def main() -> None:
+    """Runs the command line."""
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
+        asked = sys.argv[1:] and sys.argv[1] in ("-h", "--help")
+        sys.exit(print(f"{__doc__}\n{_USAGE}") if asked else f"error: no RUN.\n{_USAGE}")
+    command.quieten()
+    try:
+        config, make_task = student(Path(sys.argv[1]))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    config = tyro.cli(
+        type(config),
+        default=config,
+        prog="python -m train.distill RUN",
+        description=__doc__,
+        args=sys.argv[2:],
+        config=command.FLAGS,
+    )
+    command.execute(config, make_task)
+
+
+def student(run: Path) -> tuple[Config, Any]:
+    """Returns the configuration of a finished run's student, and what makes its task.
+
+    Raises:
+      ConfigError: when it is not a run.
+    """
+    if not (run / CONFIG).is_file():
+        raise ConfigError(f"{run} is not a run: there is no {CONFIG} in it; wanted a finished run.")
+    fields = read_json(run / CONFIG)
+    name = fields["preset"]
+    kind = next((kind for kind in _KINDS if name in kind[0]), None)
+    if kind is None:
+        raise ConfigError(f"{run} was started with {name!r}; wanted one of today's presets.")
+    config, make_task = restored(kind[0][name][1], fields), kind[1]
+    protocol = dataclasses.replace(
+        config.protocol, protocol="natural", deep=None, deep_teacher=False,
+        teacher=run, collapsed_from=run,
+    )  # fmt: skip
+    penalty = dataclasses.replace(config.penalty, strength=0.0, slope_learning_rate=0.0)
+    ours = dataclasses.replace(
+        RunConfig(), runs_dir=config.run.runs_dir, seed=config.run.seed,
+        steps_per_dispatch=config.run.steps_per_dispatch,
+    )  # fmt: skip
+    return dataclasses.replace(config, protocol=protocol, penalty=penalty, run=ours), make_task
+
+
+def restored(like: Any, fields: dict[str, Any]) -> Any:
+    """Returns a configuration with the values that `train.config.as_json` made JSON of.
 
     Args:
-      logits: of the student (batch, classes).
-      taught: of the teacher, likewise.
-      temperature: T > 0; T² keeps the gradient's size.
-
-    References:
-      Hinton, Vinyals and Dean 2015, arXiv 1503.02531, section 2.
+      like: a configuration of the same classes.
+      fields: what as_json returned.
     """
-    ours, theirs = (jax.nn.log_softmax(each / temperature) for each in (logits, taught))
-    return temperature**2 * optax.losses.kl_divergence_with_log_targets(ours, theirs).mean()
+    hints, values = typing.get_type_hints(type(like)), {}
+    for field in dataclasses.fields(like):
+        if field.name not in fields:
+            continue
+        value, old = fields[field.name], getattr(like, field.name)
+        if dataclasses.is_dataclass(old):
+            value = restored(old, value)
+        elif isinstance(value, list):
+            value = tuple(value)
+        elif isinstance(value, str) and _may_be_path(hints[field.name]):
+            value = Path(value)
+        values[field.name] = value
+    return dataclasses.replace(like, **values)
 
 
-def with_teacher(
-    classifier: Classifier, source: Source, teacher: Classifier, variables: Any
-) -> tuple[Loss, Source]:
-    """Returns a loss, and the source to be used with it.
+def _may_be_path(hint: Any) -> bool:
+    return hint is Path or Path in typing.get_args(hint)
 
-    The loss is 0.5 cross entropy + 0.5 `divergence` at temperature 2 from the teacher, which sees
-    the same augmented inputs. The teacher's variables go with the source's arrays, so that they
-    are on the device once.
-    """
 
-    def loss(params: Any, stats: Any, batch: Any, key: jax.Array) -> Any:
-        (inputs, labels), held = batch
-        inputs, logits, stats = classifier.forward(params, stats, inputs, key)
-        taught = jax.lax.stop_gradient(teacher.logits(held, inputs))
-        hard = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        soft = divergence(logits, taught, _TEMPERATURE)
-        metrics = {
-            "train/accuracy": (logits.argmax(-1) == labels).mean(),
-            "train/divergence": soft,
-        }
-        return (1 - _PART) * hard + _PART * soft, (stats, metrics)
-
-    return loss, dataclasses.replace(
-        source,
-        arrays=(source.arrays, jax.device_put(variables)),
-        fetch=lambda arrays, inputs: (source.fetch(arrays[0], inputs), arrays[1]),
-    )
+if __name__ == "__main__":
+    main()

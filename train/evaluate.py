@@ -17,6 +17,7 @@ import tyro
 from lcjax.checkpoint import restore
 from train.data import load
 from train.finished import classifier_of
+from train.language_task import text_to_test
 from train.text_task import texts_to_test
 
 # A second process cannot share a device that its parent holds whole.
@@ -74,7 +75,7 @@ def _images_to_test(known: dict[str, Any], data_dir: Path | None) -> Any:
     return data.test()
 
 
-_READERS = {"image": _images_to_test, "text": texts_to_test}
+_READERS = {"image": _images_to_test, "text": texts_to_test, "language": text_to_test}
 
 
 def main() -> None:

@@ -11,12 +11,13 @@ import lcjax
 from lcjax.paths import in_params, leaf_path
 from train.classifier import Classifier
 from train.image_classifier import ImageClassifier
+from train.language_model import LanguageModel
 from train.ranges import ConfigError
 from train.run_dir import SUMMARY, read_json
 from train.text_classifier import TextClassifier
 
 DEEP, COMPACT = "deep", "compact"
-_CLASSIFIERS = {"image": ImageClassifier, "text": TextClassifier}
+_CLASSIFIERS = {"image": ImageClassifier, "text": TextClassifier, "language": LanguageModel}
 
 
 def classifier_of(checkpoint: Path) -> tuple[Classifier, dict[str, Any]]:

@@ -4,12 +4,12 @@ import dataclasses
 from typing import ClassVar
 
 from train.architecture import AnyModel
-from train.config import Config, DataConfig
+from train.config import Config, LabelledDataConfig
 from train.ranges import require
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageDataConfig(DataConfig):
+class ImageDataConfig(LabelledDataConfig):
     """Which images, and how they are fed."""
 
     dataset: str

@@ -55,6 +55,11 @@ class LabelledData(abc.ABC):
     def each(self) -> str:
         """What one input is, such as "an image"."""
 
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """How splits are evaluated, where there is more than one way; JSON, "about" in words."""
+        return {}
+
 
 def cut(
     split: _AnySplit, held_out: float, seed: int, name: str, what: str

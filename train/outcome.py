@@ -43,8 +43,8 @@ def conclude(task: Task, ending: Ending, directory: Path) -> str:
 
     metrics = read_metrics(directory)
     title = f"{config.preset}: {task.data.name}, seed {config.run.seed}"
-    draw(directory / "picture.png", title, metrics, rows, front)
-    text = _text(sites, ending, table(rows, task.data.each), rows, front, directory)
+    draw(directory / "picture.png", title, metrics, rows, front, task.metric)
+    text = _text(task, sites, ending, rows, front, directory)
     (directory / "summary.txt").write_text(text + "\n", encoding="utf-8")
     summary = {
         "preset": config.preset,
@@ -53,6 +53,8 @@ def conclude(task: Task, ending: Ending, directory: Path) -> str:
         "seed": config.run.seed,
         "steps": metrics[-1]["step"] if metrics else 0,
         "threshold": config.penalty.threshold,
+        "metric": task.metric.name,
+        "evaluation": task.data.evaluation,
         "sites": [dataclasses.asdict(site) | {"gap": site.gap} for site in sites],
         "collapsed": list(ending.collapsed),
         "front": front,
@@ -106,28 +108,30 @@ def _flags(config: Config) -> list[str]:
 
 
 def _text(
+    task: Task,
     sites: lcjax.Sites,
     ending: Ending,
-    before_and_after: str,
     rows: dict[str, Row],
     front: list[dict[str, Any]],
     directory: Path,
 ) -> str:
-    restored = rows[COMPACT]["restored"]["accuracy"]
+    metric, told = task.metric, task.data.evaluation
     parts = [
         f"sites after training\n\n{sites}",
         f"collapse\n\n{ending.account}",
-        f"before and after\n\n{before_and_after}",
-        f"{directory / COMPACT} restored in a fresh process: test accuracy "
-        f"{100 * restored:.2f} %\npicture: {directory / 'picture.png'}",
+        f"before and after\n\n{table(rows, task.data.each, metric)}",
+        f"{directory / COMPACT} restored in a fresh process: test {metric.name} "
+        f"{metric.show(rows[COMPACT]['restored'])}\npicture: {directory / 'picture.png'}",
     ]
+    if told:
+        parts[2] += "\n\n" + told["about"]
     if front:
         cells = [
             (
                 entry["path"],
                 f"{len(entry['collapsed'])}",
                 f"{entry['parameters']:,}",
-                *(f"{100 * entry[split]['accuracy']:.2f} %" for split in ("validation", "test")),
+                *(metric.show(entry[split]) for split in ("validation", "test")),
             )
             for entry in front
         ]

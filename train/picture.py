@@ -1,4 +1,4 @@
-"""The picture of a run: slopes over training, and accuracy against parameters."""
+"""The picture of a run: slopes over training, and quality against parameters."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +11,7 @@ from matplotlib.ticker import EngFormatter
 
 from train.comparison import Row
 from train.loop import SLOPE
+from train.metric import ACCURACY, Metric
 
 _INK, _FAINT = "#222222", "#bbbbbb"
 
@@ -21,6 +22,7 @@ def draw(
     metrics: Sequence[dict[str, Any]],
     rows: dict[str, Row],
     front: Sequence[dict[str, Any]] = (),
+    metric: Metric = ACCURACY,
 ) -> None:
     """Draws a run as a PNG.
 
@@ -30,12 +32,13 @@ def draw(
       metrics: a run's records, in order.
       rows: the forms of the model with "parameters" and "test", the deep one first.
       front: models kept on the way, with the same.
+      metric: which of the scores is drawn.
     """
     figure = Figure(figsize=(11, 4.4), dpi=160, layout="constrained")
     figure.suptitle(title, color=_INK, x=0.01, ha="left", fontweight="bold")
     left, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
     _draw_slopes(left, metrics)
-    _draw_forms(right, rows, front)
+    _draw_forms(right, rows, front, metric)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color(_FAINT)
@@ -69,31 +72,33 @@ def _draw_slopes(axes: Axes, metrics: Sequence[dict[str, Any]]) -> None:
         )
 
 
-def _draw_forms(axes: Axes, rows: dict[str, Row], front: Sequence[dict[str, Any]]) -> None:
+def _draw_forms(
+    axes: Axes, rows: dict[str, Row], front: Sequence[dict[str, Any]], metric: Metric
+) -> None:
     sizes = [row["parameters"] for row in rows.values()]
-    accuracies = [100 * row["test"]["accuracy"] for row in rows.values()]
-    axes.plot(sizes, accuracies, color=_FAINT, linewidth=1.2, zorder=1)
-    axes.scatter(sizes, accuracies, s=70, color=["#440154", "#2a9d8f"][: len(rows)], zorder=2)
-    for name, size, accuracy in zip(rows, sizes, accuracies, strict=True):
+    values = [metric.value(row["test"]) for row in rows.values()]
+    axes.plot(sizes, values, color=_FAINT, linewidth=1.2, zorder=1)
+    axes.scatter(sizes, values, s=70, color=["#440154", "#2a9d8f"][: len(rows)], zorder=2)
+    for (name, row), size, value in zip(rows.items(), sizes, values, strict=True):
         axes.annotate(
-            f"{name}\n{accuracy:.2f} %\n{size:,}",
-            (size, accuracy),
+            f"{name}\n{metric.show(row['test'])}\n{size:,}",
+            (size, value),
             xytext=(0, 12),
             textcoords="offset points",
             ha="center",
             color=_INK,
             fontsize=9,
         )
-    kept = [(entry["parameters"], 100 * entry["test"]["accuracy"]) for entry in front]
+    kept = [(entry["parameters"], metric.value(entry["test"])) for entry in front]
     if kept:
         axes.scatter(*zip(*kept, strict=True), s=22, color=_FAINT, edgecolor=_INK, zorder=1)
-        accuracies += [accuracy for _, accuracy in kept]
+        values += [value for _, value in kept]
         sizes += [size for size, _ in kept]
-    middle = (max(accuracies) + min(accuracies)) / 2
-    reach = max(1.0, 1.5 * (max(accuracies) - min(accuracies)))
+    middle = (max(values) + min(values)) / 2
+    reach = max(metric.least_span, 1.5 * (max(values) - min(values)))
     axes.set(
         xlabel="parameters",
-        ylabel="test accuracy, %",
+        ylabel=f"test {metric.axis}",
         xlim=(0, 1.2 * max(sizes)),
         ylim=(middle - reach, middle + reach),
     )

@@ -41,24 +41,39 @@ def in_memory(arrays: Any, batch_size: int, *, seed: int, steps_per_dispatch: in
     """
     count = len(jax.tree.leaves(arrays)[0])
     per_epoch = count_batches(count, batch_size)
+    return Source(
+        steps_per_epoch=per_epoch,
+        arrays=jax.device_put(arrays),
+        fetch=lambda held, chosen: jax.tree.map(lambda array: array[chosen], held),
+        inputs=dispatched(
+            lambda epoch: epoch_order(seed, epoch, count, batch_size), per_epoch, steps_per_dispatch
+        ),
+    )
+
+
+def dispatched(
+    order: Callable[[int], np.ndarray], per_epoch: int, steps_per_dispatch: int
+) -> Callable[[int], Iterator[np.ndarray]]:
+    """Returns a source's `inputs` for epochs that are arrays with one leading axis, the steps.
+
+    Args:
+      order: returns an epoch's, from its number.
+      per_epoch: steps of an epoch.
+      steps_per_dispatch: most steps of a dispatch; their lengths differ by one at most.
+    """
     dispatches = -(-per_epoch // steps_per_dispatch)
     edges = [per_epoch * i // dispatches for i in range(dispatches + 1)]
 
     def inputs(start_step: int) -> Iterator[np.ndarray]:
         epoch, offset = divmod(start_step, per_epoch)
         while True:
-            order = epoch_order(seed, epoch, count, batch_size)
+            steps = order(epoch)
             for start, end in pairwise(edges):
                 if end > offset:
-                    yield order[max(start, offset) : end]
+                    yield steps[max(start, offset) : end]
             epoch, offset = epoch + 1, 0
 
-    return Source(
-        steps_per_epoch=per_epoch,
-        arrays=jax.device_put(arrays),
-        fetch=lambda held, chosen: jax.tree.map(lambda array: array[chosen], held),
-        inputs=inputs,
-    )
+    return inputs
 
 
 def streamed(split: Any, batch_size: int, *, seed: int) -> Source:

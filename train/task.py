@@ -10,11 +10,12 @@ import numpy as np
 
 from train.classifier import Classifier
 from train.config import Config
-from train.distill import with_teacher
 from train.finished import deep_variables, fresh_compact, teacher
 from train.labelled import LabelledData
 from train.loop import Loss, Metrics
+from train.metric import Metric
 from train.sources import Source
+from train.teaching import Teaching, with_teacher
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +51,21 @@ class Task:
         return round(epochs * self.source.steps_per_epoch)
 
     def validate(self, variables: Any) -> Metrics:
-        """Returns accuracy (0 to 1) and loss on the validation split, by name."""
-        scores = self._evaluate(variables, self.data.validation)
-        return {f"validation/{name}": value for name, value in scores.items()}
+        """Returns the scores on the validation split, by their names in the records."""
+        return {f"validation/{name}": value for name, value in self.scores(variables).items()}
 
-    def accuracy(self, variables: Any) -> float:
-        """Returns the accuracy on the validation split, 0 to 1."""
-        return self.validate(variables)["validation/accuracy"]
+    def scores(self, variables: Any) -> dict[str, float]:
+        """Returns the scores on the validation split, accuracy (0 to 1) and loss among them."""
+        return self._evaluate(variables, self.data.validation)
+
+    def merit(self, variables: Any) -> float:
+        """Returns how good a model is by its metric on the validation split; higher is better."""
+        return self.metric.merit(self.scores(variables))
+
+    @property
+    def metric(self) -> Metric:
+        """What models are judged by."""
+        return self.classifier.metric
 
     @cached_property
     def calibration(self) -> list[tuple[np.ndarray]]:
@@ -102,8 +111,14 @@ def assemble(
     if protocol.collapsed_from is not None:
         variables = fresh_compact(protocol.collapsed_from, variables, keys(config)[0])
     if protocol.teacher is not None:
-        loss, source = with_teacher(classifier, source, *teacher(protocol.teacher, shared))
+        given = teacher(protocol.teacher, shared)
+        loss, source = with_teacher(classifier, source, *given, teaching(config))
     return Task(config, data, classifier, loss, source, variables, known)
+
+
+def teaching(config: Config) -> Teaching:
+    """Returns how a teacher is listened to."""
+    return Teaching(config.protocol.teacher_weight, config.protocol.teacher_temperature)
 
 
 def keys(config: Config) -> tuple[jax.Array, jax.Array]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from train.buckets import text_batches
 from train.classifier import Classifier
-from train.text_model import module_from_json
+from train.module_json import module_from_json
 
 
 def real_tokens(tokens: jax.Array) -> jax.Array:

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from train.buckets import usable_lengths
-from train.config import Config, DataConfig
+from train.config import Config, LabelledDataConfig
 from train.ranges import require
 from train.text_model import PretrainedConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TextDataConfig(DataConfig):
+class TextDataConfig(LabelledDataConfig):
     """Which texts, and how they are fed."""
 
     dataset: str

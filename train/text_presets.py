@@ -1,8 +1,9 @@
 """Presets by name: what `python -m train.sentiment PRESET` starts from."""
 
 from train.config import OptimizerConfig, PenaltyConfig, ProtocolConfig
+from train.pretrained import MINILM
 from train.text_config import TextConfig, TextDataConfig
-from train.text_model import MINILM, PretrainedConfig
+from train.text_model import PretrainedConfig
 
 # Phrases of 13 tokens on average, of 66 at most. A part of 0.03 is some 2,000 of them.
 _SST2 = TextDataConfig(dataset="glue/sst2", validation=0.03, lengths=(8, 16, 24, 32, 48, 96))

@@ -5,13 +5,13 @@ from typing import Any
 
 from lcjax.interop.optional import import_optional
 from train.buckets import TextSplit, bucketed
+from train.module_json import module_as_json
 from train.ranges import ConfigError
 from train.splits import DataError
 from train.task import Task, assemble, keys
 from train.text_classifier import TextClassifier
 from train.text_config import TextConfig
 from train.text_data import load_texts, tokenise
-from train.text_model import module_as_json
 from train.texts import find_texts
 from train.tokens import Tokenizer
 

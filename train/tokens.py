@@ -35,13 +35,7 @@ class Tokenizer:
         Raises:
           DataError: when none lies there.
         """
-        path = folder / FILE
-        if not path.is_file():
-            raise DataError(
-                f"{path} is not there; wanted the model's tokenizer as the library `tokenizers` "
-                "saves it, beside its weights."
-            )
-        return cls(path.read_text(encoding="utf-8"), longest)
+        return cls(read_tokenizer(folder), longest)
 
     @property
     def digest(self) -> str:
@@ -64,15 +58,50 @@ class Tokenizer:
 
     @cached_property
     def _made(self) -> Any:
-        library = import_optional(
-            "tokenizers",
-            "Texts are cut into tokens by the package tokenizers, which is missing",
-            "lcjax[text]",
-        )
-        try:
-            made = library.Tokenizer.from_str(self.definition)
-            made.no_padding()
-            made.enable_truncation(self.longest)
-        except Exception as error:  # the library raises nothing more special
-            raise DataError(f"{FILE} does not hold a tokenizer: {error}.") from error
+        made = parsed_tokenizer(self.definition)
+        made.enable_truncation(self.longest)
         return made
+
+
+def library() -> Any:
+    """Returns the package tokenizers.
+
+    Raises:
+      ImportError: when it is not installed.
+    """
+    return import_optional(
+        "tokenizers",
+        "Texts are cut into tokens by the package tokenizers, which is missing",
+        "lcjax[text]",
+    )
+
+
+def read_tokenizer(folder: Path) -> str:
+    """Returns the definition of the tokenizer that lies beside a model's weights.
+
+    Raises:
+      DataError: when none lies there.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise DataError(
+            f"{path} is not there; wanted the model's tokenizer as the library `tokenizers` "
+            "saves it, beside its weights."
+        )
+    return path.read_text(encoding="utf-8")
+
+
+def parsed_tokenizer(definition: str) -> Any:
+    """Returns the library's own object, which neither pads nor cuts.
+
+    Raises:
+      DataError: when it is not the definition of a tokenizer.
+    """
+    made = library()
+    try:
+        made = made.Tokenizer.from_str(definition)
+        made.no_padding()
+        made.no_truncation()
+    except Exception as error:  # the library raises nothing more special
+        raise DataError(f"{FILE} does not hold a tokenizer: {error}.") from error
+    return made

@@ -38,6 +38,7 @@ class GPT2(nn.Module):
       vocab_size: number of different tokens.
       max_length: most tokens in a text, the length of the table of positions.
       activation: elementwise; GELU by the tanh formula by default.
+      gated: whether the MLPs are gated, `nn.silu` for the activation giving SwiGLU; not published.
       dropout: rate, after the embeddings and after every residual branch.
       epsilon: of the layer norms.
       dtype: of the computation and of the cache. Params and logits are float32.
@@ -53,6 +54,7 @@ class GPT2(nn.Module):
     vocab_size: int = 50_257
     max_length: int = 1024
     activation: Callable[[jax.Array], jax.Array] = partial(nn.gelu, approximate=True)
+    gated: bool = False
     dropout: float = 0.0
     epsilon: float = 1e-5
     dtype: Any = None
@@ -120,6 +122,7 @@ class GPT2(nn.Module):
                 num_heads=self.num_heads,
                 mlp_hidden=self.mlp_hidden or 4 * self.width,
                 activation=self.activation,
+                gated=self.gated,
                 dropout=self.dropout,
                 epsilon=self.epsilon,
                 dtype=self.dtype,

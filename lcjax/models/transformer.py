@@ -6,7 +6,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 
-from lcjax.layers import CollapsibleMLP
+from lcjax.layers import CollapsibleGLU, CollapsibleMLP
 from lcjax.models.attention import Attention
 
 
@@ -17,6 +17,8 @@ class TransformerBlock(nn.Module):
       num_heads: divides the width of a token.
       mlp_hidden: hidden width of the MLP.
       activation: elementwise, in the MLP.
+      gated: whether the MLP is a gated one without biases; with SiLU that is SwiGLU. It has no
+        dropout of its own.
       norm: "before" normalises what goes into a branch, `x + f(norm(x))`, as ViT and GPT-2;
         "after" the sum, `norm(x + f(x))`, as BERT.
       dropout: rate, after either residual branch.
@@ -28,6 +30,7 @@ class TransformerBlock(nn.Module):
     num_heads: int
     mlp_hidden: int
     activation: Callable[[jax.Array], jax.Array]
+    gated: bool = False
     norm: Literal["before", "after"] = "before"
     dropout: float = 0.0
     mlp_dropout: float = 0.0
@@ -48,14 +51,7 @@ class TransformerBlock(nn.Module):
         """
         drop = nn.Dropout(self.dropout, deterministic=deterministic, name="drop")
         attention = Attention(self.num_heads, dtype=self.dtype, name="attention")
-        mlp = CollapsibleMLP(
-            features=(self.mlp_hidden, x.shape[-1]),
-            activation=self.activation,
-            dropout=self.mlp_dropout,
-            dtype=self.dtype,
-            kernel_init=nn.initializers.xavier_uniform(),
-            name="mlp",
-        )
+        mlp = self._mlp(x.shape[-1])
         norm_1, norm_2 = (
             nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name=f"norm_{i}") for i in (1, 2)
         )
@@ -64,3 +60,14 @@ class TransformerBlock(nn.Module):
             return norm_2(x + drop(mlp(x, deterministic=deterministic)))
         x = x + drop(attention(norm_1(x), mask))
         return x + drop(mlp(norm_2(x), deterministic=deterministic))
+
+    def _mlp(self, width: int) -> nn.Module:
+        shared: dict[str, Any] = dict(
+            activation=self.activation,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.xavier_uniform(),
+            name="mlp",
+        )
+        if self.gated:
+            return CollapsibleGLU(self.mlp_hidden, width, **shared)
+        return CollapsibleMLP((self.mlp_hidden, width), dropout=self.mlp_dropout, **shared)

@@ -38,8 +38,9 @@ class FitHeal(Healing):
             return None
         task, deep = self.task, state.variables
         plan = self._plan(deep)
-        print(plan, flush=True)
-        compact, report, account = deep, None, str(plan)
+        account = f"{plan}\nthe metric is {task.metric.merit_is}"
+        print(account, flush=True)
+        compact, report = deep, None
         opt_state = state.opt_state
         if plan.sites:
             compact, report = collapse_by_fit(task, deep, plan.sites)
@@ -55,8 +56,8 @@ class FitHeal(Healing):
                 "collapsed": list(plan.sites),
                 "account": account,
                 "parameters": count_parameters(compact),
-                "validation": {"accuracy": task.accuracy(compact)},
-                "deep_validation": {"accuracy": plan.steps[0].metric},
+                "validation": task.scores(compact),
+                "deep_validation": task.scores(deep),
                 "plan": json.loads(plan.to_json()),
             },
         )
@@ -76,7 +77,7 @@ class FitHeal(Healing):
         return lcjax.plan(
             task.classifier.logits,
             deep,
-            task.accuracy,
+            task.merit,
             task.calibration,
             count=protocol.count,
             target_params=protocol.target_params,

@@ -7,10 +7,11 @@ import optax
 
 import lcjax
 from lcjax.selection import choose
-from train.distill import with_teacher
 from train.optimizers import holding_slopes, make_adamw, warmup_cosine
 from train.protocols.protocol import Protocol
 from train.stages import History, Stage, last_state
+from train.task import teaching
+from train.teaching import with_teacher
 
 
 class Healing(Protocol):
@@ -46,7 +47,9 @@ class Healing(Protocol):
         if not task.config.protocol.deep_teacher:
             return Stage(task.loss, tx, task.source, end)
         deep = self.deep(directory)
-        loss, source = with_teacher(task.classifier, task.source, task.classifier, deep)
+        loss, source = with_teacher(
+            task.classifier, task.source, task.classifier, deep, teaching(task.config)
+        )
         return Stage(loss, tx, source, end)
 
     def candidates(self, variables: Any) -> list[str]:

@@ -10,6 +10,7 @@ from lcjax.paths import natural
 from lcjax.table import render
 from train.comparison import count_parameters
 from train.loop import TrainState
+from train.metric import Metric
 from train.optimizers import make_adamw, warmup_cosine
 from train.protocols.healing import Healing
 from train.protocols.protocol import Ending, collapse_by_fit
@@ -23,8 +24,9 @@ class Progressive(Healing):
     """The deep model (or --from), then stages of --sites-per-stage sites, then healing.
 
     A stage penalises its sites until their gaps are within --threshold, or for --stage-epochs, and
-    collapses them by --fit. Stages end when no site is left, or when validation accuracy has fallen
-    by more than --max-drop from the deep model's: the model from before that stage is healed.
+    collapses them by --fit. Stages end when no site is left, or when the model is worse than the
+    deep one by more than --max-drop on the validation split: the model from before that stage is
+    healed.
 
     References:
       Shabgahi, Shariff and Koushanfar 2023, arXiv 2311.17943, algorithm 1.
@@ -88,7 +90,7 @@ class Progressive(Healing):
         facts = {"progressive": {"deep_validation": history[0]["validation"]}}
         if "too_far" in last:
             facts["progressive"]["too_far"] = last["too_far"]
-        account = _table(history, self.task.config.protocol.max_drop)
+        account = _table(self.task.metric, history, self.task.config.protocol.max_drop)
         return Ending(deep, compact, tuple(last["collapsed"]), account, front, facts)
 
     @property
@@ -106,7 +108,7 @@ class Progressive(Healing):
         compact, report = collapse_by_fit(self.task, state.variables, facts["sites"])
         collapsed = sorted([*facts["collapsed"], *facts["sites"]], key=natural)
         got = self._facts(state.step, compact, collapsed)
-        if _drop(history, got) > self.task.config.protocol.max_drop:
+        if _drop(self.task.metric, history, got) > self.task.config.protocol.max_drop:
             if not facts["collapsed"]:
                 return None
             before = first_variables(directory, len(history))
@@ -134,7 +136,7 @@ class Progressive(Healing):
             "step": int(step),
             "collapsed": collapsed,
             "parameters": count_parameters(variables),
-            "validation": {"accuracy": self.task.accuracy(variables)},
+            "validation": self.task.scores(variables),
         }
 
 
@@ -143,19 +145,20 @@ def _with(state: TrainState, variables: Any, opt_state: Any) -> TrainState:
     return TrainState(state.step, variables["params"], stats, opt_state)
 
 
-def _drop(history: History, facts: Facts) -> float:
-    """Returns by how much validation accuracy is below the deep model's."""
-    return history[0]["validation"]["accuracy"] - facts["validation"]["accuracy"]
+def _drop(metric: Metric, history: History, facts: Facts) -> float:
+    """Returns by how much a model is worse than the deep one on the validation split."""
+    deep, scores = (each["validation"] for each in (history[0], facts))
+    return metric.merit(deep) - metric.merit(scores)
 
 
-def _table(history: History, max_drop: float) -> str:
+def _table(metric: Metric, history: History, max_drop: float) -> str:
     """Returns the stages as a table, and why they ended."""
     rows = [
         (
             f"{facts['step']:,}",
             f"{len(facts['collapsed'])}",
             f"{facts['parameters']:,}",
-            f"{100 * facts['validation']['accuracy']:.2f} %",
+            metric.show(facts["validation"]),
             ", ".join(facts.get("sites", [])) or "none: healing",
         )
         for facts in history
@@ -163,10 +166,10 @@ def _table(history: History, max_drop: float) -> str:
     lines = [render(("at step", "collapsed", "parameters", "validation", "bent next"), rows)]
     last = history[-1]
     if "too_far" in last:
-        lost = 100 * _drop(history, last["too_far"])
+        lost = metric.show_drop(_drop(metric, history, last["too_far"]))
         sites = ", ".join(path for path in last["too_far"]["collapsed"])
         lines.append(
-            f"with {sites} collapsed, validation accuracy was {lost:.2f} points under the deep "
+            f"with {sites} collapsed, validation {metric.name} was {lost} the deep "
             f"model's, more than --max-drop {max_drop:g}: the model before that was healed."
         )
     if last["kind"] == _BEND:

@@ -27,7 +27,7 @@ class Ending:
       collapsed: paths of the sites that are gone, in forward order.
       account: of the collapse, in words; a text of several lines.
       front: what is known of compact models on the way, one each: step, parameters, validation
-        accuracy, the sites that are gone, and the checkpoint's path inside the run.
+        scores, the sites that are gone, and the checkpoint's path inside the run.
       facts: for the summary; JSON.
     """
 

@@ -1,4 +1,4 @@
-"""ramp: a strength that grows over the run; one run gives the front of accuracy against size."""
+"""ramp: a strength that grows over the run; one run gives the front of quality against size."""
 
 import dataclasses
 from pathlib import Path
@@ -57,6 +57,6 @@ class Ramp(Protocol):
         facts = {
             "collapsed": linear,
             "parameters": count_parameters(compact),
-            "validation": {"accuracy": self.task.accuracy(compact)},
+            "validation": self.task.scores(compact),
         }
         keep(directory, step, compact, facts)

@@ -1,0 +1,155 @@
+"""The penalty as a regulariser in one dimension: a noisy cubic, fitted by a deep MLP.
+
+`python -m benchmarks.cubic`: five drawings of noise, under a minute. Each way to regularise is
+taken at the strength of its grid that has the least error on held-out points; what is reported is
+the error against the cubic itself.
+"""
+
+import dataclasses
+import statistics
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+
+import lcjax
+from benchmarks.cubic_picture import draw
+from benchmarks.record import RESULTS, write
+from lcjax.table import render
+from train.comparison import count_parameters
+
+NOISE = 0.3
+POINTS, HELD_OUT = 24, 24
+MODEL = lcjax.CollapsibleMLP((64, 64, 64, 64, 1), nn.relu)
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """A way to regularise.
+
+    Attributes:
+      name: of the method.
+      strength: of it, in the method's own units.
+    """
+
+    name: str
+    strength: float
+
+    def optimizer(self, steps: int) -> optax.GradientTransformation:
+        """Returns Adam, regularised."""
+        rate = optax.cosine_decay_schedule(3e-3, steps)
+        if self.name == "plain":
+            return lcjax.collapsing(optax.adam(rate), strength=0.0, slope_learning_rate=0.0)
+        if self.name == "weight decay":
+            decayed = optax.adamw(rate, weight_decay=self.strength)
+            return lcjax.collapsing(decayed, strength=0.0, slope_learning_rate=0.0)
+        penalty = "l2" if "L2" in self.name else "l1"
+        return lcjax.collapsing(
+            optax.adam(rate), strength=self.strength, penalty=penalty, slope_learning_rate=0.05
+        )
+
+
+GRIDS = {
+    "plain": (0.0,),
+    "weight decay": (0.01, 0.1, 0.3, 1.0),
+    "LayerCollapse, L2": (0.03, 0.1, 0.3, 1.0),
+    "LayerCollapse, L1": (0.01, 0.03, 0.1, 0.3),
+}
+
+
+def cubic(x: Any) -> Any:
+    """Returns the curve that is to be found, for x in [-1, 1]."""
+    return 4 * x**3 - 3 * x**2 - 2 * x + 1
+
+
+def points(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns noisy points of the cubic: x and y, (count, 1)."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(-1, 1, (count, 1)).astype(np.float32)
+    return x, cubic(x) + NOISE * rng.standard_normal((count, 1)).astype(np.float32)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def fitted(way: Way, steps: int, keys: jax.Array, x: jax.Array, y: jax.Array) -> Any:
+    """Returns variables of every seed after training on all of its points at every step."""
+    tx = way.optimizer(steps)
+
+    def one(key: jax.Array, x: jax.Array, y: jax.Array) -> Any:
+        def step(carry: Any, _: None) -> Any:
+            params, state = carry
+
+            def loss(params: Any) -> jax.Array:
+                predicted: Any = MODEL.apply({"params": params}, x)
+                return ((predicted - y) ** 2).mean()
+
+            updates, state = tx.update(jax.grad(loss)(params), state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        params = MODEL.init(key, x)["params"]
+        (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), length=steps)
+        return {"params": params}
+
+    return jax.vmap(one)(keys, x, y)
+
+
+def measured(way: Way, seeds: list[int], steps: int) -> dict[str, Any]:
+    """Returns what a way comes to: errors, sizes and curves of the compact models, one a seed."""
+    train = [points(2 * seed, POINTS) for seed in seeds]
+    held = [points(2 * seed + 1, HELD_OUT) for seed in seeds]
+    x, y = (jnp.stack(each) for each in zip(*train, strict=True))
+    keys = jax.vmap(jax.random.key)(jnp.array(seeds))
+    stacked = jax.device_get(fitted(way, steps, keys, x, y))
+    grid = np.linspace(-1, 1, 401, dtype=np.float32)[:, None]
+    found: dict[str, Any] = {"validation": [], "error": [], "parameters": [], "curves": []}
+    for i, (held_x, held_y) in enumerate(held):
+        deep = jax.tree.map(lambda leaf, i=i: leaf[i], stacked)
+        compact, _ = lcjax.collapse(deep)
+        curve = np.asarray(MODEL.apply(compact, grid))
+        told = np.asarray(MODEL.apply(compact, held_x))
+        found["validation"].append(float(np.sqrt(((told - held_y) ** 2).mean())))
+        found["error"].append(float(np.sqrt(((curve - cubic(grid)) ** 2).mean())))
+        found["parameters"].append(count_parameters(compact))
+        found["curves"].append(curve[:, 0])
+    return {"method": way.name, "strength": way.strength, **found}
+
+
+def main(seeds: tuple[int, ...] = (0, 1, 2, 3, 4), steps: int = 3000) -> None:
+    """Fits all, prints a table, writes a JSON and a picture.
+
+    Args:
+      seeds: of the noise, the points and the first params.
+      steps: of training.
+    """
+    best = []
+    for name, grid in GRIDS.items():
+        tried = [measured(Way(name, strength), list(seeds), steps) for strength in grid]
+        best.append(min(tried, key=lambda way: statistics.mean(way["validation"])))
+    deep = count_parameters(MODEL.init(jax.random.key(0), jnp.zeros((1, 1))))
+    cells = [
+        (
+            way["method"],
+            f"{way['strength']:g} of {', '.join(f'{s:g}' for s in GRIDS[way['method']])}",
+            *(_mean(way[split]) for split in ("validation", "error")),
+            f"{deep:,} → {statistics.mean(way['parameters']):,.0f}",
+        )
+        for way in best
+    ]
+    headers = ("method", "strength", "held-out RMSE", "RMSE to the cubic", "parameters, mean")
+    print(render(headers, cells))
+    print(draw(best, points(2 * seeds[0], POINTS), cubic, RESULTS / "cubic.png"))
+    results = [{key: way[key] for key in way if key != "curves"} for way in best]
+    config = {"seeds": list(seeds), "steps": steps, "grids": GRIDS, "noise": NOISE}
+    print(write("cubic", config, results))
+
+
+def _mean(values: list[float]) -> str:
+    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

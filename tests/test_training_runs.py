@@ -1,0 +1,66 @@
+"""Benchmark rows: which command each is, and in which order they run."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import training_runs
+from benchmarks.language import SURGERY, regularised, students
+from benchmarks.training_runs import command, mean_and_deviation, measured
+
+ROWS = {
+    "deep": ("train.language", "shakespeare-small"),
+    "healed": ("train.language", "shakespeare-small", "--from", "{deep}"),
+    "student": ("train.distill", "{healed}"),
+    "images": ("digits-mlp", "--epochs", "1"),
+}
+
+
+def test_a_row_names_its_module_or_is_one_of_images():
+    assert command(ROWS["images"]) == "python -m train.image digits-mlp --epochs 1"
+    assert command(ROWS["student"]) == "python -m train.distill {healed}"
+
+
+def test_rows_that_others_start_from_run_first_and_finished_ones_stay(tmp_path, monkeypatch):
+    ran = []
+
+    def run(arguments, **_):
+        ran.append(arguments)
+        directory = tmp_path / arguments[arguments.index("--name") + 1]
+        directory.mkdir()
+        (directory / "summary.json").write_text(json.dumps({"row": directory.name}))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(training_runs.subprocess, "run", run)
+    found = measured(ROWS, ["student", "images"], seeds=(3,), runs_dir=tmp_path)
+    assert found == {"student": [{"row": "student-3"}], "images": [{"row": "images-3"}]}
+    assert [arguments[:4] for arguments in ran] == [
+        [sys.executable, "-m", "train.language", "shakespeare-small"],
+        [sys.executable, "-m", "train.language", "shakespeare-small"],
+        [sys.executable, "-m", "train.distill", str(tmp_path / "healed-3")],
+        [sys.executable, "-m", "train.image", "digits-mlp"],
+    ]
+    assert ran[1][4:6] == ["--from", str(tmp_path / "deep-3")]
+    assert ran[0][4:] == ["--seed", "3", "--runs-dir", str(tmp_path), "--name", "deep-3"]
+    measured(ROWS, ["student"], seeds=(3,), runs_dir=tmp_path)
+    assert len(ran) == 4
+    with pytest.raises(SystemExit, match="error: no such row: small; there are deep, healed, stu"):
+        measured(ROWS, ["small"], seeds=(3,), runs_dir=tmp_path)
+
+
+def test_rows_of_language_start_from_rows_that_are_there():
+    rows = SURGERY | students(0.9)
+    for arguments in rows.values():
+        for argument in arguments:
+            assert not argument.startswith("{") or argument.strip("{}") in rows
+    name, arguments = regularised(epochs=5, decay=0.1)
+    assert name == "language-tenth-5-0.1-0-0"
+    assert arguments[-4:] == ("--strength", "0", "--slope-learning-rate", "0")
+    assert "0.03" in regularised(epochs=5, strength=0.03)[1]
+
+
+def test_means_have_as_many_decimals_as_asked_for():
+    assert mean_and_deviation([1.0, 3.0]) == "2.00 ± 1.41"
+    assert mean_and_deviation([1.5], digits=4) == "1.5000"

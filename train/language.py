@@ -1,0 +1,50 @@
+"""Trains a language model, or fine-tunes GPT-2, collapses it, and writes text.
+
+`python -m train.language PRESET [--flag value ...]` trains;
+`python -m train.language generate CHECKPOINT --prompt "a text"` goes on with a text.
+"""
+
+import sys
+
+import tyro
+
+from train import command
+from train.command import Job
+from train.generate import generate
+from train.language_config import LanguageConfig
+from train.language_presets import PRESETS
+from train.language_task import make_task
+
+_PROG = "python -m train.language"
+
+
+def main() -> None:
+    """Runs the command line."""
+    if sys.argv[1:2] == ["generate"]:
+        _generate(sys.argv[2:])
+    else:
+        command.run(_PROG, __doc__, PRESETS, make_task)
+
+
+def prepare(config: LanguageConfig) -> Job:
+    """Returns the data, the model and the optimizer that a config asks for.
+
+    Raises:
+      ValueError: when a flag's value cannot be, or the data set, the weights or a run do not fit.
+      FileNotFoundError: when there are no such weights.
+      ImportError: when a package of the extra `text` is needed and not installed.
+    """
+    return command.prepare(config, make_task)
+
+
+def _generate(arguments: list[str]) -> None:
+    command.quieten()
+    try:
+        got = tyro.cli(generate, prog=f"{_PROG} generate", args=arguments)
+    except (FileNotFoundError, ImportError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    print(f"{got.text}\n\n{got.tokens:,} tokens, {got.tokens_per_second:,.0f} a second")
+
+
+if __name__ == "__main__":
+    main()
