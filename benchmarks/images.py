@@ -47,7 +47,12 @@ ROWS = {
         *("fashion-mlp", "--protocol", "progressive", "--from", "{fashion-mlp-deep}"),
         *("--last", "2", "--heal-learning-rate", "2e-4", "--max-drop", "0.02"),
     ),
-    "fashion-mlp-reference": ("fashion-mlp", "--protocol", "reference", "--last", "2"),
+    **{
+        f"fashion-mlp-reference-{strength}": (
+            *("fashion-mlp", "--protocol", "reference", "--last", "2", "--strength", strength),
+        )
+        for strength in ("0.08", "1", "10", "100")
+    },
     "fashion-mixer": ("fashion-mixer",),
     "fashion-vit": ("fashion-vit",),
 }

@@ -90,6 +90,7 @@ def test_ramp_keeps_a_compact_model_at_every_arrival(tmp_path):
     assert sizes[-1] < sizes[0] and ending.front[0]["step"] < ending.front[-1]["step"]
 
 
+@pytest.mark.slow
 def test_reference_swaps_prelus_in_and_has_the_penalty_in_the_loss():
     fields = {"protocol": "reference", "last": 2, "activation": "gelu"}
     config = configured(**SMALL | fields, strength=3.0)
@@ -134,6 +135,7 @@ def test_fit_heal_plans_collapses_and_trains_on(tmp_path, capsys):
 
 
 @SHORT
+@pytest.mark.slow
 def test_progressive_goes_from_the_last_site_backwards(tmp_path):
     job, ending = ran(tmp_path / "a", **PROGRESSIVE)
     assert [entry["collapsed"] for entry in ending.front] == [
