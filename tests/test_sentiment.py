@@ -416,6 +416,8 @@ def test_a_run_starts_from_a_finished_one_and_predicts_what_it_learned(root, tmp
     ending = command.fit(healed, tmp_path / "healed")
     same_bits(ending.deep, jax.device_get(deep.deep))
     assert len(ending.collapsed) == 1 and healed.task.merit(ending.compact) >= 0.8
-    for text, want in (("a superb clever film", "positive"), ("a dull boring plot", "negative")):
-        label, probability = predict.predict(tmp_path / "deep/deep", text)
-        assert label == want and probability > 0.6
+    guesses = [
+        (*predict.predict(tmp_path / "deep/deep", text), label) for text, label in texts(12, seed=9)
+    ]
+    assert all(0.5 <= probability <= 1 for _, probability, _ in guesses)
+    assert sum(guess == label for guess, _, label in guesses) >= 9  # half are, by chance
