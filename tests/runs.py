@@ -77,6 +77,19 @@ def fit(directory, job):
     return last_state(directory, job)
 
 
+def interrupt_after(monkeypatch, saves):
+    """Makes a run stop as by Ctrl-C right after it has started to save so many times."""
+    save, left = Snapshots.save, [saves]
+
+    def interrupted(self, step, state):
+        save(self, step, state)
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Snapshots, "save", interrupted)
+
+
 def last_state(directory, job):
     """Returns the last training state that a run saved."""
     with Snapshots(directory) as snapshots:

@@ -19,6 +19,7 @@ from tests.runs import (
     configured,
     events,
     fit,
+    interrupt_after,
     last_state,
     main,
     same_bits,
@@ -31,7 +32,6 @@ from train.loop import SLOPE
 from train.presets import PRESETS
 from train.recorder import FILE, Recorder, read_metrics
 from train.run_dir import create_directory, read_json
-from train.snapshots import Snapshots
 
 REAL = os.environ.get("TFDS_DATA_DIR")
 # Small, and so strong that after two epochs of digits slopes are at 1.
@@ -207,19 +207,6 @@ def test_nothing_collapsed_says_what_to_do(job, tmp_path, monkeypatch):
 
 
 # Resuming.
-
-
-def interrupt_after(monkeypatch, saves):
-    """Makes a run stop as by Ctrl-C right after it has started to save so many times."""
-    save, left = Snapshots.save, [saves]
-
-    def interrupted(self, step, state):
-        save(self, step, state)
-        left[0] -= 1
-        if not left[0]:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Snapshots, "save", interrupted)
 
 
 def with_chance(kind, data_dir, **fields):

@@ -12,7 +12,7 @@ import pytest
 import lcjax
 from tests.reference.cases import weights
 from tests.reference.golden import golden
-from tests.runs import configured, fit, last_state, same_bits, start
+from tests.runs import configured, fit, interrupt_after, last_state, same_bits, start
 from tests.tiny_text import PLAIN, flags, on_text, write_text
 from train import command, language
 from train.config import as_json, check
@@ -29,7 +29,6 @@ from train.protocols.progressive import _drop
 from train.ranges import ConfigError
 from train.recorder import FILE, read_metrics
 from train.run_dir import create_directory, read_json
-from train.snapshots import Snapshots
 from train.vocabulary import Pieces
 
 
@@ -242,16 +241,8 @@ VARIED = {"dropout": 0.1, "checkpoint_every": 3, "log_every": 1, "steps_per_disp
 def test_an_interrupted_run_ends_bit_for_bit_where_the_whole_one_does(text, tmp_path, monkeypatch):
     job = language.prepare(on_text(text, **PLAIN | VARIED, epochs=2))
     whole = fit(tmp_path / "whole", job)
-    save, left = Snapshots.save, [2]
-
-    def interrupted(self, step, state):
-        save(self, step, state)
-        left[0] -= 1
-        if not left[0]:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(Snapshots, "save", interrupted)
+        interrupt_after(patch, saves=2)
         with pytest.raises(KeyboardInterrupt):
             fit(tmp_path / "broken", job)
     assert 0 < int(last_state(tmp_path / "broken", job).step) < int(whole.step)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import lcjax
-from tests.runs import fit, last_state, same_bits, start
+from tests.runs import fit, interrupt_after, last_state, same_bits, start
 from tests.tiny_bert import LONGEST, make_folder, texts, write_tsv
 from train import command, predict, sentiment
 from train.buckets import PADDING
@@ -22,7 +22,6 @@ from train.protocols.protocol import collapse_by_fit
 from train.ranges import ConfigError
 from train.recorder import FILE, read_metrics
 from train.run_dir import create_directory, read_json
-from train.snapshots import Snapshots
 from train.splits import DataError
 from train.teaching import with_teacher
 from train.text_config import TextConfig
@@ -364,16 +363,8 @@ MANY = {"lengths": (12, 24), "dropout": 0.1, "checkpoint_every": 3, "log_every":
 def test_an_interrupted_run_ends_bit_for_bit_where_the_whole_one_does(root, tmp_path, monkeypatch):
     job = sentiment.prepare(configured(root, **PLAIN | MANY))
     whole = fit(tmp_path / "whole", job)
-    save, left = Snapshots.save, [2]
-
-    def interrupted(self, step, state):
-        save(self, step, state)
-        left[0] -= 1
-        if not left[0]:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(Snapshots, "save", interrupted)
+        interrupt_after(patch, saves=2)
         with pytest.raises(KeyboardInterrupt):
             fit(tmp_path / "broken", job)
     assert 0 < int(last_state(tmp_path / "broken", job).step) < int(whole.step)
