@@ -6,6 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from flax.linen.dtypes import promote_dtype
 
 
 class PatchEmbedding(nn.Module):
@@ -32,16 +33,36 @@ class PatchEmbedding(nn.Module):
             raise ValueError(
                 f"images have shape {images.shape}; wanted (batch, height, width, channels)."
             )
-        height, width = images.shape[1:3]
+        batch, height, width, channels = images.shape
         edge = self.patch_size
         if height % edge or width % edge:
             raise ValueError(
                 f"images of {height}x{width} pixels cannot be cut into patches of {edge}x{edge}: "
                 "choose a patch size that divides both edges, or resize the images."
             )
-        tile = (edge, edge)
-        project = nn.Conv(self.width, tile, tile, "VALID", dtype=self.dtype, name="project")
-        return project(images).reshape(len(images), -1, self.width)
+        tiles = images.reshape(batch, height // edge, edge, width // edge, edge, channels)
+        patches = tiles.swapaxes(2, 3).reshape(batch, -1, edge, edge, channels)
+        return _Projection(self.width, self.dtype, name="project")(patches)
+
+
+class _Projection(nn.Module):
+    """A dense layer over whole patches whose params are a convolution's.
+
+    As a convolution XLA's CPU backend takes many times as long for the kernel's gradient.
+    """
+
+    width: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, patches: jax.Array) -> jax.Array:
+        """Returns (batch, patches, width) of patches (batch, patches, edge, edge, channels)."""
+        shape = (*patches.shape[-3:], self.width)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros_init(), shape[-1:])
+        patches, kernel, bias = promote_dtype(patches, kernel, bias, dtype=self.dtype)
+        flat = patches.reshape(*patches.shape[:2], -1)
+        return flat @ kernel.reshape(-1, self.width) + bias
 
 
 def preset_fields(
