@@ -5,17 +5,15 @@ channel MLPs of a small Mixer are what is collapsed, one to four of them. Every 
 same number of training steps in all; what needs no training starts from the deep network.
 """
 
-import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import tyro
 
 from benchmarks.front_picture import draw
 from benchmarks.record import RESULTS, write
-from benchmarks.training_runs import Summary, command, mean_and_deviation, measured
-from lcjax.table import render
+from benchmarks.ways import Way, follow, table
 
 REPEATED = (2, 4)  # sizes that are run with every seed; the others with the first
 L1_STRENGTHS = ("0.01", "0.03", "0.1")
@@ -27,23 +25,6 @@ _MIXER = (
 )
 _TRAINED = (*_MIXER, "--epochs", "4")
 _PLAIN = ("--strength", "0", "--slope-learning-rate", "0")
-
-
-@dataclasses.dataclass(frozen=True)
-class Way:
-    """A way to a compact model.
-
-    Attributes:
-      method: what it is called; lcjax's own begin with its name.
-      row: name of its runs.
-      arguments: of train.image.
-      size: how many sites it collapses; None where the network chooses, or none is.
-    """
-
-    method: str
-    row: str
-    arguments: tuple[str, ...]
-    size: int | None = None
 
 
 def ways() -> Iterator[Way]:
@@ -62,23 +43,23 @@ def ways() -> Iterator[Way]:
 
 def _ways_to(k: int) -> Iterator[Way]:
     """Yields the ways to k collapsed sites."""
+    way = partial(Way, repeated=k in REPEATED)
     for fit in ("exact", "moments", "least_squares"):
         row = f"front-{fit.replace('_', '-')}-{k}"
-        yield Way(f"{fit.replace('_', ' ')}, no training", row, _surgery("front-deep", fit, k), k)
+        yield way(f"{fit.replace('_', ' ')}, no training", row, _surgery("front-deep", fit, k))
     for each in L1_STRENGTHS:
         asked = _surgery(f"front-l1-{each}", "least_squares", k)
-        yield Way(f"lcjax: L1 {each} + least squares", f"front-l1-{each}-fit-{k}", asked, k)
+        yield way(f"lcjax: L1 {each} + least squares", f"front-l1-{each}-fit-{k}", asked)
     healed = _surgery("front-short", "least_squares", k, heal_epochs=1)
-    yield Way("lcjax: least squares, one epoch", f"front-heal-{k}", healed, k)
+    yield way("lcjax: least squares, one epoch", f"front-heal-{k}", healed)
     taught = (*healed, "--deep-teacher")
-    yield Way("lcjax: the same, the deep one teaching", f"front-heal-taught-{k}", taught, k)
+    yield way("lcjax: the same, the deep one teaching", f"front-heal-taught-{k}", taught)
     for each in L2_STRENGTHS:
         asked = (*_surgery(f"front-l2-{each}", "exact", k), "--activation", "relu")
-        yield Way(f"published, λ = {each}", f"front-l2-{each}-exact-{k}", asked, k)
+        yield way(f"published, λ = {each}", f"front-l2-{each}-exact-{k}", asked)
     scratch = (*_TRAINED, *_PLAIN, "--collapsed-from", f"{{front-least-squares-{k}}}")
-    yield Way("from scratch", f"front-scratch-{k}", scratch, k)
-    distilled = (*scratch, "--teacher", "{front-deep}")
-    yield Way("distilled", f"front-distilled-{k}", distilled, k)
+    yield way("from scratch", f"front-scratch-{k}", scratch)
+    yield way("distilled", f"front-distilled-{k}", (*scratch, "--teacher", "{front-deep}"))
 
 
 def _surgery(deep: str, fit: str, count: int, *, heal_epochs: int = 0) -> tuple[str, ...]:
@@ -97,39 +78,10 @@ def main(
       seeds: of the runs; one and three collapsed sites take the first alone.
       runs_dir: where the runs are kept.
     """
-    rows = {way.row: way.arguments for way in ways()}
-    points: list[dict[str, Any]] = []
-    for way in ways():
-        own = seeds if way.size in (None, *REPEATED) else seeds[:1]
-        found = measured(rows, [way.row], seeds=own, runs_dir=runs_dir)[way.row]
-        points.append(_point(way, found))
-    headers = ("method", "parameters", "collapsed", "test accuracy, %", "seeds")
-    print(render(headers, [_cells(point) for point in points]))
+    points = follow(ways(), seeds=seeds, runs_dir=runs_dir)
+    print(table(points))
     print(write("front", {"seeds": list(seeds)}, points))
     print(draw(points, RESULTS / "front.png"))
-
-
-def _point(way: Way, found: list[Summary]) -> dict[str, Any]:
-    return {
-        "method": way.method,
-        "command": command(way.arguments),
-        "parameters": [summary["compact"]["parameters"] for summary in found],
-        "collapsed": [summary["collapsed"] for summary in found],
-        "accuracy": [summary["compact"]["test"]["accuracy"] for summary in found],
-    }
-
-
-def _cells(point: dict[str, Any]) -> tuple[str, ...]:
-    accuracy = mean_and_deviation([100 * each for each in point["accuracy"]])
-    sizes = sorted(set(point["parameters"]))
-    counts = sorted({len(each) for each in point["collapsed"]})
-    return (
-        point["method"],
-        " / ".join(f"{size:,}" for size in sizes),
-        " / ".join(map(str, counts)),
-        accuracy,
-        str(len(point["accuracy"])),
-    )
 
 
 if __name__ == "__main__":

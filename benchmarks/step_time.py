@@ -11,6 +11,7 @@ import jax
 from benchmarks.interleave import interleaved
 from train.command import prepare
 from train.distill import student
+from train.heap import keep_freed_memory
 from train.loop import make_dispatch
 from train.task import Task, keys
 
@@ -23,6 +24,7 @@ def step_seconds(run: Path, *, rounds: int = 15) -> dict[str, float]:
         topology, "student" one with its deep model for a teacher.
       rounds: timed dispatches of each, of ten steps.
     """
+    keep_freed_memory()
     config, make_task = student(run)
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, steps_per_dispatch=10))
     alone = dataclasses.replace(config.protocol, teacher=None)

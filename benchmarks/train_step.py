@@ -19,6 +19,7 @@ import lcjax
 from benchmarks.interleave import interleaved, ratio
 from benchmarks.record import write
 from lcjax.table import render
+from train.heap import keep_freed_memory
 
 MakeMLP = Callable[..., nn.Module]
 EXACT_GELU = partial(nn.gelu, approximate=False)
@@ -96,6 +97,7 @@ def main(rounds: int = 100) -> None:
     Args:
       rounds: timed steps of each.
     """
+    keep_freed_memory()
     results, rows = {}, []
     for name, (build, x) in networks().items():
         slopes = lcjax.collapsing(optax.adamw(1e-4), strength=1e-3, slope_learning_rate=1e-3)

@@ -50,7 +50,7 @@ def mean_and_deviation(values: Sequence[float], *, digits: int = 2) -> str:
 
 
 def _with_module(arguments: Sequence[str]) -> Sequence[str]:
-    if arguments[0].startswith("train."):
+    if arguments[0].startswith(("train.", "benchmarks.")):
         return arguments
     return ["train.image", *arguments]
 

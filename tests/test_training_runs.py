@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import training_runs
+from benchmarks import front, sentiment, training_runs
 from benchmarks.language import SURGERY, regularised, students
 from benchmarks.training_runs import command, mean_and_deviation, measured
 
@@ -64,3 +64,13 @@ def test_rows_of_language_start_from_rows_that_are_there():
 def test_means_have_as_many_decimals_as_asked_for():
     assert mean_and_deviation([1.0, 3.0]) == "2.00 ± 1.41"
     assert mean_and_deviation([1.5], digits=4) == "1.5000"
+
+
+@pytest.mark.parametrize("ways", [front.ways, sentiment.ways])
+def test_ways_start_from_ways_before_them(ways):
+    known = set()
+    for way in ways():
+        for argument in way.arguments:
+            assert not argument.startswith("{") or argument.strip("{}") in known
+        assert way.row not in known
+        known.add(way.row)

@@ -13,6 +13,7 @@ import tyro
 import lcjax
 from train.comparison import count_parameters
 from train.config import AnyConfig, as_json, check
+from train.heap import keep_freed_memory
 from train.loop import Diverged, TrainState
 from train.outcome import conclude
 from train.protocols import PROTOCOLS, Ending, Protocol
@@ -51,15 +52,21 @@ def run(
         dict(presets), prog=prog, description=about, config=FLAGS
     )
     quieten()
+    keep_freed_memory()
     execute(config, make_task)
 
 
-def execute(config: AnyConfig, make_task: Callable[[AnyConfig], Task]) -> None:
+def execute(
+    config: AnyConfig,
+    make_task: Callable[[AnyConfig], Task],
+    protocols: Mapping[str, type[Protocol]] = PROTOCOLS,
+) -> None:
     """Does what a configuration asks for, from the data to the summary.
 
     Args:
       config: of the run.
       make_task: returns the task that a configuration asks for.
+      protocols: by the names that a configuration gives.
 
     Raises:
       SystemExit: in one line, when the configuration cannot be carried out.
@@ -67,7 +74,7 @@ def execute(config: AnyConfig, make_task: Callable[[AnyConfig], Task]) -> None:
     try:
         check(config)
         directory = choose_directory(config.run, config.preset, as_json(config))
-        job = prepare(config, make_task)
+        job = prepare(config, make_task, protocols)
         if not config.run.resume:
             create_directory(directory, as_json(config), overwrite=config.run.overwrite)
     except (ValueError, FileNotFoundError, ImportError) as error:
@@ -87,13 +94,17 @@ def quieten() -> None:
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
 
 
-def prepare(config: AnyConfig, make_task: Callable[[AnyConfig], Task]) -> Job:
+def prepare(
+    config: AnyConfig,
+    make_task: Callable[[AnyConfig], Task],
+    protocols: Mapping[str, type[Protocol]] = PROTOCOLS,
+) -> Job:
     """Returns the data, the model and the optimizer that a config asks for.
 
     Raises:
       ValueError: when a flag's value cannot be, or the data set or a run is not there.
     """
-    chosen = PROTOCOLS[config.protocol.protocol]
+    chosen = protocols[config.protocol.protocol]
     task = make_task(chosen.adapted(config))
     protocol = chosen(task)
     return Job(task, protocol, protocol.first())

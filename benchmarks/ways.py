@@ -1,0 +1,78 @@
+"""Ways to a compact classifier, side by side: the same deep network, the same steps."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.training_runs import Summary, command, mean_and_deviation, measured
+from lcjax.table import render
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """A way to a compact model.
+
+    Attributes:
+      method: what it is called; lcjax's own begin with its name.
+      row: name of its runs.
+      arguments: of train.image, or of the module that comes first.
+      repeated: whether it is run with every seed, or with the first alone.
+    """
+
+    method: str
+    row: str
+    arguments: tuple[str, ...]
+    repeated: bool = True
+
+
+def follow(ways: Iterable[Way], *, seeds: Sequence[int], runs_dir: Path) -> list[dict[str, Any]]:
+    """Returns what each way comes to, one point each; runs what is not there yet.
+
+    Args:
+      ways: those that others start from among them.
+      seeds: of the runs.
+      runs_dir: where the runs are kept.
+    """
+    ways = list(ways)
+    rows = {way.row: way.arguments for way in ways}
+    points = []
+    for way in ways:
+        own = seeds if way.repeated else seeds[:1]
+        points.append(point(way, measured(rows, [way.row], seeds=own, runs_dir=runs_dir)[way.row]))
+    return points
+
+
+def point(way: Way, found: Sequence[Summary]) -> dict[str, Any]:
+    """Returns what the runs of a way come to, one number a seed; JSON."""
+    return {
+        "method": way.method,
+        "command": command(way.arguments),
+        "parameters": [
+            summary["compact"]["parameters"] - summary.get("removed", 0) for summary in found
+        ],
+        "collapsed": [summary["collapsed"] for summary in found],
+        "validation": [summary["compact"]["validation"]["accuracy"] for summary in found],
+        "accuracy": [summary["compact"]["test"]["accuracy"] for summary in found],
+    }
+
+
+def table(points: Iterable[dict[str, Any]]) -> str:
+    """Returns points as lines of text."""
+    headers = ("method", "parameters", "collapsed", "validation, %", "test, %", "seeds")
+    return render(headers, [_cells(each) for each in points])
+
+
+def _cells(found: dict[str, Any]) -> tuple[str, ...]:
+    sizes = sorted(set(found["parameters"]))
+    counts = sorted({len(each) for each in found["collapsed"]})
+    return (
+        found["method"],
+        " / ".join(f"{size:,}" for size in sizes),
+        " / ".join(map(str, counts)),
+        *(
+            mean_and_deviation([100 * each for each in found[split]])
+            for split in ("validation", "accuracy")
+        ),
+        str(len(found["accuracy"])),
+    )
