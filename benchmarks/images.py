@@ -45,7 +45,7 @@ ROWS = {
     "fashion-mlp-last-2": ("fashion-mlp", "--last", "2"),
     "fashion-mlp-progressive": (
         *("fashion-mlp", "--protocol", "progressive", "--from", "{fashion-mlp-deep}"),
-        *("--last", "2", "--heal-learning-rate", "2e-4", "--max-drop", "0.02"),
+        *("--last", "2"),
     ),
     **{
         f"fashion-mlp-reference-{strength}": (

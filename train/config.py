@@ -104,14 +104,15 @@ class ProtocolConfig:
     """fit-heal: how many sites to collapse."""
     target_params: int | float | None = None
     """fit-heal: parameters to get down to, or the part of the deep model's that may stay."""
-    max_drop: float = 0.01
+    max_drop: float = 0.02
     """By how much a model may be worse on the validation split before healing: accuracy (0 to 1),
-    or loss of a language model (0.01 nats are 1 % of perplexity); fit-heal without --count and
+    or loss of a language model (0.02 nats are 2 % of perplexity); fit-heal without --count and
     --target-params, and progressive."""
     heal_epochs: float = 1.0
     """fit-heal and progressive: epochs of training after the last collapse."""
     heal_learning_rate: float | None = None
-    """Largest learning rate of healing; by default that of training."""
+    """Largest learning rate of healing, and of progressive's stages; by default that of training,
+    for progressive a fifth of it."""
     deep_teacher: bool = False
     """Heal with the deep model as teacher."""
     teacher: Path | None = None

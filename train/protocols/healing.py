@@ -22,15 +22,19 @@ class Healing(Protocol):
         """Steps of the first stage; none where the deep model comes from another run."""
         return self.task.steps if self.task.config.protocol.deep is None else 0
 
+    @property
+    def heal_peak(self) -> float | None:
+        """Largest learning rate of healing; None for that of training."""
+        return self.task.config.protocol.heal_learning_rate
+
     def deep_optimizer(self) -> optax.GradientTransformation:
         """Returns the optimizer of the first stage."""
         return self.held(self.deep_steps, start=0)
 
     def heal_optimizer(self, start: int) -> optax.GradientTransformation:
         """Returns the optimizer of the last stage; its rate rises and falls anew from `start`."""
-        protocol = self.task.config.protocol
-        steps = self.task.steps_in(protocol.heal_epochs)
-        return self.held(steps, start=start, peak=protocol.heal_learning_rate)
+        steps = self.task.steps_in(self.task.config.protocol.heal_epochs)
+        return self.held(steps, start=start, peak=self.heal_peak)
 
     def held(
         self, steps: int, *, start: int, peak: float | None = None

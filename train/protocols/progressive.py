@@ -18,6 +18,8 @@ from train.stages import History, Stage, Start, first_variables
 
 Facts = dict[str, Any]
 _BEND, _HEAL = "bend", "heal"
+# Every stage trains a finished model on: at its full rate it would lose more than a site costs.
+_GENTLE = 0.2
 
 
 class Progressive(Healing):
@@ -40,8 +42,7 @@ class Progressive(Healing):
         if facts["kind"] == _HEAL:
             return self.heal_optimizer(facts["step"])
         config, steps = self.task.config, self._stage_steps
-        peak = config.protocol.heal_learning_rate
-        rate = warmup_cosine(config.optimizer, steps, start=facts["step"], peak=peak)
+        rate = warmup_cosine(config.optimizer, steps, start=facts["step"], peak=self.heal_peak)
         return lcjax.collapsing(
             make_adamw(config.optimizer, rate),
             strength=config.penalty.strength,
@@ -92,6 +93,12 @@ class Progressive(Healing):
             facts["progressive"]["too_far"] = last["too_far"]
         account = _table(self.task.metric, history, self.task.config.protocol.max_drop)
         return Ending(deep, compact, tuple(last["collapsed"]), account, front, facts)
+
+    @property
+    def heal_peak(self) -> float:
+        """Largest rate of the stages after the deep model."""
+        given, training = self.task.config.protocol.heal_learning_rate, self.task.config.optimizer
+        return training.learning_rate * _GENTLE if given is None else given
 
     @property
     def _stage_steps(self) -> int:
