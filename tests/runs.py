@@ -23,7 +23,7 @@ def configured(preset="digits-mlp", presets=PRESETS, **flags):
     """Returns a preset's configuration with fields set by name, whichever section they are in."""
     config = presets[preset][1]
     left = set(flags)
-    for section in ("data", "model", "optimizer", "penalty", "protocol", "run"):
+    for section in ("data", "model", "optimizer", "penalty", "protocol", "run", "devices"):
         part = getattr(config, section)
         mine = {f.name for f in dataclasses.fields(part)} & flags.keys()
         part = dataclasses.replace(part, **{name: flags[name] for name in mine})

@@ -7,6 +7,7 @@ from functools import cached_property
 import jax
 import numpy as np
 
+from train.placement import own_rows, whole_batch
 from train.ranges import ConfigError
 from train.sources import Source, count_batches
 
@@ -83,13 +84,15 @@ def bucketed(split: TextSplit, batch_size: int, *, seed: int) -> Source:
 
     def inputs(start_step: int) -> Iterator[tuple[jax.Array, jax.Array]]:
         epoch, offset = divmod(start_step, per_epoch)
+        rows = own_rows(batch_size)
         while True:
             rng = np.random.default_rng([seed, epoch])
             found, _ = grouped(split.buckets, rng.permutation(len(split)), batch_size)
             for i in rng.permutation(len(found))[offset:]:
                 bucket, indices = found[i]
-                batch = split.batch(indices, bucket)
-                yield jax.device_put(jax.tree.map(lambda array: array[None], batch))
+                batch = split.batch(indices[rows], bucket)
+                whole = jax.tree.map(lambda array: array[None], batch)
+                yield whole_batch(whole, rows, batch_size, axis=1)
             epoch, offset = epoch + 1, 0
 
     return Source(steps_per_epoch=per_epoch, arrays=(), fetch=lambda _, batch: batch, inputs=inputs)

@@ -12,6 +12,7 @@ import optax
 
 from lcjax.gathering import Mask
 from train.metric import ACCURACY, Metric
+from train.placement import over_batch, place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,12 +57,14 @@ class Classifier(abc.ABC):
 
         @jax.jit
         def totals(variables: Any, inputs: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+            inputs, labels = over_batch((inputs, labels))
             logits, held = self.logits(variables, inputs), labels >= 0
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
             right = logits.argmax(-1) == labels
             return {"loss": (losses * held).sum(), "accuracy": right.sum(), "count": held.sum()}
 
         def evaluate(variables: Any, split: Any) -> dict[str, float]:
+            variables = place(variables, variables)
             parts = [totals(variables, *batch) for batch in self.batches(split, batch_size)]
             sums = jax.tree.map(lambda *values: float(sum(values)), *jax.device_get(parts))
             return self.scores(*(sums[name] / sums["count"] for name in ("accuracy", "loss")))

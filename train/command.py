@@ -5,14 +5,17 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
 import tyro
+from jax.sharding import Mesh
 
 import lcjax
 from train.comparison import count_parameters
-from train.config import AnyConfig, as_json, check
+from train.config import AnyConfig, Config, ConfigError, as_json, check
+from train.devices import is_first, join, make_mesh, wait_for_all
 from train.heap import keep_freed_memory
 from train.loop import Diverged, TrainState
 from train.outcome import conclude
@@ -73,19 +76,51 @@ def execute(
     """
     try:
         check(config)
+        join(config.devices)
+        mesh = make_mesh(config.devices)
+        _check_batch(config, mesh)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    with nullcontext() if mesh is None else jax.set_mesh(mesh):
+        _execute(config, make_task, protocols)
+
+
+def _execute(
+    config: AnyConfig,
+    make_task: Callable[[AnyConfig], Task],
+    protocols: Mapping[str, type[Protocol]],
+) -> None:
+    try:
         directory = choose_directory(config.run, config.preset, as_json(config))
         job = prepare(config, make_task, protocols)
-        if not config.run.resume:
+        wait_for_all("the run is prepared")  # before its directory is there
+        if not config.run.resume and is_first():
             create_directory(directory, as_json(config), overwrite=config.run.overwrite)
     except (ValueError, FileNotFoundError, ImportError) as error:
         sys.exit(f"error: {error}")
-    print(introduce(job, directory), flush=True)
+    wait_for_all("the run has a directory")
+    _say(introduce(job, directory))
     try:
-        print(conclude(job.task, fit(job, directory), directory))
+        _say(conclude(job.task, fit(job, directory), directory))
     except Diverged as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(f"stopped; the same flags with --name {directory.name} --resume continue it")
+
+
+def _say(text: str) -> None:
+    if is_first():
+        print(text, flush=True)
+
+
+def _check_batch(config: Config, mesh: Mesh | None) -> None:
+    parts = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+    if config.data.batch_size // config.optimizer.accumulate % parts:
+        raise ConfigError(
+            f"--batch-size is {config.data.batch_size}, in {config.optimizer.accumulate} parts; it "
+            f"has to be cut over the {parts} devices on data and fsdp. Give a multiple of "
+            f"{parts * config.optimizer.accumulate}, or another --mesh."
+        )
 
 
 def quieten() -> None:
@@ -136,6 +171,6 @@ def fit(job: Job, directory: Path) -> Ending:
         job.protocol,
         key=keys(task.config)[1],
         validate=task.validate,
-        run=task.config.run,
+        config=task.config,
     )
     return job.protocol.end(directory, history, state.variables)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from tyro.conf import Suppress, arg
 
 from train.architecture import ModelConfig
+from train.devices import DevicesConfig
 from train.ranges import ConfigError, positive, require
 
 
@@ -58,6 +59,10 @@ class OptimizerConfig:
     """Decoupled decay of the kernels."""
     clip_norm: float | None = None
     """Largest global norm of the gradient; by default it is not clipped."""
+    accumulate: int = 1
+    """Parts into which a batch is cut, their gradients averaged: the memory of one part."""
+    remat: bool = False
+    """Compute what is inside the blocks again in the backward pass, instead of keeping it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,6 +159,8 @@ class RunConfig:
     """Steps between two records of the metrics."""
     checkpoint_every: int = 500
     """Steps between two checkpoints of the run, at least."""
+    keep: int = 2
+    """How many of the last checkpoints of the run stay; the one that validated best stays too."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -172,6 +179,7 @@ class Config:
     penalty: PenaltyConfig
     protocol: ProtocolConfig = ProtocolConfig()
     run: RunConfig = RunConfig()
+    devices: DevicesConfig = DevicesConfig()
 
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
@@ -193,10 +201,18 @@ def check(config: Config) -> None:
         (run, "steps_per_dispatch"),
         (run, "log_every"),
         (run, "checkpoint_every"),
+        (run, "keep"),
+        (optimizer, "accumulate"),
     ):
         require(owner, name, lambda value: value >= 1, "at least 1")
     config.data.check()
     config.model.check()
+    config.devices.check()
+    if config.data.batch_size % optimizer.accumulate:
+        raise ConfigError(
+            f"--accumulate is {optimizer.accumulate}, which does not divide --batch-size "
+            f"{config.data.batch_size}; wanted parts of one size."
+        )
     require(optimizer, "epochs", positive, "a positive number")
     require(optimizer, "learning_rate", positive, "a positive number")
     require(optimizer, "warmup", lambda value: 0 <= value < 1, "in [0, 1)")

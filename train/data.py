@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grain
 import jax
@@ -163,12 +164,24 @@ def epoch_order(seed: int, epoch: int, count: int, batch_size: int) -> np.ndarra
 
 
 def stream(
-    split: Split | StreamedSplit, batch_size: int, *, seed: int, start_step: int = 0
+    split: Split | StreamedSplit,
+    batch_size: int,
+    *,
+    seed: int,
+    start_step: int = 0,
+    rows: np.ndarray | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields shuffled training batches without end: uint8 images and int32 labels.
 
     An epoch has len(split) // batch_size steps. What step n yields, order and random crops,
     depends on seed and n alone, so training resumes at any `start_step`.
+
+    Args:
+      split: of images.
+      batch_size: of the whole batch.
+      seed: of order and crops.
+      start_step: which batch comes first.
+      rows: which rows of every batch to yield, ascending; None for all. The others are not read.
 
     Raises:
       DataError: when the split holds fewer images than one batch.
@@ -181,7 +194,27 @@ def stream(
         return split.sample(index, rng) if isinstance(split, StreamedSplit) else split[index]
 
     order = grain.MapDataset.range(len(split)).seed(seed).shuffle()[:per_epoch].repeat()
-    return _read_ahead(order.random_map(sample)[start_step * batch_size :], batch_size)
+    samples = order.random_map(sample)[start_step * batch_size :]
+    if rows is None or len(rows) == batch_size:
+        return _read_ahead(samples, batch_size)
+    return _read_ahead(grain.MapDataset.source(_Rows(samples, batch_size, rows)), len(rows))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """Some rows of every batch of a data set, one after another."""
+
+    samples: grain.MapDataset
+    batch_size: int
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.samples) // self.batch_size * len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.int32]:
+        batch, row = divmod(index, len(self.rows))
+        found: Any = self.samples[batch * self.batch_size + int(self.rows[row])]
+        return found
 
 
 def batches(

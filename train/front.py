@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lcjax
+from train.devices import is_first, wait_for_all
 
 _FRONT = "front"
 
@@ -16,9 +17,11 @@ def keep(directory: Path, step: int, compact: Any, facts: dict[str, Any]) -> Non
 
 def forget_after(directory: Path, step: int) -> None:
     """Deletes what was kept after a step, by the run that broke off."""
-    for path in _paths(directory):
+    wait_for_all(f"{directory} at {step}")
+    for path in _paths(directory) if is_first() else ():
         if int(path.name[:8]) > step:
             shutil.rmtree(path)
+    wait_for_all(f"{directory} after {step}")
 
 
 def kept(directory: Path) -> list[dict[str, Any]]:

@@ -15,7 +15,10 @@ import jax.numpy as jnp
 import optax
 from tqdm import tqdm
 
+from lcjax.models import BLOCK
 from lcjax.paths import is_slope, site_of
+from train.accumulation import accumulated
+from train.devices import any_of_all, is_first
 from train.interruption import interruption
 from train.recorder import Recorder
 from train.snapshots import Snapshots
@@ -63,24 +66,44 @@ class TrainState:
 
 
 def make_dispatch(
-    loss: Loss, tx: optax.GradientTransformation, source: Source, key: jax.Array
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    source: Source,
+    key: jax.Array,
+    *,
+    accumulate: int = 1,
+    remat: bool = False,
+    shardings: Any = None,
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]:
     """Returns the jitted `dispatch(state, arrays, inputs)` that takes several steps.
 
     The state is donated. The random key of a step depends on `key` and the step's number alone.
     Metrics come one a step: the loss, what `loss` reports, and every slope after the step.
+
+    Args:
+      loss: of a batch.
+      tx: the optimizer.
+      source: of the batches.
+      key: of all chance.
+      accumulate: into how many parts a batch is cut, whose gradients are averaged.
+      remat: whether what is not named `lcjax.models.BLOCK` is computed again in the backward pass.
+      shardings: of the state, on a mesh; the new state has them too.
     """
+    if remat:
+        loss = jax.checkpoint(loss, policy=jax.checkpoint_policies.save_only_these_names(BLOCK))
+    gradient = accumulated(jax.value_and_grad(loss, has_aux=True), accumulate)
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         own_key = jax.random.fold_in(key, state.step)
-        gradient = jax.value_and_grad(loss, has_aux=True)
         (value, (stats, metrics)), grads = gradient(state.params, state.stats, batch, own_key)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {"train/loss": value, **metrics, **_slopes(params)}
         return TrainState(state.step + 1, params, stats, opt_state), metrics
 
-    @partial(jax.jit, donate_argnums=0)
+    placed = None if shardings is None else (shardings, None)
+
+    @partial(jax.jit, donate_argnums=0, out_shardings=placed)
     def dispatch(state: TrainState, arrays: Any, inputs: Any) -> tuple[TrainState, Metrics]:
         return jax.lax.scan(lambda s, x: step(s, source.fetch(arrays, x)), state, inputs)
 
@@ -93,7 +116,7 @@ def train(
     source: Source,
     *,
     end: int,
-    validate: Callable[[Any], Metrics],
+    validate: Callable[[Any], tuple[Metrics, float]],
     recorder: Recorder,
     snapshots: Snapshots,
     log_every: int,
@@ -107,9 +130,10 @@ def train(
       dispatch: from `make_dispatch`.
       source: of the batches.
       end: number of the last step, those that the state has behind it included.
-      validate: `validate(variables)` returns metrics, once an epoch and at the end.
+      validate: `validate(variables)` returns metrics, and how good that is, higher is better; it
+        is called once an epoch and at the end.
       recorder: of the metrics.
-      snapshots: of the state.
+      snapshots: of the state; the best one that was validated is among them.
       log_every: steps between two records; the last step is recorded in any case.
       checkpoint_every: steps between two snapshots, at least; there is one at the end.
       watch: `watch(step, state)` is called before the first step and between dispatches, a snapshot
@@ -122,22 +146,28 @@ def train(
     step = int(state.step)
     if step >= end or (watch is not None and watch(step, state)):
         return state
+    best = snapshots.best
     with interruption() as stop, _progress(step, end) as bar:
         for inputs in source.inputs(step):
             inputs = jax.tree.map(lambda each, left=end - step: each[:left], inputs)
             state, metrics = dispatch(state, source.arrays, inputs)
             before, step = step, step + len(jax.tree.leaves(inputs)[0])
             _record(recorder, bar, before, step, metrics, log_every, end)
+            merit = None
             if step % source.steps_per_epoch == 0 or step == end:
-                recorder.write(step, validate(state.variables))
+                metrics, merit = validate(state.variables)
+                recorder.write(step, metrics)
             done = (watch is not None and watch(step, state)) or step == end
-            if step // checkpoint_every > before // checkpoint_every or done or stop.asked:
+            stopping = any_of_all(stop.asked)
+            due = step // checkpoint_every > before // checkpoint_every or done or stopping
+            if due or (merit is not None and merit > best):
                 recorder.flush()
-                snapshots.save(step, state)
+                snapshots.save(step, state, merit=merit)
+                best = max(best, -math.inf if merit is None else merit)
             bar.update(step - before)
             if done:
                 break
-            if stop.asked:
+            if stopping:
                 raise KeyboardInterrupt
     return state
 
@@ -150,7 +180,13 @@ def _slopes(params: Any) -> Metrics:
 def _progress(step: int, total: int) -> tqdm:
     calm = 0.2 if sys.stderr.isatty() else 30  # a log file gets a line every half minute
     return tqdm(
-        initial=step, total=total, desc="training", unit="step", mininterval=calm, maxinterval=calm
+        initial=step,
+        total=total,
+        desc="training",
+        unit="step",
+        mininterval=calm,
+        maxinterval=calm,
+        disable=not is_first(),
     )
 
 

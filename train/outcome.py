@@ -11,6 +11,7 @@ from lcjax.checkpoint import restore, save
 from lcjax.table import render
 from train.comparison import Row, compare, table
 from train.config import Config, as_json
+from train.devices import is_first, wait_for_all
 from train.evaluate import evaluate_afresh
 from train.finished import COMPACT, DEEP
 from train.picture import draw
@@ -27,18 +28,22 @@ def conclude(task: Task, ending: Ending, directory: Path) -> str:
     a run that has it is finished.
 
     Returns:
-      the text of `summary.txt`.
+      the text of `summary.txt`; nothing in all processes but the first.
     """
     config = task.config
-    for form in (DEEP, COMPACT):  # of an ending that was interrupted
+    wait_for_all(f"{directory} is trained")
+    for form in (DEEP, COMPACT) if is_first() else ():  # of an ending that was interrupted
         for left_over in directory.glob(form + "*"):
             shutil.rmtree(left_over)
+    wait_for_all(f"{directory} is cleared")
     sites = lcjax.find_sites(ending.deep)
     test = task.data.test()
     rows = _measure(task, {DEEP: ending.deep, COMPACT: ending.compact}, test)
     front = _tested(task, ending.front, directory, test)
     save(directory / DEEP, ending.deep, metadata=_metadata(task))
     save(directory / COMPACT, ending.compact, metadata=_metadata(task))
+    if not is_first():
+        return ""
     rows[COMPACT]["restored"] = evaluate_afresh(directory / COMPACT, *_flags(config))
 
     metrics = read_metrics(directory)

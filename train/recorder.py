@@ -4,10 +4,13 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from tensorboardX import SummaryWriter
+
+from train.devices import is_first
 
 FILE = "metrics.jsonl"
 
@@ -62,6 +65,23 @@ class Recorder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _Silent:
+    """Records nothing."""
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Records nothing."""
+
+    def flush(self) -> None:
+        """Has nothing to hand on."""
+
+
+def recorder_of(directory: Path, *, start_step: int) -> AbstractContextManager[Any]:
+    """Returns a run's recorder; one that records nothing in all processes but the first."""
+    if is_first():
+        return Recorder(directory, start_step=start_step)
+    return nullcontext(_Silent())
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:

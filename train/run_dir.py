@@ -17,6 +17,7 @@ _FREE = (
     ("run", "overwrite"),
     ("run", "runs_dir"),
     ("data", "data_dir"),
+    ("devices",),
 )
 
 
@@ -116,8 +117,10 @@ def _differences(old: dict[str, Any], new: dict[str, Any], *above: str) -> list[
     found = []
     for key in [*old, *(key for key in new if key not in old)]:
         here, was, now = (*above, key), old.get(key), new.get(key)
+        if here in _FREE:
+            continue
         if isinstance(was, dict) and isinstance(now, dict):
             found += _differences(was, now, *here)
-        elif was != now and here not in _FREE:
+        elif was != now:
             found.append(f"{key} was {was!r}, is {now!r}")
     return found

@@ -10,6 +10,7 @@ import numpy as np
 
 from train.config import ConfigError
 from train.data import epoch_order, stream
+from train.placement import everywhere, over_batch, own_rows, whole_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +44,8 @@ def in_memory(arrays: Any, batch_size: int, *, seed: int, steps_per_dispatch: in
     per_epoch = count_batches(count, batch_size)
     return Source(
         steps_per_epoch=per_epoch,
-        arrays=jax.device_put(arrays),
-        fetch=lambda held, chosen: jax.tree.map(lambda array: array[chosen], held),
+        arrays=everywhere(arrays),
+        fetch=lambda held, chosen: jax.tree.map(lambda array: array[over_batch(chosen)], held),
         inputs=dispatched(
             lambda epoch: epoch_order(seed, epoch, count, batch_size), per_epoch, steps_per_dispatch
         ),
@@ -79,13 +80,17 @@ def dispatched(
 def streamed(split: Any, batch_size: int, *, seed: int) -> Source:
     """Returns a source over a split that is read from disk, one step a dispatch.
 
+    Every process reads its own rows of every batch.
+
     Raises:
       ConfigError: when there are fewer examples than one batch takes.
     """
 
     def inputs(start_step: int) -> Iterator[Any]:
-        for batch in stream(split, batch_size, seed=seed, start_step=start_step):
-            yield jax.device_put(jax.tree.map(lambda array: array[None], batch))
+        rows = own_rows(batch_size)
+        for batch in stream(split, batch_size, seed=seed, start_step=start_step, rows=rows):
+            whole = jax.tree.map(lambda array: array[None], batch)
+            yield whole_batch(whole, rows, batch_size, axis=1)
 
     return Source(
         steps_per_epoch=count_batches(len(split), batch_size),

@@ -16,9 +16,11 @@ import jax
 import optax
 
 import lcjax
-from train.config import RunConfig
+from train.config import Config
+from train.devices import is_first, wait_for_all
 from train.loop import Loss, Metrics, TrainState, Watch, make_dispatch, train
-from train.recorder import Recorder
+from train.placement import current_mesh, place
+from train.recorder import recorder_of
 from train.snapshots import Snapshots
 from train.sources import Source
 
@@ -76,8 +78,8 @@ def run_stages(
     staged: Staged,
     *,
     key: jax.Array,
-    validate: Callable[[Any], Metrics],
-    run: RunConfig,
+    validate: Callable[[Any], tuple[Metrics, float]],
+    config: Config,
 ) -> tuple[TrainState, History]:
     """Trains stage after stage, from wherever the run is, and returns the last state.
 
@@ -87,7 +89,7 @@ def run_stages(
       staged: the stages.
       key: of all chance in a step.
       validate: as for `train.loop.train`.
-      run: how often to record and to save.
+      config: of the run.
 
     Returns:
       the state, and the history of all stages.
@@ -96,7 +98,7 @@ def run_stages(
     while True:
         stage = staged.stage(directory, history)
         state = _run(directory, _first_state(directory, history, stage, first), stage, len(history),
-                     key=key, validate=validate, run=run)  # fmt: skip
+                     key=key, validate=validate, config=config)  # fmt: skip
         start = staged.follow(directory, history, state)
         if start is None:
             return state, history
@@ -126,8 +128,10 @@ def _history(directory: Path) -> list[dict[str, Any]]:
         start = stage_directory(directory, len(history) + 1) / _START
         history.append(lcjax.read_metadata(start))
     begun = stage_directory(directory, len(history) + 1)
-    if begun.exists():
+    wait_for_all(f"stages of {directory} are read")
+    if begun.exists() and is_first():
         shutil.rmtree(begun)
+    wait_for_all(f"stages of {directory} are cleared")
     return history
 
 
@@ -153,15 +157,25 @@ def _run(
     number: int,
     *,
     key: jax.Array,
-    validate: Callable[[Any], Metrics],
-    run: RunConfig,
+    validate: Callable[[Any], tuple[Metrics, float]],
+    config: Config,
 ) -> TrainState:
-    with Snapshots(stage_directory(directory, number)) as snapshots:
+    run, optimizer, first = config.run, config.optimizer, place(first, first.variables)
+    shardings = current_mesh() and jax.tree.map(lambda leaf: leaf.sharding, first)
+    with Snapshots(stage_directory(directory, number), keep=run.keep) as snapshots:
         state = snapshots.restore(like=first) or first
-        with Recorder(directory, start_step=int(state.step)) as recorder:
+        with recorder_of(directory, start_step=int(state.step)) as recorder:
             return train(
                 state,
-                make_dispatch(stage.loss, stage.tx, stage.source, key),
+                make_dispatch(
+                    stage.loss,
+                    stage.tx,
+                    stage.source,
+                    key,
+                    accumulate=optimizer.accumulate,
+                    remat=optimizer.remat,
+                    shardings=shardings,
+                ),
                 stage.source,
                 end=stage.end,
                 validate=validate,

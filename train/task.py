@@ -50,9 +50,11 @@ class Task:
         """Returns the steps of so many epochs, rounded."""
         return round(epochs * self.source.steps_per_epoch)
 
-    def validate(self, variables: Any) -> Metrics:
-        """Returns the scores on the validation split, by their names in the records."""
-        return {f"validation/{name}": value for name, value in self.scores(variables).items()}
+    def validate(self, variables: Any) -> tuple[Metrics, float]:
+        """Returns the scores on the validation split, by their names in the records, and merit."""
+        scores = self.scores(variables)
+        records = {f"validation/{name}": value for name, value in scores.items()}
+        return records, self.metric.merit(scores)
 
     def scores(self, variables: Any) -> dict[str, float]:
         """Returns the scores on the validation split, accuracy (0 to 1) and loss among them."""

@@ -6,8 +6,10 @@ from typing import Any
 import jax
 import optax
 
+from train.accumulation import Beside
 from train.classifier import Classifier
 from train.loop import Loss
+from train.placement import place
 from train.sources import Source
 
 
@@ -74,6 +76,6 @@ def with_teacher(
 
     return loss, dataclasses.replace(
         source,
-        arrays=(source.arrays, jax.device_put(variables)),
-        fetch=lambda arrays, inputs: (source.fetch(arrays[0], inputs), arrays[1]),
+        arrays=(source.arrays, place(variables, variables)),
+        fetch=lambda arrays, inputs: Beside(source.fetch(arrays[0], inputs), arrays[1]),
     )

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from train.data import epoch_order
+from train.placement import everywhere, over_batch
 from train.ranges import ConfigError
 from train.sources import Source, count_batches, dispatched
 
@@ -100,12 +101,12 @@ def packed(
         return starts.astype(np.int32)
 
     def fetch(held: jax.Array, starts: jax.Array) -> tuple[jax.Array, jax.Array]:
-        windows = held[starts[:, None] + np.arange(context + 1, dtype=np.int32)]
+        windows = held[over_batch(starts)[:, None] + np.arange(context + 1, dtype=np.int32)]
         return windows[:, :-1], windows[:, 1:]
 
     return Source(
         steps_per_epoch=per_epoch,
-        arrays=jax.device_put(tokens),
+        arrays=everywhere(tokens),
         fetch=fetch,
         inputs=dispatched(order, per_epoch, steps_per_dispatch),
     )

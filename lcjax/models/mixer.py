@@ -7,9 +7,11 @@ from typing import Any, Self
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from lcjax.layers import CollapsibleMLP
 from lcjax.models.patches import PatchEmbedding, preset_fields
+from lcjax.models.transformer import BLOCK
 
 _SIZES = {
     "S": dict(depth=8, width=512, token_hidden=256, channel_hidden=2048),
@@ -49,7 +51,7 @@ class MixerBlock(nn.Module):
         y = mlp(features=(self.channel_hidden, width), name="mlp_2_channels")(
             y, deterministic=deterministic
         )
-        return x + drop(y)
+        return checkpoint_name(x + drop(y), BLOCK)
 
 
 class MLPMixer(nn.Module):

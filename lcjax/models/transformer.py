@@ -5,9 +5,13 @@ from typing import Any, Literal
 
 import flax.linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 
 from lcjax.layers import CollapsibleGLU, CollapsibleMLP
 from lcjax.models.attention import Attention
+
+# What a block returns has this name, for the policies of `jax.checkpoint`.
+BLOCK = "lcjax_block"
 
 
 class TransformerBlock(nn.Module):
@@ -57,9 +61,9 @@ class TransformerBlock(nn.Module):
         )
         if self.norm == "after":
             x = norm_1(x + drop(attention(x, mask)))
-            return norm_2(x + drop(mlp(x, deterministic=deterministic)))
+            return checkpoint_name(norm_2(x + drop(mlp(x, deterministic=deterministic))), BLOCK)
         x = x + drop(attention(norm_1(x), mask))
-        return x + drop(mlp(norm_2(x), deterministic=deterministic))
+        return checkpoint_name(x + drop(mlp(norm_2(x), deterministic=deterministic)), BLOCK)
 
     def _mlp(self, width: int) -> nn.Module:
         shared: dict[str, Any] = dict(

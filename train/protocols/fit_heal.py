@@ -8,6 +8,7 @@ import optax
 
 import lcjax
 from train.comparison import count_parameters
+from train.devices import is_first
 from train.loop import TrainState
 from train.protocols.healing import Healing
 from train.protocols.protocol import Ending, collapse_by_fit
@@ -39,7 +40,8 @@ class FitHeal(Healing):
         task, deep = self.task, state.variables
         plan = self._plan(deep)
         account = f"{plan}\nthe metric is {task.metric.merit_is}"
-        print(account, flush=True)
+        if is_first():
+            print(account, flush=True)
         compact, report = deep, None
         opt_state = state.opt_state
         if plan.sites:
