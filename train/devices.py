@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import socket
+import time
 
 import jax
 from jax.experimental import multihost_utils
@@ -10,7 +12,7 @@ from jax.sharding import AxisType, Mesh
 from train.ranges import ConfigError, require
 
 AXES = ("data", "fsdp", "tensor")
-_PATIENCE_S = 60
+_PATIENCE_S = 45
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,23 +84,46 @@ def join(config: DevicesConfig) -> None:
     """Joins the other processes of a run in several; a process by itself does nothing.
 
     Raises:
-      ConfigError: when they cannot be found within a minute.
+      ConfigError: when they cannot be found within about a minute.
     """
     if not config.distributed:
         return
     try:
+        if config.coordinator is not None and config.process_id != 0:
+            _await_listener(config.coordinator)  # JAX aborts the process where there is none
         jax.distributed.initialize(
             config.coordinator,
             config.num_processes,
             config.process_id,
             initialization_timeout=_PATIENCE_S,
         )
-    except (RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"--distributed: the other processes were not found ({str(error).splitlines()[0]}). "
             "Give all of them the same --coordinator HOST:PORT, at which process 0 listens, and "
             "the same --num-processes, and each its own --process-id."
         ) from error
+
+
+def _await_listener(address: str) -> None:
+    """Returns once somebody listens at host:port.
+
+    Raises:
+      OSError: when nobody does within a minute.
+      ValueError: for what is no address.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(f"--coordinator is {address!r}, no HOST:PORT")
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise OSError(f"nobody listens at {address}: {error}") from error
+            time.sleep(0.5)
 
 
 def is_first() -> bool:

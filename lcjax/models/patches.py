@@ -62,7 +62,7 @@ class _Projection(nn.Module):
         bias = self.param("bias", nn.initializers.zeros_init(), shape[-1:])
         patches, kernel, bias = promote_dtype(patches, kernel, bias, dtype=self.dtype)
         flat = patches.reshape(*patches.shape[:2], -1)
-        return flat @ kernel.reshape(-1, self.width) + bias
+        return flat @ kernel.reshape(-1, self.width) + bias[None, None]
 
 
 def preset_fields(
