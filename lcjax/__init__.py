@@ -18,6 +18,7 @@ from lcjax.strength import strength_for_gap
 from lcjax.surgery import abstract_collapse, collapse
 from lcjax.tabulate import tabulate
 from lcjax.transform.function import CollapsibleFunction, collapsible
+from lcjax.unstacking import unstack_layers
 
 __all__ = [
     "Calibration",
@@ -54,5 +55,6 @@ __all__ = [
     "shrink_linearity_gap",
     "strength_for_gap",
     "tabulate",
+    "unstack_layers",
 ]
 __version__ = "0.1.0"
