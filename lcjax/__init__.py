@@ -6,6 +6,7 @@ from lcjax.calibration import Calibration, calibrate
 from lcjax.checkpoint import CheckpointError, read_metadata, restore, save
 from lcjax.continuation import carry_opt_state, reselect
 from lcjax.errors import CollapseError
+from lcjax.exported import ExportedModel, load_exported
 from lcjax.layers import CollapsibleGLU, CollapsibleMLP
 from lcjax.optimizer import collapsing
 from lcjax.penalty import add_linearity_penalty, linearity_penalty, shrink_linearity_gap
@@ -14,6 +15,7 @@ from lcjax.plans import Plan, Sensitivity
 from lcjax.report import CollapseReport, RunFit
 from lcjax.sequential import collapse_sequential
 from lcjax.sites import Site, Sites, find_sites
+from lcjax.stablehlo import export
 from lcjax.strength import strength_for_gap
 from lcjax.surgery import abstract_collapse, collapse
 from lcjax.tabulate import tabulate
@@ -30,6 +32,7 @@ __all__ = [
     "CollapsibleGLU",
     "CollapsibleGate",
     "CollapsibleMLP",
+    "ExportedModel",
     "Plan",
     "RunFit",
     "Sensitivity",
@@ -44,8 +47,10 @@ __all__ = [
     "collapse_sequential",
     "collapsing",
     "collapsible",
+    "export",
     "find_sites",
     "linearity_penalty",
+    "load_exported",
     "plan",
     "read_metadata",
     "reselect",
