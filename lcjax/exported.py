@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from lcjax.checkpoint import CheckpointError, restore
+from lcjax.checkpoint import restore
 from lcjax.leaves import describe
+from lcjax.manifest import CheckpointError
 
 PROGRAM, WEIGHTS, ABOUT = "program.jax", "weights", "export.json"  # the files of a model
 FORMAT = 1
