@@ -46,7 +46,7 @@ def make(preset: str, path: str) -> None:
     def pieces() -> Iterator[dict[Any, np.ndarray]]:
         for leaf, shape in flatten(shapes).items():
             if is_slope_path(joined(leaf)):
-                yield {leaf: np.float32(1).reshape(())}
+                yield {leaf: np.ones((), np.float32)}
             else:
                 values = 0.02 * random.standard_normal(shape.shape, np.float32)
                 yield {leaf: values.astype(jnp.bfloat16)}

@@ -31,7 +31,7 @@ MODEL is one of
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; ends with status 1 and one line on stderr where it cannot be done."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax tells errors, and then raises
     options = _parser().parse_args(arguments)
     try:
         print(options.run(options))

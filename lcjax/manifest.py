@@ -18,12 +18,13 @@ from lcjax.leaves import Array, LeafPath, joined
 
 PathLike = str | os.PathLike[str]
 ARRAYS = "state"  # what orbax's part of a checkpoint is called
-BEING_COLLAPSED = ".partial_save"  # what orbax adds to the name of what it is given in parts
+# What orbax adds to the name of what is not finished: given in parts, or whole.
+_IN_PARTS, _TEMPORARY = ".partial_save", ".orbax-checkpoint-tmp"
+UNFINISHED = (_TEMPORARY, _IN_PARTS, _IN_PARTS + _TEMPORARY)
 
 _FORMAT = 1
 _METADATA = "_CHECKPOINT_METADATA"
 _PARTS = (ARRAYS, _METADATA, "orbax.checkpoint", "commit_success.txt")  # as orbax names them
-_UNFINISHED = (".orbax-checkpoint-tmp", BEING_COLLAPSED)
 
 
 class CheckpointError(ValueError):
@@ -42,13 +43,13 @@ def absolute(path: PathLike) -> ocp.path.Path:
 def finished(path: PathLike) -> ocp.path.Path:
     """Returns the absolute path of a checkpoint, once sure that its save came to the end."""
     target = absolute(path)
-    begun = any(target.with_name(target.name + suffix).exists() for suffix in _UNFINISHED)
+    begun = any(target.with_name(target.name + suffix).exists() for suffix in UNFINISHED)
     missing = [part for part in _PARTS if not (target / part).exists()]
     if not target.exists() and not begun:
         raise FileNotFoundError(f"{target}: no such checkpoint; there is nothing at this path.")
-    if target.exists() and len(missing) == len(_PARTS) and BEING_COLLAPSED not in target.name:
+    if target.exists() and len(missing) == len(_PARTS) and _IN_PARTS not in target.name:
         raise CheckpointError(f"{target} is no checkpoint: it holds no {', no '.join(_PARTS)}.")
-    if missing or any(suffix in target.name for suffix in _UNFINISHED):
+    if missing or any(suffix in target.name for suffix in UNFINISHED):
         lacks = ", ".join(missing) or "its final name"
         raise CheckpointError(
             f"{target} is incomplete (missing: {lacks}): its save was interrupted, is still going"

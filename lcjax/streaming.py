@@ -14,7 +14,7 @@ from lcjax.chosen import Choice, by_gap
 from lcjax.errors import CollapseError
 from lcjax.leaves import Array, LeafPath, empty_dicts, flatten, joined, nest
 from lcjax.manifest import (
-    BEING_COLLAPSED,
+    UNFINISHED,
     PathLike,
     absolute,
     check_names,
@@ -117,9 +117,7 @@ def write_pieces(
       expected: the tree that they make up, abstract; a list in it comes in one piece.
       metadata: the user's.
     """
-    partial = target.with_name(target.name + BEING_COLLAPSED)
-    if partial.exists():
-        partial.rmtree()
+    _clear(target)
     entries: dict[LeafPath, Any] = {}
     try:
         together: dict[LeafPath, Array] = {}
@@ -134,8 +132,7 @@ def write_pieces(
         _add(target, together, sealed)
         ocp.partial.finalize(target)
     except BaseException:
-        if partial.exists():
-            partial.rmtree()
+        _clear(target)
         raise
 
 
@@ -179,6 +176,14 @@ def _gathered(entries: Mapping[LeafPath, Any]) -> Iterator[list[LeafPath]]:
 
 def _bytes(one: Mapping[str, Any]) -> int:
     return int(np.prod(one["shape"])) * np.dtype(one["dtype"]).itemsize
+
+
+def _clear(target: ocp.path.Path) -> None:
+    """Removes what an attempt to write left behind."""
+    for suffix in UNFINISHED:
+        left = target.with_name(target.name + suffix)
+        if left.exists():
+            left.rmtree()
 
 
 def _add(target: ocp.path.Path, leaves: Mapping[LeafPath, Array], sealed: Any = None) -> None:
