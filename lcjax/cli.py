@@ -114,7 +114,7 @@ def _read_plan(path: Path) -> Plan:
 
 
 def _export(options: argparse.Namespace) -> str:
-    from lcjax.models.named import model_named, takes_tokens
+    from lcjax.models.named import check_all_used, model_named, takes_tokens
 
     variables = restore(options.checkpoint)
     model = model_named(options.model, variables)
@@ -123,7 +123,11 @@ def _export(options: argparse.Namespace) -> str:
         jax.ShapeDtypeStruct((1, *shape), np.dtype(dtype or default))
         for shape, dtype in options.input_shape
     ]
-    apply_fn: Any = model.apply if isinstance(model, nn.Module) else model
+    apply_fn: Any = model
+    if isinstance(model, nn.Module):
+        variables = variables if "params" in variables else {"params": variables}
+        check_all_used(model, variables, inputs)
+        apply_fn = model.apply
     platforms = options.platforms.split(",")
     export(
         apply_fn, variables, inputs, options.target, platforms=platforms, weights=options.weights

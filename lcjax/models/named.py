@@ -3,11 +3,13 @@
 import ast
 import importlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 
+from lcjax.leaves import flatten, joined
 from lcjax.models.bert import Bert
 from lcjax.models.gpt2 import GPT2
 from lcjax.models.mixer import MLPMixer
@@ -57,6 +59,27 @@ def model_named(name: str, variables: Any) -> nn.Module | Callable[..., Any]:
 def takes_tokens(model: Any) -> bool:
     """Tells whether a model of lcjax.models reads tokens, which are integers."""
     return isinstance(model, _OF_TOKENS)
+
+
+def check_all_used(model: nn.Module, variables: Any, inputs: Sequence[Any]) -> None:
+    """Raises unless a model has a module for every leaf; Flax ignores the others in silence.
+
+    Args:
+      model: of any form.
+      variables: that it shall run, deep or compact.
+      inputs: what `model.init` takes; arrays or ShapeDtypeStructs.
+
+    Raises:
+      ValueError: when leaves are left over, as of a deeper network; names some.
+    """
+    deep = jax.eval_shape(model.init, jax.random.key(0), *inputs)
+    modules = {path[:-1] for path in flatten(deep)}
+    over = [joined(path) for path in flatten(variables) if path[:-1] not in modules]
+    if over:
+        raise ValueError(
+            f"{type(model).__name__} has no module for {len(over)} leaves of the checkpoint, "
+            f"such as {', '.join(over[:3])}: it is that of another model."
+        )
 
 
 def _fields(name: str, text: str) -> tuple[str, dict[str, Any]]:
