@@ -25,10 +25,10 @@ from orbax.checkpoint import v1 as ocp
 import lcjax
 from benchmarks.record import write
 from lcjax.leaves import flatten, joined
-from lcjax.manifest import ARRAYS, absolute
+from lcjax.manifest import ARRAYS, absolute, read_manifest
 from lcjax.models import GPT2
 from lcjax.paths import is_slope_path
-from lcjax.streaming import write_pieces
+from lcjax.streaming import outline, write_pieces
 from lcjax.table import render
 
 COMMAND = "from lcjax.cli import main; main()"
@@ -61,11 +61,13 @@ def alone(source: str, target: str) -> None:
     def took(start: float) -> None:
         seconds.append(clock() - start)
 
+    place = absolute(source)
     like = jax.tree.map(
-        lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), _shapes(source)
+        lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape),
+        outline(place, read_manifest(place)),
     )
     start = clock()
-    tree = ocp.load(source, like, checkpointable_name=ARRAYS)
+    tree = ocp.load(place, like, checkpointable_name=ARRAYS)
     took(start)
     highest = jax.lax.Precision.HIGHEST
     product = jax.jit(
@@ -87,19 +89,6 @@ def alone(source: str, target: str) -> None:
     ocp.save(target, host, checkpointable_name=ARRAYS)
     took(start)
     print(*seconds)
-
-
-def _shapes(source: str) -> Any:
-    from lcjax.leaves import nest
-    from lcjax.manifest import read_manifest
-
-    leaves = read_manifest(absolute(source))["leaves"]
-    return nest(
-        {
-            tuple(leaf["path"]): jax.ShapeDtypeStruct(leaf["shape"], np.dtype(leaf["dtype"]))
-            for leaf in leaves
-        }
-    )
 
 
 def measured(script: str, *arguments: str) -> tuple[str, float, int]:

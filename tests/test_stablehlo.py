@@ -71,7 +71,10 @@ assert not [name for name in sys.modules if name.startswith("lcjax.models")]
 
 @pytest.mark.parametrize(
     ("weights", "script", "file"),
-    [("inside", ALONE, "program.jax"), ("beside", WITHOUT_MODEL, "")],
+    [
+        ("inside", ALONE, "program.jax"),
+        pytest.param("beside", WITHOUT_MODEL, "", marks=pytest.mark.slow),
+    ],
     ids=["jax alone", "weights beside"],
 )
 def test_a_fresh_process_runs_the_compact_form(chain, tmp_path, weights, script, file):
@@ -98,7 +101,9 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", ["gpt2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vit", "vgg"))]
+)
 def test_models_are_exported_for_any_batch(name, tmp_path):
     model, like = MODELS[name]
     shapes = jax.eval_shape(model.init, jax.random.key(0), like)
