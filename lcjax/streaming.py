@@ -28,7 +28,7 @@ from lcjax.report import CollapseReport
 from lcjax.sites import Sites, find_sites, params_of
 from lcjax.surgery import abstract_collapse, collapse
 
-_AT_ONCE = 2**27  # bytes of leaves that are read, and written, together
+_AT_ONCE = 2**26  # bytes of leaves that are read, and written, together
 
 
 def collapse_checkpoint(
