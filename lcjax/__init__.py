@@ -3,10 +3,12 @@
 from lcjax.activations import CollapsibleActivation, CollapsibleGate
 from lcjax.annealing import anneal_slopes
 from lcjax.calibration import Calibration, calibrate
-from lcjax.checkpoint import CheckpointError, read_metadata, restore, save
+from lcjax.checkpoint import read_metadata, restore, save
 from lcjax.continuation import carry_opt_state, reselect
 from lcjax.errors import CollapseError
+from lcjax.exported import ExportedModel, load_exported
 from lcjax.layers import CollapsibleGLU, CollapsibleMLP
+from lcjax.manifest import CheckpointError
 from lcjax.optimizer import collapsing
 from lcjax.penalty import add_linearity_penalty, linearity_penalty, shrink_linearity_gap
 from lcjax.planning import plan, sensitivity
@@ -14,10 +16,13 @@ from lcjax.plans import Plan, Sensitivity
 from lcjax.report import CollapseReport, RunFit
 from lcjax.sequential import collapse_sequential
 from lcjax.sites import Site, Sites, find_sites
+from lcjax.stablehlo import export
+from lcjax.streaming import collapse_checkpoint
 from lcjax.strength import strength_for_gap
 from lcjax.surgery import abstract_collapse, collapse
 from lcjax.tabulate import tabulate
 from lcjax.transform.function import CollapsibleFunction, collapsible
+from lcjax.unstacking import unstack_layers
 
 __all__ = [
     "Calibration",
@@ -29,6 +34,7 @@ __all__ = [
     "CollapsibleGLU",
     "CollapsibleGate",
     "CollapsibleMLP",
+    "ExportedModel",
     "Plan",
     "RunFit",
     "Sensitivity",
@@ -40,11 +46,14 @@ __all__ = [
     "calibrate",
     "carry_opt_state",
     "collapse",
+    "collapse_checkpoint",
     "collapse_sequential",
     "collapsing",
     "collapsible",
+    "export",
     "find_sites",
     "linearity_penalty",
+    "load_exported",
     "plan",
     "read_metadata",
     "reselect",
@@ -54,5 +63,6 @@ __all__ = [
     "shrink_linearity_gap",
     "strength_for_gap",
     "tabulate",
+    "unstack_layers",
 ]
 __version__ = "0.1.0"

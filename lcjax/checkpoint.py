@@ -4,11 +4,7 @@ A checkpoint is an orbax one, which orbax alone can read. Inside the same atomic
 manifest: path, shape, dtype and checksum of every leaf. `restore` verifies all it returns by it.
 """
 
-import json
-import os
-import zlib
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -27,24 +23,24 @@ from lcjax.leaves import (
     nest,
     saveable,
 )
+from lcjax.manifest import (
+    ARRAYS,
+    CheckpointError,
+    PathLike,
+    absolute,
+    check_names,
+    crc32,
+    damaged,
+    entry,
+    finished,
+    read_manifest,
+    seal,
+)
 
-_FORMAT = 1
-_ARRAYS, _METADATA = "state", "_CHECKPOINT_METADATA"
-_PARTS = (_ARRAYS, _METADATA, "orbax.checkpoint", "commit_success.txt")  # as orbax names them
-_TEMPORARY = ".orbax-checkpoint-tmp"
 _LONGEST_DIFF = 20
 
-_PathLike = str | os.PathLike[str]
 
-
-class CheckpointError(ValueError):
-    """A checkpoint is damaged, unfinished or of another kind, or is not what was asked for.
-
-    The message names the checkpoint and what is wrong with it. Nothing has been restored.
-    """
-
-
-def save(path: _PathLike, compact: Any, *, metadata: Mapping[str, Any] | None = None) -> None:
+def save(path: PathLike, compact: Any, *, metadata: Mapping[str, Any] | None = None) -> None:
     """Writes a tree of arrays to a new directory, all of it or nothing.
 
     Sharded arrays are written shard by shard. In a multi-process run every process calls it.
@@ -63,26 +59,20 @@ def save(path: _PathLike, compact: Any, *, metadata: Mapping[str, Any] | None = 
       ValueError: a tree without arrays, a donated array, or two leaves whose names orbax cannot
         tell apart.
     """
-    target = _absolute(path)
+    target = absolute(path)
     if target.exists():
         raise FileExistsError(
             f"{target} exists and save never overwrites: name another path or delete it first."
         )
     leaves = {name: saveable(name, leaf) for name, leaf in flatten(compact).items()}
     arrays = {name: leaf for name, leaf in leaves.items() if leaf.size}  # orbax refuses size 0
-    _check_names(arrays)
-    manifest = {
-        "format": _FORMAT,
-        "lcjax": version("lcjax"),
-        "leaves": [_entry(name, leaf) for name, leaf in leaves.items()],
-        "empty": empty_dicts(compact),
-        "metadata": _plain_json(metadata),
-    }
-    sealed = {"lcjax": manifest, "crc32": _seal(manifest)}
-    ocp.save(target, nest(arrays), checkpointable_name=_ARRAYS, custom_metadata=sealed)
+    check_names(arrays)
+    entries = [entry(name, leaf) for name, leaf in leaves.items()]
+    sealed = seal(entries, empty_dicts(compact), metadata)
+    ocp.save(target, nest(arrays), checkpointable_name=ARRAYS, custom_metadata=sealed)
 
 
-def restore(path: _PathLike, *, like: Any = None, sharding: Any = None) -> Any:
+def restore(path: PathLike, *, like: Any = None, sharding: Any = None) -> Any:
     """Returns the tree that `save` wrote, every leaf bit for bit what it was.
 
     Leaves are JAX arrays, but NumPy arrays where JAX would narrow the dtype (float64 without
@@ -102,113 +92,31 @@ def restore(path: _PathLike, *, like: Any = None, sharding: Any = None) -> Any:
       TypeError: in a tree of shardings, something else.
       ValueError: a sharding that does not fit the shape of its leaf.
     """
-    target = _finished(path)
-    manifest = _read_manifest(target)
+    target = finished(path)
+    manifest = read_manifest(target)
     saved = {tuple(entry["path"]): entry for entry in manifest["leaves"]}
     wanted = flatten(like)
     if like is not None:
         given = {name: describe(leaf) for name, leaf in wanted.items()}
         _check_same(target, _described(saved), given, "like")
-    leaves = _load(target, saved, _shardings(target, saved, wanted, sharding))
+    shardings = _shardings(target, saved, wanted, sharding)
+    leaves = {
+        path: jax.device_put(leaf, shardings.get(path)) if fits_jax(leaf) else leaf
+        for path, leaf in load(target, saved, shardings).items()
+    }
     if like is None:
         return nest(leaves | {tuple(name): {} for name in manifest["empty"]})
     return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in wanted])
 
 
-def read_metadata(path: _PathLike) -> dict[str, Any]:
+def read_metadata(path: PathLike) -> dict[str, Any]:
     """Returns the metadata that `save` was given, as JSON gives it back; {} if there was none.
 
     Raises:
       FileNotFoundError: there is nothing at path.
       CheckpointError: what is there was not written by `save`, or is unfinished or damaged.
     """
-    return _read_manifest(_finished(path))["metadata"]
-
-
-def _absolute(path: _PathLike) -> ocp.path.Path:
-    target = ocp.path.Path(path).expanduser()
-    return target if "://" in str(target) else target.absolute()
-
-
-def _finished(path: _PathLike) -> ocp.path.Path:
-    """Returns the absolute path of a checkpoint, once sure that its save came to the end."""
-    target = _absolute(path)
-    temporary = target.with_name(target.name + _TEMPORARY)
-    missing = [part for part in _PARTS if not (target / part).exists()]
-    if not target.exists() and not temporary.exists():
-        raise FileNotFoundError(f"{target}: no such checkpoint; there is nothing at this path.")
-    if target.exists() and len(missing) == len(_PARTS):
-        raise CheckpointError(f"{target} is no checkpoint: it holds no {', no '.join(_PARTS)}.")
-    if missing or _TEMPORARY in target.name:
-        lacks = ", ".join(missing) or "its final name"
-        raise CheckpointError(
-            f"{target} is incomplete (missing: {lacks}): its save was interrupted, is still going"
-            " on, or files were lost. Delete it and save again."
-        )
-    return target
-
-
-def _read_manifest(target: ocp.path.Path) -> dict[str, Any]:
-    try:
-        sealed = json.loads((target / _METADATA).read_text())["custom_metadata"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise _damaged(target, f"{_METADATA} is not what orbax writes ({error})") from error
-    if not isinstance(sealed, dict) or sealed.keys() != {"lcjax", "crc32"}:
-        raise CheckpointError(
-            f"{target} is a checkpoint without lcjax's manifest, not written by lcjax.save:"
-            " read it with orbax."
-        )
-    manifest = sealed["lcjax"]
-    if sealed["crc32"] != _seal(manifest):
-        raise _damaged(target, "its manifest is not what was written")
-    if manifest["format"] != _FORMAT:
-        raise CheckpointError(
-            f"{target} is of format {manifest['format']} and this lcjax reads format {_FORMAT}:"
-            f" install lcjax {manifest['lcjax']}, which wrote it."
-        )
-    return manifest
-
-
-def _seal(manifest: Any) -> int:
-    return zlib.crc32(json.dumps(manifest, sort_keys=True).encode())
-
-
-def _damaged(target: ocp.path.Path, what: str) -> CheckpointError:
-    return CheckpointError(f"{target} is damaged: {what}. Restore from another copy.")
-
-
-def _plain_json(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    try:
-        return json.loads(json.dumps(dict({} if metadata is None else metadata)))
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"metadata: {error}; wanted a dict that JSON can hold, of strings, numbers, booleans,"
-            " None, lists and dicts."
-        ) from error
-
-
-def _check_names(arrays: Mapping[LeafPath, Any]) -> None:
-    """Raises unless orbax, which joins keys by dots, has a name for every array."""
-    if not arrays or () in arrays:
-        raise ValueError("compact: got no named array with elements in it; wanted a tree of them.")
-    stored: dict[str, LeafPath] = {}
-    for path in arrays:
-        other = stored.setdefault(".".join(map(str, path)), path)
-        if other != path:
-            raise ValueError(
-                f"{joined(other)} and {joined(path)}: orbax stores both under one name, the keys"
-                " joined by dots. Rename one."
-            )
-
-
-def _entry(path: LeafPath, leaf: Array) -> dict[str, Any]:
-    return {"path": path, "shape": leaf.shape, "dtype": leaf.dtype.name, "crc32": _crc32(leaf)}
-
-
-def _crc32(leaf: Array) -> int | None:
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        return None
-    return zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
+    return read_manifest(finished(path))["metadata"]
 
 
 def _described(saved: Mapping[LeafPath, Any]) -> dict[LeafPath, str]:
@@ -261,27 +169,49 @@ def _shardings(
     return wanted
 
 
-def _load(
-    target: ocp.path.Path, saved: Mapping[LeafPath, Any], shardings: Mapping[LeafPath, Sharding]
+def load(
+    target: ocp.path.Path,
+    entries: Mapping[LeafPath, Any],
+    shardings: Mapping[LeafPath, Sharding],
+    *,
+    partial: bool = False,
 ) -> dict[LeafPath, Array]:
-    """Returns the leaves, verified against their entries in the manifest."""
-    blanks = {path: _blank(entry, shardings.get(path)) for path, entry in saved.items()}
+    """Returns leaves by path, NumPy arrays but where they have a sharding; verified.
+
+    Args:
+      target: what `finished` returned.
+      entries: what the manifest says of the leaves to read.
+      shardings: of some of them.
+      partial: whether the checkpoint may hold others, which are not read.
+
+    Raises:
+      CheckpointError: when a leaf is not what was saved.
+    """
+    blanks = {path: _blank(saved, shardings.get(path)) for path, saved in entries.items()}
     stored = {path: blank for path, blank in blanks.items() if blank.size}
+    context = ocp.Context()
+    context.pytree.loading.partial_load = partial
     try:
-        loaded = flatten(ocp.load(target, nest(stored), checkpointable_name=_ARRAYS))
+        with context:
+            loaded = ocp.load(target, nest(stored), checkpointable_name=ARRAYS) if stored else {}
+        loaded = flatten(loaded)
     except (MemoryError, RuntimeError):  # not the checkpoint's fault
         raise
     except Exception as error:
-        raise _damaged(target, f"its arrays cannot be read ({str(error)[:200]})") from error
+        raise damaged(target, f"its arrays cannot be read ({str(error)[:200]})") from error
     leaves = {}
-    for path, entry in saved.items():
+    for path, saved in entries.items():
         leaf = loaded.get(path, blanks[path])
-        checksums = {_crc32(leaf), entry["crc32"]} - {None}
+        checksums = {crc32(leaf), saved["crc32"]} - {None}
         if describe(leaf) != describe(blanks[path]) or len(checksums) > 1:
-            raise _damaged(target, f"{joined(path)} is not what was saved")
-        on_host = isinstance(leaf, np.ndarray) and not _narrowed(leaf.dtype)
-        leaves[path] = jax.device_put(leaf, shardings.get(path)) if on_host else leaf
+            raise damaged(target, f"{joined(path)} is not what was saved")
+        leaves[path] = leaf
     return leaves
+
+
+def fits_jax(leaf: Array) -> bool:
+    """Tells whether a leaf is in NumPy and JAX would hold it without narrowing its dtype."""
+    return isinstance(leaf, np.ndarray) and not _narrowed(leaf.dtype)
 
 
 def _blank(entry: Mapping[str, Any], sharding: Sharding | None) -> Any:

@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
-from lcjax import checkpoint
-from lcjax.checkpoint import CheckpointError, read_metadata, restore, save
+from lcjax import manifest
+from lcjax.checkpoint import read_metadata, restore, save
 from lcjax.layers import CollapsibleMLP
+from lcjax.manifest import CheckpointError
 from lcjax.surgery import abstract_collapse, collapse
 
 DTYPES = """bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 bfloat16 float32 float64
@@ -412,7 +413,8 @@ def test_placement_is_committed_only_where_it_was_asked_for(saved):
 SHARDED = """
 import sys, jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from lcjax.checkpoint import CheckpointError, restore, save
+from lcjax.checkpoint import restore, save
+from lcjax.manifest import CheckpointError
 path = sys.argv[1]
 mesh = jax.make_mesh((2, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
 on = lambda *spec: NamedSharding(mesh, P(*spec))
@@ -495,7 +497,7 @@ def test_checkpoints_of_others(tmp_path, metadata):
 
 def test_a_later_format(tmp_path, monkeypatch):
     with monkeypatch.context() as later:
-        later.setattr(checkpoint, "_FORMAT", 2)
+        later.setattr(manifest, "_FORMAT", 2)
         save(tmp_path / "a", {"a": np.ones(2)})
     with pytest.raises(CheckpointError, match="is of format 2 and this lcjax reads format 1"):
         restore(tmp_path / "a")
@@ -537,7 +539,8 @@ def test_a_missing_part(copy, part, read):
 
 DAMAGED = """
 import json, pathlib, shutil, sys, jax, numpy as np
-from lcjax.checkpoint import CheckpointError, restore
+from lcjax.checkpoint import restore
+from lcjax.manifest import CheckpointError
 
 def flip(where):
     def damage(file):

@@ -38,5 +38,5 @@ class MLP(nn.Module):
             dtype=self.dtype,
             kernel_init=nn.initializers.he_normal(),
             name="mlp",
-        )(images.reshape(len(images), -1), deterministic=deterministic)
+        )(images.reshape(images.shape[0], -1), deterministic=deterministic)
         return logits.astype(jnp.float32)

@@ -89,7 +89,7 @@ class VGG(nn.Module):
                 x = self._convolution(i, channels, x, deterministic)
                 i += 1
             x = nn.max_pool(x, (2, 2), (2, 2))
-        x = grid_mean(x, self.grid).reshape(len(x), -1)
+        x = grid_mean(x, self.grid).reshape(x.shape[0], -1)
         logits = CollapsibleMLP(
             features=(*self.hidden, self.num_classes),
             activation=self.activation,

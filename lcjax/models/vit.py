@@ -84,7 +84,7 @@ class ViT(nn.Module):
         x = PatchEmbedding(self.width, self.patch_size, self.dtype, name="patches")(images)
         if self.pool == "token":
             token = self.param("class_token", nn.initializers.zeros, (1, 1, self.width))
-            token = jnp.broadcast_to(token.astype(x.dtype), (len(x), 1, self.width))
+            token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, self.width))
             x = jnp.concatenate([token, x], axis=1)
         init = nn.initializers.truncated_normal(0.02)
         positions = self.param("positions", init, (1, *x.shape[1:]))

@@ -1,0 +1,72 @@
+"""What a checkpoint holds, told without its model and without reading its kernels."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lcjax.errors import CollapseError
+from lcjax.manifest import PathLike, finished, read_manifest
+from lcjax.paths import is_slope_path
+from lcjax.sites import find_sites
+from lcjax.streaming import outline
+
+
+def inspect_checkpoint(path: PathLike) -> str:
+    """Returns what a checkpoint holds, as text: sites with their slopes, sizes, metadata.
+
+    Only slopes are read. Where sites cannot be found, as in the tree of a collapsible function, the
+    text says why.
+
+    Args:
+      path: what `save` was given.
+
+    Raises:
+      FileNotFoundError: there is nothing at path.
+      CheckpointError: what is there was not written by `save`, or is damaged.
+    """
+    target = finished(path)
+    manifest = read_manifest(target)
+    try:
+        sites = find_sites(outline(target, manifest))
+        lines = [str(sites)] if sites else ["no sites: the tree holds no leaf named `slope`"]
+    except CollapseError as error:
+        lines = [f"no sites: {error}"]
+    leaves = {"/".join(map(str, leaf["path"])): leaf for leaf in manifest["leaves"]}
+    whole = any(leaf["path"][:1] == ["params"] for leaf in leaves.values())
+    params = {
+        name: leaf for name, leaf in leaves.items() if not whole or name.startswith("params/")
+    }
+    slopes = [name for name in params if is_slope_path(name)]
+    count = sum(_size(leaf) for name, leaf in params.items() if name not in slopes)
+    lines.append(f"parameters  {count:,}, and {len(slopes):,} slopes")
+    if others := _others(leaves, params):
+        lines.append(f"besides     {others}")
+    total = sum(map(_bytes, leaves.values()))
+    dtypes: Counter[str] = Counter()
+    for leaf in leaves.values():
+        dtypes[leaf["dtype"]] += _bytes(leaf)
+    shares = ", ".join(f"{dtype} {size:,}" for dtype, size in dtypes.most_common())
+    lines.append(f"bytes       {total:,} in {len(leaves):,} leaves: {shares}")
+    lines.append(f"written by  lcjax {manifest['lcjax']}")
+    lines.append(f"metadata    {json.dumps(manifest['metadata'], ensure_ascii=False)}")
+    return "\n".join(lines)
+
+
+def _others(leaves: Mapping[str, Any], params: Mapping[str, Any]) -> str:
+    sizes: Counter[str] = Counter()
+    for name, leaf in leaves.items():
+        if name not in params:
+            sizes[name.partition("/")[0]] += _size(leaf)
+    return ", ".join(f"{collection} {size:,}" for collection, size in sizes.items())
+
+
+def _size(leaf: Mapping[str, Any]) -> int:
+    return math.prod(leaf["shape"])
+
+
+def _bytes(leaf: Mapping[str, Any]) -> int:
+    return _size(leaf) * np.dtype(leaf["dtype"]).itemsize
