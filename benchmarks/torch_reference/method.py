@@ -8,6 +8,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterable
 
+import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 from torch import nn  # pyright: ignore[reportMissingImports]
 
@@ -64,6 +65,24 @@ def learning_rate(config: OptimizerConfig, steps: int, step: int) -> float:
         return config.learning_rate * step / rise
     done = min((step - rise) / (steps - rise), 1.0)
     return config.learning_rate * (1 + math.cos(math.pi * done)) / 2
+
+
+def optax_lengthening(step: int, betas: tuple[float, float] = (0.9, 0.999)) -> float:
+    """Returns how many times as long Adam's step is where `1 − βᵗ` is formed in float32.
+
+    optax does so, PyTorch forms it in float64. float32 has 0.999 as 0.999 + 1.3e-8, so that the
+    second correction is 1.3e-5 of itself too small, and steps are longer or shorter by a part of
+    about 6e-6, all in one direction: more than the rounding of the weights themselves.
+
+    Args:
+      step: counted from 0.
+      betas: decays of Adam's two moments.
+    """
+    first, second = (
+        float(np.float32(1) - np.float32(beta) ** np.float32(step + 1)) / (1 - beta ** (step + 1))
+        for beta in betas
+    )
+    return math.sqrt(second) / first
 
 
 def fuse(network: nn.Module, threshold: float = 0.05) -> list[str]:

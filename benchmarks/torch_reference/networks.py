@@ -59,9 +59,7 @@ class Mixer(nn.Module):
         height, width, channels = image_shape
         self.edge, self.depth = config.patch_size, config.depth
         tokens = height // self.edge * (width // self.edge)
-        self.patches = nn.ModuleDict(
-            {"project": nn.Linear(self.edge**2 * channels, config.width)}
-        )
+        self.patches = nn.ModuleDict({"project": nn.Linear(self.edge**2 * channels, config.width)})
         for i in range(config.depth):
             self.add_module(f"block_{i}", Block(config, tokens))
         self.norm = nn.LayerNorm(config.width, eps=1e-6)

@@ -9,7 +9,14 @@ import torch  # pyright: ignore[reportMissingImports]
 import torch.nn.functional as F  # pyright: ignore[reportMissingImports]
 from torch import nn  # pyright: ignore[reportMissingImports]
 
-from benchmarks.torch_reference.method import adamw, fuse, learning_rate, penalty, swap_in
+from benchmarks.torch_reference.method import (
+    adamw,
+    fuse,
+    learning_rate,
+    optax_lengthening,
+    penalty,
+    swap_in,
+)
 from benchmarks.torch_reference.networks import build, load
 from train.image_config import ImageConfig
 
@@ -34,6 +41,7 @@ class Training:
         dtype: torch.dtype = torch.float32,
         fused: bool | None = None,
         compiled: bool = False,
+        as_optax: bool = False,
     ):
         """Makes a run ready.
 
@@ -46,6 +54,7 @@ class Training:
           dtype: of weights and computation.
           fused: whether one kernel updates all weights; None is PyTorch's default.
           compiled: whether `torch.compile` makes one program of the loss.
+          as_optax: whether Adam's steps are as long as optax makes them; see `optax_lengthening`.
         """
         self.network = build(config.model, data.image_shape, data.num_classes)
         self.swapped = swap_in(self.network, [site.replace("/", ".") for site in sites])
@@ -54,7 +63,7 @@ class Training:
         self.images = torch.from_numpy(data.train.images)
         self.labels = torch.from_numpy(data.train.labels).long()
         self.mean, self.std = (torch.tensor(each, dtype=dtype) for each in (data.mean, data.std))
-        self.step, self._steps, self._config = 0, steps, config
+        self.step, self._steps, self._config, self._as_optax = 0, steps, config, as_optax
         self._adamw = adamw(self.network, config.optimizer, fused=fused)
         self._loss: Callable[..., Any] = torch.compile(self.loss) if compiled else self.loss
 
@@ -72,6 +81,8 @@ class Training:
         losses = []
         for chosen in torch.from_numpy(batches):
             rate = learning_rate(self._config.optimizer, self._steps, self.step)
+            if self._as_optax:
+                rate *= optax_lengthening(self.step)
             for group in self._adamw.param_groups:
                 group["lr"] = rate
             loss = self._loss(self.images[chosen], self.labels[chosen])
