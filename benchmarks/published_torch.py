@@ -16,7 +16,7 @@ import tyro
 
 from benchmarks.interleave import interleaved, ratio
 from benchmarks.record import write
-from benchmarks.torch_reference.agreement import agreement, ready
+from benchmarks.torch_reference.agreement import COMPARED, agreement, ready
 from benchmarks.torch_reference.timing import forward_calls, repeated, step_calls
 from lcjax.table import render
 from train.heap import keep_freed_memory
@@ -68,7 +68,7 @@ def speed(config: ImageConfig, *, rounds: int, compiled: bool) -> dict[str, Any]
 
 def main(
     presets: tuple[str, ...] = ("fashion-mlp", "fashion-mixer"),
-    steps: int = 50,
+    steps: tuple[int, ...] = (5, 50),
     rounds: int = 30,
     strength: float = 10.0,
     threads: int = len(os.sched_getaffinity(0)),
@@ -78,7 +78,7 @@ def main(
 
     Args:
       presets: of train.image; MLPs or Mixers.
-      steps: over which values are compared.
+      steps: after which values are compared.
       rounds: timed calls of each.
       strength: of the penalty.
       threads: of PyTorch; XLA takes one a core.
@@ -89,26 +89,17 @@ def main(
     results = {}
     for preset in presets:
         config = published(preset, strength)
-        values = agreement(config, steps)
-        print(f"{preset}, {steps} steps: agrees to rounding: {values['agrees']}")
-        rows = [
-            (name, *(f"{each:.1e}" for each in values[name].values()))
-            for name in ("loss", "slopes", "weights", "fused")
-        ]
-        print(render(("relative difference", *values["loss"]), rows))
+        values = [agreement(config, count) for count in steps]
+        for found in values:
+            print(f"{preset}, {found['steps']} steps: agrees to rounding: {found['agrees']}")
+            rows = [(name, *(f"{each:.1e}" for each in found[name].values())) for name in COMPARED]
+            print(render(("relative difference", *found[COMPARED[0]]), rows))
         times = speed(config, rounds=rounds, compiled=compiled)
         print(render(("milliseconds", "", "", "× lcjax", "quartiles"), list(_rows(times))))
         results[preset] = {"agreement": values, "speed": times}
-    config = {
-        "steps": steps,
-        "rounds": rounds,
-        "strength": strength,
-        "threads": threads,
-        "steps_a_call": STEPS_A_CALL,
-        "rest_seconds": REST,
-        "torch": torch.__version__,
-    }
-    print(write("published-torch", config, results))
+    asked = {"rounds": rounds, "strength": strength, "threads": threads, "rest_seconds": REST}
+    about = {"steps_a_call": STEPS_A_CALL, "passes_a_call": PASSES, "torch": torch.__version__}
+    print(write("published-torch", asked | about, results))
 
 
 def _rows(times: Mapping[str, Any]) -> Any:

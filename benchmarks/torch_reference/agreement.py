@@ -29,6 +29,7 @@ from train.task import keys
 # lcjax's distance from float64 is at most so many times that of PyTorch's float32: the two add up
 # in different orders, which training makes more of, so that either may be the nearer one.
 ROUNDINGS = 10
+COMPARED = ("loss", "slopes", "weights", "fused")
 PAIRS = (
     ("lcjax", "PyTorch"),
     ("lcjax", "float64"),
@@ -70,7 +71,8 @@ def torch_training(job: Job, **how: Any) -> Training:
     """Returns PyTorch's run of the same: config, data, first weights; `how` as for `Training`."""
     task = job.task
     sites = chosen_sites(job)
-    return Training(task.config, task.data, job.state.params, sites, task.steps, **how)
+    config: Any = task.config  # of images
+    return Training(config, task.data, job.state.params, sites, task.steps, **how)
 
 
 def dispatching(job: Job) -> Callable[[TrainState, Any], tuple[TrainState, Any]]:
@@ -135,7 +137,7 @@ def agreement(config: ImageConfig, steps: int, threshold: float = math.inf) -> d
     }
     apart = {
         name: {f"{one} - {other}": _apart(runs[one], runs[other], name) for one, other in PAIRS}
-        for name in ("loss", "slopes", "weights", "fused")
+        for name in COMPARED
     }
     near = all(_as_near(each) for each in apart.values())
     collapsed = {name: run.collapsed for name, run in runs.items()}

@@ -86,7 +86,7 @@ def optax_lengthening(step: int, betas: tuple[float, float] = (0.9, 0.999)) -> f
 
 
 def fuse(network: nn.Module, threshold: float = 0.05) -> list[str]:
-    """Fuses in place the linear layers around PReLUs of `|1 − α| < threshold`, as if α were 1.
+    """Fuses linear layers around PReLUs of `|1 − α| < threshold` in the network, as if α were 1.
 
     `W = W2 W1`, `b = W2 b1 + b2`.
 
@@ -94,23 +94,28 @@ def fuse(network: nn.Module, threshold: float = 0.05) -> list[str]:
       paths of the activations that are gone.
     """
     gone = []
-    for path, found in list(network.named_modules()):
-        if not isinstance(found, nn.Sequential):
-            continue
-        kept: OrderedDict[str, nn.Module] = OrderedDict()
-        for name, child in found.named_children():
-            if isinstance(child, nn.PReLU) and abs(1 - child.weight.item()) < threshold:
-                gone.append(f"{path}.{name}")
-                continue
-            if kept and isinstance(child, nn.Linear):
-                before = next(reversed(kept.values()))
-                if isinstance(before, nn.Linear):
-                    kept.popitem()
-                    child = _product(before, child)
-            kept[name] = child
-        owner, _, name = path.rpartition(".")
-        setattr(network.get_submodule(owner), name, nn.Sequential(kept))
+    for path, owner in list(network.named_modules()):
+        for name, found in owner.named_children():
+            if isinstance(found, nn.Sequential):
+                fused, sites = _fused(found, threshold)
+                setattr(owner, name, fused)
+                gone += [".".join(filter(None, (path, name, site))) for site in sites]
     return gone
+
+
+def _fused(found: nn.Sequential, threshold: float) -> tuple[nn.Sequential, list[str]]:
+    kept: OrderedDict[str, nn.Module] = OrderedDict()
+    gone = []
+    for name, child in found.named_children():
+        before = next(reversed(kept.values()), None)
+        if isinstance(child, nn.PReLU) and abs(1 - child.weight.item()) < threshold:
+            gone.append(name)
+            continue
+        if isinstance(child, nn.Linear) and isinstance(before, nn.Linear):
+            kept.popitem()
+            child = _product(before, child)
+        kept[name] = child
+    return nn.Sequential(kept), gone
 
 
 @torch.no_grad()

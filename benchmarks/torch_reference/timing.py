@@ -6,10 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import lcjax
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 
+import lcjax
 from benchmarks.torch_reference.agreement import (
     batches,
     chosen_sites,
@@ -93,6 +93,6 @@ def _take(training: Any, given: np.ndarray) -> None:
     training.take(given)
 
 
-def _infer(logits: Callable[[Any], Any], images: torch.Tensor) -> None:
+def _infer(logits: Callable[[Any], Any], images: torch.Tensor) -> torch.Tensor:
     with torch.inference_mode():
-        logits(images)
+        return logits(images)
