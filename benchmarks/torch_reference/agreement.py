@@ -32,6 +32,7 @@ ROUNDINGS = 10
 COMPARED = ("loss", "slopes", "weights", "fused")
 PAIRS = (
     ("lcjax", "PyTorch"),
+    ("lcjax", "PyTorch as optax"),
     ("lcjax", "float64"),
     ("lcjax", "float64 as optax"),
     ("PyTorch", "float64"),
@@ -132,6 +133,7 @@ def agreement(config: ImageConfig, steps: int, threshold: float = math.inf) -> d
     runs = {
         "lcjax": ours(job, given, threshold),
         "PyTorch": theirs(job, given, threshold),
+        "PyTorch as optax": theirs(job, given, threshold, as_optax=True),
         "float64": theirs(job, given, threshold, dtype=torch.float64),
         "float64 as optax": theirs(job, given, threshold, dtype=torch.float64, as_optax=True),
     }
