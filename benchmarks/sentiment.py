@@ -29,7 +29,7 @@ def ways() -> Iterator[Way]:
         for fit in ("exact", "moments", "least_squares"):
             row = f"sentiment-{fit.replace('_', '-')}-{k}"
             yield Way(f"{fit.replace('_', ' ')}, no training", row, _surgery(fit, k, 0), False)
-        removed = ("benchmarks.removed", f"{{sentiment-least-squares-{k}}}")
+        removed = ("benchmarks.removed", f"{{sentiment-heal-{k}}}")
         yield Way("FFNs removed, healed", f"sentiment-removed-{k}", removed, False)
         taught = (*_surgery("least_squares", k, 1), "--deep-teacher")
         yield Way("lcjax: the same, the deep one teaching", f"sentiment-taught-{k}", taught, False)
