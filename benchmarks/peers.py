@@ -136,17 +136,18 @@ def budgets(deep: Any, sites: Sequence[str]) -> list[tuple[Chain, int]]:
     Raises:
       ConfigError: where an MLP is gated, normalises, or is stacked by `nn.scan`.
     """
-    compact, _ = lcjax.abstract_collapse(deep, sites)
-    found = []
-    for chain in find_chains(deep["params"]):
-        if not {chain.site(i) for i in chain.acts} & set(sites):
-            continue
+    chains = [
+        chain
+        for chain in find_chains(deep["params"])
+        if {chain.site(i) for i in chain.acts} & set(sites)
+    ]
+    for chain in chains:
         stacked = any(dense["kernel"].ndim > 2 for dense in chain.denses.values())
         if chain.gate is not None or chain.norms or stacked:
             kind = "gated" if chain.gate is not None else "one of several layers, or normalises"
             raise ConfigError(f"{chain.path}: is {kind}; wanted a plain chain of Dense layers.")
-        found.append((chain, count_parameters(compact, (join(chain.path, ""),))))
-    return found
+    compact, _ = lcjax.abstract_collapse(deep, sites)
+    return [(chain, count_parameters(compact, (join(chain.path, ""),))) for chain in chains]
 
 
 def widths(chain: Chain) -> list[int]:
