@@ -33,6 +33,8 @@ from train.run_dir import SUMMARY, read_json
 from train.stages import History, Stage
 from train.task import Task
 
+# Modules of the peers that keep their MLPs deep, and what they are called.
+PEERS = {"pruned": "hidden units pruned", "low_rank": "low rank"}
 Constraint = Callable[[optax.GradientTransformation], optax.GradientTransformation]
 
 
