@@ -12,6 +12,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks.front_picture import draw
+from benchmarks.peers import PEERS
 from benchmarks.record import RESULTS, write
 from benchmarks.ways import Way, follow, table
 
@@ -52,6 +53,9 @@ def _ways_to(k: int) -> Iterator[Way]:
         yield way(f"lcjax: L1 {each} + least squares", f"front-l1-{each}-fit-{k}", asked)
     healed = _surgery("front-short", "least_squares", k, heal_epochs=1)
     yield way("lcjax: least squares, one epoch", f"front-heal-{k}", healed)
+    for peer, method in PEERS.items():
+        asked = (f"benchmarks.{peer}", f"{{front-heal-{k}}}")
+        yield way(f"{method}, one epoch", f"front-{peer.replace('_', '-')}-{k}", asked)
     taught = (*healed, "--deep-teacher")
     yield way("lcjax: the same, the deep one teaching", f"front-heal-taught-{k}", taught)
     for each in L2_STRENGTHS:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import tyro
 
+from benchmarks.peers import PEERS
 from benchmarks.record import write
-from benchmarks.training_runs import Summary, command, mean_and_deviation, measured
+from benchmarks.training_runs import Summary, command, mean_and_deviation, measured, parameters
 from lcjax.table import render
 
 _PLAIN = ("--strength", "0", "--slope-learning-rate", "0")
@@ -41,6 +42,10 @@ ROWS = {
     },
     "fashion-mlp-fit-heal": _HEALED,
     "fashion-mlp-fit-heal-taught": (*_HEALED, "--deep-teacher"),
+    **{
+        f"fashion-mlp-{peer.replace('_', '-')}": (f"benchmarks.{peer}", "{fashion-mlp-fit-heal}")
+        for peer in PEERS
+    },
     "fashion-mlp-anneal": ("fashion-mlp", "--protocol", "anneal", "--last", "2"),
     "fashion-mlp-last-2": ("fashion-mlp", "--last", "2"),
     "fashion-mlp-progressive": (
@@ -84,7 +89,7 @@ def _cells(summaries: list[Summary]) -> tuple[str, ...]:
         form: [100 * summary[form]["test"]["accuracy"] for summary in summaries]
         for form in ("deep", "compact")
     }
-    sizes = sorted({summary["compact"]["parameters"] for summary in summaries})
+    sizes = sorted({parameters(summary) for summary in summaries})
     fused = sorted({len(summary["collapsed"]) for summary in summaries})
     return (
         mean_and_deviation(accuracies["deep"]),

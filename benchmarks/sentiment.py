@@ -9,6 +9,7 @@ from pathlib import Path
 
 import tyro
 
+from benchmarks.peers import PEERS
 from benchmarks.record import write
 from benchmarks.ways import Way, follow, table
 
@@ -29,8 +30,12 @@ def ways() -> Iterator[Way]:
         for fit in ("exact", "moments", "least_squares"):
             row = f"sentiment-{fit.replace('_', '-')}-{k}"
             yield Way(f"{fit.replace('_', ' ')}, no training", row, _surgery(fit, k, 0), False)
-        removed = ("benchmarks.removed", f"{{sentiment-least-squares-{k}}}")
+        removed = ("benchmarks.removed", f"{{sentiment-heal-{k}}}")
         yield Way("FFNs removed, healed", f"sentiment-removed-{k}", removed, False)
+        for peer, method in PEERS.items():
+            asked = (f"benchmarks.{peer}", f"{{sentiment-heal-{k}}}")
+            row = f"sentiment-{peer.replace('_', '-')}-{k}"
+            yield Way(f"{method}, healed", row, asked, k in REPEATED)
         taught = (*_surgery("least_squares", k, 1), "--deep-teacher")
         yield Way("lcjax: the same, the deep one teaching", f"sentiment-taught-{k}", taught, False)
     more = (*_FROM, *_PLAIN, "--epochs", "1")

@@ -42,6 +42,11 @@ def command(arguments: Sequence[str]) -> str:
     return " ".join(["python -m", *_with_module(arguments)])
 
 
+def parameters(summary: Summary) -> int:
+    """Returns how many parameters a run's compact model needs, a peer's without what it removed."""
+    return summary["compact"]["parameters"] - summary.get("removed", 0)
+
+
 def mean_and_deviation(values: Sequence[float], *, digits: int = 2) -> str:
     """Returns `mean ± standard deviation`, with so many decimals."""
     if len(values) == 1:

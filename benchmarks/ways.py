@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.training_runs import Summary, command, mean_and_deviation, measured
+from benchmarks.training_runs import Summary, command, mean_and_deviation, measured, parameters
 from lcjax.table import render
 
 
@@ -48,9 +48,7 @@ def point(way: Way, found: Sequence[Summary]) -> dict[str, Any]:
     return {
         "method": way.method,
         "command": command(way.arguments),
-        "parameters": [
-            summary["compact"]["parameters"] - summary.get("removed", 0) for summary in found
-        ],
+        "parameters": [parameters(summary) for summary in found],
         "collapsed": [summary["collapsed"] for summary in found],
         "validation": [summary["compact"]["validation"]["accuracy"] for summary in found],
         "accuracy": [summary["compact"]["test"]["accuracy"] for summary in found],
