@@ -12,7 +12,6 @@ from pathlib import Path
 import tyro
 
 from benchmarks.front_picture import draw
-from benchmarks.peers import PEERS
 from benchmarks.record import RESULTS, write
 from benchmarks.ways import Way, follow, table
 
@@ -53,11 +52,12 @@ def _ways_to(k: int) -> Iterator[Way]:
         yield way(f"lcjax: L1 {each} + least squares", f"front-l1-{each}-fit-{k}", asked)
     healed = _surgery("front-short", "least_squares", k, heal_epochs=1)
     yield way("lcjax: least squares, one epoch", f"front-heal-{k}", healed)
-    for peer, method in PEERS.items():
-        asked = (f"benchmarks.{peer}", f"{{front-heal-{k}}}")
-        yield way(f"{method}, one epoch", f"front-{peer.replace('_', '-')}-{k}", asked)
     taught = (*healed, "--deep-teacher")
     yield way("lcjax: the same, the deep one teaching", f"front-heal-taught-{k}", taught)
+    annealed = (*_TRAINED, "--protocol", "anneal", "--last", str(k))
+    yield Way("lcjax: annealed", f"front-anneal-{k}", annealed, repeated=False)
+    annealed = (*annealed, "--teacher", "{front-deep}")
+    yield way("lcjax: annealed, the deep one teaching", f"front-anneal-taught-{k}", annealed)
     for each in L2_STRENGTHS:
         asked = (*_surgery(f"front-l2-{each}", "exact", k), "--activation", "relu")
         yield way(f"published, λ = {each}", f"front-l2-{each}-exact-{k}", asked)

@@ -81,8 +81,8 @@ def interrupt_after(monkeypatch, saves):
     """Makes a run stop as by Ctrl-C right after it has started to save so many times."""
     save, left = Snapshots.save, [saves]
 
-    def interrupted(self, step, state):
-        save(self, step, state)
+    def interrupted(self, step, state, **merit):
+        save(self, step, state, **merit)
         left[0] -= 1
         if not left[0]:
             raise KeyboardInterrupt

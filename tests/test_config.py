@@ -26,6 +26,7 @@ BAD = [
     *[("digits-mlp", "warmup", bad) for bad in (-0.1, 1.0, math.nan)],
     *[("digits-mlp", "weight_decay", bad) for bad in (-0.1, math.inf, math.nan)],
     *[("digits-mlp", "clip_norm", bad) for bad in (0.0, -1.0, math.inf, math.nan)],
+    *[("digits-mlp", name, 0) for name in ("accumulate", "keep")],
     *[("digits-mlp", "strength", bad) for bad in (-0.1, math.inf, math.nan)],
     *[("digits-mlp", "slope_learning_rate", bad) for bad in (-0.1, math.inf, math.nan)],
     *[("digits-mlp", "start", bad) for bad in (-0.1, 1.0, math.nan)],

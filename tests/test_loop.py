@@ -35,7 +35,12 @@ def fresh():
 
 
 class Records(list):
-    """Takes the recorder's and the snapshots' place; keeps what comes in the order it comes."""
+    """Takes the recorder's and the snapshots' place; keeps what comes in the order it comes.
+
+    No state is better than the best that it says it has, unless `best` is set lower.
+    """
+
+    best = math.inf
 
     def write(self, step, metrics):
         self.append(("write", step, dict(metrics)))
@@ -43,8 +48,8 @@ class Records(list):
     def flush(self):
         self.append(("flush",))
 
-    def save(self, step, state):
-        self.append(("save", step, jax.device_get(state)))
+    def save(self, step, state, *, merit=None):
+        self.append(("save", step, jax.device_get(state), merit))
 
     def steps(self, kind):
         return [each[1] for each in self if each[0] == kind]
@@ -59,14 +64,28 @@ def compiled(loss, steps_per_dispatch):
     return make_dispatch(loss, TX, source, KEY), source
 
 
-def run(state=None, *, steps_per_dispatch=4, loss=loss, log_every=1, checkpoint_every=100):
-    """Trains and returns the last state and the records."""
-    records = Records()
+def run(
+    state=None,
+    *,
+    steps_per_dispatch=4,
+    loss=loss,
+    log_every=1,
+    checkpoint_every=100,
+    merits=None,
+    records=None,
+):
+    """Trains and returns the last state and the records; merits are those of the epochs."""
+    records = Records() if records is None else records
+    merits = iter([0.0] * EPOCHS if merits is None else merits)
+
+    def validate(variables):
+        return {"validation/loss": float(variables["params"]["kernel"][0])}, next(merits)
+
     state = train(
         state or fresh(),
         *compiled(loss, steps_per_dispatch),
         end=EPOCHS * 11,
-        validate=lambda variables: {"validation/loss": float(variables["params"]["kernel"][0])},
+        validate=validate,
         recorder=records,
         snapshots=records,
         log_every=log_every,
@@ -110,7 +129,7 @@ def test_steps_a_dispatch_change_nothing(whole, steps_per_dispatch):
 def test_it_goes_on_bit_for_bit_from_any_snapshot(whole):
     _, records = run(checkpoint_every=1)
     assert len(records.steps("save")) == 9
-    for _, step, saved in (each for each in records if each[0] == "save"):
+    for _, step, saved, _ in (each for each in records if each[0] == "save"):
         state, again = run(jax.device_put(saved))
         same_bits(state, whole[0])
         rest = [each for each in whole[1] if each[0] == "write" and each[1] > step]
@@ -133,6 +152,21 @@ def test_snapshots_come_at_least_so_often_and_at_the_end(every, saved):
         if each[0] == "save":
             assert records[i - 1] == ("flush",), "lines go to disk before the state that skips them"
             assert int(each[2].step) == each[1]
+
+
+@pytest.mark.parametrize(
+    ("best", "merits", "saved"),
+    [
+        (-math.inf, (0.3, 0.2, 0.1), [(11, 0.3), (33, 0.1)]),
+        (-math.inf, (0.3, 0.4, 0.4), [(11, 0.3), (22, 0.4), (33, 0.4)]),
+        (0.35, (0.3, 0.4, 0.2), [(22, 0.4), (33, 0.2)]),
+    ],
+)
+def test_a_state_that_validates_better_than_the_best_is_saved(best, merits, saved):
+    records = Records()
+    records.best = best
+    run(records=records, merits=merits)
+    assert [(each[1], each[3]) for each in records if each[0] == "save"] == saved
 
 
 @pytest.mark.parametrize(
