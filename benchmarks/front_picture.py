@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 
@@ -34,7 +35,7 @@ def draw(points: Sequence[dict[str, Any]], path: Path) -> Path:
             means,
             yerr=[low, high],
             label=method,
-            color=f"C{number % 10}",
+            color=colormaps["tab20"](number % 20),
             linestyle="-" if ours else ":",
             marker="o" if ours else "s",
             markersize=6 if ours else 4,
