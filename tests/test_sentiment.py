@@ -165,7 +165,7 @@ def test_it_learns_and_an_epochs_end_is_validated(job, tmp_path):
     assert losses[-1] < losses[0]
     checks = [record for record in records if "validation/accuracy" in record]
     assert [record["step"] for record in checks] == [8, 16]
-    assert checks[-1] == {"step": 16, **job.task.validate(state.variables)}
+    assert checks[-1] == {"step": 16, **job.task.validate(state.variables)[0]}
 
 
 def test_pretrained_weights_are_where_training_begins(job, root):
