@@ -12,8 +12,8 @@ from pathlib import Path
 import tyro
 
 from benchmarks.front_picture import draw
-from benchmarks.record import RESULTS, write
-from benchmarks.ways import Way, follow, table
+from benchmarks.record import RESULTS
+from benchmarks.ways import Way, report
 
 REPEATED = (2, 4)  # sizes that are run with every seed; the others with the first
 L1_STRENGTHS = ("0.01", "0.03", "0.1")
@@ -82,9 +82,7 @@ def main(
       seeds: of the runs; one and three collapsed sites take the first alone.
       runs_dir: where the runs are kept.
     """
-    points = follow(ways(), seeds=seeds, runs_dir=runs_dir)
-    print(table(points))
-    print(write("front", {"seeds": list(seeds)}, points))
+    points = report("front", ways(), seeds=seeds, runs_dir=runs_dir)
     print(draw(points, RESULTS / "front.png"))
 
 

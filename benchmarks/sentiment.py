@@ -10,8 +10,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks.peers import PEERS
-from benchmarks.record import write
-from benchmarks.ways import Way, follow, table
+from benchmarks.ways import Way, report
 
 REPEATED = (3, 4)  # headline sizes, run with every seed
 STRENGTHS = ("0.08", "1", "10")  # of the published penalty
@@ -73,9 +72,7 @@ def main(
       seeds: of the runs; all but the headline rows take the first alone.
       runs_dir: where the runs are kept.
     """
-    points = follow(ways(), seeds=seeds, runs_dir=runs_dir)
-    print(table(points))
-    print(write("sentiment", {"seeds": list(seeds)}, points))
+    report("sentiment", ways(), seeds=seeds, runs_dir=runs_dir)
 
 
 if __name__ == "__main__":

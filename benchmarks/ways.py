@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record import write
 from benchmarks.training_runs import Summary, command, mean_and_deviation, measured, parameters
 from lcjax.table import render
 
@@ -40,6 +41,16 @@ def follow(ways: Iterable[Way], *, seeds: Sequence[int], runs_dir: Path) -> list
     for way in ways:
         own = seeds if way.repeated else seeds[:1]
         points.append(point(way, measured(rows, [way.row], seeds=own, runs_dir=runs_dir)[way.row]))
+    return points
+
+
+def report(
+    name: str, ways: Iterable[Way], *, seeds: Sequence[int], runs_dir: Path
+) -> list[dict[str, Any]]:
+    """Follows ways, prints a table, writes the benchmark's JSON, and returns the points."""
+    points = follow(ways, seeds=seeds, runs_dir=runs_dir)
+    print(table(points))
+    print(write(name, {"seeds": list(seeds)}, points))
     return points
 
 

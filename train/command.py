@@ -19,6 +19,7 @@ from train.devices import is_first, join, make_mesh, wait_for_all
 from train.heap import keep_freed_memory
 from train.loop import Diverged, TrainState
 from train.outcome import conclude
+from train.placement import batch_parts
 from train.protocols import PROTOCOLS, Ending, Protocol
 from train.run_dir import choose_directory, create_directory
 from train.stages import run_stages
@@ -114,7 +115,7 @@ def _say(text: str) -> None:
 
 
 def _check_batch(config: Config, mesh: Mesh | None) -> None:
-    parts = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+    parts = batch_parts(mesh)
     if config.data.batch_size // config.optimizer.accumulate % parts:
         raise ConfigError(
             f"--batch-size is {config.data.batch_size}, in {config.optimizer.accumulate} parts; it "

@@ -22,9 +22,8 @@ def current_mesh() -> Mesh | None:
     return None if mesh.empty else mesh
 
 
-def batch_parts() -> int:
-    """Returns into how many parts a batch is cut."""
-    mesh = current_mesh()
+def batch_parts(mesh: Mesh | None) -> int:
+    """Returns into how many parts a mesh cuts a batch."""
     return 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
 
 
