@@ -13,7 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.prepared import prepare_set
 from tests.runs import checkpoints, configured, start, wait_for
+from tests.tiny_bert import make_folder, texts, write_tsv
+from tests.tiny_text import write_text
 from train.accumulation import Beside, accumulated
 from train.config import ConfigError, check
 from train.data import stream
@@ -72,23 +75,53 @@ def test_losses_and_collapse_are_those_of_one_device(mesh, alone, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["data=4", "fsdp=2,tensor=2"])
 def test_two_processes_do_what_one_does(mesh, alone, tmp_path):
+    in_two_processes(flags(tmp_path, "a", "--mesh", mesh))
+    losses, collapsed = told(tmp_path / "a")
+    np.testing.assert_allclose(losses, alone[0], rtol=1e-5)
+    assert collapsed == alone[1]
+
+
+def in_two_processes(arguments, module="train.image"):
+    """Runs a command in two processes of two devices each."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    shared = ("--mesh", mesh, "--distributed", "--coordinator", f"localhost:{port}")
+    shared = ["--distributed", "--coordinator", f"localhost:{port}", "--num-processes", "2"]
     processes = [
-        start(
-            *flags(tmp_path, "a", *shared, "--num-processes", "2", "--process-id", str(number)),
-            **devices(2),
-        )
+        start(*arguments, *shared, "--process-id", str(number), module=module, **devices(2))
         for number in range(2)
     ]
     first, second = map(finish, processes)
     restored = "restored in a fresh process"
     assert restored in first and restored not in second
-    losses, collapsed = told(tmp_path / "a")
-    np.testing.assert_allclose(losses, alone[0], rtol=1e-5)
-    assert collapsed == alone[1]
+
+
+def kinds(root):
+    """Returns a command for every kind of data and of source besides images in memory."""
+    pytest.importorskip("tokenizers")
+    prepare_set(root, "varied", shape=(None, None, 3), splits={"train": 48, "test": 6})
+    make_folder(root / "bert")
+    write_tsv(root / "a.tsv", texts(200))
+    return {
+        "train.image": f"digits-mlp --dataset varied --data-dir {root} --image-size 8 "
+        "--batch-size 8 --epochs 3",
+        "train.sentiment": f"sst2-minilm --dataset {root}/a.tsv --pretrained {root}/bert "
+        "--batch-size 8 --protocol natural --validation 0.2 --lengths 8 16",
+        "train.language": f"shakespeare-small --dataset {write_text(root / 'a.txt')} --depth 2 "
+        "--width 16 --num-heads 2 --mlp-hidden 32 --context 12 --batch-size 16 --epochs 1",
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["train.image", "train.sentiment", "train.language"])
+def test_all_kinds_train_in_two_processes(module, tmp_path):
+    asked = [*kinds(tmp_path)[module].split(), "--log-every", "1", "--runs-dir", str(tmp_path)]
+    finish(start(*asked, "--name", "one", module=module, **devices(1)))
+    in_two_processes([*asked, "--name", "two", "--mesh", "data=2,tensor=2"], module)
+    (losses, collapsed), (want, gone) = told(tmp_path / "two"), told(tmp_path / "one")
+    assert len(want) >= 10
+    np.testing.assert_allclose(losses, want, rtol=1e-5)
+    assert collapsed == gone
 
 
 @pytest.mark.slow

@@ -62,7 +62,7 @@ class OptimizerConfig:
     accumulate: int = 1
     """Parts into which a batch is cut, their gradients averaged: the memory of one part."""
     remat: bool = False
-    """Compute what is inside the blocks again in the backward pass, instead of keeping it."""
+    """Compute the blocks again in the backward pass, instead of keeping what is inside them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import optax
 from tqdm import tqdm
 
-from lcjax.models import BLOCK
 from lcjax.paths import is_slope, site_of
 from train.accumulation import accumulated
 from train.devices import any_of_all, is_first
@@ -72,7 +71,6 @@ def make_dispatch(
     key: jax.Array,
     *,
     accumulate: int = 1,
-    remat: bool = False,
     shardings: Any = None,
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]:
     """Returns the jitted `dispatch(state, arrays, inputs)` that takes several steps.
@@ -86,11 +84,8 @@ def make_dispatch(
       source: of the batches.
       key: of all chance.
       accumulate: into how many parts a batch is cut, whose gradients are averaged.
-      remat: whether what is not named `lcjax.models.BLOCK` is computed again in the backward pass.
       shardings: of the state, on a mesh; the new state has them too.
     """
-    if remat:
-        loss = jax.checkpoint(loss, policy=jax.checkpoint_policies.save_only_these_names(BLOCK))
     gradient = accumulated(jax.value_and_grad(loss, has_aux=True), accumulate)
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:

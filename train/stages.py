@@ -160,7 +160,7 @@ def _run(
     validate: Callable[[Any], tuple[Metrics, float]],
     config: Config,
 ) -> TrainState:
-    run, optimizer, first = config.run, config.optimizer, place(first, first.variables)
+    run, first = config.run, place(first, first.variables)
     shardings = current_mesh() and jax.tree.map(lambda leaf: leaf.sharding, first)
     with Snapshots(stage_directory(directory, number), keep=run.keep) as snapshots:
         state = snapshots.restore(like=first) or first
@@ -172,8 +172,7 @@ def _run(
                     stage.tx,
                     stage.source,
                     key,
-                    accumulate=optimizer.accumulate,
-                    remat=optimizer.remat,
+                    accumulate=config.optimizer.accumulate,
                     shardings=shardings,
                 ),
                 stage.source,

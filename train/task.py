@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -14,6 +15,7 @@ from train.finished import deep_variables, fresh_compact, teacher
 from train.labelled import LabelledData
 from train.loop import Loss, Metrics
 from train.metric import Metric
+from train.ranges import ConfigError
 from train.sources import Source
 from train.teaching import Teaching, with_teacher
 
@@ -107,6 +109,8 @@ def assemble(
     Raises:
       ValueError: when a run that is named is not there, or does not fit.
     """
+    if config.optimizer.remat:
+        classifier = dataclasses.replace(classifier, module=_with_remat(classifier.module))
     loss, protocol = classifier.loss, config.protocol
     if protocol.deep is not None:
         variables = deep_variables(protocol.deep, like=variables)
@@ -116,6 +120,13 @@ def assemble(
         given = teacher(protocol.teacher, shared)
         loss, source = with_teacher(classifier, source, *given, teaching(config))
     return Task(config, data, classifier, loss, source, variables, known)
+
+
+def _with_remat(module: nn.Module) -> nn.Module:
+    """Returns a module that computes its blocks again in the backward pass."""
+    if not hasattr(module, "remat"):
+        raise ConfigError(f"--remat is set, but {type(module).__name__} has no blocks.")
+    return module.clone(remat=True)  # type: ignore
 
 
 def teaching(config: Config) -> Teaching:

@@ -4,8 +4,7 @@ from lcjax.models.bert import Bert
 from lcjax.models.gpt2 import GPT2
 from lcjax.models.mixer import MLPMixer
 from lcjax.models.mlp import MLP
-from lcjax.models.transformer import BLOCK
 from lcjax.models.vgg import VGG
 from lcjax.models.vit import ViT
 
-__all__ = ["BLOCK", "GPT2", "MLP", "VGG", "Bert", "MLPMixer", "ViT"]
+__all__ = ["GPT2", "MLP", "VGG", "Bert", "MLPMixer", "ViT"]

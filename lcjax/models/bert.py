@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lcjax.models.presets import named_fields
-from lcjax.models.transformer import TransformerBlock
+from lcjax.models.transformer import TransformerBlock, run_block
 
 _SIZES = {
     "base": dict(depth=12, width=768, num_heads=12, mlp_hidden=3072),
@@ -38,6 +38,7 @@ class Bert(nn.Module):
       dropout: rate, after the embeddings, after every residual branch and before the head.
       epsilon: of the layer norms.
       dtype: of the computation. Params and what is returned are float32.
+      remat: whether the backward pass computes blocks again, instead of keeping their insides.
 
     References: Devlin et al. 2018, arXiv 1810.04805, section 3; Wang et al. 2020,
     arXiv 2002.10957, for MiniLM.
@@ -56,6 +57,7 @@ class Bert(nn.Module):
     dropout: float = 0.0
     epsilon: float = 1e-12
     dtype: Any = None
+    remat: bool = False
 
     @classmethod
     def from_preset(cls, preset: str, *, num_classes: int | None, **fields: Any) -> Self:
@@ -108,7 +110,7 @@ class Bert(nn.Module):
         x = drop(norm(x + positions[None]))
         real = None if mask is None else mask.astype(bool)
         for i in range(self.depth):
-            x = TransformerBlock(
+            block = TransformerBlock(
                 num_heads=self.num_heads,
                 mlp_hidden=self.mlp_hidden,
                 activation=self.activation,
@@ -117,7 +119,14 @@ class Bert(nn.Module):
                 epsilon=self.epsilon,
                 dtype=self.dtype,
                 name=f"block_{i}",
-            )(x, None if real is None else real[:, None, None, :], deterministic=deterministic)
+            )
+            x = run_block(
+                block,
+                x,
+                None if real is None else real[:, None, None, :],
+                deterministic=deterministic,
+                remat=self.remat,
+            )
         x = self._pooled(x, real)
         if self.num_classes is not None:
             x = nn.Dense(self.num_classes, dtype=self.dtype, name="head")(drop(x))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lcjax.models.presets import named_fields
-from lcjax.models.transformer import TransformerBlock
+from lcjax.models.transformer import TransformerBlock, run_block
 
 _SIZES = {
     "124M": dict(depth=12, width=768, num_heads=12),
@@ -42,6 +42,7 @@ class GPT2(nn.Module):
       dropout: rate, after the embeddings and after every residual branch.
       epsilon: of the layer norms.
       dtype: of the computation and of the cache. Params and logits are float32.
+      remat: whether the backward pass computes blocks again, instead of keeping their insides.
 
     References: Radford et al. 2019, "Language models are unsupervised multitask learners",
     section 2.3 and table 2.
@@ -58,6 +59,7 @@ class GPT2(nn.Module):
     dropout: float = 0.0
     epsilon: float = 1e-5
     dtype: Any = None
+    remat: bool = False
 
     @classmethod
     def from_preset(cls, preset: str, **fields: Any) -> Self:
@@ -118,7 +120,7 @@ class GPT2(nn.Module):
         x = embed(tokens) + self._table("position_embedding", self.max_length)(positions)
         x = nn.Dropout(self.dropout, deterministic=deterministic, name="drop")(x)
         for i in range(self.depth):
-            x = TransformerBlock(
+            block = TransformerBlock(
                 num_heads=self.num_heads,
                 mlp_hidden=self.mlp_hidden or 4 * self.width,
                 activation=self.activation,
@@ -127,7 +129,8 @@ class GPT2(nn.Module):
                 epsilon=self.epsilon,
                 dtype=self.dtype,
                 name=f"block_{i}",
-            )(x, look, deterministic=deterministic)
+            )
+            x = run_block(block, x, look, deterministic=deterministic, remat=self.remat)
         x = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="norm")(x)
         if last_only:
             last = jnp.where(real, jnp.arange(tokens.shape[1])[None], 0).max(1)

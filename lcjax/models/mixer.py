@@ -7,11 +7,10 @@ from typing import Any, Self
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from lcjax.layers import CollapsibleMLP
 from lcjax.models.patches import PatchEmbedding, preset_fields
-from lcjax.models.transformer import BLOCK
+from lcjax.models.transformer import run_block
 
 _SIZES = {
     "S": dict(depth=8, width=512, token_hidden=256, channel_hidden=2048),
@@ -51,7 +50,7 @@ class MixerBlock(nn.Module):
         y = mlp(features=(self.channel_hidden, width), name="mlp_2_channels")(
             y, deterministic=deterministic
         )
-        return checkpoint_name(x + drop(y), BLOCK)
+        return x + drop(y)
 
 
 class MLPMixer(nn.Module):
@@ -69,6 +68,7 @@ class MLPMixer(nn.Module):
       activation: elementwise; exact GELU by default.
       dropout: rate, within and after every MLP.
       dtype: of the computation; None takes the images'. Params and logits are float32.
+      remat: whether the backward pass computes blocks again, instead of keeping their insides.
 
     References: Tolstikhin et al. 2021, arXiv 2105.01601, figure 1 and table 1.
     """
@@ -82,6 +82,7 @@ class MLPMixer(nn.Module):
     activation: Callable[[jax.Array], jax.Array] = partial(nn.gelu, approximate=False)
     dropout: float = 0.0
     dtype: Any = None
+    remat: bool = False
 
     @classmethod
     def from_preset(cls, preset: str, *, num_classes: int | None, **fields: Any) -> Self:
@@ -107,14 +108,15 @@ class MLPMixer(nn.Module):
         """
         x = PatchEmbedding(self.width, self.patch_size, self.dtype, name="patches")(images)
         for i in range(self.depth):
-            x = MixerBlock(
+            block = MixerBlock(
                 token_hidden=self.token_hidden,
                 channel_hidden=self.channel_hidden,
                 activation=self.activation,
                 dropout=self.dropout,
                 dtype=self.dtype,
                 name=f"block_{i}",
-            )(x, deterministic=deterministic)
+            )
+            x = run_block(block, x, deterministic=deterministic, remat=self.remat)
         x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x).mean(axis=-2)
         if self.num_classes is not None:
             x = nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x)

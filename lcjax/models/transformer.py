@@ -5,13 +5,25 @@ from typing import Any, Literal
 
 import flax.linen as nn
 import jax
-from jax.ad_checkpoint import checkpoint_name
 
 from lcjax.layers import CollapsibleGLU, CollapsibleMLP
 from lcjax.models.attention import Attention
 
-# What a block returns has this name, for the policies of `jax.checkpoint`.
-BLOCK = "lcjax_block"
+
+def run_block(block: nn.Module, *inputs: Any, deterministic: bool, remat: bool) -> jax.Array:
+    """Returns what a block makes of its inputs.
+
+    Args:
+      block: a module.
+      *inputs: arrays, or None.
+      deterministic: whether dropout is off.
+      remat: whether what is inside the block is not kept, but computed again in the backward pass.
+    """
+
+    def run(module: nn.Module, *arrays: Any) -> jax.Array:
+        return module(*arrays, deterministic=deterministic)
+
+    return (nn.remat(run) if remat else run)(block, *inputs)
 
 
 class TransformerBlock(nn.Module):
@@ -61,9 +73,9 @@ class TransformerBlock(nn.Module):
         )
         if self.norm == "after":
             x = norm_1(x + drop(attention(x, mask)))
-            return checkpoint_name(norm_2(x + drop(mlp(x, deterministic=deterministic))), BLOCK)
+            return norm_2(x + drop(mlp(x, deterministic=deterministic)))
         x = x + drop(attention(norm_1(x), mask))
-        return checkpoint_name(x + drop(mlp(norm_2(x), deterministic=deterministic)), BLOCK)
+        return x + drop(mlp(norm_2(x), deterministic=deterministic))
 
     def _mlp(self, width: int) -> nn.Module:
         shared: dict[str, Any] = dict(

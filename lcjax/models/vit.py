@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lcjax.models.patches import PatchEmbedding, preset_fields
-from lcjax.models.transformer import TransformerBlock
+from lcjax.models.transformer import TransformerBlock, run_block
 
 _SIZES = {
     "Ti": dict(depth=12, width=192, num_heads=3, mlp_hidden=768),
@@ -37,6 +37,7 @@ class ViT(nn.Module):
       epsilon: of the layer norms; 1e-6 in timm's models, 1e-12 in Hugging Face's.
       dropout: rate, after the positions, within the MLPs and after every residual branch.
       dtype: of the computation; None takes the images'. Params and logits are float32.
+      remat: whether the backward pass computes blocks again, instead of keeping their insides.
 
     References: Dosovitskiy et al. 2020, arXiv 2010.11929, table 1; Touvron et al. 2020,
     arXiv 2012.12877, for sizes Ti and S.
@@ -53,6 +54,7 @@ class ViT(nn.Module):
     epsilon: float = 1e-6
     dropout: float = 0.0
     dtype: Any = None
+    remat: bool = False
 
     @classmethod
     def from_preset(cls, preset: str, *, num_classes: int | None, **fields: Any) -> Self:
@@ -92,7 +94,7 @@ class ViT(nn.Module):
             x + positions.astype(x.dtype)
         )
         for i in range(self.depth):
-            x = TransformerBlock(
+            block = TransformerBlock(
                 num_heads=self.num_heads,
                 mlp_hidden=self.mlp_hidden,
                 activation=self.activation,
@@ -101,7 +103,8 @@ class ViT(nn.Module):
                 mlp_dropout=self.dropout,
                 dtype=self.dtype,
                 name=f"block_{i}",
-            )(x, deterministic=deterministic)
+            )
+            x = run_block(block, x, deterministic=deterministic, remat=self.remat)
         x = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="norm")(x)
         x = x[:, 0] if self.pool == "token" else x.mean(axis=1)
         if self.num_classes is not None:
