@@ -239,6 +239,18 @@ def test_from_starts_where_another_run_ended(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_anneal_takes_the_sites_that_cost_a_finished_model_least(tmp_path):
+    _, deep = ran(tmp_path / "a", strength=0.0, slope_learning_rate=0.0)
+    lcjax.save(tmp_path / "a" / "deep", deep.deep)
+    chosen = {"count": 1, "deep": tmp_path / "a"}
+    _, healed = ran(tmp_path / "b", protocol="fit-heal", heal_epochs=0, **chosen)
+    job, ending = ran(tmp_path / "c", protocol="anneal", **chosen)
+    assert ending.collapsed == healed.collapsed and len(ending.collapsed) == 1
+    assert "sensitivity" in ending.account and "one matrix" in ending.account
+    same_bits(job.task.variables, deep.deep)
+
+
+@pytest.mark.slow
 def test_students_and_compact_topologies_from_scratch(tmp_path):
     job, ending = ran(tmp_path / "a", protocol="anneal", last=2)
     image.conclude(job.task, ending, tmp_path / "a")
@@ -261,6 +273,7 @@ def test_students_and_compact_topologies_from_scratch(tmp_path):
         ({"teacher": "a", "deep_teacher": True}, "--teacher and --deep-teacher are both set"),
         ({"collapsed_from": "a", "deep": "b"}, "--collapsed-from and --from are both set"),
         ({"count": 1, "target_params": 0.5}, "--count and --target-params are both set"),
+        ({"protocol": "anneal", "count": 1}, "wanted its run as --from, or --last or --where"),
         ({"protocol": "anneal", "start": 0.8}, "--start is 0.8 and --anneal-fraction 0.3; wanted"),
     ],
 )

@@ -11,6 +11,7 @@ from train.comparison import count_parameters
 from train.devices import is_first
 from train.loop import TrainState
 from train.protocols.healing import Healing
+from train.protocols.planned import planned
 from train.protocols.protocol import Ending, collapse_by_fit
 from train.stages import History, Stage, Start
 
@@ -38,7 +39,7 @@ class FitHeal(Healing):
         if history:
             return None
         task, deep = self.task, state.variables
-        plan = self._plan(deep)
+        plan = planned(task, deep)
         account = f"{plan}\nthe metric is {task.metric.merit_is}"
         if is_first():
             print(account, flush=True)
@@ -71,23 +72,4 @@ class FitHeal(Healing):
         account, collapsed = facts.pop("account"), tuple(facts.pop("collapsed"))
         return Ending(
             self.deep(directory), variables, collapsed, account, facts={"fit_heal": facts}
-        )
-
-    def _plan(self, deep: Any) -> lcjax.Plan:
-        task, protocol = self.task, self.task.config.protocol
-        chosen = protocol.count is not None or protocol.target_params is not None
-        return lcjax.plan(
-            task.classifier.logits,
-            deep,
-            task.merit,
-            task.calibration,
-            count=protocol.count,
-            target_params=protocol.target_params,
-            max_drop=None if chosen else protocol.max_drop,
-            sites=self.candidates(deep),
-            order=protocol.order,
-            fit=protocol.fit,
-            sequential=protocol.sequential,
-            threshold=float("inf"),
-            mask=task.classifier.mask,
         )

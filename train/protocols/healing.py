@@ -5,8 +5,6 @@ from typing import Any
 
 import optax
 
-import lcjax
-from lcjax.selection import choose
 from train.optimizers import holding_slopes, make_adamw, warmup_cosine
 from train.protocols.protocol import Protocol
 from train.stages import History, Stage, last_state
@@ -55,12 +53,6 @@ class Healing(Protocol):
             task.classifier, task.source, task.classifier, deep, teaching(task.config)
         )
         return Stage(loss, tx, source, end)
-
-    def candidates(self, variables: Any) -> list[str]:
-        """Returns the paths of the sites that --last and --where leave, in forward order."""
-        penalty = self.task.config.penalty
-        paired = [site.path for site in lcjax.find_sites(variables) if site.paired]
-        return choose(paired, last=penalty.last, where=penalty.where)
 
     def deep(self, directory: Path) -> Any:
         """Returns the variables of the deep model, once the first stage is over."""

@@ -13,6 +13,7 @@ from train.loop import TrainState
 from train.metric import Metric
 from train.optimizers import make_adamw, warmup_cosine
 from train.protocols.healing import Healing
+from train.protocols.planned import candidates
 from train.protocols.protocol import Ending, collapse_by_fit
 from train.stages import History, Stage, Start, first_variables
 
@@ -105,7 +106,7 @@ class Progressive(Healing):
         return max(1, self.task.steps_in(self.task.config.protocol.stage_epochs))
 
     def _after_deep(self, state: TrainState) -> Start:
-        facts = self._bend(state.step, state.variables, [], self.candidates(state.variables))
+        facts = self._bend(state.step, state.variables, [], candidates(self.task, state.variables))
         fresh: Any = self.optimizer([facts]).init(state.params)
         opt_state = fresh._replace(inner=state.opt_state)
         return Start(_with(state, state.variables, opt_state), facts)
