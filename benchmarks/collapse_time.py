@@ -5,6 +5,7 @@ the same kernels, compiled, at the precision that a fuse takes; both are timed i
 """
 
 import statistics
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,11 +14,10 @@ import tyro
 
 import lcjax
 from benchmarks.interleave import interleaved, ratio
-from benchmarks.record import write
+from benchmarks.record import RESULTS, Table, publish
 from lcjax.chains import find_chains
 from lcjax.models import ViT
 from lcjax.paths import is_slope
-from lcjax.table import render
 
 
 def random_vit(preset: str, dtype: str) -> Any:
@@ -33,13 +33,19 @@ def random_vit(preset: str, dtype: str) -> Any:
     return jax.tree_util.tree_map_with_path(fill, shapes)
 
 
-def main(preset: str = "L/16", dtype: str = "float32", rounds: int = 10) -> None:
+def main(
+    preset: str = "L/16",
+    dtype: str = "float32",
+    rounds: int = 10,
+    results_dir: Path = RESULTS,
+) -> None:
     """Times `lcjax.collapse` and the products in turn.
 
     Args:
       preset: size of the ViT.
       dtype: of the weights.
       rounds: timed calls of each.
+      results_dir: where results are written.
     """
     variables = random_vit(preset, dtype)
     chains = find_chains(variables["params"])
@@ -68,9 +74,10 @@ def main(preset: str = "L/16", dtype: str = "float32", rounds: int = 10) -> None
         f"{cost['of_medians']:.3f}",
         quartiles,
     )
-    print(render(("in memory", "bare products", "collapse", "ratio", "quartiles"), [row]))
+    table = Table(("in memory", "bare products", "collapse", "ratio", "quartiles"), [row])
     config = {"model": f"ViT-{preset}", "dtype": dtype, "rounds": rounds}
-    print(write("collapse_time", config, {"seconds": medians, "ratio": cost}))
+    results = {"seconds": medians, "ratio": cost}
+    publish("collapse_time", config, results, table, results_dir=results_dir)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ the error against the cubic itself.
 import dataclasses
 import statistics
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -19,8 +20,7 @@ import tyro
 
 import lcjax
 from benchmarks.cubic_picture import draw
-from benchmarks.record import RESULTS, write
-from lcjax.table import render
+from benchmarks.record import RESULTS, Table, publish
 from train.comparison import count_parameters
 
 NOISE = 0.3
@@ -118,12 +118,15 @@ def measured(way: Way, seeds: list[int], steps: int) -> dict[str, Any]:
     return {"method": way.name, "strength": way.strength, **found}
 
 
-def main(seeds: tuple[int, ...] = (0, 1, 2, 3, 4), steps: int = 3000) -> None:
+def main(
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4), steps: int = 3000, results_dir: Path = RESULTS
+) -> None:
     """Fits all, prints a table, writes a JSON and a picture.
 
     Args:
       seeds: of the noise, the points and the first params.
       steps: of training.
+      results_dir: where results are written.
     """
     best = []
     for name, grid in GRIDS.items():
@@ -140,11 +143,10 @@ def main(seeds: tuple[int, ...] = (0, 1, 2, 3, 4), steps: int = 3000) -> None:
         for way in best
     ]
     headers = ("method", "strength", "held-out RMSE", "RMSE to the cubic", "parameters, mean")
-    print(render(headers, cells))
-    print(draw(best, points(2 * seeds[0], POINTS), cubic, RESULTS / "cubic.png"))
     results = [{key: way[key] for key in way if key != "curves"} for way in best]
     config = {"seeds": list(seeds), "steps": steps, "grids": GRIDS, "noise": NOISE}
-    print(write("cubic", config, results))
+    publish("cubic", config, results, Table(headers, cells), results_dir=results_dir)
+    print(draw(best, points(2 * seeds[0], POINTS), cubic, results_dir / "cubic.png"))
 
 
 def _mean(values: list[float]) -> str:

@@ -7,6 +7,7 @@ compact forms take turns; ratios are of medians in one run.
 import itertools
 import statistics
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,9 +16,8 @@ import tyro
 
 import lcjax
 from benchmarks.interleave import interleaved, ratio
-from benchmarks.record import write
+from benchmarks.record import RESULTS, Table, publish
 from lcjax.models import Bert
-from lcjax.table import render
 from train.heap import keep_freed_memory
 from train.latency import compile_forward, flops
 
@@ -55,7 +55,10 @@ def measure(batch: int, length: int, rounds: int) -> list[dict[str, Any]]:
 
 
 def main(
-    batches: tuple[int, ...] = (1, 32), lengths: tuple[int, ...] = (32, 128), rounds: int = 40
+    batches: tuple[int, ...] = (1, 32),
+    lengths: tuple[int, ...] = (32, 128),
+    rounds: int = 40,
+    results_dir: Path = RESULTS,
 ) -> None:
     """Measures, prints a table and writes a JSON.
 
@@ -63,6 +66,7 @@ def main(
       batches: texts a call.
       lengths: tokens a text.
       rounds: timed calls of each form.
+      results_dir: where results are written.
     """
     keep_freed_memory()
     found = [
@@ -71,8 +75,8 @@ def main(
         for each in measure(batch, length, rounds)
     ]
     headers = ("batch", "tokens", "form", "GFLOPs", "ms", "FLOPs / deep", "time / deep")
-    print(render(headers, [_cells(each) for each in found]))
-    print(write("encoder-latency", {"rounds": rounds}, found))
+    table = Table(headers, [_cells(each) for each in found])
+    publish("encoder_latency", {"rounds": rounds}, found, table, results_dir=results_dir)
 
 
 def _cells(found: dict[str, Any]) -> tuple[str, ...]:

@@ -75,15 +75,17 @@ def _surgery(deep: str, fit: str, count: int, *, heal_epochs: int = 0) -> tuple[
 def main(
     seeds: tuple[int, ...] = (0, 1, 2),
     runs_dir: Path = Path("runs/benchmark"),
+    results_dir: Path = RESULTS,
 ) -> None:
     """Runs what is not there yet; prints a table, writes a JSON and a picture.
 
     Args:
       seeds: of the runs; one and three collapsed sites take the first alone.
       runs_dir: where the runs are kept.
+      results_dir: where results are written.
     """
-    points = report("front", ways(), seeds=seeds, runs_dir=runs_dir)
-    print(draw(points, RESULTS / "front.png"))
+    points = report("front", ways(), seeds=seeds, runs_dir=runs_dir, results_dir=results_dir)
+    print(draw(points, results_dir / "front.png"))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,8 @@ from pathlib import Path
 import tyro
 
 from benchmarks.peers import PEERS
-from benchmarks.record import write
+from benchmarks.record import RESULTS, Table, publish
 from benchmarks.training_runs import Summary, command, mean_and_deviation, measured, parameters
-from lcjax.table import render
 
 _PLAIN = ("--strength", "0", "--slope-learning-rate", "0")
 
@@ -67,21 +66,25 @@ def main(
     rows: tuple[str, ...] = tuple(ROWS),
     seeds: tuple[int, ...] = (0, 1, 2),
     runs_dir: Path = Path("runs/benchmark"),
+    results_dir: Path = RESULTS,
 ) -> None:
-    """Runs what is not there yet, prints a table and writes a JSON a row under benchmarks/results.
+    """Runs what is not there yet, prints a table and writes a JSON.
 
     Args:
       rows: which of the rows.
       seeds: of the runs.
       runs_dir: where the runs are kept.
+      results_dir: where results are written.
     """
     found = measured(ROWS, rows, seeds=seeds, runs_dir=runs_dir)
     cells = [(name, *_cells(found[name]), command(ROWS[name])) for name in rows]
     headers = ("run", "deep, %", "compact, %", "parameters", "→", "sites", "command")
-    print(render(headers, cells))
-    for name in rows:
-        config = {"command": command(ROWS[name]), "seeds": list(seeds)}
-        print(write(f"images-{name}", config, found[name]))
+    results = {
+        name: {"command": command(ROWS[name]), "seeds": list(seeds), "runs": found[name]}
+        for name in rows
+    }
+    table = Table(headers, cells)
+    publish("images", {"seeds": list(seeds)}, results, table, results_dir=results_dir)
 
 
 def _cells(summaries: list[Summary]) -> tuple[str, ...]:

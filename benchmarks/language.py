@@ -17,10 +17,9 @@ from typing import Any, Literal
 
 import tyro
 
-from benchmarks.record import RESULTS, write
+from benchmarks.record import RESULTS, Table, publish
 from benchmarks.step_time import step_seconds
 from benchmarks.training_runs import Summary, command, mean_and_deviation, measured
-from lcjax.table import render
 
 Part = Literal["regulariser", "surgery", "distillation"]
 Rows = dict[str, tuple[str, ...]]
@@ -138,6 +137,7 @@ def main(
     parts: tuple[Part, ...] = ("regulariser", "surgery", "distillation"),
     seeds: tuple[int, ...] = (0, 1, 2),
     runs_dir: Path = Path("runs/benchmark"),
+    results_dir: Path = RESULTS,
 ) -> None:
     """Runs what is not there yet; prints a table a part, and writes a JSON a part.
 
@@ -145,6 +145,7 @@ def main(
       parts: which of them.
       seeds: of the runs.
       runs_dir: where the runs are kept.
+      results_dir: where results are written.
     """
     for part in parts:
         if part == "regulariser":
@@ -155,8 +156,8 @@ def main(
             found = measured(SURGERY, list(SURGERY), seeds=seeds, runs_dir=runs_dir)
             points = [_point(name, SURGERY[name], found[name]) for name in SURGERY]
         headers = ("run", "validation loss", "test loss", "test perplexity", "parameters", "sites")
-        print(f"{part}\n{render(headers, [_cells(point) for point in points])}")
-        print(write(f"language-{part}", {"seeds": list(seeds)}, points, results_dir=RESULTS))
+        table, config = Table(headers, [_cells(point) for point in points]), {"seeds": list(seeds)}
+        publish(f"language-{part}", config, points, table, results_dir=results_dir)
 
 
 def _loss(summary: Summary, split: str) -> float:

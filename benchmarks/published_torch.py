@@ -9,16 +9,16 @@ import dataclasses
 import os
 import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch  # pyright: ignore[reportMissingImports]
 import tyro
 
 from benchmarks.interleave import interleaved, ratio
-from benchmarks.record import write
+from benchmarks.record import RESULTS, Table, publish
 from benchmarks.torch_reference.agreement import COMPARED, agreement, ready
 from benchmarks.torch_reference.timing import forward_calls, repeated, step_calls
-from lcjax.table import render
 from train.heap import keep_freed_memory
 from train.image_config import ImageConfig
 from train.presets import PRESETS
@@ -73,6 +73,7 @@ def main(
     strength: float = 10.0,
     threads: int = len(os.sched_getaffinity(0)),
     compiled: bool = True,
+    results_dir: Path = RESULTS,
 ) -> None:
     """Measures, prints tables and writes a JSON.
 
@@ -83,23 +84,25 @@ def main(
       strength: of the penalty.
       threads: of PyTorch; XLA takes one a core.
       compiled: whether PyTorch is timed with `torch.compile` too.
+      results_dir: where results are written.
     """
     keep_freed_memory()
     torch.set_num_threads(threads)
-    results = {}
+    results, tables = {}, []
     for preset in presets:
         config = published(preset, strength)
         values = [agreement(config, count) for count in steps]
         for found in values:
-            print(f"{preset}, {found['steps']} steps: agrees to rounding: {found['agrees']}")
+            title = f"{preset}, {found['steps']} steps: agrees to rounding: {found['agrees']}"
             rows = [(name, *(f"{each:.1e}" for each in found[name].values())) for name in COMPARED]
-            print(render(("relative difference", *found[COMPARED[0]]), rows))
+            tables.append(Table(("relative difference", *found[COMPARED[0]]), rows, title))
         times = speed(config, rounds=rounds, compiled=compiled)
-        print(render(("milliseconds", "", "", "× lcjax", "quartiles"), list(_rows(times))))
+        headers = (f"{preset}, milliseconds", "", "", "× lcjax", "quartiles")
+        tables.append(Table(headers, list(_rows(times))))
         results[preset] = {"agreement": values, "speed": times}
     asked = {"rounds": rounds, "strength": strength, "threads": threads, "rest_seconds": REST}
     about = {"steps_a_call": STEPS_A_CALL, "passes_a_call": PASSES, "torch": torch.__version__}
-    print(write("published-torch", asked | about, results))
+    publish("published_torch", asked | about, results, *tables, results_dir=results_dir)
 
 
 def _rows(times: Mapping[str, Any]) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks.peers import PEERS
+from benchmarks.record import RESULTS
 from benchmarks.ways import Way, report
 
 REPEATED = (3, 4)  # headline sizes, run with every seed
@@ -65,14 +66,16 @@ def _published(strength: str) -> Iterator[Way]:
 def main(
     seeds: tuple[int, ...] = (0, 1, 2),
     runs_dir: Path = Path("runs/benchmark"),
+    results_dir: Path = RESULTS,
 ) -> None:
     """Runs what is not there yet; prints a table, writes a JSON.
 
     Args:
       seeds: of the runs; all but the headline rows take the first alone.
       runs_dir: where the runs are kept.
+      results_dir: where results are written.
     """
-    report("sentiment", ways(), seeds=seeds, runs_dir=runs_dir)
+    report("sentiment", ways(), seeds=seeds, runs_dir=runs_dir, results_dir=results_dir)
 
 
 if __name__ == "__main__":

@@ -23,13 +23,12 @@ import tyro
 from orbax.checkpoint import v1 as ocp
 
 import lcjax
-from benchmarks.record import write
+from benchmarks.record import RESULTS, Table, publish
 from lcjax.leaves import flatten, joined
 from lcjax.manifest import ARRAYS, absolute, read_manifest
 from lcjax.models import GPT2
 from lcjax.paths import is_slope_path
 from lcjax.streaming import outline, write_pieces
-from lcjax.table import render
 
 COMMAND = "from lcjax.cli import main; main()"
 MAKE = "import sys; from benchmarks.streaming_collapse import make; make(*sys.argv[1:])"
@@ -111,6 +110,7 @@ def main(
     directory: Path = Path("runs/benchmark/streaming"),
     rounds: int = 1,
     keep: bool = False,
+    results_dir: Path = RESULTS,
 ) -> None:
     """Makes the checkpoint, collapses it, and compares.
 
@@ -119,6 +119,7 @@ def main(
       directory: where checkpoints are written, three times the size of one.
       rounds: how often the command and the comparison are run, in turn.
       keep: whether the checkpoint stays for another run.
+      results_dir: where results are written.
     """
     source, compact, other = (
         str((directory / f"{preset}-{name}").absolute()) for name in ("deep", "compact", "other")
@@ -153,9 +154,9 @@ def main(
         ("command over the three", f"{wall / bare:.2f}", ""),
         ("lcjax inspect", f"{started:.1f} s", f"{idle / 2**20:,.0f} MiB"),
     ]
-    print(render((f"GPT-2 {preset}", "time", "peak memory"), rows))
+    table = Table((f"GPT-2 {preset}", "time", "peak memory"), rows)
     config = {"preset": preset, "dtype": "bfloat16", "rounds": rounds}
-    print(write(f"streaming_collapse-{preset}", config, results))
+    publish(f"streaming_collapse-{preset}", config, results, table, results_dir=results_dir)
     if not keep:
         shutil.rmtree(source)
 

@@ -7,6 +7,7 @@ CollapsibleMLP and `lcjax.collapsing(adamw)`, and with `nn.Dense`, the plain act
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -17,8 +18,7 @@ import tyro
 
 import lcjax
 from benchmarks.interleave import interleaved, ratio
-from benchmarks.record import write
-from lcjax.table import render
+from benchmarks.record import RESULTS, Table, publish
 from train.heap import keep_freed_memory
 
 MakeMLP = Callable[..., nn.Module]
@@ -91,11 +91,12 @@ def networks() -> dict[str, tuple[Callable[[MakeMLP], nn.Module], jax.Array]]:
     }
 
 
-def main(rounds: int = 100) -> None:
+def main(rounds: int = 100, results_dir: Path = RESULTS) -> None:
     """Times both steps of both networks in turn.
 
     Args:
       rounds: timed steps of each.
+      results_dir: where results are written.
     """
     keep_freed_memory()
     results, rows = {}, []
@@ -114,8 +115,9 @@ def main(rounds: int = 100) -> None:
         quartiles = f"{cost['lower_quartile']:.3f} to {cost['upper_quartile']:.3f}"
         times = [f"{medians[key]:.2f} ms" for key in ("plain", "with slopes")]
         rows.append((name, *times, f"{cost['of_medians']:.3f}", quartiles))
-    print(render(("step", "plain", "with slopes", "ratio", "quartiles by round"), rows))
-    print(write("train_step", {"rounds": rounds, "dtype": "float32"}, results))
+    table = Table(("step", "plain", "with slopes", "ratio", "quartiles by round"), rows)
+    config = {"rounds": rounds, "dtype": "float32"}
+    publish("train_step", config, results, table, results_dir=results_dir)
 
 
 if __name__ == "__main__":

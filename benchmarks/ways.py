@@ -5,9 +5,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import write
+from benchmarks.record import Table, publish
 from benchmarks.training_runs import Summary, command, mean_and_deviation, measured, parameters
-from lcjax.table import render
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +44,11 @@ def follow(ways: Iterable[Way], *, seeds: Sequence[int], runs_dir: Path) -> list
 
 
 def report(
-    name: str, ways: Iterable[Way], *, seeds: Sequence[int], runs_dir: Path
+    name: str, ways: Iterable[Way], *, seeds: Sequence[int], runs_dir: Path, results_dir: Path
 ) -> list[dict[str, Any]]:
-    """Follows ways, prints a table, writes the benchmark's JSON, and returns the points."""
+    """Follows ways, publishes what they come to, and returns the points."""
     points = follow(ways, seeds=seeds, runs_dir=runs_dir)
-    print(table(points))
-    print(write(name, {"seeds": list(seeds)}, points))
+    publish(name, {"seeds": list(seeds)}, points, table(points), results_dir=results_dir)
     return points
 
 
@@ -66,10 +64,10 @@ def point(way: Way, found: Sequence[Summary]) -> dict[str, Any]:
     }
 
 
-def table(points: Iterable[dict[str, Any]]) -> str:
-    """Returns points as lines of text."""
+def table(points: Iterable[dict[str, Any]]) -> Table:
+    """Returns points as a table."""
     headers = ("method", "parameters", "collapsed", "validation, %", "test, %", "seeds")
-    return render(headers, [_cells(each) for each in points])
+    return Table(headers, [_cells(each) for each in points])
 
 
 def _cells(found: dict[str, Any]) -> tuple[str, ...]:
