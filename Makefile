@@ -10,7 +10,7 @@ ifeq ($(strip $(NEWEST)),)
 NEWEST := $(firstword $(shell command -v python3.14 python3.13 python3.12) python3)
 endif
 
-.PHONY: demo test test-slow test-newest lint clean
+.PHONY: demo test test-slow test-newest lint bench bench-quick clean
 
 demo: $(VENV)/.train
 	$(BIN)/python -m train.image digits-mixer
@@ -31,6 +31,13 @@ test-newest:
 .PHONY: upgrade
 upgrade: $(VENV)/.models
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade jax flax optax
+
+# Hours, in parts that resume; the quick one takes minutes and writes under runs.
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks
+
+bench-quick: $(VENV)/.dev
+	$(BIN)/python -m benchmarks --quick
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
