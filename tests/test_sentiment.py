@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import signal
 import sys
 import warnings
 
@@ -12,7 +13,15 @@ import numpy as np
 import pytest
 
 import lcjax
-from tests.runs import fit, interrupt_after, last_state, same_bits, start
+from tests.runs import (
+    checkpoints,
+    fit,
+    interrupt_after,
+    last_state,
+    same_bits,
+    start,
+    wait_for,
+)
 from tests.tiny_bert import LONGEST, make_folder, texts, write_tsv
 from train import command, predict, sentiment
 from train.buckets import PADDING
@@ -370,6 +379,23 @@ def test_an_interrupted_run_ends_bit_for_bit_where_the_whole_one_does(root, tmp_
     assert 0 < int(last_state(tmp_path / "broken", job).step) < int(whole.step)
     same_bits(fit(tmp_path / "broken", job), whole)
     lines = [(tmp_path / name / FILE).read_text() for name in ("whole", "broken")]
+    assert lines[0] == lines[1] != ""
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_resumed_bit_for_bit(root, tmp_path):
+    config = configured(root, **PLAIN | MANY, epochs=20, name="a", runs_dir=tmp_path)
+    killed = start(*flags(config), module="train.sentiment")
+    wait_for(lambda: len(checkpoints(tmp_path / "a")) > 1, killed)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert not (tmp_path / "a" / "summary.json").exists()
+    resumed = start(*flags(config), "--resume", module="train.sentiment")
+    _, complained = resumed.communicate()
+    assert resumed.returncode == 0, complained
+    job = sentiment.prepare(config)
+    same_bits(last_state(tmp_path / "a", job), fit(tmp_path / "whole", job))
+    lines = [(tmp_path / name / FILE).read_text() for name in ("whole", "a")]
     assert lines[0] == lines[1] != ""
 
 
