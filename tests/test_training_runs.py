@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import front, sentiment, training_runs
+from benchmarks import front, sentiment, sweeps, training_runs, ways
 from benchmarks.language import SURGERY, regularised, students
+from benchmarks.sweep_picture import draw
 from benchmarks.training_runs import command, mean_and_deviation, measured
 
 ROWS = {
@@ -61,15 +62,46 @@ def test_rows_of_language_start_from_rows_that_are_there():
     assert "0.03" in regularised(epochs=5, strength=0.03)[1]
 
 
+def test_sweeps_start_from_rows_that_are_there_and_mark_values_that_are_tried(tmp_path):
+    rows = sweeps.rows()
+    for arguments in rows.values():
+        for argument in arguments:
+            assert not argument.startswith("{") or argument.strip("{}") in rows
+    for sweep in sweeps.SWEEPS.values():
+        assert sweep.default is None or sweep.default in sweep.settings
+    seeds = {"deep_accuracy": [0.9, 0.8], "accuracy": [0.8, 0.9]}
+    sizes = {"deep_parameters": [4, 4], "parameters": [4, 2]}
+    points = [{"value": value, **seeds, **sizes} for value in ("1", "2")]
+    path = draw(points, tmp_path / "a.png", about="width", default="2")
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
 def test_means_have_as_many_decimals_as_asked_for():
     assert mean_and_deviation([1.0, 3.0]) == "2.00 ± 1.41"
     assert mean_and_deviation([1.5], digits=4) == "1.5000"
 
 
-@pytest.mark.parametrize("ways", [front.ways, sentiment.ways])
-def test_ways_start_from_ways_before_them(ways):
+def made_up(collapsed, **more):
+    form = {"test": {"accuracy": 0.9}, "validation": {"accuracy": 0.8}, "parameters": 100}
+    costs = {"flops_per_text": 4e6, "latency_ms": {"1": 1.0, "32": 4.0}}
+    deep, compact = {**form, **costs}, {**form, **costs, "latency_ms": {"1": 9.0, "32": 3.0}}
+    return {"collapsed": collapsed, "deep": deep, "compact": compact, **more}
+
+
+def test_a_way_tells_flops_and_the_time_of_the_larger_batch_where_both_forms_are_there():
+    way = ways.Way("deep", "row", ("train.image", "digits-mlp"))
+    found = ways.point(way, [made_up(["a"]), made_up([]), made_up(["a"], removed=10)])
+    assert found["flops"] == [4e6, 4e6, None] and found["time_ratio"] == [0.75, None, None]
+    assert found["parameters"] == [100, 100, 90]
+    (cells,) = ways.table([found]).rows
+    assert cells[:5] == ("deep", "90 / 100", "4.0", "75.0", "0 / 1")
+    assert ways.table([found | {"time_ratio": [None]}]).rows[0][3] == "–"
+
+
+@pytest.mark.parametrize("listed", [front.ways, sentiment.ways])
+def test_ways_start_from_ways_before_them(listed):
     known = set()
-    for way in ways():
+    for way in listed():
         for argument in way.arguments:
             assert not argument.startswith("{") or argument.strip("{}") in known
         assert way.row not in known
