@@ -285,6 +285,7 @@ def edited(root, tmp_path, **config):
 
 
 BAD = [
+    ({"longest": True}, "--longest is set, but not of how many; wanted --train-examples too"),
     ({"train_examples": 0}, "--train-examples is 0; wanted at least 1"),
     ({"lengths": (24, 8)}, r"--lengths is \(24, 8\); wanted numbers from 3 on that ascend"),
     ({"lengths": ()}, r"--lengths is \(\); wanted numbers"),

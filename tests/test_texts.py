@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.prepared import prepare_texts
-from tests.tiny_bert import LONGEST, make_folder, texts, write_tsv
+from tests.tiny_bert import LONGEST, NAMES, make_folder, texts, write_tsv
 from train import tfds_find
 from train.labelled import cut
 from train.ranges import ConfigError
@@ -200,6 +200,16 @@ def test_validation_is_cut_from_train_and_a_subset_is_fixed(tsv, tokenizer):
         load_texts(str(tsv), tokenizer, LENGTHS, num_classes=3)
     with pytest.raises(DataError, match="validation is 0.001, 0 of 80 training texts"):
         cut(find_texts(str(tsv)).read("train"), 0.001, 0, "a", "texts")
+
+
+def test_the_longest_texts_are_longer_than_all_that_are_left(tmp_path, tokenizer):
+    lines = [f"{f'{NAMES[0]} ' * count}\t{count % 2}" for count in range(1, 21)]
+    (tmp_path / "a.tsv").write_text("\n".join(lines) + "\n")
+    asked = {"validation": 0.25, "train_examples": 5, "longest": True}
+    data = load_texts(str(tmp_path / "a.tsv"), tokenizer, (64,), **asked)
+    whole = load_texts(str(tmp_path / "a.tsv"), tokenizer, (64,), validation=0.25)
+    lengths = sorted((len(tokens) for tokens in whole.train.tokens), reverse=True)
+    assert sorted((len(tokens) for tokens in data.train.tokens), reverse=True) == lengths[:5]
 
 
 def test_what_it_says_of_the_texts(tsv, tokenizer):

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from train.buckets import usable_lengths
 from train.config import Config, LabelledDataConfig
-from train.ranges import require
+from train.ranges import ConfigError, require
 from train.text_model import PretrainedConfig
 
 
@@ -24,12 +24,16 @@ class TextDataConfig(LabelledDataConfig):
     """Tokens to which texts are padded, ascending; a text longer than the last is cut there."""
     train_examples: int | None = None
     """Train on a fixed choice of so many texts; by default on all that are not held out."""
+    longest: bool = False
+    """Let that choice be the longest texts, instead of a random one."""
 
     def check(self) -> None:
         """Raises ConfigError where a field is out of range."""
         super().check()
         usable_lengths(self.lengths, self.lengths[-1] if self.lengths else 0)
         require(self, "train_examples", lambda value: value is None or value >= 1, "at least 1")
+        if self.longest and self.train_examples is None:
+            raise ConfigError("--longest is set, but not of how many; wanted --train-examples too.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -74,6 +74,7 @@ def load_texts(
     validation: float = 0.1,
     num_classes: int | None = None,
     train_examples: int | None = None,
+    longest: bool = False,
     split_seed: int = 0,
 ) -> TextData:
     """Loads a set of labelled texts, as tokens.
@@ -89,6 +90,7 @@ def load_texts(
       validation: below 1, the part of the training split that is held out; else, how many texts.
       num_classes: if given, how many classes are expected; others raise.
       train_examples: if given, keep a fixed choice of so many of the texts that are left.
+      longest: whether that choice is of the longest, in characters; else it is a random one.
       split_seed: fixes the cut between training and validation, and that choice.
 
     Raises:
@@ -119,7 +121,7 @@ def load_texts(
 
     train, held_out = cut(found.read("train"), validation, split_seed, found.name, "texts")
     if train_examples is not None:
-        train = _chosen(train, train_examples, split_seed)
+        train = _chosen(train, train_examples, longest, split_seed)
     return TextData(
         name=found.name,
         train=tokenised(train),
@@ -139,10 +141,13 @@ def tokenise(texts: Texts, tokenizer: Tokenizer, lengths: tuple[int, ...]) -> tu
     return TextSplit(held, texts.labels, lengths), shortened
 
 
-def _chosen(train: Texts, count: int, seed: int) -> Texts:
+def _chosen(train: Texts, count: int, longest: bool, seed: int) -> Texts:
     if count > len(train):
         raise ConfigError(
             f"--train-examples is {count}, but there are only {len(train)} texts to train on; "
             "wanted at most that many."
         )
-    return train.take(np.sort(np.random.default_rng(seed).permutation(len(train))[:count]))
+    order = np.random.default_rng(seed).permutation(len(train))
+    if longest:
+        order = np.argsort([-len(text) for text in train.texts], kind="stable")
+    return train.take(np.sort(order[:count]))

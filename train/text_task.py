@@ -39,6 +39,7 @@ def make_task(config: TextConfig) -> Task:
         validation=asked.validation,
         num_classes=asked.num_classes,
         train_examples=asked.train_examples,
+        longest=asked.longest,
     )
     module = config.model.build(data.num_classes)
     classifier = TextClassifier(module)
