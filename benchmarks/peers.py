@@ -29,7 +29,7 @@ from train.loop import TrainState
 from train.protocols import Ending
 from train.protocols.healing import Healing
 from train.ranges import ConfigError
-from train.run_dir import SUMMARY, read_json
+from train.run_dir import CONFIG, SUMMARY, read_json
 from train.stages import History, Stage
 from train.task import Task
 
@@ -92,11 +92,13 @@ def heal(asked: Asked, make: Make) -> None:
     try:
         config, make_task = student(asked.source)
         sites = read_json(asked.source / SUMMARY)["collapsed"]
+        taught = read_json(asked.source / CONFIG)["protocol"]["deep_teacher"]
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     protocol = dataclasses.replace(
-        config.protocol, protocol="fit-heal", deep=asked.source, teacher=None, collapsed_from=None
-    )
+        config.protocol, protocol="fit-heal", deep=asked.source, deep_teacher=taught, teacher=None,
+        collapsed_from=None,
+    )  # fmt: skip
     run = RunConfig(**{k: v for k, v in vars(asked).items() if k != "source"})
     config = dataclasses.replace(config, protocol=protocol, run=run)
     command.execute(config, make_task, {"fit-heal": healing(make, sites)})
@@ -121,8 +123,8 @@ def healing(make: Make, sites: Sequence[str]) -> type[Healing]:
 
         def stage(self, directory: Path, history: History) -> Stage:
             task = self.task
-            end = task.steps_in(task.config.protocol.heal_epochs)
-            return Stage(task.loss, self.optimizer(history), task.source, end)
+            deep = task.variables if task.config.protocol.deep_teacher else None
+            return self.healing(self.optimizer(history), 0, deep)
 
         def end(self, directory: Path, history: History, variables: Any) -> Ending:
             peer = self._peer

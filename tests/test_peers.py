@@ -16,6 +16,7 @@ from train.config import as_json
 from train.finished import DEEP
 from train.optimizers import make_adamw
 from train.ranges import ConfigError
+from train.recorder import read_metrics
 from train.run_dir import SUMMARY, create_directory, read_json, write_json
 
 SITES = ["mlp/act_0", "mlp/act_1"]
@@ -142,12 +143,13 @@ def test_what_cannot_be_a_peer_is_an_error():
 
 
 @pytest.mark.parametrize(
-    "make", [low_rank.low_rank, pytest.param(pruned.pruned, marks=pytest.mark.slow)]
+    ("make", "taught"),
+    [(low_rank.low_rank, True), pytest.param(pruned.pruned, False, marks=pytest.mark.slow)],
 )
-def test_a_peer_heals_as_its_run_does(make, tmp_path, monkeypatch):
+def test_a_peer_heals_as_its_run_does(make, taught, tmp_path, monkeypatch):
     monkeypatch.setattr(outcome, "evaluate_afresh", lambda *_: {"accuracy": 1.0, "loss": 0.0})
     flags = {"protocol": "fit-heal", "heal_epochs": 0.2, "hidden": (32, 24), "learning_rate": 1e-2}
-    config = configured(**flags, runs_dir=tmp_path)
+    config = configured(**flags, deep_teacher=taught, log_every=1, runs_dir=tmp_path)
     task = image_task.make_task(config)
     create_directory(tmp_path / "run", as_json(config))
     lcjax.save(tmp_path / "run" / DEEP, task.variables)
@@ -159,6 +161,8 @@ def test_a_peer_heals_as_its_run_does(make, tmp_path, monkeypatch):
     assert 0.9 * count(compact) < left <= count(compact) + 1
     assert summary["steps"] == task.steps_in(0.2) > 0
     assert summary["collapsed"] == ["mlp/act_1"]
+    records = [each for each in read_metrics(tmp_path / "peer") if "train/loss" in each]
+    assert all(("train/divergence" in record) == taught for record in records)
     healed = lcjax.restore(tmp_path / "peer/compact")
     assert jax.tree.map(jnp.shape, healed) == jax.tree.map(jnp.shape, task.variables)
     kernels = [healed["params"]["mlp"][f"dense_{i}"]["kernel"] for i in (0, 1)]

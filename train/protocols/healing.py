@@ -44,14 +44,18 @@ class Healing(Protocol):
 
     def heal_stage(self, directory: Path, history: History) -> Stage:
         """Returns the last stage, with the deep model as teacher if asked for."""
-        task, tx = self.task, self.optimizer(history)
-        end = history[-1]["step"] + task.steps_in(task.config.protocol.heal_epochs)
-        if not task.config.protocol.deep_teacher:
-            return Stage(task.loss, tx, task.source, end)
-        deep = self.deep(directory)
-        loss, source = with_teacher(
-            task.classifier, task.source, task.classifier, deep, teaching(task.config)
-        )
+        deep = self.deep(directory) if self.task.config.protocol.deep_teacher else None
+        return self.healing(self.optimizer(history), history[-1]["step"], deep)
+
+    def healing(self, tx: optax.GradientTransformation, start: int, deep: Any) -> Stage:
+        """Returns a stage of --heal-epochs from step `start`; `deep` teaches, unless it is None."""
+        task = self.task
+        loss, source = task.loss, task.source
+        if deep is not None:
+            loss, source = with_teacher(
+                task.classifier, source, task.classifier, deep, teaching(task.config)
+            )
+        end = start + task.steps_in(task.config.protocol.heal_epochs)
         return Stage(loss, tx, source, end)
 
     def deep(self, directory: Path) -> Any:
