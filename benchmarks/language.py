@@ -5,9 +5,9 @@ on characters of tiny_shakespeare.
 
 regulariser: a model that overfits, as it sees a tenth of the text. Every way to regularise is tried
 at the strengths and lengths of a grid with the first seed; the best on validation is run with all
-seeds. surgery: the last two or the cheapest FFNs of a trained model collapsed, by every fit, with
-healing and without, SwiGLU too. distillation: the same compact topology, new, as a student of the
-deep model: as many steps, and as much time, as lcjax took.
+seeds. surgery: the cheapest FFNs of a trained model collapsed, by every fit, with healing and
+without, SwiGLU too, and after a penalty. distillation: the same compact topology, new, as a student
+of the deep model: as many steps, and as much time, as lcjax took.
 """
 
 import json
@@ -92,7 +92,19 @@ SURGERY: Rows = {
         for count in (1, 2)
     },
     "language-healed-2": _collapsed(_SMALL, "language-deep", "least_squares", 2, _HEAL_EPOCHS),
+    "language-taught-2": (
+        *_collapsed(_SMALL, "language-deep", "least_squares", 2, _HEAL_EPOCHS),
+        "--deep-teacher",
+    ),
+    # What the healed one is held against: as many epochs, nothing collapsed.
+    "language-more": (
+        *(*_SMALL, "--from", "{language-deep}", *_PLAIN),
+        *("--epochs", f"{_HEAL_EPOCHS:g}", "--learning-rate", "1e-3"),
+    ),
     "language-natural": (*_SMALL, *_NATURAL),
+    "language-natural-least-squares-2": _collapsed(
+        _SMALL, "language-natural", "least_squares", 2, 0
+    ),
     "language-swiglu-deep": (*_SWIGLU, *_PLAIN),
     "language-swiglu-least-squares-2": _collapsed(
         _SWIGLU, "language-swiglu-deep", "least_squares", 2, 0
