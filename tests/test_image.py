@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import resource
 import signal
 from pathlib import Path
 
@@ -374,6 +375,28 @@ def test_a_killed_process_is_resumed_bit_for_bit(kind, saves, varied_dir, tmp_pa
     same_bits(last_state(broken, job), whole)
     assert (broken / FILE).read_text() == (tmp_path / "whole" / FILE).read_text()
     assert read_json(broken / "summary.json")["steps"] == int(whole.step)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("most", [1_000, 10_000])  # bytes a file: of the records, of a checkpoint
+def test_a_disk_that_fills_up_costs_nothing_that_was_saved(most, varied_dir, tmp_path):
+    config = with_chance("in memory", varied_dir, epochs=30, name="a", runs_dir=tmp_path)
+    broken = tmp_path / "a"
+    stopped = start(*command(config))
+    wait_for(lambda: checkpoints(broken), stopped)
+    resource.prlimit(stopped.pid, resource.RLIMIT_FSIZE, (most, most))
+    _, complained = stopped.communicate()
+    assert stopped.returncode == 1 and "Traceback" not in complained
+    told = complained.rstrip().splitlines()[-1]
+    assert told.startswith("error: ") and "cannot be written: File too large. The last w" in told
+    assert told.endswith("the same flags with --name a --resume continue the run.")
+    assert checkpoints(broken) and not (broken / "summary.json").exists()
+    resumed = start(*command(config), "--resume")
+    _, complained = resumed.communicate()
+    assert resumed.returncode == 0, complained
+    job = image.prepare(config)
+    same_bits(last_state(broken, job), fit(tmp_path / "whole", job))
+    assert (broken / FILE).read_text() == (tmp_path / "whole" / FILE).read_text()
 
 
 @pytest.mark.slow

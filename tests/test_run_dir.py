@@ -1,11 +1,13 @@
 """A run's directory: what it is called, who may have it, and that it is there whole or not."""
 
+import errno
 import json
 import os
 
 import pytest
 
 from train.config import RunConfig
+from train.full_disk import full_disk
 from train.run_dir import (
     CONFIG,
     SUMMARY,
@@ -158,3 +160,13 @@ def test_json_is_there_whole_or_as_it_was(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             write_json(path, {"gap": 0.2})
     assert json.loads(path.read_text())["gap"] == 0.1
+
+
+def test_a_full_disk_is_told_from_other_errors(tmp_path):
+    full = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "metrics.jsonl"))
+    told = full_disk(full, tmp_path)
+    assert told is not None and told.startswith(f"{tmp_path}/metrics.jsonl cannot be written: No s")
+    assert f"--name {tmp_path.name} --resume" in told
+    assert full_disk(ValueError("Failed to write [os_error_code='28']"), tmp_path) is not None
+    for other in (OSError(errno.EACCES, "denied"), ValueError("no such flag"), OSError("odd")):
+        assert full_disk(other, tmp_path) is None

@@ -16,6 +16,7 @@ import lcjax
 from train.comparison import count_parameters
 from train.config import AnyConfig, Config, ConfigError, as_json, check
 from train.devices import is_first, join, make_mesh, wait_for_all
+from train.full_disk import full_disk
 from train.heap import keep_freed_memory
 from train.loop import Diverged, TrainState
 from train.outcome import conclude
@@ -97,7 +98,7 @@ def _execute(
         wait_for_all("the run is prepared")  # before its directory is there
         if not config.run.resume and is_first():
             create_directory(directory, as_json(config), overwrite=config.run.overwrite)
-    except (ValueError, FileNotFoundError, ImportError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
     wait_for_all("the run has a directory")
     _say(introduce(job, directory))
@@ -105,6 +106,12 @@ def _execute(
         _say(conclude(job.task, fit(job, directory), directory))
     except Diverged as error:
         sys.exit(f"error: {error}")
+    except (OSError, ValueError) as error:
+        told = full_disk(error, directory)
+        if told is None:
+            raise
+        warnings.simplefilter("ignore")  # of what orbax then leaves undone
+        sys.exit(f"error: {told}")
     except KeyboardInterrupt:
         sys.exit(f"stopped; the same flags with --name {directory.name} --resume continue it")
 
@@ -125,8 +132,8 @@ def _check_batch(config: Config, mesh: Mesh | None) -> None:
 
 
 def quieten() -> None:
-    """Lets a user see warnings as one line each, and none of absl's."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    """Lets a user see warnings as one line each, and nothing of absl: its errors are raised too."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
 
 

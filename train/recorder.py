@@ -3,12 +3,15 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.summary import scalar
 
 from train.devices import is_first
 
@@ -35,7 +38,9 @@ class Recorder:
         if events.exists():
             shutil.rmtree(events)
         self._lines = path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(events))
+        events.mkdir()
+        # Not SummaryWriter: its thread dies where it cannot write, and the next event waits for it.
+        self._events = EventsWriter(str(events / "events"))
         for record in kept:
             self._show(record)
 
@@ -48,7 +53,9 @@ class Recorder:
     def _show(self, record: Mapping[str, Any]) -> None:
         for name, value in record.items():
             if name != "step":
-                self._events.add_scalar(name, value, record["step"])
+                event = Event(step=record["step"], wall_time=time.time())
+                event.summary.CopyFrom(scalar(name, value))
+                self._events.write_event(event)
 
     def flush(self) -> None:
         """Hands the lines to the operating system, where a killed process cannot lose them."""
