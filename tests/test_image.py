@@ -386,9 +386,9 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_saved(most, varied_dir, tmp
     wait_for(lambda: checkpoints(broken), stopped)
     resource.prlimit(stopped.pid, resource.RLIMIT_FSIZE, (most, most))
     _, complained = stopped.communicate()
-    assert stopped.returncode == 1 and "Traceback" not in complained
-    told = complained.rstrip().splitlines()[-1]
-    assert told.startswith("error: ") and "cannot be written: File too large. The last w" in told
+    assert stopped.returncode == 1 and "/train/" not in complained  # orbax's threads may complain
+    (told,) = [line for line in complained.splitlines() if line.startswith("error: ")]
+    assert "cannot be written: File too large. The last whole checkpoint stays" in told
     assert told.endswith("the same flags with --name a --resume continue the run.")
     assert checkpoints(broken) and not (broken / "summary.json").exists()
     resumed = start(*command(config), "--resume")
