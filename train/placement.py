@@ -4,8 +4,10 @@ What is current is the mesh that `jax.set_mesh` has set; without one nothing is 
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -32,6 +34,33 @@ def over_batch(tree: Any) -> Any:
     if jax.sharding.get_abstract_mesh().empty:
         return tree
     return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, BATCH), tree)
+
+
+@contextmanager
+def batches_stay_cut() -> Iterator[None]:
+    """Inside, whatever a flax module makes of a batch is cut along its first axis as that is.
+
+    Otherwise XLA may cut activations over fsdp as it finds the weights, and gather those of the
+    whole batch on every device. What is sent then grows with the batch, not with the weights.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    parts = 1 if mesh.empty else mesh.shape["data"] * mesh.shape["fsdp"]
+
+    def cut(run: Any, args: Any, kwargs: Any, _: Any) -> Any:
+        out = run(*args, **kwargs)
+        if not args or not _is_of_batch(args[0], out) or out.shape[0] % parts:
+            return out
+        rest = [PartitionSpec.UNCONSTRAINED] * (out.ndim - 1)
+        return jax.lax.with_sharding_constraint(out, PartitionSpec(*BATCH, *rest))
+
+    with nn.intercept_methods(cut) if parts > 1 else nullcontext():
+        yield
+
+
+def _is_of_batch(given: Any, out: Any) -> bool:
+    """Tells whether both are arrays with one first axis and others after it."""
+    both = isinstance(given, jax.Array) and isinstance(out, jax.Array)
+    return both and min(given.ndim, out.ndim) > 1 and given.shape[0] == out.shape[0]
 
 
 def everywhere(tree: Any) -> Any:
