@@ -26,6 +26,8 @@ _RATES = {3: "3e-5", 4: "5e-5", 6: "1e-4"}
 def ways() -> Iterator[Way]:
     """Yields all ways; those that others start from come first."""
     yield Way("deep", "sentiment-deep", (*_PRESET, *_PLAIN))
+    twice = (*_PRESET, *_PLAIN, "--epochs", "2")
+    yield Way("deep, two epochs", "sentiment-deep-twice", twice, False)
     for k in (3, 4, 6):
         healed, repeated = (*_surgery("least_squares", k, 1), "--deep-teacher"), k in REPEATED
         method = "lcjax: least squares, healed, the deep one teaching"
