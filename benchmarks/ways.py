@@ -2,7 +2,7 @@
 
 import dataclasses
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,9 @@ def report(
 def point(way: Way, found: Sequence[Summary]) -> dict[str, Any]:
     """Returns what the runs of a way come to, one number a seed; JSON.
 
-    FLOPs are those of one input to the compact form; None for a peer, which is kept in the deep
-    one's shapes. Time is that of the larger batch over the deep form's, measured in turn with it;
-    None where the run has not both forms.
+    FLOPs and time are those of the compact form over the deep one's, time that of the larger batch,
+    the forms in turn. None where the run has not both: nothing was collapsed, or a peer is kept in
+    the deep one's shapes.
     """
     return {
         "method": way.method,
@@ -67,34 +67,35 @@ def point(way: Way, found: Sequence[Summary]) -> dict[str, Any]:
         "collapsed": [summary["collapsed"] for summary in found],
         "validation": [summary["compact"]["validation"]["accuracy"] for summary in found],
         "accuracy": [summary["compact"]["test"]["accuracy"] for summary in found],
-        "flops": [None if "removed" in summary else _flops(summary) for summary in found],
-        "time_ratio": [_time_ratio(summary) for summary in found],
+        "flops_ratio": [_ratio(summary, _flops) for summary in found],
+        "time_ratio": [_ratio(summary, _milliseconds) for summary in found],
     }
 
 
 def table(points: Iterable[dict[str, Any]]) -> Table:
     """Returns points as a table."""
-    headers = ("method", "parameters", "MFLOPs", "time, %", "collapsed", "validation, %", "test, %",
+    headers = ("method", "parameters", "FLOPs, %", "time, %", "collapsed", "validation, %", "test, %",
                "seeds")  # fmt: skip
     return Table(headers, [_cells(each) for each in points])
 
 
-def _flops(summary: Summary) -> float:
-    row = summary["compact"]
+def _ratio(summary: Summary, of: Callable[[dict[str, Any]], float]) -> float | None:
+    if "removed" in summary or not summary["collapsed"]:
+        return None
+    return of(summary["compact"]) / of(summary["deep"])
+
+
+def _flops(row: dict[str, Any]) -> float:
     return next(value for key, value in row.items() if key.startswith("flops_per_"))
 
 
-def _time_ratio(summary: Summary) -> float | None:
-    if "removed" in summary or not summary["collapsed"]:
-        return None
-    compact, deep = (summary[form]["latency_ms"] for form in ("compact", "deep"))
-    batch = max(deep, key=int)
-    return compact[batch] / deep[batch]
+def _milliseconds(row: dict[str, Any]) -> float:
+    return row["latency_ms"][max(row["latency_ms"], key=int)]
 
 
-def _mean(values: Sequence[float | None], scale: float) -> str:
-    known = [value for value in values if value is not None]
-    return f"{scale * statistics.mean(known):.1f}" if known else "–"
+def _percent(ratios: Sequence[float | None]) -> str:
+    known = [ratio for ratio in ratios if ratio is not None]
+    return f"{100 * statistics.mean(known):.1f}" if known else "–"
 
 
 def _cells(found: dict[str, Any]) -> tuple[str, ...]:
@@ -103,8 +104,7 @@ def _cells(found: dict[str, Any]) -> tuple[str, ...]:
     return (
         found["method"],
         " / ".join(f"{size:,}" for size in sizes),
-        _mean(found["flops"], 1e-6),
-        _mean(found["time_ratio"], 100),
+        *(_percent(found[key]) for key in ("flops_ratio", "time_ratio")),
         " / ".join(map(str, counts)),
         *(
             mean_and_deviation([100 * each for each in found[split]])

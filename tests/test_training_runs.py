@@ -84,17 +84,18 @@ def test_means_have_as_many_decimals_as_asked_for():
 def made_up(collapsed, **more):
     form = {"test": {"accuracy": 0.9}, "validation": {"accuracy": 0.8}, "parameters": 100}
     costs = {"flops_per_text": 4e6, "latency_ms": {"1": 1.0, "32": 4.0}}
-    deep, compact = {**form, **costs}, {**form, **costs, "latency_ms": {"1": 9.0, "32": 3.0}}
+    deep = {**form, **costs}
+    compact = {**form, "flops_per_text": 2e6, "latency_ms": {"1": 9.0, "32": 3.0}}
     return {"collapsed": collapsed, "deep": deep, "compact": compact, **more}
 
 
 def test_a_way_tells_flops_and_the_time_of_the_larger_batch_where_both_forms_are_there():
     way = ways.Way("deep", "row", ("train.image", "digits-mlp"))
     found = ways.point(way, [made_up(["a"]), made_up([]), made_up(["a"], removed=10)])
-    assert found["flops"] == [4e6, 4e6, None] and found["time_ratio"] == [0.75, None, None]
+    assert found["flops_ratio"] == [0.5, None, None] and found["time_ratio"] == [0.75, None, None]
     assert found["parameters"] == [100, 100, 90]
     (cells,) = ways.table([found]).rows
-    assert cells[:5] == ("deep", "90 / 100", "4.0", "75.0", "0 / 1")
+    assert cells[:5] == ("deep", "90 / 100", "50.0", "75.0", "0 / 1")
     assert ways.table([found | {"time_ratio": [None]}]).rows[0][3] == "–"
 
 
