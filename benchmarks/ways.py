@@ -74,8 +74,8 @@ def point(way: Way, found: Sequence[Summary]) -> dict[str, Any]:
 
 def table(points: Iterable[dict[str, Any]]) -> Table:
     """Returns points as a table."""
-    headers = ("method", "parameters", "FLOPs, %", "time, %", "collapsed", "validation, %", "test, %",
-               "seeds")  # fmt: skip
+    costs = ("parameters", "FLOPs, %", "time, %", "collapsed")
+    headers = ("method", *costs, "validation, %", "test, %", "seeds")
     return Table(headers, [_cells(each) for each in points])
 
 
