@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -67,6 +68,18 @@ def checkpoints(directory):
     """Returns the steps at which a run has whole checkpoints."""
     found = (path.parent.name for path in directory.glob("checkpoints/*/commit_success.txt"))
     return sorted(int(name) for name in found if name.isdecimal())  # others are being saved
+
+
+def kill_and_resume(*flags, directory, saves=2, module="train.image"):
+    """Starts a run, kills it once it has saved so many times, and lets it end."""
+    killed, seen = start(*flags, module=module), set()
+    wait_for(lambda: len(seen.update(checkpoints(directory)) or seen) >= saves, killed)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert not (directory / "summary.json").exists()
+    resumed = start(*flags, "--resume", module=module)
+    _, complained = resumed.communicate()
+    assert resumed.returncode == 0, complained
 
 
 def fit(directory, job):

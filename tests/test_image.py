@@ -21,6 +21,7 @@ from tests.runs import (
     events,
     fit,
     interrupt_after,
+    kill_and_resume,
     last_state,
     main,
     same_bits,
@@ -361,15 +362,8 @@ def command(config):
 @pytest.mark.parametrize("saves", [1, 3])
 def test_a_killed_process_is_resumed_bit_for_bit(kind, saves, varied_dir, tmp_path):
     config = with_chance(kind, varied_dir, epochs=8, name="a", runs_dir=tmp_path)
-    broken, seen = tmp_path / "a", set()
-    killed = start(*command(config))
-    wait_for(lambda: len(seen.update(checkpoints(broken)) or seen) >= saves, killed)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    assert not (broken / "summary.json").exists()
-    resumed = start(*command(config), "--resume")
-    _, complained = resumed.communicate()
-    assert resumed.returncode == 0, complained
+    broken = tmp_path / "a"
+    kill_and_resume(*command(config), directory=broken, saves=saves)
     job = image.prepare(config)
     whole = fit(tmp_path / "whole", job)
     same_bits(last_state(broken, job), whole)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import signal
 import sys
 import warnings
 
@@ -14,14 +13,13 @@ import lcjax
 from tests.reference.cases import weights
 from tests.reference.golden import golden
 from tests.runs import (
-    checkpoints,
     configured,
     fit,
     interrupt_after,
+    kill_and_resume,
     last_state,
     same_bits,
     start,
-    wait_for,
 )
 from tests.tiny_text import PLAIN, flags, on_text, write_text
 from train import command, language
@@ -266,14 +264,7 @@ def test_an_interrupted_run_ends_bit_for_bit_where_the_whole_one_does(text, tmp_
 @pytest.mark.slow
 def test_a_killed_process_is_resumed_bit_for_bit(text, tmp_path):
     config = on_text(text, **PLAIN | VARIED, epochs=20, name="a", runs_dir=tmp_path)
-    killed = start(*flags(config), module="train.language")
-    wait_for(lambda: len(checkpoints(tmp_path / "a")) > 1, killed)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    assert not (tmp_path / "a" / "summary.json").exists()
-    resumed = start(*flags(config), "--resume", module="train.language")
-    _, complained = resumed.communicate()
-    assert resumed.returncode == 0, complained
+    kill_and_resume(*flags(config), directory=tmp_path / "a", module="train.language")
     job = language.prepare(config)
     same_bits(last_state(tmp_path / "a", job), fit(tmp_path / "whole", job))
     lines = [(tmp_path / name / FILE).read_text() for name in ("whole", "a")]

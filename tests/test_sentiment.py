@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import signal
 import sys
 import warnings
 
@@ -14,13 +13,12 @@ import pytest
 
 import lcjax
 from tests.runs import (
-    checkpoints,
     fit,
     interrupt_after,
+    kill_and_resume,
     last_state,
     same_bits,
     start,
-    wait_for,
 )
 from tests.tiny_bert import LONGEST, make_folder, texts, write_tsv
 from train import command, predict, sentiment
@@ -386,14 +384,7 @@ def test_an_interrupted_run_ends_bit_for_bit_where_the_whole_one_does(root, tmp_
 @pytest.mark.slow
 def test_a_killed_process_is_resumed_bit_for_bit(root, tmp_path):
     config = configured(root, **PLAIN | MANY, epochs=20, name="a", runs_dir=tmp_path)
-    killed = start(*flags(config), module="train.sentiment")
-    wait_for(lambda: len(checkpoints(tmp_path / "a")) > 1, killed)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    assert not (tmp_path / "a" / "summary.json").exists()
-    resumed = start(*flags(config), "--resume", module="train.sentiment")
-    _, complained = resumed.communicate()
-    assert resumed.returncode == 0, complained
+    kill_and_resume(*flags(config), directory=tmp_path / "a", module="train.sentiment")
     job = sentiment.prepare(config)
     same_bits(last_state(tmp_path / "a", job), fit(tmp_path / "whole", job))
     lines = [(tmp_path / name / FILE).read_text() for name in ("whole", "a")]
