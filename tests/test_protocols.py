@@ -251,6 +251,13 @@ def test_anneal_takes_the_sites_that_cost_a_finished_model_least(tmp_path):
 
 
 @pytest.mark.slow
+def test_anneal_takes_the_last_sites_of_a_new_model(tmp_path):
+    _, ending = ran(tmp_path / "a", protocol="anneal", count=1)
+    shapes = {"dense_0": (64, 32), "dense_1": (32, 24), "dense_3": (24, 10)}
+    assert kernels(ending.compact) == shapes
+
+
+@pytest.mark.slow
 def test_students_and_compact_topologies_from_scratch(tmp_path):
     job, ending = ran(tmp_path / "a", protocol="anneal", last=2)
     image.conclude(job.task, ending, tmp_path / "a")
@@ -273,7 +280,7 @@ def test_students_and_compact_topologies_from_scratch(tmp_path):
         ({"teacher": "a", "deep_teacher": True}, "--teacher and --deep-teacher are both set"),
         ({"collapsed_from": "a", "deep": "b"}, "--collapsed-from and --from are both set"),
         ({"count": 1, "target_params": 0.5}, "--count and --target-params are both set"),
-        ({"protocol": "anneal", "count": 1}, "wanted its run as --from, or --last or --where"),
+        ({"protocol": "anneal", "target_params": 0.5}, "wanted its run as --from, or --count, "),
         ({"protocol": "anneal", "start": 0.8}, "--start is 0.8 and --anneal-fraction 0.3; wanted"),
     ],
 )

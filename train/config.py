@@ -104,11 +104,12 @@ class ProtocolConfig:
     calibration_images: int = 4096
     """Training images, texts, or windows of a text, that sites are fitted to."""
     order: Literal["sensitivity", "last", "gap"] = "sensitivity"
-    """fit-heal, and anneal with --count: the order in which sites are taken."""
+    """fit-heal, and anneal --from with --count: the order in which sites are taken."""
     count: int | None = None
-    """fit-heal, and anneal --from: how many sites to collapse."""
+    """fit-heal and anneal: how many sites to collapse; anneal without --from takes the last."""
     target_params: int | float | None = None
-    """The same: parameters to get down to, or the part of the deep model's that may stay."""
+    """fit-heal, and anneal --from: parameters to get down to, or the part of the deep model's that
+    may stay."""
     max_drop: float = 0.02
     """By how much a model may be worse on the validation split before healing: accuracy (0 to 1),
     or loss of a language model (0.02 nats are 2 % of perplexity); fit-heal without --count and
@@ -251,11 +252,10 @@ def _check_protocol(protocol: ProtocolConfig, penalty: PenaltyConfig) -> None:
     require(protocol, "stage_epochs", positive, "a positive number")
     require(protocol, "ramp_start", lambda value: 0 < value <= 1, "in (0, 1]")
     require(protocol, "anneal_fraction", lambda value: 0 < value <= 1, "in (0, 1]")
-    says_how_many = protocol.count is not None or protocol.target_params is not None
-    if protocol.protocol == "anneal" and says_how_many and protocol.deep is None:
+    if protocol.protocol == "anneal" and protocol.target_params is not None and not protocol.deep:
         raise ConfigError(
-            "--count and --target-params choose sites by what they cost a finished model; wanted "
-            "its run as --from, or --last or --where instead."
+            "--target-params chooses sites by what they cost a finished model; wanted its run as "
+            "--from, or --count, --last or --where instead."
         )
     if protocol.protocol == "anneal" and penalty.start + protocol.anneal_fraction > 1:
         raise ConfigError(

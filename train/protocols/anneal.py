@@ -19,8 +19,9 @@ from train.task import Task
 class Anneal(Protocol):
     """One stage: slopes go from 0 to 1 over --anneal-fraction of the steps, after --start.
 
-    The sites are those that --last and --where leave; with --count or --target-params, which need
-    a finished model to begin with, those of them that cost it least, by `lcjax.plan`.
+    The sites are those that --last and --where leave; with --count or --target-params, and a
+    finished model to begin with, those of them that cost it least, by `lcjax.plan`; with --count
+    and a new model, the last of them.
     """
 
     def __init__(self, task: Task):
@@ -49,11 +50,15 @@ class Anneal(Protocol):
 
     @property
     def _sites(self) -> tuple[str, ...]:
-        if self._plan is None:
-            return tuple(candidates(self.task, self.task.variables))
-        return self._plan.sites
+        if self._plan is not None:
+            return self._plan.sites
+        sites = tuple(candidates(self.task, self.task.variables))
+        return sites[-(self.task.config.protocol.count or len(sites)) :]
 
     @cached_property
     def _plan(self) -> lcjax.Plan | None:
         """The plan; the deep model it is made for is always there, so a resumed run has it too."""
-        return planned(self.task, self.task.variables) if says_how_many(self.task) else None
+        task = self.task
+        if task.config.protocol.deep is None or not says_how_many(task):
+            return None
+        return planned(task, task.variables)
