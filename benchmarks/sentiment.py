@@ -29,16 +29,15 @@ def ways() -> Iterator[Way]:
     twice = (*_PRESET, *_PLAIN, "--epochs", "2")
     yield Way("deep, two epochs", "sentiment-deep-twice", twice, False)
     for k in (3, 4, 6):
-        healed, repeated = (*_surgery("least_squares", k, 1), "--deep-teacher"), k in REPEATED
-        method = "lcjax: least squares, healed, the deep one teaching"
-        yield Way(method, f"sentiment-healed-{k}", healed, repeated)
+        method, row = "lcjax: least squares, healed, the deep one teaching", f"sentiment-healed-{k}"
+        yield Way(method, row, _surgery("least_squares", k, 1), k in REPEATED)
     for k in (3, 4, 6):
         for fit in ("exact", "moments", "least_squares"):
             row = f"sentiment-{fit.replace('_', '-')}-{k}"
             yield Way(f"{fit.replace('_', ' ')}, no training", row, _surgery(fit, k, 0), False)
         removed = ("benchmarks.removed", f"{{sentiment-healed-{k}}}")
         yield Way("FFNs removed, healed alike", f"sentiment-removed-{k}", removed, False)
-        alone = _surgery("least_squares", k, 1)
+        alone = (*_surgery("least_squares", k, 1), "--no-deep-teacher")
         yield Way("lcjax: the same without a teacher", f"sentiment-alone-{k}", alone, False)
     more = (*_FROM, *_PLAIN, "--epochs", "1", "--learning-rate", _RATES[3])
     yield Way("deep, trained on", "sentiment-more", more, False)
