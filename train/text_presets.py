@@ -9,8 +9,8 @@ from train.text_model import PretrainedConfig
 _SST2 = TextDataConfig(dataset="glue/sst2", validation=0.03, lengths=(8, 16, 24, 32, 48, 96))
 _IMDB = TextDataConfig(dataset="imdb_reviews", lengths=(64, 128, 256))
 _FINE_TUNING = OptimizerConfig(epochs=1, learning_rate=1e-4, weight_decay=0.01, clip_norm=1.0)
-# A pretrained network learns the task first; then sites go by what they cost, and it heals, at the
-# rate and with the teacher that benchmarks/sentiment.py found best on SST-2's validation split.
+# A pretrained network learns the task first; then sites go by what they cost, and it heals, the
+# deep one teaching, at the rate of benchmarks/sentiment.py for four of MiniLM's six FFNs.
 _FIT_HEAL = ProtocolConfig(
     protocol="fit-heal",
     sequential=True,
