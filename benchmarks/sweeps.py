@@ -1,7 +1,8 @@
 """How far the claim holds: one setting after another of the Fashion-MNIST MLP, all else as it is.
 
 `python -m benchmarks.sweeps`: resumes where it was stopped; the runs stay in runs/benchmark. The
-first four sweeps choose what is default; the others change the network.
+first five sweeps choose what is default; the others change the network. Gated MLPs are those of a
+ViT, which has a sweep of activations too.
 """
 
 import dataclasses
@@ -18,6 +19,10 @@ from benchmarks.training_runs import Rows, command, mean_and_deviation, measured
 _MLP = ("fashion-mlp",)
 _DEEP = (*_MLP, "--strength", "0", "--slope-learning-rate", "0")
 _SURGERY = (*_MLP, "--protocol", "fit-heal", "--from", "{sweep-deep}", "--heal-epochs", "0")
+_VIT = (
+    *("fashion-vit", "--patch-size", "7", "--depth", "2", "--width", "48", "--num-heads", "3"),
+    *("--epochs", "3"),
+)
 _REFERENCE = (*_MLP, "--protocol", "reference", "--strength", "10")
 
 
@@ -74,7 +79,17 @@ SWEEPS = {
         "cheapest",
     ),
     "activation": Sweep(
-        "activation", _varied(_MLP, "--activation", ("relu", "gelu", "silu", "tanh")), "relu"
+        "activation of the MLP",
+        _varied(_MLP, "--activation", ("relu", "gelu", "silu", "tanh")),
+        "relu",
+    ),
+    "activation-vit": Sweep(
+        "activation of a small ViT; SwiGLU with two thirds of the hidden width",
+        {
+            **_varied((*_VIT, "--mlp-hidden", "192"), "--activation", ("relu", "gelu", "silu")),
+            "SwiGLU": (*_VIT, "--mlp-hidden", "128", "--gated", "--activation", "silu"),
+        },
+        "gelu",
     ),
     "width": Sweep(
         "width of the three hidden layers",

@@ -54,19 +54,26 @@ def report(
 
 
 def point(way: Way, found: Sequence[Summary]) -> dict[str, Any]:
-    """Returns what the runs of a way come to, one number a seed; JSON.
+    """Returns what the runs of a way come to, one number a seed; JSON."""
+    return {
+        "method": way.method,
+        "command": command(way.arguments),
+        **costs(found),
+        "validation": [summary["compact"]["validation"]["accuracy"] for summary in found],
+        "accuracy": [summary["compact"]["test"]["accuracy"] for summary in found],
+    }
+
+
+def costs(found: Sequence[Summary]) -> dict[str, Any]:
+    """Returns what the compact models of runs cost, one number a seed; JSON.
 
     FLOPs and time are those of the compact form over the deep one's, time that of the larger batch,
     the forms in turn. None where the run has not both: nothing was collapsed, or a peer is kept in
     the deep one's shapes.
     """
     return {
-        "method": way.method,
-        "command": command(way.arguments),
         "parameters": [parameters(summary) for summary in found],
         "collapsed": [summary["collapsed"] for summary in found],
-        "validation": [summary["compact"]["validation"]["accuracy"] for summary in found],
-        "accuracy": [summary["compact"]["test"]["accuracy"] for summary in found],
         "flops_ratio": [_ratio(summary, _flops) for summary in found],
         "time_ratio": [_ratio(summary, _milliseconds) for summary in found],
     }
@@ -77,6 +84,12 @@ def table(points: Iterable[dict[str, Any]]) -> Table:
     costs = ("parameters", "FLOPs, %", "time, %", "collapsed")
     headers = ("method", *costs, "validation, %", "test, %", "seeds")
     return Table(headers, [_cells(each) for each in points])
+
+
+def percent(ratios: Sequence[float | None]) -> str:
+    """Returns the mean of the ratios that are known, in percent, or a dash."""
+    known = [ratio for ratio in ratios if ratio is not None]
+    return f"{100 * statistics.mean(known):.1f}" if known else "–"
 
 
 def _ratio(summary: Summary, of: Callable[[dict[str, Any]], float]) -> float | None:
@@ -93,18 +106,13 @@ def _milliseconds(row: dict[str, Any]) -> float:
     return row["latency_ms"][max(row["latency_ms"], key=int)]
 
 
-def _percent(ratios: Sequence[float | None]) -> str:
-    known = [ratio for ratio in ratios if ratio is not None]
-    return f"{100 * statistics.mean(known):.1f}" if known else "–"
-
-
 def _cells(found: dict[str, Any]) -> tuple[str, ...]:
     sizes = sorted(set(found["parameters"]))
     counts = sorted({len(each) for each in found["collapsed"]})
     return (
         found["method"],
         " / ".join(f"{size:,}" for size in sizes),
-        *(_percent(found[key]) for key in ("flops_ratio", "time_ratio")),
+        *(percent(found[key]) for key in ("flops_ratio", "time_ratio")),
         " / ".join(map(str, counts)),
         *(
             mean_and_deviation([100 * each for each in found[split]])

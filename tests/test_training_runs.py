@@ -2,12 +2,14 @@
 
 import json
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import front, sentiment, sweeps, training_runs, ways
-from benchmarks.language import SURGERY, regularised, students
+from benchmarks import front, networks, sentiment, sweeps, training_runs, ways
+from benchmarks.language_rows import PEER_ROWS, SURGERY, students
+from benchmarks.regulariser import regularised
 from benchmarks.sweep_picture import draw
 from benchmarks.training_runs import command, mean_and_deviation, measured
 
@@ -52,7 +54,7 @@ def test_rows_that_others_start_from_run_first_and_finished_ones_stay(tmp_path, 
 
 
 def test_rows_of_language_start_from_rows_that_are_there():
-    rows = SURGERY | students(0.9)
+    rows = SURGERY | students(0.9) | PEER_ROWS
     for arguments in rows.values():
         for argument in arguments:
             assert not argument.startswith("{") or argument.strip("{}") in rows
@@ -99,7 +101,10 @@ def test_a_way_tells_flops_and_the_time_of_the_larger_batch_where_both_forms_are
     assert ways.table([found | {"time_ratio": [None]}]).rows[0][3] == "–"
 
 
-@pytest.mark.parametrize("listed", [front.ways, sentiment.ways])
+@pytest.mark.parametrize(
+    "listed",
+    [front.ways, sentiment.ways, *(partial(networks.ways, name) for name in networks.NETWORKS)],
+)
 def test_ways_start_from_ways_before_them(listed):
     known = set()
     for way in listed():

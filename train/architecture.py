@@ -106,6 +106,8 @@ class ViTConfig(ModelConfig):
     """Attention heads; divides the width."""
     mlp_hidden: int
     """Hidden width of the MLPs."""
+    gated: bool = False
+    """Gated MLPs: SwiGLU where the activation is silu."""
     pool: Literal["token", "mean"] = "token"
     """What the head reads: a class token, or the mean over patches."""
 
@@ -117,7 +119,7 @@ class ViTConfig(ModelConfig):
 
     def build(self, num_classes: int) -> nn.Module:
         """Returns the module for this many classes."""
-        sizes = ("patch_size", "depth", "width", "num_heads", "mlp_hidden", "pool")
+        sizes = ("patch_size", "depth", "width", "num_heads", "mlp_hidden", "gated", "pool")
         return ViT(num_classes=num_classes, **self._fields(*sizes))
 
 

@@ -34,6 +34,7 @@ class ViT(nn.Module):
       pool: what the head reads: "token", a class token of its own, or "mean" over the patches,
         with no class token (Beyer et al. 2022, arXiv 2205.01580).
       activation: elementwise; exact GELU by default.
+      gated: whether the MLPs are gated, `nn.silu` for the activation giving SwiGLU; not published.
       epsilon: of the layer norms; 1e-6 in timm's models, 1e-12 in Hugging Face's.
       dropout: rate, after the positions, within the MLPs and after every residual branch.
       dtype: of the computation; None takes the images'. Params and logits are float32.
@@ -51,6 +52,7 @@ class ViT(nn.Module):
     mlp_hidden: int
     pool: Literal["token", "mean"] = "token"
     activation: Callable[[jax.Array], jax.Array] = partial(nn.gelu, approximate=False)
+    gated: bool = False
     epsilon: float = 1e-6
     dropout: float = 0.0
     dtype: Any = None
@@ -98,6 +100,7 @@ class ViT(nn.Module):
                 num_heads=self.num_heads,
                 mlp_hidden=self.mlp_hidden,
                 activation=self.activation,
+                gated=self.gated,
                 epsilon=self.epsilon,
                 dropout=self.dropout,
                 mlp_dropout=self.dropout,

@@ -1,0 +1,88 @@
+"""Training runs of the decoder: surgery, its peers, and students of the compact topology."""
+
+from benchmarks.peers import PEERS
+
+SMALL = ("train.language", "shakespeare-small")
+_SWIGLU = ("train.language", "shakespeare-swiglu")
+NATURAL = ("--protocol", "natural")
+PLAIN = (*NATURAL, "--strength", "0", "--slope-learning-rate", "0")
+EPOCHS, HEAL_EPOCHS = 3, 1.0
+
+_Rows = dict[str, tuple[str, ...]]
+
+
+def _collapsed(preset: tuple[str, ...], deep: str, fit: str, count: int, heal: float) -> tuple:
+    start = (*preset, "--from", f"{{{deep}}}", "--fit", fit, "--count", f"{count}")
+    return (*start, "--heal-epochs", f"{heal:g}")
+
+
+def _healed(rate: str) -> tuple[str, ...]:
+    healed = _collapsed(SMALL, "language-deep", "least_squares", 2, HEAL_EPOCHS)
+    return (*healed, "--heal-learning-rate", rate)
+
+
+SURGERY: _Rows = {
+    "language-deep": (*SMALL, *PLAIN),
+    **{
+        f"language-{fit.replace('_', '-')}-{count}": _collapsed(
+            SMALL, "language-deep", fit, count, 0
+        )
+        for fit in ("exact", "moments", "least_squares")
+        for count in (1, 2)
+    },
+    "language-healed-2": (*_healed("1e-3"), "--no-deep-teacher"),
+    "language-taught-2": _healed("1e-3"),
+    # The rate of the training before, the best on the validation split with the first seed.
+    "language-taught-3e-3-2": _healed("3e-3"),
+    # What the healed ones are held against: as many epochs, nothing collapsed.
+    **{
+        row: (
+            *(*SMALL, "--from", "{language-deep}", *PLAIN),
+            *("--epochs", f"{HEAL_EPOCHS:g}", "--learning-rate", rate),
+        )
+        for row, rate in (("language-more", "1e-3"), ("language-more-3e-3", "3e-3"))
+    },
+    "language-natural": (*SMALL, *NATURAL),
+    "language-natural-least-squares-2": _collapsed(
+        SMALL, "language-natural", "least_squares", 2, 0
+    ),
+    "language-swiglu-deep": (*_SWIGLU, *PLAIN),
+    "language-swiglu-least-squares-2": _collapsed(
+        _SWIGLU, "language-swiglu-deep", "least_squares", 2, 0
+    ),
+}
+
+
+_ALL_EPOCHS = ("--epochs", f"{EPOCHS + HEAL_EPOCHS:g}")
+_HEALED = "{language-taught-3e-3-2}"
+_PUBLISHED = "language-published-1"
+# What is held against the healed ones: peers of their size, healed alike, and other trainings in as
+# many steps in all.
+PEER_ROWS: _Rows = {
+    **{
+        f"language-{peer.replace('_', '-')}-2": (f"benchmarks.{peer}", _HEALED)
+        for peer in (*PEERS, "removed")
+    },
+    "language-scratch-2": (*SMALL, *PLAIN, *_ALL_EPOCHS, "--collapsed-from", _HEALED),
+    _PUBLISHED: (*SMALL, "--protocol", "reference", "--strength", "1", *_ALL_EPOCHS),
+    f"{_PUBLISHED}-exact-2": (
+        *_collapsed(SMALL, _PUBLISHED, "exact", 2, 0),
+        *("--activation", "relu"),
+    ),
+}
+
+
+def students(healing: float) -> _Rows:
+    """Returns the rows of students of the compact topology.
+
+    Args:
+      healing: time of a step of healing, over that of a student's step.
+    """
+    student = ("train.distill", "{language-healed-2}", "--epochs")
+    return {
+        "language-student-two-epochs": (*student, "2"),
+        "language-student-heal-steps": (*student, f"{HEAL_EPOCHS:g}"),
+        "language-student-heal-time": (*student, f"{HEAL_EPOCHS * healing:.3f}"),
+        "language-student-all-steps": (*student, f"{EPOCHS + HEAL_EPOCHS:g}"),
+        "language-student-all-time": (*student, f"{(EPOCHS + HEAL_EPOCHS) * healing:.3f}"),
+    }
