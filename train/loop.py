@@ -18,6 +18,7 @@ from tqdm import tqdm
 from lcjax.paths import is_slope, site_of
 from train.accumulation import accumulated
 from train.devices import any_of_all, is_first
+from train.flat_tokens import flat_tokens
 from train.interruption import interruption
 from train.placement import batches_stay_cut
 from train.recorder import Recorder
@@ -91,7 +92,7 @@ def make_dispatch(
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         own_key = jax.random.fold_in(key, state.step)
-        with batches_stay_cut():
+        with batches_stay_cut(), flat_tokens():
             (value, (stats, metrics)), grads = gradient(state.params, state.stats, batch, own_key)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,10 +11,11 @@ import jax
 from lcjax.interop.errors import WeightsError
 from lcjax.interop.layouts import FLAT, SAME, Layout, linear
 from lcjax.interop.tensors import Stored
+from lcjax.models.gelu import exact_gelu
 
 # Activations by the names that configs have for them.
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": partial(nn.gelu, approximate=False),
+    "gelu": exact_gelu,
     "gelu_new": nn.gelu,
     "gelu_pytorch_tanh": nn.gelu,
     "relu": nn.relu,

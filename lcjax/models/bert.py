@@ -1,13 +1,13 @@
 """BERT: a post-norm transformer encoder over tokens of text."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lcjax.models.gelu import exact_gelu
 from lcjax.models.presets import named_fields
 from lcjax.models.transformer import TransformerBlock, run_block
 
@@ -53,7 +53,7 @@ class Bert(nn.Module):
     vocab_size: int = 30_522
     max_length: int = 512
     token_types: int = 2
-    activation: Callable[[jax.Array], jax.Array] = partial(nn.gelu, approximate=False)
+    activation: Callable[[jax.Array], jax.Array] = exact_gelu
     dropout: float = 0.0
     epsilon: float = 1e-12
     dtype: Any = None

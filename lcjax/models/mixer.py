@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lcjax.layers import CollapsibleMLP
+from lcjax.models.gelu import exact_gelu
 from lcjax.models.patches import PatchEmbedding, preset_fields
 from lcjax.models.transformer import run_block
 
@@ -79,7 +80,7 @@ class MLPMixer(nn.Module):
     width: int
     token_hidden: int
     channel_hidden: int
-    activation: Callable[[jax.Array], jax.Array] = partial(nn.gelu, approximate=False)
+    activation: Callable[[jax.Array], jax.Array] = exact_gelu
     dropout: float = 0.0
     dtype: Any = None
     remat: bool = False

@@ -1,13 +1,13 @@
 """Vision Transformer."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal, Self
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lcjax.models.gelu import exact_gelu
 from lcjax.models.patches import PatchEmbedding, preset_fields
 from lcjax.models.transformer import TransformerBlock, run_block
 
@@ -51,7 +51,7 @@ class ViT(nn.Module):
     num_heads: int
     mlp_hidden: int
     pool: Literal["token", "mean"] = "token"
-    activation: Callable[[jax.Array], jax.Array] = partial(nn.gelu, approximate=False)
+    activation: Callable[[jax.Array], jax.Array] = exact_gelu
     gated: bool = False
     epsilon: float = 1e-6
     dropout: float = 0.0
