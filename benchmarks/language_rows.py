@@ -80,9 +80,9 @@ def students(healing: float) -> _Rows:
     """
     student = ("train.distill", "{language-healed-2}", "--epochs")
     return {
-        "language-student-two-epochs": (*student, "2"),
         "language-student-heal-steps": (*student, f"{HEAL_EPOCHS:g}"),
         "language-student-heal-time": (*student, f"{HEAL_EPOCHS * healing:.3f}"),
+        "language-student-two-epochs": (*student, "2"),
         "language-student-all-steps": (*student, f"{EPOCHS + HEAL_EPOCHS:g}"),
         "language-student-all-time": (*student, f"{(EPOCHS + HEAL_EPOCHS) * healing:.3f}"),
     }
