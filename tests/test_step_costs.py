@@ -6,8 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from benchmarks.trace import KINDS, kinds_of, shares
 from lcjax import CollapsibleMLP
+from lcjax.models.attention import attend
 from lcjax.models.gelu import exact_gelu
 from train.flat_tokens import flat_tokens
 
@@ -61,3 +64,32 @@ def test_dense_layers_on_matrices_and_other_modules_are_left_alone():
         variables = module.init(jax.random.key(0), x)
         with flat_tokens():
             np.testing.assert_array_equal(module.apply(variables, x), module.apply(variables, x))
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 2e-6), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_is_that_of_jax(dtype, tolerance, masked):
+    keys = jax.random.split(jax.random.key(0), 3)
+    query = jax.random.normal(keys[0], (2, 5, 3, 4), dtype)
+    key, value = (3 * jax.random.normal(each, (2, 7, 3, 4), dtype) for each in keys[1:])
+    mask = jnp.arange(7) < jnp.array([[[[3]]], [[[1]]]]) if masked else None
+    both = [
+        jax.vjp(lambda *given, attention=attention: attention(*given, mask=mask), query, key, value)
+        for attention in (attend, jax.nn.dot_product_attention)
+    ]
+    (ours, pull_ours), (theirs, pull_theirs) = both
+    assert ours.dtype == dtype and ours.shape == query.shape
+    for one, other in zip((ours, *pull_ours(ours)), (theirs, *pull_theirs(theirs)), strict=True):
+        one, other = (np.asarray(each, np.float64) for each in (one, other))
+        np.testing.assert_allclose(one, other, rtol=tolerance, atol=20 * tolerance)
+
+
+def test_the_kinds_of_a_program_say_what_made_its_operations():
+    model = CollapsibleMLP((8, 3), activation=nn.relu)
+    x = jnp.ones((5, 6))
+    variables = model.init(jax.random.key(0), x)
+    compiled = jax.jit(jax.grad(lambda v: model.apply(v, x).sum())).lower(variables).compile()
+    spent = shares(compiled, (variables,), calls=1)
+    assert sum(spent.values()) == pytest.approx(1) and set(spent) == set(KINDS)
+    kinds = kinds_of(compiled.as_text())
+    assert {"matrix products", "activations"} <= set(kinds.values())
