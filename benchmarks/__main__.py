@@ -58,6 +58,8 @@ PARTS = (
     Part("cubic", quick=("--seeds", "0", "1", "--steps", "1000")),
     Part("images", quick=(*_ONE_SEED, "--rows", *_FEW_ROWS), trains=True),
     Part("sweeps", trains=True),
+    Part("time_to", trains=True),
+    Part("step_costs", quick=("--rounds", "5")),
     Part("growth", quick=("--sizes", "1M", "10M")),
     Part("networks", trains=True),
     Part("front", trains=True),

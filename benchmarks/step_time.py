@@ -1,4 +1,4 @@
-"""What a training step takes: of a compact model that heals, and of its student."""
+"""What a training step takes: of a deep model, of the compact one, and of its student."""
 
 import dataclasses
 import statistics
@@ -21,17 +21,23 @@ def step_seconds(run: Path, *, rounds: int = 15) -> dict[str, float]:
 
     Args:
       run: finished, with sites collapsed. "healing" is a step of plain training of its compact
-        topology, "student" one with its deep model for a teacher.
+        topology, "student" one with its deep model for a teacher, "deep" one of plain training of
+        the deep model, "slopes" one of that with slopes and penalty.
       rounds: timed dispatches of each, of ten steps.
     """
     keep_freed_memory()
     config, make_task = student(run)
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, steps_per_dispatch=10))
     alone = dataclasses.replace(config.protocol, teacher=None)
-    jobs = {
-        "healing": prepare(dataclasses.replace(config, protocol=alone), make_task),
-        "student": prepare(config, make_task),
+    new = dataclasses.replace(alone, collapsed_from=None)
+    bent = dataclasses.replace(config.penalty, strength=0.01, slope_learning_rate=0.1)
+    configs = {
+        "healing": dataclasses.replace(config, protocol=alone),
+        "student": config,
+        "deep": dataclasses.replace(config, protocol=new),
+        "slopes": dataclasses.replace(config, protocol=new, penalty=bent),
     }
+    jobs = {name: prepare(each, make_task) for name, each in configs.items()}
     calls = {name: _call(job.task, job.protocol, job.state) for name, job in jobs.items()}
     seconds = interleaved({name: call for name, (call, _) in calls.items()}, rounds=rounds)
     return {name: statistics.median(seconds[name]) / calls[name][1] for name in calls}

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import front, networks, sentiment, sweeps, training_runs, ways
+from benchmarks import front, networks, sentiment, sweeps, time_to, training_runs, ways
 from benchmarks.language_rows import PEER_ROWS, SURGERY, students
 from benchmarks.regulariser import regularised
 from benchmarks.sweep_picture import draw
@@ -65,7 +65,7 @@ def test_rows_of_language_start_from_rows_that_are_there():
 
 
 def test_sweeps_start_from_rows_that_are_there_and_mark_values_that_are_tried(tmp_path):
-    rows = sweeps.rows()
+    rows = {**sweeps.rows(), **time_to.rows()}
     for arguments in rows.values():
         for argument in arguments:
             assert not argument.startswith("{") or argument.strip("{}") in rows
@@ -76,6 +76,19 @@ def test_sweeps_start_from_rows_that_are_there_and_mark_values_that_are_tried(tm
     points = [{"value": value, **seeds, **sizes} for value in ("1", "2")]
     path = draw(points, tmp_path / "a.png", about="width", default="2")
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_time_to_an_accuracy_is_the_least_of_models_of_the_size():
+    points = [
+        {"method": way, "seconds": seconds, "accuracy": [accuracy], "parameters": [size]}
+        for way, seconds, accuracy, size in (
+            ("distilled", 9.0, 0.886, 4),
+            ("distilled", 5.0, 0.881, 4),
+            ("lcjax: slopes from the start", 1.0, 0.899, 9),
+        )
+    ]
+    ours, _, theirs, _ = time_to.reached(points, "seconds").rows
+    assert list(ours[1:]) == ["–"] * 4 and list(theirs) == ["distilled", "5.0", "5.0", "9.0", "–"]
 
 
 def test_means_have_as_many_decimals_as_asked_for():
