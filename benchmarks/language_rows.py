@@ -16,8 +16,8 @@ def _collapsed(preset: tuple[str, ...], deep: str, fit: str, count: int, heal: f
     return (*start, "--heal-epochs", f"{heal:g}")
 
 
-def _healed(rate: str) -> tuple[str, ...]:
-    healed = _collapsed(SMALL, "language-deep", "least_squares", 2, HEAL_EPOCHS)
+def _healed(rate: str, epochs: float = HEAL_EPOCHS) -> tuple[str, ...]:
+    healed = _collapsed(SMALL, "language-deep", "least_squares", 2, epochs)
     return (*healed, "--heal-learning-rate", rate)
 
 
@@ -34,6 +34,7 @@ SURGERY: _Rows = {
     "language-taught-2": _healed("1e-3"),
     # The rate of the training before, the best on the validation split with the first seed.
     "language-taught-3e-3-2": _healed("3e-3"),
+    "language-taught-two-epochs-2": _healed("3e-3", 2),
     # What the healed ones are held against: as many epochs, nothing collapsed.
     **{
         row: (
