@@ -59,7 +59,7 @@ PARTS = (
     Part("images", quick=(*_ONE_SEED, "--rows", *_FEW_ROWS), trains=True),
     Part("sweeps", trains=True),
     Part("time_to", trains=True),
-    Part("step_costs", quick=("--rounds", "5")),
+    Part("step_costs", quick=("--presets", "shakespeare-small", "--rounds", "5")),
     Part("growth", quick=("--sizes", "1M", "10M")),
     Part("networks", trains=True),
     Part("front", trains=True),

@@ -69,11 +69,14 @@ class Preset:
         )
 
 
-def presets() -> dict[str, Preset]:
+NAMES = ("fashion-mixer", "fashion-vit", "sst2-minilm", "shakespeare-small")
+
+
+def by_name() -> dict[str, Preset]:
     """Returns the presets by name."""
     pixels, labels = jnp.zeros((128, 28, 28, 1), jnp.uint8), jnp.zeros(128, jnp.int32)
     found = {}
-    for name in ("fashion-mixer", "fashion-vit"):
+    for name in NAMES[:2]:
         config = IMAGES[name][1]
         module = config.model.build(10)
         found[name] = Preset(config, ImageClassifier(module, (0.5,), (0.5,)), (pixels, labels))
@@ -145,15 +148,17 @@ def measure(name: str, preset: Preset, rounds: int) -> list[dict[str, Any]]:
     return found
 
 
-def main(rounds: int = 40, results_dir: Path = RESULTS) -> None:
+def main(presets: tuple[str, ...] = NAMES, rounds: int = 40, results_dir: Path = RESULTS) -> None:
     """Measures, prints a table and writes a JSON.
 
     Args:
+      presets: which of them.
       rounds: timed calls of each form.
       results_dir: where results are written.
     """
     keep_freed_memory()
-    found = [row for name, each in presets().items() for row in measure(name, each, rounds)]
+    every = by_name()
+    found = [row for name in presets for row in measure(name, every[name], rounds)]
     headers = ("preset", "program", "before, ms", "after, ms", "after / before", *KINDS)
     table = Table(headers, [_cells(each) for each in found])
     publish("step_costs", {"rounds": rounds, "dtype": "float32"}, found, table,
