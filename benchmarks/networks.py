@@ -11,10 +11,10 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks.front_picture import draw
 from benchmarks.peers import PEERS
 from benchmarks.record import RESULTS, publish
 from benchmarks.ways import Way, follow, table
+from benchmarks.ways_picture import draw
 
 COUNT, EPOCHS = 2, 3
 NETWORKS = {
@@ -87,7 +87,7 @@ def main(
         points = follow(ways(name), seeds=seeds, runs_dir=runs_dir)
         config = {"seeds": list(seeds), "epochs": EPOCHS}
         publish(f"networks-{name}", config, points, table(points), results_dir=results_dir)
-        print(draw(points, results_dir / f"networks-{name}.png"))
+        print(draw(points, results_dir / f"networks-{name}.png", about=f"a small {name}"))
 
 
 if __name__ == "__main__":
