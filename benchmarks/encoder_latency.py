@@ -1,7 +1,8 @@
 """What a compact encoder saves in time, beside what it saves in FLOPs: MiniLM-L6 at full size.
 
 `python -m benchmarks.encoder_latency`: weights at random, as times do not depend on them. Deep and
-compact forms take turns; ratios are of medians in one run.
+compact forms take turns; ratios are of medians in one run. What FLOPs promise is a time in their
+proportion.
 """
 
 import itertools
@@ -74,7 +75,8 @@ def main(
         for batch, length in itertools.product(batches, lengths)
         for each in measure(batch, length, rounds)
     ]
-    headers = ("batch", "tokens", "form", "GFLOPs", "ms", "FLOPs / deep", "time / deep")
+    headers = ("batch", "tokens", "form", "GFLOPs", "ms", "FLOPs / deep", "time / deep",
+               "speed-up / promised")  # fmt: skip
     table = Table(headers, [_cells(each) for each in found])
     publish("encoder_latency", {"rounds": rounds}, found, table, results_dir=results_dir)
 
@@ -88,6 +90,7 @@ def _cells(found: dict[str, Any]) -> tuple[str, ...]:
         f"{found['milliseconds']:.2f}",
         f"{found['flops_ratio']:.3f}",
         f"{found['time_ratio']['of_medians']:.3f}",
+        f"{found['flops_ratio'] / found['time_ratio']['of_medians']:.2f}",
     )
 
 
