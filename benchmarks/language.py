@@ -44,7 +44,7 @@ def distillation(seeds: tuple[int, ...], runs_dir: Path) -> list[dict[str, Any]]
 
     A step of healing with the deep model for a teacher takes what a student's step takes.
     """
-    healed = ["language-healed-2", "language-taught-3e-3-2", "language-taught-two-epochs-2"]
+    healed = [name for name in SURGERY if name.startswith(("language-healed", "language-taught"))]
     first = measured(SURGERY, healed, seeds=seeds, runs_dir=runs_dir)
     times = _times(runs_dir, seeds[0])
     rows = SURGERY | students(times["healing"] / times["student"])

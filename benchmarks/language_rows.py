@@ -35,6 +35,7 @@ SURGERY: _Rows = {
     # The rate of the training before, the best on the validation split with the first seed.
     "language-taught-3e-3-2": _healed("3e-3"),
     "language-taught-two-epochs-2": _healed("3e-3", 2),
+    "language-taught-four-epochs-2": _healed("3e-3", 4),
     # What the healed ones are held against: as many epochs, nothing collapsed.
     **{
         row: (
