@@ -45,6 +45,11 @@ def ways() -> Iterator[Way]:
     yield Way("lcjax: L1 from the deep one on", "sentiment-natural", late, False)
     for strength in STRENGTHS:
         yield from _published(strength)
+    # As many steps as the deep one's epoch and the healing together have.
+    again = (*_PRESET, *_PLAIN, "--epochs", "1.3", "--collapsed-from", "{sentiment-healed-3}")
+    yield Way("the compact topology, fused layers new", "sentiment-scratch-3", again, False)
+    taught = (*again, "--teacher", "{sentiment-deep}")
+    yield Way("the same, distilled", "sentiment-distilled-3", taught, False)
     for peer, method in PEERS.items():
         asked = (f"benchmarks.{peer}", "{sentiment-healed-3}")
         row = f"sentiment-{peer.replace('_', '-')}-3"
