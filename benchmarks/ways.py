@@ -57,6 +57,7 @@ def point(way: Way, found: Sequence[Summary]) -> dict[str, Any]:
     """Returns what the runs of a way come to, one number a seed; JSON."""
     return {
         "method": way.method,
+        "row": way.row,
         "command": command(way.arguments),
         **costs(found),
         "validation": [summary["compact"]["validation"]["accuracy"] for summary in found],

@@ -7,7 +7,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import front, networks, sentiment, sweeps, time_to, training_runs, ways
+from benchmarks import (
+    front,
+    images,
+    networks,
+    quality,
+    sentiment,
+    sweeps,
+    time_to,
+    training_runs,
+    ways,
+)
 from benchmarks.language_rows import PEER_ROWS, SURGERY, students
 from benchmarks.regulariser import regularised
 from benchmarks.sweep_picture import draw
@@ -89,6 +99,25 @@ def test_the_time_to_an_accuracy_is_the_least_of_models_of_the_size():
     ]
     ours, _, theirs, _ = time_to.reached(points, "seconds").rows
     assert list(ours[1:]) == ["–"] * 4 and list(theirs) == ["distilled", "5.0", "5.0", "9.0", "–"]
+
+
+def test_the_table_of_quality_asks_for_rows_that_are_there_and_reads_both_kinds(tmp_path):
+    listed = [*front.ways(), *sentiment.ways()]
+    listed += [way for name in networks.NETWORKS for way in networks.ways(name)]
+    known = {way.row for way in listed} | images.ROWS.keys()
+    known |= (SURGERY | students(1.0) | PEER_ROWS).keys()
+    for network in quality.NETWORKS:
+        assert set(network.rows.values()) <= known and network.rows.keys() <= quality.METHODS.keys()
+    mlp, *_, decoder = quality.NETWORKS
+    compact = {"test": {"accuracy": 0.9}, "parameters": 100}
+    told = {"fashion-mlp-pruned": {"runs": [{"compact": compact, "removed": 40}]}}
+    (tmp_path / "images.json").write_text(json.dumps({"results": told}))
+    point = {"run": "language-removed-2", "test": [{"perplexity": 5.0}], "parameters": [7]}
+    (tmp_path / "language-peers.json").write_text(json.dumps({"results": [point]}))
+    assert quality.figures(mlp, tmp_path) == {"pruned": {"scores": [90.0], "sizes": [60]}}
+    assert quality.figures(decoder, tmp_path) == {"removed": {"scores": [5.0], "sizes": [7]}}
+    quality.main(tmp_path)
+    assert "90.00 (60)" in (tmp_path / "quality.md").read_text()
 
 
 def test_means_have_as_many_decimals_as_asked_for():
