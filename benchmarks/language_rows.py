@@ -1,5 +1,7 @@
 """Training runs of the decoder: surgery, its peers, and students of the compact topology."""
 
+from collections.abc import Mapping
+
 from benchmarks.peers import PEERS
 
 SMALL = ("train.language", "shakespeare-small")
@@ -59,7 +61,7 @@ _ALL_EPOCHS = ("--epochs", f"{EPOCHS + HEAL_EPOCHS:g}")
 _HEALED = "{language-taught-3e-3-2}"
 _PUBLISHED = "language-published-1"
 # What is held against the healed ones: peers of their size, healed alike, and other trainings in as
-# many steps in all.
+# many steps in all, but for those of a teacher.
 PEER_ROWS: _Rows = {
     **{
         f"language-{peer.replace('_', '-')}-2": (f"benchmarks.{peer}", _HEALED)
@@ -74,17 +76,20 @@ PEER_ROWS: _Rows = {
 }
 
 
-def students(healing: float) -> _Rows:
+def students(step: Mapping[str, float]) -> _Rows:
     """Returns the rows of students of the compact topology.
 
     Args:
-      healing: time of a step of healing, over that of a student's step.
+      step: seconds of one, by what trains: "deep", "healing" without a teacher, and "student",
+        which is also what healing with the deep model for a teacher takes.
     """
     student = ("train.distill", "{language-healed-2}", "--epochs")
+    alone = HEAL_EPOCHS * step["healing"] / step["student"]
+    whole = HEAL_EPOCHS + EPOCHS * step["deep"] / step["student"]
     return {
         "language-student-heal-steps": (*student, f"{HEAL_EPOCHS:g}"),
-        "language-student-heal-time": (*student, f"{HEAL_EPOCHS * healing:.3f}"),
+        "language-student-alone-time": (*student, f"{alone:.3f}"),
         "language-student-two-epochs": (*student, "2"),
         "language-student-all-steps": (*student, f"{EPOCHS + HEAL_EPOCHS:g}"),
-        "language-student-all-time": (*student, f"{(EPOCHS + HEAL_EPOCHS) * healing:.3f}"),
+        "language-student-whole-time": (*student, f"{whole:.3f}"),
     }

@@ -3,7 +3,8 @@
 `python -m benchmarks.networks`: resumes where it was stopped; the runs stay in runs/benchmark. The
 Mixer's channel MLPs and the ViT's MLPs are what goes. Every way has the same number of training
 steps in all; what needs no training starts from the deep network, what is healed for an epoch from
-one that is an epoch short.
+one that is an epoch short, which teaches it where there is a teacher. The teacher of annealed and
+distilled ones is the whole deep network, whose steps come besides.
 """
 
 from collections.abc import Iterator
@@ -55,7 +56,7 @@ def ways(name: str) -> Iterator[Way]:
     yield way("lcjax: least squares, no training", "fitted", *surgery("deep", "least_squares", 0))
     healed = surgery("short", "least_squares", 1)
     yield way("lcjax: least squares, one epoch", "healed", *healed)
-    yield way("lcjax: the same, the deep one teaching", "taught", *healed, "--deep-teacher")
+    yield way("lcjax: the same, the short one teaching", "taught", *healed, "--deep-teacher")
     for peer, method in PEERS.items():
         asked = (f"benchmarks.{peer}", row("healed"))
         yield way(f"{method}, healed alike", peer.replace("_", "-"), *asked)

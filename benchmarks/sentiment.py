@@ -48,7 +48,7 @@ def ways() -> Iterator[Way]:
     # As many steps as the deep one's epoch and the healing together have.
     again = (*_PRESET, *_PLAIN, "--epochs", "1.3", "--collapsed-from", "{sentiment-healed-3}")
     yield Way("the compact topology, fused layers new", "sentiment-scratch-3", again, False)
-    taught = (*again, "--teacher", "{sentiment-deep}")
+    taught = (*again, "--teacher", "{sentiment-deep}", "--no-deep-teacher")
     yield Way("the same, distilled", "sentiment-distilled-3", taught, False)
     for peer, method in PEERS.items():
         asked = (f"benchmarks.{peer}", "{sentiment-healed-3}")

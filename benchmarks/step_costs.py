@@ -1,16 +1,16 @@
 """Where the time of a training step goes, and what three savings are worth: before and after.
 
 `python -m benchmarks.step_costs`: the small Mixer, ViT, encoder (MiniLM-L6) and decoder of the
-presets, weights at random. Before: dense layers on (batch, tokens, width), `nn.gelu`'s exact form
-and `jax.nn.dot_product_attention`. After: what `train.loop` and `lcjax.models` do, dense layers on
-flat tokens in training, `exact_gelu` and `attend`. Compact inference has the later half of the MLPs
-fused. Both take turns in one run; what the time goes to is read from a trace of the later one.
+presets. Before: dense layers on (batch, tokens, width), `nn.gelu`'s exact form and
+`jax.nn.dot_product_attention`. After: what `train.loop` and `lcjax.models` do: dense layers (not
+attention's own) on flat tokens in training, `exact_gelu`, and `attend`. Compact inference has the
+later half of the MLPs fused. Both take turns in one run; what the time goes to is read from a trace
+of the later one.
 """
 
-import dataclasses
 import statistics
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,131 +18,55 @@ from unittest.mock import patch
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import tyro
 
-import lcjax
 from benchmarks.interleave import interleaved, ratio
+from benchmarks.preset_steps import NAMES, Preset, Program, preset
 from benchmarks.record import RESULTS, Table, publish
 from benchmarks.trace import KINDS, shares
-from lcjax.models import Bert, attention
-from lcjax.models.gelu import exact_gelu
-from train.classifier import Classifier
-from train.config import Config
-from train.flat_tokens import flat_tokens
+from lcjax.models import attention
+from train import loop
 from train.heap import keep_freed_memory
-from train.image_classifier import ImageClassifier
-from train.language_model import LanguageModel
-from train.language_presets import PRESETS as LANGUAGE
-from train.loop import TrainState
-from train.optimizers import make_optimizer
-from train.presets import PRESETS as IMAGES
-from train.text_classifier import TextClassifier
-from train.text_presets import PRESETS as TEXTS
-
-BEFORE = partial(nn.gelu, approximate=False)
-_CHARACTERS = 65
 
 
-@dataclasses.dataclass(frozen=True)
-class Preset:
-    """What a preset trains.
+@contextmanager
+def before() -> Iterator[None]:
+    """Inside, programs are traced without what was saved in attention and in dense layers."""
 
-    Attributes:
-      config: of the preset.
-      classifier: its module, with its loss.
-      batch: inputs and labels.
-    """
+    def attend(*given: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        return jax.nn.dot_product_attention(*given, mask=mask)
 
-    config: Config
-    classifier: Classifier
-    batch: tuple[jax.Array, jax.Array]
-
-    def with_gelu(self, gelu: Callable[[jax.Array], jax.Array]) -> "Preset":
-        """Returns the same with another form of the exact GELU, if that is its activation."""
-        module = self.classifier.module
-        if module.activation is not exact_gelu:  # pyright: ignore[reportAttributeAccessIssue]
-            return self
-        module = module.clone(activation=gelu)
-        return dataclasses.replace(
-            self, classifier=dataclasses.replace(self.classifier, module=module)
-        )
+    with patch.object(attention, "attend", attend), patch.object(loop, "flat_tokens", nullcontext):
+        yield
 
 
-NAMES = ("fashion-mixer", "fashion-vit", "sst2-minilm", "shakespeare-small")
-
-
-def by_name() -> dict[str, Preset]:
-    """Returns the presets by name."""
-    pixels, labels = jnp.zeros((128, 28, 28, 1), jnp.uint8), jnp.zeros(128, jnp.int32)
-    found = {}
-    for name in NAMES[:2]:
-        config = IMAGES[name][1]
-        module = config.model.build(10)
-        found[name] = Preset(config, ImageClassifier(module, (0.5,), (0.5,)), (pixels, labels))
-    config, bert = TEXTS["sst2-minilm"][1], Bert.from_preset("MiniLM-L6", num_classes=2)
-    texts = jnp.ones((32, 32), jnp.int32)
-    found["sst2-minilm"] = Preset(config, TextClassifier(bert), (texts, labels[:32]))
-    config = LANGUAGE["shakespeare-small"][1]
-    windows = jnp.zeros((config.data.batch_size, config.model.context), jnp.int32)
-    decoder = LanguageModel(config.model.build(_CHARACTERS))
-    found["shakespeare-small"] = Preset(config, decoder, (windows, windows))
+def programs(which: Preset) -> dict[str, dict[str, Program]]:
+    """Returns the step and the forward pass, each as it was before and as it is after."""
+    old = which.with_gelu(partial(nn.gelu, approximate=False))
+    with before():
+        found = {
+            "training step": {"before": old.step()},
+            "compact inference": {"before": old.forward()},
+        }
+    found["training step"]["after"] = which.step()
+    found["compact inference"]["after"] = which.forward()
     return found
 
 
-def before() -> AbstractContextManager[Any]:
-    """Inside, programs are traced with the attention there was before."""
-    return patch.object(attention, "attend", jax.nn.dot_product_attention)
-
-
-def step(preset: Preset, *, flat: bool) -> tuple[Any, tuple[Any, ...]]:
-    """Returns a training step, compiled, and what it takes."""
-    config, classifier = preset.config, preset.classifier
-    tx = make_optimizer(config.optimizer, config.penalty, 1000)
-    state = TrainState.create(_variables(preset), tx)
-    gradient = jax.value_and_grad(classifier.loss, has_aux=True)
-
-    @jax.jit
-    def train(state: TrainState, batch: Any) -> Any:
-        with flat_tokens() if flat else nullcontext():
-            _, grads = gradient(state.params, state.stats, batch, jax.random.key(0))
-        return tx.update(grads, state.opt_state, state.params)
-
-    return train.lower(state, preset.batch).compile(), (state, preset.batch)
-
-
-def forward(preset: Preset) -> tuple[Any, tuple[Any, ...]]:
-    """Returns a forward pass of the compact model, compiled, and what it takes."""
-    deep = _variables(preset)
-    sites = lcjax.find_sites(deep).paths
-    compact, _ = lcjax.collapse(deep, sites[len(sites) // 2 :], threshold=float("inf"))
-    inputs = preset.batch[0]
-    return jax.jit(preset.classifier.logits).lower(compact, inputs).compile(), (compact, inputs)
-
-
-def measure(name: str, preset: Preset, rounds: int) -> list[dict[str, Any]]:
-    """Returns, for the step and the forward pass, milliseconds of both forms and the shares."""
-    old = preset.with_gelu(BEFORE)
-    with before():
-        programs = {
-            "training step": {"before": step(old, flat=False)},
-            "compact inference": {"before": forward(old)},
-        }
-    programs["training step"]["after"] = step(preset, flat=True)
-    programs["compact inference"]["after"] = forward(preset)
+def measure(name: str, rounds: int) -> list[dict[str, Any]]:
+    """Returns, for a preset's two programs, milliseconds of both forms and the shares."""
     found = []
-    for program, forms in programs.items():
-        calls = {form: partial(compiled, *given) for form, (compiled, given) in forms.items()}
+    for program, forms in programs(preset(name)).items():
+        calls = {form: each.call for form, each in forms.items()}
         seconds = interleaved(calls, rounds=rounds)
+        medians = {form: 1e3 * statistics.median(times) for form, times in seconds.items()}
         found.append(
             {
                 "preset": name,
                 "program": program,
-                "milliseconds": {
-                    form: 1e3 * statistics.median(times) for form, times in seconds.items()
-                },
+                "milliseconds": medians,
                 "ratio": ratio(seconds["after"], seconds["before"]),
-                "shares": shares(*forms["after"]),
+                "shares": shares(forms["after"]),
             }
         )
     return found
@@ -157,19 +81,11 @@ def main(presets: tuple[str, ...] = NAMES, rounds: int = 40, results_dir: Path =
       results_dir: where results are written.
     """
     keep_freed_memory()
-    every = by_name()
-    found = [row for name in presets for row in measure(name, every[name], rounds)]
+    found = [row for name in presets for row in measure(name, rounds)]
     headers = ("preset", "program", "before, ms", "after, ms", "after / before", *KINDS)
     table = Table(headers, [_cells(each) for each in found])
-    publish("step_costs", {"rounds": rounds, "dtype": "float32"}, found, table,
-            results_dir=results_dir)  # fmt: skip
-
-
-def _variables(preset: Preset) -> Any:
-    inputs = preset.batch[0][:1]
-    return jax.jit(preset.classifier.module.init)(
-        jax.random.key(0), inputs.astype(jnp.float32) if inputs.ndim == 4 else inputs
-    )
+    config = {"rounds": rounds, "dtype": "float32"}
+    publish("step_costs", config, found, table, results_dir=results_dir)
 
 
 def _cells(found: dict[str, Any]) -> tuple[str, ...]:

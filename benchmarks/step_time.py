@@ -1,7 +1,8 @@
-"""What a training step takes: of a deep model, of the compact one, and of its student."""
+"""What a training step takes, of deep models, compact ones and students, and what surgery takes."""
 
 import dataclasses
 import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from train.command import prepare
 from train.distill import student
 from train.heap import keep_freed_memory
 from train.loop import make_dispatch
+from train.protocols.planned import planned
+from train.protocols.protocol import collapse_by_fit
 from train.task import Task, keys
 
 
 def step_seconds(run: Path, *, rounds: int = 15) -> dict[str, float]:
-    """Returns the median seconds a step, by turns, so that other load falls on both alike.
+    """Returns the median seconds a step, by turns, so that other load falls on all alike.
 
     Args:
       run: finished, with sites collapsed. "healing" is a step of plain training of its compact
@@ -41,6 +44,26 @@ def step_seconds(run: Path, *, rounds: int = 15) -> dict[str, float]:
     calls = {name: _call(job.task, job.protocol, job.state) for name, job in jobs.items()}
     seconds = interleaved({name: call for name, (call, _) in calls.items()}, rounds=rounds)
     return {name: statistics.median(seconds[name]) / calls[name][1] for name in calls}
+
+
+def surgery_seconds(run: Path) -> float:
+    """Returns the seconds in which a run's sites are planned for, fitted and fused, once compiled.
+
+    Args:
+      run: finished, of protocol fit-heal.
+    """
+    config, make_task = student(run)
+    protocol = dataclasses.replace(
+        config.protocol, protocol="fit-heal", deep=run, teacher=None, collapsed_from=None
+    )
+    task = prepare(dataclasses.replace(config, protocol=protocol), make_task).task
+    seconds = 0.0
+    for _ in range(2):
+        start = time.perf_counter()
+        plan = planned(task, task.variables)
+        jax.block_until_ready(collapse_by_fit(task, task.variables, plan.sites)[0])
+        seconds = time.perf_counter() - start
+    return seconds
 
 
 def _call(task: Task, protocol: Any, state: Any) -> tuple[Callable[[], Any], int]:

@@ -2,8 +2,9 @@
 
 `python -m benchmarks.time_to`: resumes where it was stopped; the runs stay in runs/benchmark. Every
 way takes several lengths, all to the topology without the last two activations. Its time is that of
-its steps, each kind measured by turns in one process: compilation, reading and evaluation are left
-out. Once the deep model counts as given, once its training is counted too.
+its steps, each kind measured by turns in one process, and of surgery: planning, calibration, fit.
+Compilation, reading and evaluation are left out. Once the deep model counts as given, once its
+training is counted too.
 """
 
 import statistics
@@ -13,7 +14,7 @@ from typing import Any
 import tyro
 
 from benchmarks.record import RESULTS, Table, publish
-from benchmarks.step_time import step_seconds
+from benchmarks.step_time import step_seconds, surgery_seconds
 from benchmarks.time_picture import draw
 from benchmarks.training_runs import Rows, command, mean_and_deviation, measured, parameters
 
@@ -47,7 +48,9 @@ WAYS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str, bool]] = {
 
 def rows() -> Rows:
     """Returns the rows by name, the deep network first."""
-    found: dict[str, tuple[str, ...]] = {_DEEP: (*_MLP, *_PLAIN)}
+    found: dict[str, tuple[str, ...]] = {
+        _DEEP: (*_MLP, *_PLAIN, "--epochs", str(DEEP_EPOCHS)),
+    }
     for way, (arguments, lengths, _, _) in WAYS.items():
         found |= {_row(way, length): (*arguments, length) for length in lengths}
     return found
@@ -58,7 +61,7 @@ def points(seeds: tuple[int, ...], runs_dir: Path) -> list[dict[str, Any]]:
     every = rows()
     measured(every, list(every), seeds=seeds, runs_dir=runs_dir)
     healed = runs_dir / f"{_row('lcjax: least squares, healed', '1')}-{seeds[0]}"
-    each_step = step_seconds(healed)
+    each_step, surgery = step_seconds(healed), surgery_seconds(healed)
     deep = measured(every, [_DEEP], seeds=seeds, runs_dir=runs_dir)[_DEEP]
     before = deep[0]["steps"] * each_step["deep"]
     found = []
@@ -67,6 +70,7 @@ def points(seeds: tuple[int, ...], runs_dir: Path) -> list[dict[str, Any]]:
             row = _row(way, length)
             summaries = measured(every, [row], seeds=seeds, runs_dir=runs_dir)[row]
             own = deep[0]["steps"] * float(length) / DEEP_EPOCHS * each_step[kind]
+            own += surgery if summaries[0]["protocol"] == "fit-heal" else 0
             found.append(
                 {
                     "method": way,
@@ -91,13 +95,11 @@ def reached(found: list[dict[str, Any]], seconds: str) -> Table:
       seconds: which of the times.
     """
     named = "the deep model given" if seconds == "seconds" else "its training counted"
-    size, lines = min(min(point["parameters"]) for point in found), []
+    lines = []
     for way in WAYS:
-        small = [
-            point for point in found if point["method"] == way and max(point["parameters"]) == size
-        ]
+        mine = [point for point in _of_the_size(found) if point["method"] == way]
         least = [
-            min((p[seconds] for p in small if statistics.mean(p["accuracy"]) >= goal), default=None)
+            min((p[seconds] for p in mine if statistics.mean(p["accuracy"]) >= goal), default=None)
             for goal in TARGETS
         ]
         lines.append((way, *("–" if each is None else f"{each:.1f}" for each in least)))
@@ -122,7 +124,13 @@ def main(
                   [_cells(each) for each in found])  # fmt: skip
     tables = (reached(found, "seconds"), reached(found, "seconds_with_deep"), table)
     publish("time_to", {"seeds": list(seeds)}, found, *tables, results_dir=results_dir)
-    print(draw(found, results_dir / "time_to.png"))
+    print(draw(_of_the_size(found), results_dir / "time_to.png"))
+
+
+def _of_the_size(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the points whose models all have the least size that there is."""
+    size = min(min(point["parameters"]) for point in found)
+    return [point for point in found if max(point["parameters"]) == size]
 
 
 def _row(way: str, length: str) -> str:

@@ -7,31 +7,30 @@ import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 
-# In order: an operation is of the first kind that fits.
+from benchmarks.preset_steps import Program
+
 KINDS = ("matrix products", "activations", "attention", "norms", "copies", "optimizer", "rest")
 
 
-def shares(compiled: Any, given: tuple[Any, ...], *, calls: int = 3) -> dict[str, float]:
+def shares(program: Program, *, calls: int = 3) -> dict[str, float]:
     """Returns which part of the time of a program's operations each kind takes, 0 to 1.
 
     Args:
-      compiled: the program; of one CPU device.
-      given: what it takes.
+      program: of one CPU device.
       calls: that are traced.
 
     Raises:
       RuntimeError: when the trace has none of its operations, as on other devices.
     """
-    kinds = kinds_of(compiled.as_text())
-    jax.block_until_ready(compiled(*given))
+    kinds = kinds_of(program.text)
+    jax.block_until_ready(program.call())
     with tempfile.TemporaryDirectory() as directory:
         with jax.profiler.trace(directory):
             for _ in range(calls):
-                jax.block_until_ready(compiled(*given))
+                jax.block_until_ready(program.call())
         (path,) = Path(directory).rglob("*.trace.json.gz")
         events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
     spent: collections.Counter[str] = collections.Counter()
@@ -44,10 +43,10 @@ def shares(compiled: Any, given: tuple[Any, ...], *, calls: int = 3) -> dict[str
     return {kind: spent[kind] / total for kind in KINDS}
 
 
-def kinds_of(program: str) -> Mapping[str, str]:
+def kinds_of(text: str) -> Mapping[str, str]:
     """Returns the kind of every operation of a compiled program's text, by its name."""
     found = {}
-    for line in program.splitlines():
+    for line in text.splitlines():
         defined = re.match(r"\s+(?:ROOT )?%?([\w.-]+) = ", line)
         if defined:
             told = re.search(r'op_name="([^"]*)"', line)
@@ -56,16 +55,22 @@ def kinds_of(program: str) -> Mapping[str, str]:
 
 
 def _kind(name: str, made_by: str) -> str:
-    """Returns the kind of an operation, by its name and the path of what it was made of."""
-    last = made_by.rsplit("/", 1)[-1]
-    if last == "dot_general" or name.startswith("dot"):
-        return "matrix products"
-    if "/act" in made_by:
-        return "activations"
-    if "/attention" in made_by:
-        return "attention"
-    if "/norm" in made_by:
-        return "norms"
-    if re.match(r"(wrapped_)?(copy|transpose)", name) or last == "transpose":
+    """Returns the kind of an operation.
+
+    Args:
+      name: its own; that of a copy says so, whatever it copies.
+      made_by: path of modules and of the primitive that it, or the last of those fused, came from.
+    """
+    if re.match(r"(wrapped_)?(copy|transpose)", name):
         return "copies"
-    return "rest" if "jvp(" in made_by or "jit(logits)" in made_by else "optimizer"
+    if made_by.endswith("/dot_general"):
+        return "matrix products"
+    for part, kind in (
+        ("/act", "activations"),
+        ("/attention", "attention"),
+        ("/norm", "norms"),
+        ("/optimizer", "optimizer"),
+    ):
+        if part in made_by:
+            return kind
+    return "rest"

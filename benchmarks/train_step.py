@@ -19,10 +19,10 @@ import tyro
 import lcjax
 from benchmarks.interleave import interleaved, ratio
 from benchmarks.record import RESULTS, Table, publish
+from lcjax.models.gelu import exact_gelu
 from train.heap import keep_freed_memory
 
 MakeMLP = Callable[..., nn.Module]
-EXACT_GELU = partial(nn.gelu, approximate=False)
 
 
 class PlainMLP(nn.Module):
@@ -49,7 +49,7 @@ class Encoder(nn.Module):
         """Maps embedded tokens (batch, length, 384) to logits (batch, 2)."""
         for _ in range(6):
             x = nn.LayerNorm()(x + nn.MultiHeadDotProductAttention(12)(x, x))
-            x = nn.LayerNorm()(x + self.mlp((1536, 384), EXACT_GELU)(x))
+            x = nn.LayerNorm()(x + self.mlp((1536, 384), exact_gelu)(x))
         return nn.Dense(2)(x[:, 0])
 
 

@@ -68,9 +68,9 @@ def point(way: Way, found: Sequence[Summary]) -> dict[str, Any]:
 def costs(found: Sequence[Summary]) -> dict[str, Any]:
     """Returns what the compact models of runs cost, one number a seed; JSON.
 
-    FLOPs and time are those of the compact form over the deep one's, time that of the larger batch,
-    the forms in turn. None where the run has not both: nothing was collapsed, or a peer is kept in
-    the deep one's shapes.
+    FLOPs and time are those of the compact form over those of its own deep one (with the published
+    method's ReLU where that was trained), time that of the larger batch, the forms in turn. None
+    where the run has not both: nothing was collapsed, or a peer is kept in the deep one's shapes.
     """
     return {
         "parameters": [parameters(summary) for summary in found],

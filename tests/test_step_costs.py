@@ -1,5 +1,6 @@
 """What makes a training step cheap changes nothing but rounding."""
 
+import dataclasses
 import math
 
 import flax.linen as nn
@@ -8,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.trace import KINDS, kinds_of, shares
+from benchmarks.preset_steps import preset
+from benchmarks.step_costs import programs
+from benchmarks.trace import kinds_of, shares
 from lcjax import CollapsibleMLP
 from lcjax.models.attention import attend
 from lcjax.models.gelu import exact_gelu
@@ -84,12 +87,33 @@ def test_attention_is_that_of_jax(dtype, tolerance, masked):
         np.testing.assert_allclose(one, other, rtol=tolerance, atol=20 * tolerance)
 
 
-def test_the_kinds_of_a_program_say_what_made_its_operations():
-    model = CollapsibleMLP((8, 3), activation=nn.relu)
-    x = jnp.ones((5, 6))
-    variables = model.init(jax.random.key(0), x)
-    compiled = jax.jit(jax.grad(lambda v: model.apply(v, x).sum())).lower(variables).compile()
-    spent = shares(compiled, (variables,), calls=1)
-    assert sum(spent.values()) == pytest.approx(1) and set(spent) == set(KINDS)
-    kinds = kinds_of(compiled.as_text())
-    assert {"matrix products", "activations"} <= set(kinds.values())
+def test_the_kinds_of_operations_go_by_what_made_them_and_copies_by_their_name():
+    text = """
+  %dot.1 = f32[2] fusion(), metadata={op_name="jit(f)/jvp(M)/mlp/dense_0/dot_general"}
+  ROOT copy_fusion.2 = f32[2] fusion(), metadata={op_name="jit(f)/jvp(M)/mlp/dense_0/dot_general"}
+  exp.3 = f32[2] exponential(), metadata={op_name="jit(f)/jvp(M)/mlp/act_0/erf"}
+  div.4 = f32[2] divide(), metadata={op_name="jit(f)/jvp(M)/attention/div"}
+  mul.5 = f32[2] multiply(), metadata={op_name="jit(f)/optimizer/mul"}
+  add.6 = f32[2] add()
+"""
+    assert list(kinds_of(text).values()) == [
+        *("matrix products", "copies", "activations", "attention", "optimizer", "rest")
+    ]
+
+
+def test_before_and_after_compute_the_same_and_their_time_goes_somewhere():
+    which = preset("shakespeare-small")
+    module = which.classifier.module.clone(depth=1, width=16, num_heads=2, mlp_hidden=16)
+    small = dataclasses.replace(
+        which,
+        classifier=dataclasses.replace(which.classifier, module=module),
+        batch=tuple(leaf[:2, :16] + jnp.arange(16) for leaf in which.batch),
+    )
+    forms = programs(small)
+    for _ in range(2):
+        one, other = (each.call() for each in forms["training step"].values())
+        np.testing.assert_allclose(one["train/loss"], other["train/loss"], rtol=1e-5)
+    inference = forms["compact inference"]
+    np.testing.assert_allclose(inference["before"].call(), inference["after"].call(), atol=1e-5)
+    spent = shares(forms["training step"]["after"], calls=1)
+    assert sum(spent.values()) == pytest.approx(1) and spent["matrix products"] > 0

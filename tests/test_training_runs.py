@@ -23,6 +23,7 @@ from benchmarks.regulariser import regularised
 from benchmarks.sweep_picture import draw
 from benchmarks.training_runs import command, mean_and_deviation, measured
 
+STEP = {"deep": 3.0, "healing": 1.0, "student": 2.0}
 ROWS = {
     "deep": ("train.language", "shakespeare-small"),
     "healed": ("train.language", "shakespeare-small", "--from", "{deep}"),
@@ -64,10 +65,12 @@ def test_rows_that_others_start_from_run_first_and_finished_ones_stay(tmp_path, 
 
 
 def test_rows_of_language_start_from_rows_that_are_there():
-    rows = SURGERY | students(0.9) | PEER_ROWS
+    rows = SURGERY | students(STEP) | PEER_ROWS
     for arguments in rows.values():
         for argument in arguments:
             assert not argument.startswith("{") or argument.strip("{}") in rows
+    assert rows["language-student-alone-time"][-1] == "0.500"  # as long as an epoch of healing
+    assert rows["language-student-whole-time"][-1] == "5.500"  # three of the deep one, one healing
     name, arguments = regularised(epochs=5, decay=0.1)
     assert name == "language-tenth-5-0.1-0-0"
     assert arguments[-4:] == ("--strength", "0", "--slope-learning-rate", "0")
@@ -105,7 +108,7 @@ def test_the_table_of_quality_asks_for_rows_that_are_there_and_reads_both_kinds(
     listed = [*front.ways(), *sentiment.ways()]
     listed += [way for name in networks.NETWORKS for way in networks.ways(name)]
     known = {way.row for way in listed} | images.ROWS.keys()
-    known |= (SURGERY | students(1.0) | PEER_ROWS).keys()
+    known |= (SURGERY | students(STEP) | PEER_ROWS).keys()
     for network in quality.NETWORKS:
         assert set(network.rows.values()) <= known and network.rows.keys() <= quality.METHODS.keys()
     mlp, *_, decoder = quality.NETWORKS

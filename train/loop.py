@@ -94,8 +94,9 @@ def make_dispatch(
         own_key = jax.random.fold_in(key, state.step)
         with batches_stay_cut(), flat_tokens():
             (value, (stats, metrics)), grads = gradient(state.params, state.stats, batch, own_key)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        with jax.named_scope("optimizer"):
+            updates, opt_state = tx.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
         metrics = {"train/loss": value, **metrics, **_slopes(params)}
         return TrainState(state.step + 1, params, stats, opt_state), metrics
 

@@ -1,6 +1,5 @@
 """Self-attention, which remembers keys and values where the variables hold a cache for them."""
 
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -11,10 +10,11 @@ import jax.numpy as jnp
 def attend(
     query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None = None
 ) -> jax.Array:
-    """Returns softmax attention, normalised in float32 and at last, (batch, tokens, heads, width).
+    """Returns softmax attention, (batch, tokens, heads, width of a head), in value's dtype.
 
-    XLA's CPU backend takes a sixth less of a training step for it than for
-    `jax.nn.dot_product_attention`, which divides before the values are summed.
+    The same as `jax.nn.dot_product_attention`, but that what a token sees is divided once it is
+    summed, not every weight before. On a CPU a step of training takes less for it
+    (`benchmarks/step_costs.py`). Weights and their sums are in float32 or wider.
 
     Args:
       query: (batch, tokens, heads, width of a head).
@@ -22,15 +22,15 @@ def attend(
       value: as key.
       mask: bool, broadcast to (batch, heads, tokens, slots); False where a slot is not looked at.
     """
+    wide = jnp.promote_types(query.dtype, jnp.float32)
     scaled = query * query.shape[-1] ** -0.5
     query, key, value = (heads.swapaxes(1, 2) for heads in (scaled, key, value))
-    wide = partial(jnp.einsum, preferred_element_type=jnp.float32)
-    logits = wide("bhtd,bhsd->bhts", query, key)
+    logits = jnp.einsum("bhtd,bhsd->bhts", query, key, preferred_element_type=wide)
     if mask is not None:
-        logits = jnp.where(mask, logits, jnp.finfo(jnp.float32).min)
+        logits = jnp.where(mask, logits, jnp.finfo(wide).min)
     weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
-    summed = wide("bhts,bhsd->bhtd", weights.astype(value.dtype), value)
-    out = summed / weights.sum(-1, keepdims=True)
+    summed = jnp.einsum("bhts,bhsd->bhtd", weights.astype(value.dtype), value)
+    out = summed.astype(wide) / weights.sum(-1, keepdims=True)
     return out.astype(value.dtype).swapaxes(1, 2)
 
 
@@ -76,7 +76,7 @@ class Attention(nn.Module):
         query, key, value = project("query"), project("key"), project("value")
         if self.has_variable("cache", "key"):
             key, value = self._remember(key, value)
-        y = attend(query, key, value, mask)
+        y = attend(query, key, value, mask=mask)
         return nn.DenseGeneral(width, (-2, -1), dtype=self.dtype, kernel_init=init, name="out")(y)
 
     def _remember(self, key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 def exact_gelu(x: jax.Array) -> jax.Array:
     """Returns `x Φ(x)`, Φ the normal distribution function, elementwise in x's dtype.
 
-    In float32 it is `x (1 + erf(x / √2)) / 2`, one rational function in XLA, which is right to
-    1e-6; `nn.gelu` takes two, of erfc, for small results to have small relative errors. Narrower
-    types, where 1 + erf would be too coarse, take those too.
+    In float32 it is `x (1 + erf(x / √2)) / 2`, one rational function in XLA, with absolute errors
+    to 2e-6, so that it is 0 far below 0; `nn.gelu` takes two, of erfc, whose relative errors are
+    small there. Narrower types, where 1 + erf would be too coarse, take those too.
 
     References:
       Hendrycks and Gimpel 2016, arXiv 1606.08415, equation 1.

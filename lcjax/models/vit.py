@@ -36,7 +36,7 @@ class ViT(nn.Module):
       activation: elementwise; exact GELU by default.
       gated: whether the MLPs are gated, `nn.silu` for the activation giving SwiGLU; not published.
       epsilon: of the layer norms; 1e-6 in timm's models, 1e-12 in Hugging Face's.
-      dropout: rate, after the positions, within the MLPs and after every residual branch.
+      dropout: rate, after the positions, within MLPs (not gated ones), after every branch.
       dtype: of the computation; None takes the images'. Params and logits are float32.
       remat: whether the backward pass computes blocks again, instead of keeping their insides.
 
