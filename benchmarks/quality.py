@@ -75,7 +75,7 @@ NETWORKS = (
         "front",
         {
             "deep": "front-deep",
-            "natural": "front-l1-0.1",
+            "natural": "front-l1-0.01",
             "annealed": "front-anneal-taught-2",
             "fitted": "front-least-squares-2",
             "taught": "front-heal-taught-2",
