@@ -23,7 +23,7 @@ _FIT_HEAL = ProtocolConfig(
 )
 _PRESETS: dict[str, tuple[str, LanguageDataConfig, AnyDecoder, OptimizerConfig, ProtocolConfig]] = {
     "shakespeare-small": (
-        "Characters of tiny_shakespeare, 0.8 million parameters, five minutes on two cores.",
+        "Characters of tiny_shakespeare, 0.8 million parameters, three minutes on two cores.",
         _CHARACTERS,
         _SMALL,
         _OPTIMIZER,
