@@ -8,6 +8,8 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from benchmarks.bars import line
+
 
 def draw(points: Sequence[dict[str, Any]], path: Path) -> Path:
     """Writes a PNG and returns its path.
@@ -27,13 +29,10 @@ def draw(points: Sequence[dict[str, Any]], path: Path) -> Path:
             for point in points
             if point["method"] == method
         )
-        means = [statistics.mean(accuracies) for _, accuracies in mine]
-        low = [mean - min(each) for mean, (_, each) in zip(means, mine, strict=True)]
-        high = [max(each) - mean for mean, (_, each) in zip(means, mine, strict=True)]
-        axes.errorbar(
+        line(
+            axes,
             [size for size, _ in mine],
-            means,
-            yerr=[low, high],
+            [accuracies for _, accuracies in mine],
             label=method,
             color=colormaps["tab20"](number % 20),
             linestyle="-" if ours else ":",

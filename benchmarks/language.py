@@ -7,8 +7,8 @@ regulariser: a model that overfits; see benchmarks/regulariser.py. surgery: the 
 trained model collapsed, by every fit, with healing and without, SwiGLU too, and after a penalty.
 peers: two FFNs pruned, of low rank or removed and healed alike, the compact topology from scratch
 and distilled, and the published method, in as many steps (a student's teacher has its own besides).
-distillation: the same compact topology,
-new, as a student of the deep model: as many steps, and as much time, as lcjax took.
+distillation: the same compact topology, new, as a student of the deep model: as many steps, and as
+much time, as lcjax took.
 """
 
 import json
@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import tyro
 
-from benchmarks.language_rows import PEER_ROWS, SURGERY, students
+from benchmarks.language_rows import PEER_ROWS, STUDENTS, SURGERY, timed_students
 from benchmarks.record import RESULTS, Table, publish
 from benchmarks.regulariser import regulariser
 from benchmarks.step_time import step_seconds
@@ -26,8 +26,6 @@ from benchmarks.training_runs import Summary, command, mean_and_deviation, measu
 from benchmarks.ways import costs, percent
 
 Part = Literal["regulariser", "surgery", "peers", "distillation"]
-# Names of students do not depend on times.
-_EVEN = {"deep": 1.0, "healing": 1.0, "student": 1.0}
 # All in as many steps, but for what needs no training, and a student's teacher.
 _EQUAL = (
     *("language-more-3e-3", "language-taught-3e-3-2", "language-least-squares-2", *PEER_ROWS),
@@ -37,7 +35,7 @@ _EQUAL = (
 
 def peers(seeds: tuple[int, ...], runs_dir: Path) -> list[dict[str, Any]]:
     """Returns lcjax's default beside other ways to a model of its size."""
-    rows = SURGERY | students(_EVEN) | PEER_ROWS
+    rows = SURGERY | STUDENTS | PEER_ROWS
     found = measured(rows, _EQUAL, seeds=seeds, runs_dir=runs_dir)
     return [_point(name, rows[name], found[name]) for name in _EQUAL]
 
@@ -50,8 +48,8 @@ def distillation(seeds: tuple[int, ...], runs_dir: Path) -> list[dict[str, Any]]
     healed = [name for name in SURGERY if name.startswith(("language-healed", "language-taught"))]
     first = measured(SURGERY, healed, seeds=seeds, runs_dir=runs_dir)
     times = _times(runs_dir, seeds[0])
-    rows = SURGERY | students(times)
-    chosen = [*healed, *students(_EVEN)]
+    timed = timed_students(times)
+    rows, chosen = SURGERY | STUDENTS | timed, [*healed, *STUDENTS, *timed]
     found = first | measured(rows, chosen, seeds=seeds, runs_dir=runs_dir)
     return [_point(name, rows[name], found[name]) | {"step_seconds": times} for name in chosen]
 

@@ -76,20 +76,26 @@ PEER_ROWS: _Rows = {
 }
 
 
-def students(step: Mapping[str, float]) -> _Rows:
-    """Returns the rows of students of the compact topology.
+_STUDENT = ("train.distill", "{language-healed-2}", "--epochs")
+# Students of the compact topology: as many steps as healing has, twice that, and as many as deep
+# training and healing have together.
+STUDENTS: _Rows = {
+    "language-student-heal-steps": (*_STUDENT, f"{HEAL_EPOCHS:g}"),
+    "language-student-two-epochs": (*_STUDENT, f"{2 * HEAL_EPOCHS:g}"),
+    "language-student-all-steps": (*_STUDENT, f"{EPOCHS + HEAL_EPOCHS:g}"),
+}
+
+
+def timed_students(step: Mapping[str, float]) -> _Rows:
+    """Returns the rows of students that train for as long as healing, or all of it, takes.
 
     Args:
       step: seconds of one, by what trains: "deep", "healing" without a teacher, and "student",
         which is also what healing with the deep model for a teacher takes.
     """
-    student = ("train.distill", "{language-healed-2}", "--epochs")
     alone = HEAL_EPOCHS * step["healing"] / step["student"]
     whole = HEAL_EPOCHS + EPOCHS * step["deep"] / step["student"]
     return {
-        "language-student-heal-steps": (*student, f"{HEAL_EPOCHS:g}"),
-        "language-student-alone-time": (*student, f"{alone:.3f}"),
-        "language-student-two-epochs": (*student, "2"),
-        "language-student-all-steps": (*student, f"{EPOCHS + HEAL_EPOCHS:g}"),
-        "language-student-whole-time": (*student, f"{whole:.3f}"),
+        "language-student-alone-time": (*_STUDENT, f"{alone:.3f}"),
+        "language-student-whole-time": (*_STUDENT, f"{whole:.3f}"),
     }

@@ -13,8 +13,8 @@ from pathlib import Path
 import tyro
 
 from benchmarks.peers import PEERS
-from benchmarks.record import RESULTS, publish
-from benchmarks.ways import Way, follow, table
+from benchmarks.record import RESULTS
+from benchmarks.ways import Way, report
 from benchmarks.ways_picture import draw
 
 COUNT, EPOCHS = 2, 3
@@ -85,9 +85,9 @@ def main(
       results_dir: where results are written.
     """
     for name in networks:
-        points = follow(ways(name), seeds=seeds, runs_dir=runs_dir)
-        config = {"seeds": list(seeds), "epochs": EPOCHS}
-        publish(f"networks-{name}", config, points, table(points), results_dir=results_dir)
+        points = report(
+            f"networks-{name}", ways(name), seeds=seeds, runs_dir=runs_dir, results_dir=results_dir
+        )
         print(draw(points, results_dir / f"networks-{name}.png", about=f"a small {name}"))
 
 

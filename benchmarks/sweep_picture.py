@@ -1,11 +1,12 @@
 """The picture of a sweep: accuracy, and what is left of the parameters, by the setting's value."""
 
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+
+from benchmarks.bars import line
 
 
 def draw(points: Sequence[dict[str, Any]], path: Path, *, about: str, default: str | None) -> Path:
@@ -21,7 +22,8 @@ def draw(points: Sequence[dict[str, Any]], path: Path, *, about: str, default: s
     figure = Figure(figsize=(7, 5.5), layout="constrained")
     accuracy, size = figure.subplots(2, sharex=True, height_ratios=(2, 1))
     for key, label, style in (("deep_accuracy", "deep", ":s"), ("accuracy", "compact", "-o")):
-        _line(accuracy, [[100 * each for each in point[key]] for point in points], label, style)
+        values = [[100 * each for each in point[key]] for point in points]
+        line(accuracy, range(len(points)), values, label=label, fmt=style, capsize=3)
     left = [
         [
             100 * own / deep
@@ -29,7 +31,7 @@ def draw(points: Sequence[dict[str, Any]], path: Path, *, about: str, default: s
         ]
         for point in points
     ]
-    _line(size, left, "compact", "-o")
+    line(size, range(len(points)), left, label="compact", fmt="-o", capsize=3)
     values = [point["value"] for point in points]
     size.set_xticks(range(len(values)), values)
     size.set(xlabel=about, ylabel="parameters left, %", ylim=(0, 105))
@@ -41,10 +43,3 @@ def draw(points: Sequence[dict[str, Any]], path: Path, *, about: str, default: s
             axes.axvline(values.index(default), color="grey", alpha=0.4, linestyle="--")
     figure.savefig(path, dpi=110)
     return path
-
-
-def _line(axes: Any, values: Sequence[Sequence[float]], label: str, style: str) -> None:
-    means = [statistics.mean(each) for each in values]
-    low = [mean - min(each) for mean, each in zip(means, values, strict=True)]
-    high = [max(each) - mean for mean, each in zip(means, values, strict=True)]
-    axes.errorbar(range(len(values)), means, yerr=[low, high], label=label, fmt=style, capsize=3)

@@ -1,11 +1,12 @@
 """The picture of times: accuracy against seconds of training, one line a way."""
 
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+
+from benchmarks.bars import line
 
 _TITLES = {"seconds": "the deep model given", "seconds_with_deep": "its training counted"}
 
@@ -24,12 +25,9 @@ def draw(points: Sequence[dict[str, Any]], path: Path) -> Path:
         for way in dict.fromkeys(point["method"] for point in points):
             mine = [point for point in points if point["method"] == way]
             accuracies = [[100 * each for each in point["accuracy"]] for point in mine]
-            means = [statistics.mean(each) for each in accuracies]
-            low = [mean - min(each) for mean, each in zip(means, accuracies, strict=True)]
-            high = [max(each) - mean for mean, each in zip(means, accuracies, strict=True)]
             style = "-o" if way.startswith("lcjax") else ":s"
             seconds = [point[key] for point in mine]
-            axes.errorbar(seconds, means, yerr=[low, high], fmt=style, label=way, capsize=2)
+            line(axes, seconds, accuracies, fmt=style, label=way, capsize=2)
         axes.set(xlabel="seconds of training", title=title)
         axes.grid(alpha=0.3)
     panels[0].set(ylabel="test accuracy of the compact model, %")

@@ -59,17 +59,17 @@ def rows() -> Rows:
 def points(seeds: tuple[int, ...], runs_dir: Path) -> list[dict[str, Any]]:
     """Returns accuracy and time of every way at every length; JSON."""
     every = rows()
-    measured(every, list(every), seeds=seeds, runs_dir=runs_dir)
+    runs = measured(every, list(every), seeds=seeds, runs_dir=runs_dir)
     healed = runs_dir / f"{_row('lcjax: least squares, healed', '1')}-{seeds[0]}"
     each_step, surgery = step_seconds(healed), surgery_seconds(healed)
-    deep = measured(every, [_DEEP], seeds=seeds, runs_dir=runs_dir)[_DEEP]
-    before = deep[0]["steps"] * each_step["deep"]
+    deep_steps = runs[_DEEP][0]["steps"]
+    before = deep_steps * each_step["deep"]
     found = []
     for way, (_, lengths, kind, needs_deep) in WAYS.items():
         for length in lengths:
             row = _row(way, length)
-            summaries = measured(every, [row], seeds=seeds, runs_dir=runs_dir)[row]
-            own = deep[0]["steps"] * float(length) / DEEP_EPOCHS * each_step[kind]
+            summaries = runs[row]
+            own = deep_steps * float(length) / DEEP_EPOCHS * each_step[kind]
             own += surgery if summaries[0]["protocol"] == "fit-heal" else 0
             found.append(
                 {

@@ -60,6 +60,8 @@ def test_a_student_has_the_runs_topology_and_learns_from_its_deep_model(
         bert = make_folder(tmp_path / "bert")
         data = {"dataset": str(write_tsv(tmp_path / "a.tsv", texts(100))), "lengths": (24,)}
         small = {"pretrained": str(bert), "batch_size": 8, "validation": 0.2, "runs_dir": tmp_path}
+        # Which site costs less is a matter of rounding here; without the first little is to learn.
+        small["where"] = "block_1*"
         config = configured("sst2-minilm", text_presets.PRESETS, **SHORT | data | small)
     else:
         text = write_text(tmp_path / "a.txt")
@@ -87,7 +89,4 @@ def test_a_student_has_the_runs_topology_and_learns_from_its_deep_model(
         site["path"] for site in teacher["sites"] if site["path"] not in teacher["collapsed"]
     )
     records = [r for r in read_metrics(tmp_path / "student") if "train/loss" in r]
-    divergences = [record["train/divergence"] for record in records]
-    assert min(divergences) > 0
-    # What a batch of eight texts diverges by varies more than 16 steps at 1e-4 change.
-    assert kind == "text" or divergences[-1] < divergences[0]
+    assert records[-1]["train/divergence"] < records[0]["train/divergence"]

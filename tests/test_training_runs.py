@@ -18,7 +18,7 @@ from benchmarks import (
     training_runs,
     ways,
 )
-from benchmarks.language_rows import PEER_ROWS, SURGERY, students
+from benchmarks.language_rows import PEER_ROWS, STUDENTS, SURGERY, timed_students
 from benchmarks.regulariser import regularised
 from benchmarks.sweep_picture import draw
 from benchmarks.training_runs import command, mean_and_deviation, measured
@@ -65,7 +65,7 @@ def test_rows_that_others_start_from_run_first_and_finished_ones_stay(tmp_path, 
 
 
 def test_rows_of_language_start_from_rows_that_are_there():
-    rows = SURGERY | students(STEP) | PEER_ROWS
+    rows = SURGERY | STUDENTS | timed_students(STEP) | PEER_ROWS
     for arguments in rows.values():
         for argument in arguments:
             assert not argument.startswith("{") or argument.strip("{}") in rows
@@ -108,7 +108,7 @@ def test_the_table_of_quality_asks_for_rows_that_are_there_and_reads_both_kinds(
     listed = [*front.ways(), *sentiment.ways()]
     listed += [way for name in networks.NETWORKS for way in networks.ways(name)]
     known = {way.row for way in listed} | images.ROWS.keys()
-    known |= (SURGERY | students(STEP) | PEER_ROWS).keys()
+    known |= (SURGERY | STUDENTS | PEER_ROWS).keys()
     for network in quality.NETWORKS:
         assert set(network.rows.values()) <= known and network.rows.keys() <= quality.METHODS.keys()
     mlp, *_, decoder = quality.NETWORKS
