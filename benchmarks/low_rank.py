@@ -9,6 +9,7 @@ References:
   Denil et al. 2013, arXiv 1306.0543; Eckart and Young 1936.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial, reduce
 from itertools import pairwise
@@ -43,19 +44,28 @@ class FactoredState(NamedTuple):
 
 def low_rank(deep: Any, sites: Sequence[str]) -> peers.Peer:
     """Returns the deep model with kernels of such a rank that each MLP has its fused size."""
-    ranks, removed, lines = {}, 0, []
+    ranks = affordable_ranks(deep, sites)
+    shapes = {path: kernel.shape for path, kernel in _taken(deep["params"], ranks).items()}
+    removed = sum(math.prod(shape) - ranks[path] * sum(shape) for path, shape in shapes.items())
+    lines = []
+    for chain, budget in peers.budgets(deep, sites):
+        rank = affordable(chain, budget)
+        lines.append(f"{chain.path or 'the MLP'}: rank {rank}, {size(chain, rank):,} parameters")
+    factors = split(deep["params"], ranks)
+    params = replaced(deep["params"], {path: product(each) for path, each in factors.items()})
+    within = partial(factored, ranks=ranks)
+    return peers.Peer(deep | {"params": params}, within, removed, "\n".join(lines))
+
+
+def affordable_ranks(deep: Any, sites: Sequence[str]) -> dict[str, int]:
+    """Returns the ranks of the kernels that get two factors, by path inside params."""
+    ranks = {}
     for chain, budget in peers.budgets(deep, sites):
         rank = affordable(chain, budget)
         for i, dense in chain.denses.items():
-            kernel = dense["kernel"]
-            if rank * sum(kernel.shape) < kernel.size:
+            if rank * sum(dense["kernel"].shape) < dense["kernel"].size:
                 ranks[f"{join(chain.path, chain.dense_name(i))}/kernel"] = rank
-                removed += kernel.size - rank * sum(kernel.shape)
-        lines.append(f"{chain.path or 'the MLP'}: rank {rank}, {size(chain, rank):,} parameters")
-    factors = split(deep["params"], ranks)
-    params = _replaced(deep["params"], {path: product(each) for path, each in factors.items()})
-    within = partial(factored, ranks=ranks)
-    return peers.Peer(deep | {"params": params}, within, removed, "\n".join(lines))
+    return ranks
 
 
 def size(chain: Chain, rank: int) -> int:
@@ -92,16 +102,16 @@ def factored(
 
     def init(params: Any) -> FactoredState:
         factors = split(params, ranks)
-        return FactoredState(factors, inner.init(_replaced(params, factors)))
+        return FactoredState(factors, inner.init(replaced(params, factors)))
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
-        held = _replaced(params, state.factors)
-        grads = _replaced(updates, _pulled(updates, state.factors))
+        held = replaced(params, state.factors)
+        grads = replaced(updates, _pulled(updates, state.factors))
         moves, inner_state = inner.update(grads, state.inner, held)
         factors = _taken(optax.apply_updates(held, moves), ranks)
         old = _taken(params, ranks)
         differences = {path: product(pair) - old[path] for path, pair in factors.items()}
-        return _replaced(moves, differences), FactoredState(factors, inner_state)
+        return replaced(moves, differences), FactoredState(factors, inner_state)
 
     return optax.GradientTransformation(init, update)
 
@@ -142,7 +152,7 @@ def _taken(params: Any, paths: Collection[str]) -> dict[str, Any]:
     return {path: reduce(lambda node, name: node[name], path.split("/"), params) for path in paths}
 
 
-def _replaced(params: Any, found: dict[str, Any]) -> Any:
+def replaced(params: Any, found: dict[str, Any]) -> Any:
     """Returns nested dicts with something else at these paths."""
     flat = flatten_dict(params, sep="/", is_leaf=lambda keys, _: "/".join(keys) in found)
     return unflatten_dict(flat | found, sep="/")

@@ -1,7 +1,9 @@
 """`python -m benchmarks`: which parts run, which stay, and what is told of them."""
 
+import os
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -63,6 +65,28 @@ def test_a_part_that_fails_is_told_and_tried_again(ran, tmp_path, capsys):
     ran.returncode = 0
     main(runs_dir=tmp_path)
     assert len(ran.asked) == 4
+
+
+def test_two_that_only_train_run_at_once_each_on_its_own_cores(tmp_path, monkeypatch):
+    cores, met = os.sched_getaffinity(0), threading.Barrier(2)
+    if len(cores) < 2:
+        pytest.skip("one core alone")
+    kept = {}
+
+    def run(command):
+        name = command[2].removeprefix("benchmarks.")
+        if name in ("two", "three"):
+            met.wait(60)  # neither goes on before both are there
+        kept[name] = os.sched_getaffinity(0)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(all_of_them.subprocess, "run", run)
+    asked = [Part(n, beside=n in ("two", "three")) for n in ("one", "two", "three", "four")]
+    monkeypatch.setattr(all_of_them, "PARTS", asked)
+    main(runs_dir=tmp_path)
+    assert kept["one"] == kept["four"] == cores == os.sched_getaffinity(0)
+    assert kept["two"] | kept["three"] == cores and not kept["two"] & kept["three"]
+    assert list(kept)[0] == "one" and list(kept)[3] == "four"
 
 
 def test_a_part_whose_packages_are_missing_is_left_out(ran, tmp_path, capsys, monkeypatch):

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import lcjax
-from benchmarks import low_rank, peers, pruned, removed
+from benchmarks import low_rank, peer_forms, peers, pruned, removed
 from lcjax import CollapsibleGLU
 from tests.runs import configured
 from tests.trees import random_chain
@@ -90,8 +90,8 @@ def test_what_trains_are_the_factors():
     ranks = {"mlp/dense_0/kernel": 2, "mlp/dense_1/kernel": 1}
     whole, tx = network()["params"], low_rank.factored(inner, ranks)
     factors = low_rank.split(whole, ranks)
-    direct = low_rank._replaced(whole, factors)
-    params = low_rank._replaced(whole, {p: low_rank.product(f) for p, f in factors.items()})
+    direct = low_rank.replaced(whole, factors)
+    params = low_rank.replaced(whole, {p: low_rank.product(f) for p, f in factors.items()})
     state, own = tx.init(params), inner.init(direct)
 
     def loss(params):
@@ -100,7 +100,7 @@ def test_what_trains_are_the_factors():
     def through(direct):
         pairs = low_rank._taken(direct, ranks)
         kernels = {path: low_rank.product(pair) for path, pair in pairs.items()}
-        return loss(low_rank._replaced(direct, kernels))
+        return loss(low_rank.replaced(direct, kernels))
 
     @jax.jit
     def step(params, state, direct, own):
@@ -182,3 +182,22 @@ def test_a_peer_heals_as_its_run_does(make, taught, tmp_path, monkeypatch):
 def test_no_run_is_an_error_in_one_line(tmp_path):
     with pytest.raises(SystemExit, match="error: .*gone is not a run: there is no config.json"):
         peers.heal(peers.Asked(tmp_path / "gone"), pruned.pruned)
+
+
+@pytest.mark.parametrize(
+    ("cut", "make", "sites"),
+    [
+        (peer_forms.without_units, pruned.pruned, SITES[1:]),
+        (peer_forms.in_factors, low_rank.low_rank, SITES[1:]),
+        (peer_forms.without_mlps, removed.removed, SITES),
+    ],
+)
+def test_a_peer_is_as_small_as_it_says_and_computes_the_same(cut, make, sites):
+    widths, x = (40, 30, 20), np.random.default_rng(1).normal(size=(5, 20)).astype(np.float32)
+    deep = network(widths, 20)
+    peer, small = make(deep, sites), cut(deep, sites)
+    sizes = [sum(map(jnp.size, jax.tree.leaves(each))) for each in (small, peer.variables)]
+    assert sizes[0] == sizes[1] - peer.removed
+    with peer_forms.running():
+        ours = logits(small, x, widths)
+    np.testing.assert_allclose(ours, logits(peer.variables, x, widths), rtol=1e-4, atol=1e-5)
