@@ -46,6 +46,10 @@ ROWS = {
         for peer in PEERS
     },
     "fashion-mlp-anneal": ("fashion-mlp", "--protocol", "anneal", "--last", "2"),
+    "fashion-mlp-anneal-taught": (
+        *("fashion-mlp", "--protocol", "anneal", "--last", "2"),
+        *("--teacher", "{fashion-mlp-deep}"),
+    ),
     "fashion-mlp-last-2": ("fashion-mlp", "--last", "2"),
     "fashion-mlp-progressive": (
         *("fashion-mlp", "--protocol", "progressive", "--from", "{fashion-mlp-deep}"),
@@ -57,6 +61,10 @@ ROWS = {
         )
         for strength in ("0.08", "1", "10", "100")
     },
+    "fashion-mlp-reference-1-exact-2": (
+        *("fashion-mlp", "--protocol", "fit-heal", "--from", "{fashion-mlp-reference-1}"),
+        *("--fit", "exact", "--count", "2", "--order", "last", "--heal-epochs", "0"),
+    ),
     "fashion-mixer": ("fashion-mixer",),
     "fashion-vit": ("fashion-vit",),
 }

@@ -67,6 +67,11 @@ PEER_ROWS: _Rows = {
         f"language-{peer.replace('_', '-')}-2": (f"benchmarks.{peer}", _HEALED)
         for peer in (*PEERS, "removed")
     },
+    "language-natural-all-epochs": (*SMALL, *NATURAL, *_ALL_EPOCHS),
+    "language-annealed-taught-2": (
+        *(*SMALL, "--protocol", "anneal", "--last", "2", *_ALL_EPOCHS),
+        *("--teacher", "{language-more-3e-3}"),
+    ),
     "language-scratch-2": (*SMALL, *PLAIN, *_ALL_EPOCHS, "--collapsed-from", _HEALED),
     _PUBLISHED: (*SMALL, "--protocol", "reference", "--strength", "1", *_ALL_EPOCHS),
     f"{_PUBLISHED}-exact-2": (

@@ -59,6 +59,7 @@ NETWORKS = (
         {
             "deep": "fashion-mlp-deep",
             "natural": "fashion-mlp",
+            "annealed": "fashion-mlp-anneal-taught",
             "fitted": "fashion-mlp-least-squares-2",
             "taught": "fashion-mlp-fit-heal-taught",
             "pruned": "fashion-mlp-pruned",
@@ -66,6 +67,7 @@ NETWORKS = (
             "scratch": "fashion-mlp-small",
             "distilled": "fashion-mlp-distilled",
             "published": "fashion-mlp-reference-1",
+            "published-fused": "fashion-mlp-reference-1-exact-2",
         },
     ),
     Network("Fashion-MNIST Mixer, 2 of 4, %", "networks-fashion-mixer", _small("fashion-mixer")),
@@ -109,6 +111,8 @@ NETWORKS = (
         "language-peers",
         {
             "deep": "language-more-3e-3",
+            "natural": "language-natural-all-epochs",
+            "annealed": "language-annealed-taught-2",
             "fitted": "language-least-squares-2",
             "taught": "language-taught-3e-3-2",
             "pruned": "language-pruned-2",
