@@ -70,7 +70,7 @@ PEER_ROWS: _Rows = {
     "language-natural-all-epochs": (*SMALL, *NATURAL, *_ALL_EPOCHS),
     "language-annealed-taught-2": (
         *(*SMALL, "--protocol", "anneal", "--last", "2", *_ALL_EPOCHS),
-        *("--teacher", "{language-more-3e-3}"),
+        *("--teacher", "{language-more-3e-3}", "--no-deep-teacher"),
     ),
     "language-scratch-2": (*SMALL, *PLAIN, *_ALL_EPOCHS, "--collapsed-from", _HEALED),
     _PUBLISHED: (*SMALL, "--protocol", "reference", "--strength", "1", *_ALL_EPOCHS),
