@@ -20,7 +20,7 @@ def ran(monkeypatch):
     """The command lines that were run; what they return can be set."""
     lines = SimpleNamespace(asked=[], returncode=0)
 
-    def run(command):
+    def run(command, env):
         lines.asked.append(command)
         return SimpleNamespace(returncode=lines.returncode)
 
@@ -73,7 +73,7 @@ def test_two_that_only_train_run_at_once_each_on_its_own_cores(tmp_path, monkeyp
         pytest.skip("one core alone")
     kept = {}
 
-    def run(command):
+    def run(command, env):
         name = command[2].removeprefix("benchmarks.")
         if name in ("two", "three"):
             met.wait(60)  # neither goes on before both are there
