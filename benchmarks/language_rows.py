@@ -67,6 +67,7 @@ PEER_ROWS: _Rows = {
         f"language-{peer.replace('_', '-')}-2": (f"benchmarks.{peer}", _HEALED)
         for peer in (*PEERS, "removed")
     },
+    "language-deep-all-epochs": (*SMALL, *PLAIN, *_ALL_EPOCHS),
     "language-natural-all-epochs": (*SMALL, *NATURAL, *_ALL_EPOCHS),
     "language-annealed-taught-2": (
         *(*SMALL, "--protocol", "anneal", "--last", "2", *_ALL_EPOCHS),

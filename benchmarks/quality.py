@@ -110,7 +110,7 @@ NETWORKS = (
         "tiny_shakespeare GPT, 2 of 4, perplexity",
         "language-peers",
         {
-            "deep": "language-more-3e-3",
+            "deep": "language-deep-all-epochs",
             "natural": "language-natural-all-epochs",
             "annealed": "language-annealed-taught-2",
             "fitted": "language-least-squares-2",
