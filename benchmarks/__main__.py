@@ -71,7 +71,7 @@ PARTS = (
     Part("growth", quick=("--sizes", "1M", "10M")),
     Part("scaling", quick=("--devices", "8")),
     Part("time_to", trains=True),
-    Part("kills", quick=("--times", "2"), trains=True),
+    Part("kills", quick=("--times", "1"), trains=True),
     Part("language", trains=True, beside=True),
     Part("sentiment", trains=True, beside=True, needs=("tokenizers", "safetensors", _MINILM)),
     Part("front", trains=True, beside=True),
@@ -115,7 +115,8 @@ def main(
 
     rows: list[tuple[str, str, str]] = []
     for beside, group in groupby(asked, key=lambda part: part.beside):
-        shares = _shares(beside and here["device"] == "cpu")
+        group = list(group)
+        shares = _shares(beside and len(group) > 1 and here["device"] == "cpu")
         turns = iter(shares)
         with ThreadPoolExecutor(
             len(shares), initializer=lambda turns=turns: _keep_to(turns)
