@@ -8,6 +8,7 @@ one run has compiled the others take from a cache.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -34,7 +35,9 @@ class Part:
       whole: its arguments.
       quick: its arguments for a first look; None where there is none.
       trains: whether it makes training runs, which it keeps.
-      beside: whether it may run beside another: its figures are not times.
+      beside: whether it may run beside another: it is there for what runs come to, and the times
+        that they tell besides, of both forms in turn, are taken next to another's work.
+      always: whether it is made again each time, as it takes seconds and reads other parts.
       needs: packages beyond the project's own.
     """
 
@@ -43,6 +46,7 @@ class Part:
     quick: tuple[str, ...] | None = None
     trains: bool = False
     beside: bool = False
+    always: bool = False
     needs: tuple[str, ...] = ()
 
     def arguments(self, *, quick: bool, runs_dir: Path, results_dir: Path) -> list[str]:
@@ -58,8 +62,12 @@ _FEW_ROWS = ("fashion-mlp", "fashion-mlp-deep", "fashion-mlp-small", "fashion-ml
 PARTS = (
     Part("train_step", quick=("--rounds", "20")),
     Part("collapse_time", quick=("--preset", "B/16", "--rounds", "4")),
-    Part("encoder_latency", quick=("--rounds", "5", "--lengths", "32")),
-    Part("peer_costs", quick=("--rounds", "5", "--networks", "tiny_shakespeare GPT")),
+    Part("encoder_latency", whole=("--rounds", "30"), quick=("--rounds", "5", "--lengths", "32")),
+    Part(
+        "peer_costs",
+        whole=("--rounds", "60"),
+        quick=("--rounds", "5", "--networks", "tiny_shakespeare GPT"),
+    ),
     Part(
         "published_torch",
         quick=("--presets", "fashion-mlp", "--steps", "5", "--rounds", "10", "--no-compiled"),
@@ -78,7 +86,7 @@ PARTS = (
     Part("networks", trains=True, beside=True),
     Part("sweeps", trains=True, beside=True),
     Part("images", quick=(*_ONE_SEED, "--rows", *_FEW_ROWS), trains=True, beside=True),
-    Part("quality"),
+    Part("quality", always=True),
 )
 
 
@@ -151,20 +159,28 @@ def _run(
         return f"left out: needs {', '.join(lacking)}", ""
     asked = part.arguments(quick=quick, runs_dir=runs_dir, results_dir=results_dir)
     note = runs_dir / f"{part.module}.done"
-    done = {"arguments": asked, "machine": here}
-    if not again and note.exists() and json.loads(note.read_text()) == done:
+    done = {"arguments": asked, "machine": here, "code": _code()}
+    if not again and not part.always and note.exists() and json.loads(note.read_text()) == done:
         return "measured before", ""
     note.unlink(missing_ok=True)
     print(f"\n{part.module}: python -m benchmarks.{part.module} {' '.join(asked)}", flush=True)
     start = time.perf_counter()
     kept = (
-        {"JAX_COMPILATION_CACHE_DIR": str(runs_dir.resolve() / "compiled")} if part.trains else {}
+        {"JAX_COMPILATION_CACHE_DIR": str(runs_dir.resolve() / "compiled")} if part.beside else {}
     )
     if subprocess.run(_command(part.module, asked), env=kept | os.environ).returncode:
         return "failed, as said above", f"{(time.perf_counter() - start) / 60:.1f}"
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(done))
     return "measured", f"{(time.perf_counter() - start) / 60:.1f}"
+
+
+def _code() -> str:
+    """Returns a digest of the benchmarks' code: what is measured by other code is not enough."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("**/*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _command(module: str, asked: Sequence[str]) -> list[str]:

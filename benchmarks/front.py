@@ -16,6 +16,7 @@ from benchmarks.peers import PEERS
 from benchmarks.record import RESULTS
 from benchmarks.ways import Way, report
 
+PEERED = 2  # the size at which peers stand beside ours
 REPEATED = (2, 4)  # sizes that are run with every seed; the others with the first
 L1_STRENGTHS = ("0.01", "0.03", "0.1")
 L2_STRENGTHS = ("1", "10")
@@ -55,7 +56,7 @@ def _ways_to(k: int) -> Iterator[Way]:
     yield way("lcjax: least squares, one epoch", f"front-heal-{k}", healed)
     taught = (*healed, "--deep-teacher")
     yield way("lcjax: the same, the deep one teaching", f"front-heal-taught-{k}", taught)
-    for peer, method in PEERS.items() if k in REPEATED else ():
+    for peer, method in PEERS.items() if k == PEERED else ():
         asked = (f"benchmarks.{peer}", f"{{front-heal-{k}}}")
         yield way(f"{method}, one epoch", f"front-{peer.replace('_', '-')}-{k}", asked)
     annealed = (*_TRAINED, "--protocol", "anneal", "--last", str(k))

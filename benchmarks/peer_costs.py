@@ -8,6 +8,7 @@ take turns; ratios are of medians in one run.
 
 import dataclasses
 import statistics
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,10 @@ from train.latency import compile_forward, flops
 from train.presets import PRESETS as IMAGES
 
 _CHARACTERS = 65  # of tiny_shakespeare
+_HEADERS = (
+    *("network", "form", "parameters", "batch", "FLOPs / deep", "time / deep", "quartiles"),
+    *("speed-up / promised", "time / deep, batch 1", "speed-up / promised, batch 1"),
+)
 Form = Callable[[Any, tuple[str, ...]], Any]
 FORMS: dict[str, Form] = {
     "deep": lambda deep, _: deep,
@@ -144,18 +149,19 @@ def main(
       rounds: timed calls of each form.
       results_dir: where results are written.
     """
+    unknown = sorted(set(networks) - SUBJECTS.keys())
+    if unknown:
+        sys.exit(f"error: no such network: {', '.join(unknown)}; there are {', '.join(SUBJECTS)}.")
     keep_freed_memory()
     found = [row for name in networks for row in measure(name, rounds)]
-    headers = ("network", "form", "parameters", "batch", "FLOPs / deep", "time / deep",
-               "speed-up / promised", "time / deep, batch 1")  # fmt: skip
-    table = Table(headers, [_cells(each) for each in found])
-    publish("peer_costs", {"rounds": rounds, "dtype": "float32"}, found, table,
-            results_dir=results_dir)  # fmt: skip
+    table = Table(_HEADERS, [_cells(each) for each in found])
+    config = {"rounds": rounds, "dtype": "float32"}
+    publish("peer_costs", config, found, table, results_dir=results_dir)
 
 
 def _cells(found: dict[str, Any]) -> tuple[str, ...]:
     (batch, full), (_, single) = found["batches"].items()
-    taken = full["time_ratio"]["of_medians"]
+    taken, alone = (each["time_ratio"]["of_medians"] for each in (full, single))
     return (
         found["network"],
         found["form"],
@@ -163,8 +169,10 @@ def _cells(found: dict[str, Any]) -> tuple[str, ...]:
         batch,
         f"{full['flops_ratio']:.3f}",
         f"{taken:.3f}",
+        f"{full['time_ratio']['lower_quartile']:.3f} to {full['time_ratio']['upper_quartile']:.3f}",
         f"{full['flops_ratio'] / taken:.2f}",
-        f"{single['time_ratio']['of_medians']:.3f}",
+        f"{alone:.3f}",
+        f"{single['flops_ratio'] / alone:.2f}",
     )
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import low_rank, pruned
+from benchmarks import low_rank, peers, pruned
 from lcjax import CollapsibleMLP
 from lcjax.activations import bend
 from lcjax.chains import find_chains, join
@@ -22,8 +22,11 @@ from lcjax.chains import find_chains, join
 def without_units(deep: Any, sites: Sequence[str]) -> Any:
     """Returns the variables of what `benchmarks.pruned` makes, hidden units cut out."""
     params = pruned.pruned(deep, sites).variables["params"]
+    narrowed = {chain.path for chain, _ in peers.budgets(deep, sites)}
     cut = {}
     for chain in find_chains(params):
+        if chain.path not in narrowed:
+            continue
         into = None
         for i, dense in chain.denses.items():
             kernel = np.asarray(dense["kernel"])
@@ -51,7 +54,10 @@ def without_mlps(deep: Any, sites: Sequence[str]) -> Any:
 
 
 def running() -> AbstractContextManager[None]:
-    """Inside, a model may be applied to variables of these: every MLP runs what it holds."""
+    """Inside, a model in float32 may be applied to variables of these functions, by inference.
+
+    MLPs that hold what their modules say run as they do elsewhere.
+    """
     return nn.intercept_methods(_run_held)
 
 
@@ -59,15 +65,32 @@ def _run_held(run: Any, args: Any, kwargs: Any, context: nn.module.InterceptorCo
     module = context.module
     if not isinstance(module, CollapsibleMLP) or context.method_name != "__call__":
         return run(*args, **kwargs)
-    (x,), held = args, module.variables.get("params", {})
+    held = module.variables.get("params", {})
+    if module.is_initializing() or (held and _as_said(module, held)):
+        return run(*args, **kwargs)
+    if module.norm is not None or module.dtype not in (None, jnp.float32):
+        raise ValueError(f"norm {module.norm!r}, dtype {module.dtype}; wanted no norm, float32.")
+    x = args[0]
     if not held:
-        return jnp.zeros_like(x)
+        return jnp.zeros((*x.shape[:-1], module.features[-1]), x.dtype)
     for i in range(len(module.features)):
         if f"dense_{i}" in held:
             x = _dense(held[f"dense_{i}"], x)
         if f"act_{i}" in held:
             x = bend(module.activation, x, held[f"act_{i}"]["slope"])
     return x
+
+
+def _as_said(module: CollapsibleMLP, held: Mapping[str, Any]) -> bool:
+    """Tells whether every kernel is one matrix, before an activation as wide as the module says."""
+    kernels = {
+        i: held[f"dense_{i}"]["kernel"] for i in range(len(module.features)) if f"dense_{i}" in held
+    }
+    return not any(
+        isinstance(kernel, Mapping)
+        or (f"act_{i}" in held and kernel.shape[-1] != module.features[i])
+        for i, kernel in kernels.items()
+    )
 
 
 def _dense(held: Mapping[str, Any], x: jax.Array) -> jax.Array:

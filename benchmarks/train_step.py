@@ -2,8 +2,8 @@
 
 `python -m benchmarks.train_step`: two networks, each built twice from the same blocks: with
 CollapsibleMLP and `lcjax.collapsing(adamw)`, and with `nn.Dense`, the plain activation and adamw.
-A step is a call of its own, as in many people's loops, or one of ten in a `lax.scan`, much as
-`train.loop` takes them; of the encoder's steps a call's own costs are too little to tell.
+A step of the MLP is a call of its own, as in many people's loops, or one of ten in a `lax.scan`,
+much as `train.loop` takes them.
 """
 
 import statistics

@@ -48,6 +48,23 @@ def test_what_is_measured_stays_until_asked_for_again(ran, tmp_path, capsys):
     ]
 
 
+def test_what_reads_other_parts_is_made_each_time(ran, tmp_path, monkeypatch):
+    monkeypatch.setattr(all_of_them, "PARTS", (Part("one"), Part("last", always=True)))
+    for _ in range(2):
+        main(runs_dir=tmp_path)
+    assert [command[2] for command in ran.asked] == [
+        "benchmarks.one",
+        *["benchmarks.last"] * 2,
+    ]
+
+
+def test_other_code_is_another_measurement(ran, tmp_path, monkeypatch):
+    main(("one",), runs_dir=tmp_path)
+    monkeypatch.setattr(all_of_them, "_code", lambda: "newer")
+    main(("one",), runs_dir=tmp_path)
+    assert len(ran.asked) == 2
+
+
 def test_quick_leaves_the_results_alone(ran, tmp_path):
     main(quick=True, runs_dir=tmp_path, results_dir=tmp_path / "results")
     (command,) = ran.asked

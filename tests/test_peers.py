@@ -201,3 +201,13 @@ def test_a_peer_is_as_small_as_it_says_and_computes_the_same(cut, make, sites):
     with peer_forms.running():
         ours = logits(small, x, widths)
     np.testing.assert_allclose(ours, logits(peer.variables, x, widths), rtol=1e-4, atol=1e-5)
+
+
+def test_what_a_small_form_cannot_be_run_as_is_an_error():
+    model, _ = random_chain((12, 9, 4), 6)
+    x, small = jnp.ones((2, 6)), peer_forms.without_units(network(), SITES)["params"]["mlp"]
+    with peer_forms.running():
+        whole = model.init(jax.random.key(0), x)
+        assert jax.tree.leaves(whole)  # init is left alone
+        with pytest.raises(ValueError, match="wanted no norm, float32"):
+            model.clone(dtype=jnp.bfloat16).apply({"params": small}, x)

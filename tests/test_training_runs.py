@@ -148,7 +148,12 @@ def test_a_way_tells_flops_and_the_time_of_the_larger_batch_where_both_forms_are
 
 @pytest.mark.parametrize(
     "listed",
-    [front.ways, sentiment.ways, *(partial(networks.ways, name) for name in networks.NETWORKS)],
+    [
+        front.ways,
+        sentiment.ways,
+        sentiment.other_ways,
+        *(partial(networks.ways, name) for name in networks.NETWORKS),
+    ],
 )
 def test_ways_start_from_ways_before_them(listed):
     known = set()
