@@ -5,8 +5,9 @@ on characters of tiny_shakespeare.
 
 regulariser: a model that overfits; see benchmarks/regulariser.py. surgery: the cheapest FFNs of a
 trained model collapsed, by every fit, with healing and without, SwiGLU too, and after a penalty.
-peers: two FFNs pruned, of low rank or removed and healed alike, the compact topology from scratch
-and distilled, and the published method, in as many steps (a student's teacher has its own besides).
+peers: two FFNs pruned, of low rank or removed and healed alike, slopes learned and annealed, the
+compact topology from scratch and distilled, the published method, and the deep model, in as many
+steps (a teacher has its own besides).
 distillation: the same compact topology, new, as a student of the deep model: as many steps, and as
 much time, as lcjax took.
 """

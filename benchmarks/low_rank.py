@@ -44,13 +44,14 @@ class FactoredState(NamedTuple):
 
 def low_rank(deep: Any, sites: Sequence[str]) -> peers.Peer:
     """Returns the deep model with kernels of such a rank that each MLP has its fused size."""
-    ranks = affordable_ranks(deep, sites)
+    chains = _ranked(deep, sites)
+    ranks = _factored_ranks(chains)
     shapes = {path: kernel.shape for path, kernel in _taken(deep["params"], ranks).items()}
     removed = sum(math.prod(shape) - ranks[path] * sum(shape) for path, shape in shapes.items())
-    lines = []
-    for chain, budget in peers.budgets(deep, sites):
-        rank = affordable(chain, budget)
-        lines.append(f"{chain.path or 'the MLP'}: rank {rank}, {size(chain, rank):,} parameters")
+    lines = [
+        f"{chain.path or 'the MLP'}: rank {rank}, {size(chain, rank):,} parameters"
+        for chain, rank in chains
+    ]
     factors = split(deep["params"], ranks)
     params = replaced(deep["params"], {path: product(each) for path, each in factors.items()})
     within = partial(factored, ranks=ranks)
@@ -59,9 +60,17 @@ def low_rank(deep: Any, sites: Sequence[str]) -> peers.Peer:
 
 def affordable_ranks(deep: Any, sites: Sequence[str]) -> dict[str, int]:
     """Returns the ranks of the kernels that get two factors, by path inside params."""
+    return _factored_ranks(_ranked(deep, sites))
+
+
+def _ranked(deep: Any, sites: Sequence[str]) -> list[tuple[Chain, int]]:
+    """Returns the MLPs that have sites, each with the rank that it can afford."""
+    return [(chain, affordable(chain, budget)) for chain, budget in peers.budgets(deep, sites)]
+
+
+def _factored_ranks(chains: Sequence[tuple[Chain, int]]) -> dict[str, int]:
     ranks = {}
-    for chain, budget in peers.budgets(deep, sites):
-        rank = affordable(chain, budget)
+    for chain, rank in chains:
         for i, dense in chain.denses.items():
             if rank * sum(dense["kernel"].shape) < dense["kernel"].size:
                 ranks[f"{join(chain.path, chain.dense_name(i))}/kernel"] = rank
