@@ -25,8 +25,10 @@ from orbax.checkpoint import v1 as ocp
 import lcjax
 from benchmarks.record import RESULTS, Table, publish
 from lcjax.leaves import flatten, joined
-from lcjax.manifest import ARRAYS, absolute, read_manifest
+from lcjax.locations import absolute
+from lcjax.manifest import ARRAYS
 from lcjax.models import GPT2
+from lcjax.opening import opened
 from lcjax.paths import is_slope_path
 from lcjax.streaming import outline, write_pieces
 
@@ -63,7 +65,7 @@ def alone(source: str, target: str) -> None:
     place = absolute(source)
     like = jax.tree.map(
         lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape),
-        outline(place, read_manifest(place)),
+        outline(opened(place)),
     )
     start = clock()
     tree = ocp.load(place, like, checkpointable_name=ARRAYS)

@@ -8,12 +8,12 @@ from lcjax.continuation import carry_opt_state, reselect
 from lcjax.errors import CollapseError
 from lcjax.exported import ExportedModel, load_exported
 from lcjax.layers import CollapsibleGLU, CollapsibleMLP
-from lcjax.manifest import CheckpointError
 from lcjax.optimizer import collapsing
 from lcjax.penalty import add_linearity_penalty, linearity_penalty, shrink_linearity_gap
 from lcjax.planning import plan, sensitivity
 from lcjax.plans import Plan, Sensitivity
 from lcjax.report import CollapseReport, RunFit
+from lcjax.sealed import CheckpointError
 from lcjax.sequential import collapse_sequential
 from lcjax.sites import Site, Sites, find_sites
 from lcjax.stablehlo import export

@@ -15,6 +15,7 @@ from flax.errors import FlaxError
 from lcjax.checkpoint import restore
 from lcjax.inspection import inspect_checkpoint
 from lcjax.plans import Plan
+from lcjax.printing import printable
 from lcjax.stablehlo import export
 from lcjax.streaming import collapse_checkpoint
 
@@ -34,9 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax tells errors, and then raises
     options = _parser().parse_args(arguments)
     try:
-        print(options.run(options))
+        print(printable(options.run(options)))
     except (OSError, ValueError, TypeError, ImportError, FlaxError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        sys.exit(printable(f"error: {' '.join(str(error).split())}"))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,12 +47,12 @@ def _parser() -> argparse.ArgumentParser:
     told = "show the sites of a checkpoint, its sizes and metadata; reads no kernels"
     inspect = commands.add_parser("inspect", help=told, description=told)
     inspect.set_defaults(run=lambda options: inspect_checkpoint(options.checkpoint))
-    inspect.add_argument("checkpoint", help="a directory that lcjax.save wrote")
+    inspect.add_argument("checkpoint", help="a directory of lcjax.save, or of orbax")
 
     told = "write the collapsed checkpoint, with one site in memory at a time"
     collapse = commands.add_parser("collapse", help=told, description=told)
     collapse.set_defaults(run=_collapse)
-    collapse.add_argument("source", metavar="IN", help="a directory that lcjax.save wrote")
+    collapse.add_argument("source", metavar="IN", help="a directory of lcjax.save, or of orbax")
     collapse.add_argument("target", metavar="OUT", help="the directory to make")
     collapse.add_argument(
         "--threshold", type=float, default=0.05, help="largest gap |1 - slope| (default 0.05)"
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     exporting.set_defaults(run=_export)
-    exporting.add_argument("checkpoint", help="a directory that lcjax.save wrote")
+    exporting.add_argument("checkpoint", help="a directory of lcjax.save, or of orbax")
     exporting.add_argument("target", metavar="OUT", help="the directory to make")
     exporting.add_argument("--model", required=True, help="see below")
     exporting.add_argument(

@@ -14,7 +14,7 @@ from jax.core import Tracer
 
 from lcjax.checkpoint import restore
 from lcjax.leaves import describe
-from lcjax.manifest import CheckpointError
+from lcjax.sealed import CheckpointError
 
 PROGRAM, WEIGHTS, ABOUT = "program.jax", "weights", "export.json"  # the files of a model
 FORMAT = 1

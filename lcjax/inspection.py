@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 
 from lcjax.errors import CollapseError
-from lcjax.manifest import PathLike, finished, read_manifest
+from lcjax.leaves import joined
+from lcjax.locations import PathLike
+from lcjax.opening import opened
 from lcjax.paths import is_slope_path
+from lcjax.printing import printable
 from lcjax.sites import find_sites
 from lcjax.streaming import outline
 
@@ -22,21 +25,21 @@ def inspect_checkpoint(path: PathLike) -> str:
     text says why.
 
     Args:
-      path: what `save` was given.
+      path: what `save` was given; a checkpoint of orbax's will do, and a run's own.
 
     Raises:
       FileNotFoundError: there is nothing at path.
-      CheckpointError: what is there was not written by `save`, or is damaged.
+      CheckpointError: what is there is no checkpoint, or is damaged.
     """
-    target = finished(path)
-    manifest = read_manifest(target)
+    source = opened(path)
+    manifest = source.manifest
     try:
-        sites = find_sites(outline(target, manifest))
+        sites = find_sites(outline(source))
         lines = [str(sites)] if sites else ["no sites: the tree holds no leaf named `slope`"]
     except CollapseError as error:
         lines = [f"no sites: {error}"]
-    leaves = {"/".join(map(str, leaf["path"])): leaf for leaf in manifest["leaves"]}
-    whole = any(leaf["path"][:1] == ["params"] for leaf in leaves.values())
+    leaves = {joined(path): leaf for path, leaf in manifest["leaves"].items()}
+    whole = any(path[0] == "params" for path in manifest["leaves"])
     params = {
         name: leaf for name, leaf in leaves.items() if not whole or name.startswith("params/")
     }
@@ -51,9 +54,10 @@ def inspect_checkpoint(path: PathLike) -> str:
         dtypes[leaf["dtype"]] += _bytes(leaf)
     shares = ", ".join(f"{dtype} {size:,}" for dtype, size in dtypes.most_common())
     lines.append(f"bytes       {total:,} in {len(leaves):,} leaves: {shares}")
-    lines.append(f"written by  lcjax {manifest['lcjax']}")
+    own = manifest["lcjax"]
+    lines.append(f"written by  {f'lcjax {own}' if own else 'orbax, without checksums'}")
     lines.append(f"metadata    {json.dumps(manifest['metadata'], ensure_ascii=False)}")
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def _others(leaves: Mapping[str, Any], params: Mapping[str, Any]) -> str:

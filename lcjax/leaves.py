@@ -14,7 +14,7 @@ from lcjax.paths import natural
 LeafPath = tuple[str | int, ...]  # a str leads into a dict, an int into a list
 Array = jax.Array | np.ndarray
 
-_DTYPES = frozenset(
+DTYPES = frozenset(
     "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 bfloat16 float32 float64"
     " complex64 complex128 float8_e4m3fn float8_e4m3b11fnuz float8_e5m2".split()
 )
@@ -27,7 +27,7 @@ def flatten(tree: Any) -> dict[LeafPath, Any]:
       TypeError: a key that is neither a string nor an index.
     """
     boxed = jax.tree_util.tree_leaves_with_path(tree, is_leaf=meta.is_axis_metadata)
-    paths = [tuple(map(_key, keys)) for keys, _ in boxed]
+    paths = [tuple(map(key_of, keys)) for keys, _ in boxed]
     return dict(zip(paths, jax.tree.leaves(tree), strict=True))
 
 
@@ -38,7 +38,7 @@ def empty_dicts(tree: Any) -> list[LeafPath]:
         return isinstance(node, Mapping) and not node
 
     nodes = jax.tree_util.tree_leaves_with_path(tree, is_leaf=empty)
-    return [tuple(map(_key, keys)) for keys, node in nodes if empty(node)]
+    return [tuple(map(key_of, keys)) for keys, node in nodes if empty(node)]
 
 
 def nest(leaves: Mapping[LeafPath, Any]) -> Any:
@@ -65,7 +65,7 @@ def saveable(path: LeafPath, leaf: Any) -> Array:
         leaf = leaf.astype(leaf.dtype.newbyteorder("="), copy=False)
     if not isinstance(leaf, Array) or isinstance(leaf, Tracer):
         raise TypeError(f"{joined(path)}: got {type(leaf).__name__}, wanted an array with values.")
-    if leaf.dtype.name not in _DTYPES:
+    if leaf.dtype.name not in DTYPES:
         raise TypeError(
             f"{joined(path)}: got dtype {leaf.dtype}, wanted numbers of whole bytes, or booleans;"
             " save a random key as jax.random.key_data(key)."
@@ -109,7 +109,12 @@ def diff(
     return lines
 
 
-def _key(key: Any) -> str | int:
+def key_of(key: Any) -> str | int:
+    """Returns a string where a key of JAX's leads into a dict, an index where into a list.
+
+    Raises:
+      TypeError: a key of another kind.
+    """
     match key:
         case DictKey(key=str(name)) | GetAttrKey(name=str(name)):
             return name

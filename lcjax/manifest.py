@@ -4,7 +4,6 @@ It lies in the checkpoint that orbax writes, as orbax's custom metadata.
 """
 
 import json
-import os
 import zlib
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
@@ -14,104 +13,112 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from lcjax.containers import Containers
 from lcjax.leaves import Array, LeafPath, joined
+from lcjax.printing import printable
+from lcjax.sealed import CheckpointError, checked, checksum
 
-PathLike = str | os.PathLike[str]
 ARRAYS = "state"  # what orbax's part of a checkpoint is called
-# What orbax adds to the name of what is not finished: given in parts, or whole.
-_IN_PARTS, _TEMPORARY = ".partial_save", ".orbax-checkpoint-tmp"
-UNFINISHED = (_TEMPORARY, _IN_PARTS, _IN_PARTS + _TEMPORARY)
+METADATA = "_CHECKPOINT_METADATA"
 
-_FORMAT = 1
-_METADATA = "_CHECKPOINT_METADATA"
-_PARTS = (ARRAYS, _METADATA, "orbax.checkpoint", "commit_success.txt")  # as orbax names them
-
-
-class CheckpointError(ValueError):
-    """A checkpoint is damaged, unfinished or of another kind, or is not what was asked for.
-
-    The message names the checkpoint and what is wrong with it. Nothing has been restored.
-    """
-
-
-def absolute(path: PathLike) -> ocp.path.Path:
-    """Returns a path, relative, with `~` or absolute, as orbax wants it."""
-    target = ocp.path.Path(path).expanduser()
-    return target if "://" in str(target) else target.absolute()
-
-
-def finished(path: PathLike) -> ocp.path.Path:
-    """Returns the absolute path of a checkpoint, once sure that its save came to the end."""
-    target = absolute(path)
-    begun = any(target.with_name(target.name + suffix).exists() for suffix in UNFINISHED)
-    missing = [part for part in _PARTS if not (target / part).exists()]
-    if not target.exists() and not begun:
-        raise FileNotFoundError(f"{target}: no such checkpoint; there is nothing at this path.")
-    if target.exists() and len(missing) == len(_PARTS) and _IN_PARTS not in target.name:
-        raise CheckpointError(f"{target} is no checkpoint: it holds no {', no '.join(_PARTS)}.")
-    if missing or any(suffix in target.name for suffix in UNFINISHED):
-        lacks = ", ".join(missing) or "its final name"
-        raise CheckpointError(
-            f"{target} is incomplete (missing: {lacks}): its save was interrupted, is still going"
-            " on, or files were lost. Delete it and save again."
-        )
-    return target
+_FORMAT = 2
+_MARKS = ('"lcjax"', '"crc32"', '"leaves"')  # any two of which only lcjax writes
+_LARGEST = 2**26  # bytes of a manifest: some 500,000 leaves
 
 
 def seal(
     leaves: Iterable[Mapping[str, Any]],
-    empty: Iterable[LeafPath],
+    containers: Containers,
     metadata: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Returns the manifest of these leaves, sealed, for orbax to keep.
 
     Args:
       leaves: what `entry` says of each.
-      empty: paths of the dicts that hold nothing.
+      containers: what `lcjax.containers.containers` says of the tree.
       metadata: the user's, which JSON can hold.
 
     Raises:
       TypeError: metadata that JSON cannot hold.
+      ValueError: more leaves or metadata than a manifest can hold.
     """
     manifest = {
         "format": _FORMAT,
         "lcjax": version("lcjax"),
         "leaves": list(leaves),
-        "empty": list(empty),
+        "containers": [[list(path), kind] for path, kind in containers.items()],
         "metadata": _plain_json(metadata),
     }
-    return {"lcjax": manifest, "crc32": _checksum(manifest)}
+    size = len(json.dumps(manifest))
+    if size > _LARGEST // 2:
+        raise ValueError(
+            f"the manifest of {len(manifest['leaves']):,} leaves and the metadata takes {size:,} "
+            f"bytes; expected at most {_LARGEST // 2:,}: stack leaves, or shorten the metadata."
+        )
+    return {"lcjax": manifest, "crc32": checksum(manifest)}
 
 
 def read_manifest(target: ocp.path.Path) -> dict[str, Any]:
-    """Returns the manifest of a finished checkpoint.
+    """Returns the manifest of a finished checkpoint that lcjax wrote, checked.
 
     Raises:
       CheckpointError: when there is none, or it was damaged or is of another format.
     """
-    try:
-        sealed = json.loads((target / _METADATA).read_text())["custom_metadata"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise damaged(target, f"{_METADATA} is not what orbax writes ({error})") from error
-    if not isinstance(sealed, dict) or sealed.keys() != {"lcjax", "crc32"}:
-        raise CheckpointError(
-            f"{target} is a checkpoint without lcjax's manifest, not written by lcjax.save:"
-            " read it with orbax."
-        )
-    manifest = sealed["lcjax"]
-    if sealed["crc32"] != _checksum(manifest):
-        raise damaged(target, "its manifest is not what was written")
-    if manifest["format"] != _FORMAT:
-        raise CheckpointError(
-            f"{target} is of format {manifest['format']} and this lcjax reads format {_FORMAT}:"
-            f" install lcjax {manifest['lcjax']}, which wrote it."
-        )
+    manifest = own_manifest(target, read_record(target))
+    if manifest is None:
+        raise CheckpointError(f"{target} is a checkpoint without lcjax's manifest.")
     return manifest
+
+
+def read_record(target: ocp.path.Path) -> dict[str, Any]:
+    """Returns what orbax records of a checkpoint.
+
+    Raises:
+      CheckpointError: when it cannot be read.
+    """
+    try:
+        file = target / METADATA
+        size = file.stat().length
+        if size > _LARGEST:
+            raise ValueError(f"it has {size:,} bytes; expected at most {_LARGEST:,}")
+        record = json.loads(file.read_text())
+        if not isinstance(record, dict):
+            raise TypeError(f"got a {type(record).__name__}, expected an object")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise damaged(target, f"{METADATA} is not what orbax writes ({error})") from error
+    return record
+
+
+def own_manifest(target: ocp.path.Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns lcjax's manifest out of orbax's record, checked; None where there is none.
+
+    Raises:
+      CheckpointError: when it was damaged or is of another format.
+    """
+    sealed = record.get("custom_metadata")
+    if not isinstance(sealed, dict) or sealed.keys() != {"lcjax", "crc32"}:
+        text = json.dumps(record)
+        if sum(mark in text for mark in _MARKS) > 1:  # lcjax's, of which a part was lost
+            raise damaged(target, "its manifest is not what was written")
+        return None
+    manifest = sealed["lcjax"]
+    if sealed["crc32"] != checksum(manifest) or not isinstance(manifest, dict):
+        raise damaged(target, "its manifest is not what was written")
+    form = manifest.get("format")
+    if form not in (1, _FORMAT):
+        raise CheckpointError(
+            f"{target} is of format {form} and this lcjax reads formats 1 and {_FORMAT}:"
+            f" install lcjax {printable(str(manifest.get('lcjax')))}, which wrote it."
+        )
+    try:
+        return checked(manifest)
+    except (ValueError, RecursionError) as error:
+        raise damaged(target, f"its manifest is none that lcjax writes: {error}") from error
 
 
 def damaged(target: ocp.path.Path, what: str) -> CheckpointError:
     """Returns the error to raise for a checkpoint that is not what was saved."""
-    return CheckpointError(f"{target} is damaged: {what}. Restore from another copy.")
+    return CheckpointError(f"{target} is damaged: {printable(what)}. Restore from another copy.")
 
 
 def check_names(arrays: Mapping[LeafPath, Any]) -> None:
@@ -140,14 +147,10 @@ def crc32(leaf: Array) -> int | None:
     return zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
 
 
-def _checksum(manifest: Any) -> int:
-    return zlib.crc32(json.dumps(manifest, sort_keys=True).encode())
-
-
 def _plain_json(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     try:
         return json.loads(json.dumps(dict({} if metadata is None else metadata)))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(
             f"metadata: {error}; wanted a dict that JSON can hold, of strings, numbers, booleans,"
             " None, lists and dicts."

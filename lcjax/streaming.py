@@ -9,24 +9,20 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from lcjax.chains import Chain, find_chains, join
-from lcjax.checkpoint import fits_jax, load
 from lcjax.chosen import Choice, by_gap
+from lcjax.claims import check_free, claimed
+from lcjax.containers import Containers, as_stored, assemble, containers
 from lcjax.errors import CollapseError
-from lcjax.leaves import Array, LeafPath, empty_dicts, flatten, joined, nest
-from lcjax.manifest import (
-    UNFINISHED,
-    PathLike,
-    absolute,
-    check_names,
-    entry,
-    finished,
-    read_manifest,
-    seal,
-)
+from lcjax.leaves import Array, LeafPath, flatten, joined
+from lcjax.loading import fits_jax, load
+from lcjax.locations import PathLike, absolute, orbax_context
+from lcjax.manifest import check_names, entry, seal
+from lcjax.opening import Opened, opened
 from lcjax.paths import is_slope_path
 from lcjax.report import CollapseReport
 from lcjax.sites import Sites, find_sites, params_of
 from lcjax.surgery import abstract_collapse, collapse
+from lcjax.verifying import verify
 
 _AT_ONCE = 2**26  # bytes of leaves that are read, and written, together
 
@@ -39,68 +35,72 @@ def collapse_checkpoint(
     It is bit for bit what `collapse(restore(source), sites, threshold=threshold)` gives, with the
     source's metadata, but one chain of Dense layers is in memory at a time: a checkpoint may be
     larger than memory. Every leaf is verified as it is read. The target is complete or not there
-    at all: until the end it is `target.partial_save`, which `restore` refuses, and which the next
-    attempt deletes. In one process, on its default device.
+    at all: until the end it is in `target.lcjax-unfinished`, which `restore` refuses, and which
+    the next attempt takes over. In one process, on its default device.
 
     Args:
-      source: what `save` was given.
-      target: the directory to make, with its parents.
+      source: what `save` was given; a checkpoint of orbax's, which has no checksums, will do.
+      target: the directory to make, with its parents; as in `save`.
       sites: paths, globs, Sites or a Plan; None takes every site within the threshold.
       threshold: largest accepted gap `|1 − α|`; dimensionless, at least 0.
 
     Raises:
       FileNotFoundError: there is nothing at source.
-      FileExistsError: there is something at target: nothing is ever overwritten.
-      CheckpointError: source is no checkpoint of `save`, or damaged.
+      FileExistsError: there is something at target, or another is writing it: nothing is ever
+        overwritten.
+      CheckpointError: source is no checkpoint, or damaged.
       CollapseError: as `collapse`, or no site is within the threshold.
       ValueError: a threshold out of range.
     """
-    source, target = finished(source), absolute(target)
-    if target.exists():
-        raise FileExistsError(
-            f"{target} exists and nothing is ever overwritten: name another path or delete it."
-        )
+    target = absolute(target)
     if not threshold >= 0:
         raise ValueError(f"threshold is {threshold}, must be at least 0.")
-    manifest = read_manifest(source)
-    entries = {tuple(one["path"]): one for one in manifest["leaves"]}
-    tree = outline(source, manifest)
+    check_free(target)
+    read = opened(source)
+    tree = outline(read)
     found = find_sites(tree)
     chosen, kept = by_gap(found, sites, threshold)
     if not chosen:
-        raise CollapseError(f"{source}: nothing to collapse: {_why_none(found, threshold)}.")
+        raise CollapseError(f"{read.path}: nothing to collapse: {_why_none(found, threshold)}.")
     expected, report = abstract_collapse(tree, sorted(chosen))
     check_names({path: leaf for path, leaf in flatten(expected).items() if 0 not in leaf.shape})
     gaps: dict[str, Any] = {}
 
     def pieces() -> Iterator[dict[LeafPath, Array]]:
-        left = dict(entries)
+        left = dict(read.manifest["leaves"])
         for chain in find_chains(params_of(tree)):
             here = chosen & {chain.site(i) for i in chain.acts}
             if here:
                 paths = [path for path in left if _in_chain(path, chain, "params" in tree)]
-                held = load(source, {path: left.pop(path) for path in paths}, {}, partial=True)
+                held = load(read, {path: left.pop(path) for path in paths}, {}, partial=True)
                 held = {path: jax.device_put(a) if fits_jax(a) else a for path, a in held.items()}
-                compact, done = collapse(nest(held), sorted(here), threshold=np.inf)
+                compact, done = collapse(_part(held, read), sorted(here), threshold=np.inf)
                 gaps.update(done.gaps)
                 yield {path: np.asarray(leaf) for path, leaf in flatten(compact).items()}
         for paths in _gathered(left):
-            yield load(source, {path: left[path] for path in paths}, {}, partial=True)
+            yield load(read, {path: left[path] for path in paths}, {}, partial=True)
 
-    write_pieces(target, pieces(), expected, manifest["metadata"])
+    write_pieces(target, pieces(), expected, read.manifest["metadata"])
     return replace(report, gaps=gaps, kept=tuple(kept))
 
 
-def outline(source: ocp.path.Path, manifest: Mapping[str, Any]) -> Any:
+def outline(source: Opened) -> Any:
     """Returns a checkpoint's tree with its slopes read, and shapes for all other leaves."""
-    entries = {tuple(one["path"]): one for one in manifest["leaves"]}
+    entries = source.manifest["leaves"]
     slopes = {path: one for path, one in entries.items() if is_slope_path(joined(path))}
     leaves: dict[LeafPath, Any] = {
-        path: jax.ShapeDtypeStruct(tuple(one["shape"]), np.dtype(one["dtype"]))
+        path: jax.ShapeDtypeStruct(one["shape"], np.dtype(one["dtype"]))
         for path, one in entries.items()
     }
     leaves |= load(source, slopes, {}, partial=True)
-    return nest(leaves | {tuple(path): {} for path in manifest["empty"]})
+    return assemble(leaves, source.manifest["containers"])
+
+
+def _part(leaves: Mapping[LeafPath, Any], source: Opened) -> Any:
+    """Returns the part of a checkpoint's tree that holds these leaves."""
+    above = {path[:end] for path in leaves for end in range(len(path))}
+    kinds = source.manifest["containers"]
+    return assemble(leaves, {path: kinds[path] for path in above if path in kinds})
 
 
 def write_pieces(
@@ -117,23 +117,20 @@ def write_pieces(
       expected: the tree that they make up, abstract; a list in it comes in one piece.
       metadata: the user's.
     """
-    _clear(target)
     entries: dict[LeafPath, Any] = {}
-    try:
+    kinds = containers(expected)
+    with claimed(target) as place, orbax_context(place):
         together: dict[LeafPath, Array] = {}
         for piece in pieces:
             if sum(leaf.nbytes for leaf in (*together.values(), *piece.values())) > _AT_ONCE:
-                _add(target, together)
+                _add(place, together, kinds)
                 together = {}
             entries |= {path: entry(path, leaf) for path, leaf in piece.items()}
             together |= {path: leaf for path, leaf in piece.items() if leaf.size}
         ordered = [entries[path] for path in flatten(expected)]
-        sealed = seal(ordered, empty_dicts(expected), metadata)
-        _add(target, together, sealed)
-        ocp.partial.finalize(target)
-    except BaseException:
-        _clear(target)
-        raise
+        _add(place, together, kinds, seal(ordered, kinds, metadata))
+        ocp.partial.finalize(place)
+        verify(place)
 
 
 def _why_none(found: Sites, threshold: float) -> str:
@@ -178,14 +175,8 @@ def _bytes(one: Mapping[str, Any]) -> int:
     return int(np.prod(one["shape"])) * np.dtype(one["dtype"]).itemsize
 
 
-def _clear(target: ocp.path.Path) -> None:
-    """Removes what an attempt to write left behind."""
-    for suffix in UNFINISHED:
-        left = target.with_name(target.name + suffix)
-        if left.exists():
-            left.rmtree()
-
-
-def _add(target: ocp.path.Path, leaves: Mapping[LeafPath, Array], sealed: Any = None) -> None:
+def _add(
+    place: ocp.path.Path, leaves: Mapping[LeafPath, Array], kinds: Containers, sealed: Any = None
+) -> None:
     if leaves or sealed:
-        ocp.partial.save(target, nest(leaves), custom_metadata=sealed)
+        ocp.partial.save(place, as_stored(leaves, kinds), custom_metadata=sealed)

@@ -230,7 +230,8 @@ def test_damage_is_seen_on_the_way_and_nothing_is_left(source, tmp_path, capsys)
     told = content["custom_metadata"]["lcjax"]
     head = next(leaf for leaf in told["leaves"] if leaf["path"] == ["params", "head", "kernel"])
     head["crc32"] += 1
-    sealed = manifest.seal(told["leaves"], told["empty"], told["metadata"])
+    kinds = {tuple(path): kind for path, kind in told["containers"]}
+    sealed = manifest.seal(told["leaves"], kinds, told["metadata"])
     content["custom_metadata"] = sealed
     (copy / "_CHECKPOINT_METADATA").write_text(json.dumps(content))
     said = failed(capsys, "collapse", copy, tmp_path / "out")
@@ -247,7 +248,7 @@ def test_a_full_disk_leaves_nothing(source, tmp_path, capsys, monkeypatch, call)
         if call == "save" and len(done) < 2:
             done.append(real(*arguments, **options))
             return
-        assert (tmp_path / "out.partial_save").exists()
+        assert (tmp_path / "out.lcjax-unfinished").exists()
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(ocp.partial, call, full)

@@ -1,4 +1,8 @@
-"""Checkpoints of a run in progress, from which it resumes."""
+"""Checkpoints of a run in progress, from which it resumes.
+
+Each has the manifest that `lcjax.save` writes, with a checksum of every leaf, and `lcjax.restore`
+reads it too.
+"""
 
 import math
 from pathlib import Path
@@ -6,6 +10,13 @@ from typing import Any
 
 import jax
 from orbax.checkpoint import v1 as ocp
+
+from lcjax.checkpoint import restore
+from lcjax.containers import as_stored, containers
+from lcjax.leaves import flatten
+from lcjax.locations import absolute, orbax_context
+from lcjax.manifest import ARRAYS, check_names, entry, own_manifest, read_record, seal
+from lcjax.sealed import CheckpointError
 
 _MERIT = "merit"
 
@@ -29,8 +40,10 @@ class Snapshots:
             n=1,
             keep_checkpoints_without_metrics=False,
         )
+        place = absolute(directory / "checkpoints")
         self._orbax = ocp.training.Checkpointer(
-            str(directory.absolute() / "checkpoints"),
+            place,
+            context=orbax_context(place),
             preservation_policy=policies.AnyPreservationPolicy(  # type: ignore
                 [policies.LatestN(keep), best]
             ),
@@ -45,8 +58,16 @@ class Snapshots:
           state: the pytree.
           merit: how good it is, higher is better; None where that was not measured.
         """
-        metrics: Any = None if merit is None else {_MERIT: merit}
-        self._orbax.save_async(step, state, force=True, metrics=metrics)
+        leaves, kinds = flatten(state), containers(state)
+        check_names(leaves)
+        self._orbax.save_async(
+            step,
+            as_stored(leaves, kinds),
+            checkpointable_name=ARRAYS,
+            force=True,
+            metrics=None if merit is None else {_MERIT: merit},
+            custom_metadata=seal([entry(*one) for one in leaves.items()], kinds, None),
+        )
 
     @property
     def best(self) -> float:
@@ -55,11 +76,25 @@ class Snapshots:
         return max((metrics[_MERIT] for metrics in kept if metrics), default=-math.inf)
 
     def restore(self, like: Any) -> Any:
-        """Returns the latest state, with the structure and shardings of `like`; None for none."""
+        """Returns the latest state, with the structure and shardings of `like`; None for none.
+
+        Raises:
+          CheckpointError: when it is damaged, or of another structure.
+        """
         latest = self._orbax.latest
         if latest is None:
             return None
-        return self._orbax.load(latest, jax.tree.map(_abstract, like))
+        wanted, place = jax.tree.map(_abstract, like), absolute(latest.path)
+        if own_manifest(place, read_record(place)) is None:  # by an lcjax that wrote none
+            return self._orbax.load(latest, wanted)
+        try:
+            return restore(place, like=wanted)
+        except CheckpointError as error:
+            others = [str(found.step) for found in self._orbax.checkpoints[:-1]]
+            before = f"go on from step {others[-1]}" if others else "start the run anew"
+            raise CheckpointError(
+                f"{error} To {before}, move {place} out of the run's directory and resume."
+            ) from error
 
     def close(self) -> None:
         """Waits until everything is saved."""

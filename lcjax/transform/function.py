@@ -198,7 +198,9 @@ class CollapsibleFunction:
     def abstract_compact(self, params: Any, *args: Any, sites: Choice, **kwargs: Any) -> Any:
         """Returns the tree that `collapse` returns for these sites, in ShapeDtypeStructs.
 
-        What `lcjax.restore(path, like=...)` needs where the model's params are not plain dicts.
+        What `lcjax.restore(path, like=...)` needs where the model's params are not plain dicts. The
+        biases that a fit adds, and the factors of a rank, are not in it; `restore` takes those from
+        the checkpoint.
 
         Args:
           params: what `init` returns, of arrays or ShapeDtypeStructs.
