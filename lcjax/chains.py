@@ -98,6 +98,12 @@ def _holds(node: Any, leaf: str) -> bool:
 
 
 def _check(chain: Chain) -> None:
+    for i, dense in chain.denses.items():
+        if len(shape := dense["kernel"].shape) < 2:
+            raise CollapseError(
+                f"{join(chain.path, chain.dense_name(i))}: got a kernel of shape {tuple(shape)}, "
+                "expected two axes or more, those of a Dense."
+            )
     for i, slope in chain.acts.items():
         if i not in chain.denses or i >= max(chain.denses):
             missing = f"dense_{i}" if i not in chain.denses else "a later dense_i"

@@ -35,9 +35,9 @@ def foreign_manifest(
         with orbax_context(target):
             tree = ocp.metadata(target, checkpointable_name=item).metadata
         leaves, kinds = flatten(tree), containers(tree)
-    except (MemoryError, RuntimeError):  # not the checkpoint's fault
-        raise
     except Exception as error:
+        if isinstance(error, (MemoryError, RuntimeError)) and not isinstance(error, RecursionError):
+            raise  # not the checkpoint's fault
         raise CheckpointError(
             f"{target} is {_whose(record)}, and its tree cannot be read: "
             f"{printable(str(error)[:200])}. Restore from another copy, or read it with what "
@@ -78,16 +78,20 @@ def looks_like(target: ocp.path.Path) -> str:
         return f"it is a directory of {len(found)} checkpoints: name one of them: {shown}"
     files = [one for one in target.iterdir() if one.name.startswith("checkpoint_")]
     if files:
-        return _file(files[0])
+        return f"it holds files: {_flax(files[0])}"
     return "it holds no state, no _CHECKPOINT_METADATA, no orbax.checkpoint, no commit_success.txt"
 
 
 def _file(file: ocp.path.Path) -> str:
     if file.name.endswith(".safetensors"):
         return "it is a safetensors file: lcjax.interop.load reads it"
+    return f"it is a file, and a checkpoint is a directory: {_flax(file)}"
+
+
+def _flax(file: ocp.path.Path) -> str:
     return (
-        "a checkpoint is a directory, and this is a file. If flax.training.checkpoints wrote it, "
-        f"read it with restore_checkpoint({str(file)!r}, None) and save that with lcjax.save"
+        "if flax.training.checkpoints wrote it, read it with "
+        f"restore_checkpoint({str(file)!r}, None) and save that with lcjax.save"
     )
 
 

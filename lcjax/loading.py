@@ -63,9 +63,9 @@ def _read(source: Opened, wanted: Any, partial: bool) -> dict[tuple[str, ...], A
     try:
         with context:
             loaded = flatten(ocp.load(source.path, wanted, checkpointable_name=source.item))
-    except (MemoryError, RuntimeError):  # not the checkpoint's fault
-        raise
     except Exception as error:
+        if isinstance(error, (MemoryError, RuntimeError)) and not isinstance(error, RecursionError):
+            raise  # not the checkpoint's fault
         raise damaged(source.path, f"its arrays cannot be read ({str(error)[:200]})") from error
     return {tuple(map(str, path)): leaf for path, leaf in loaded.items()}
 

@@ -34,8 +34,13 @@ class LiteralPath(_LocalPath):
 
 
 def orbax_context(path: ocp.path.Path) -> ocp.Context:
-    """Returns the context in which orbax takes a path that `absolute` returned literally."""
+    """Returns the context in which orbax takes a path that `absolute` returned literally.
+
+    Directories are made at once: orbax numbers the saves of a whole process, and where it makes
+    directories later those of two threads are mixed up.
+    """
     context = ocp.Context()
+    context.asynchronous.create_directories_asynchronously = False
     if not is_remote(path):
         context.file.path_class = LiteralPath  # type: ignore
     return context
@@ -57,7 +62,7 @@ def absolute(path: PathLike) -> ocp.path.Path:
             f"path: got {type(path).__name__}, expected a str or an os.PathLike of str: "
             "the path comes first, save(path, tree)."
         )
-    if text.startswith("file:"):
+    if text.startswith("file://"):
         text = _of_url(text)
     if "://" in text:
         return ocp.path.Path(text)

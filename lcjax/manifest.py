@@ -82,9 +82,9 @@ def read_record(target: ocp.path.Path) -> dict[str, Any]:
         if size > _LARGEST:
             raise ValueError(f"it has {size:,} bytes; expected at most {_LARGEST:,}")
         record = json.loads(file.read_text())
-        if not isinstance(record, dict):
-            raise TypeError(f"got a {type(record).__name__}, expected an object")
-    except (ValueError, TypeError, RecursionError) as error:
+        if not isinstance(record, dict) or "item_handlers" not in record:
+            raise TypeError("it does not say what the checkpoint holds")
+    except (ValueError, TypeError, RecursionError, IsADirectoryError) as error:
         raise damaged(target, f"{METADATA} is not what orbax writes ({error})") from error
     return record
 

@@ -41,8 +41,7 @@ def opened(path: PathLike) -> Opened:
         if target.name in items_in(target.parent):  # `PATH/state`, as orbax alone wants it
             return _opened(target.parent, target.name)
     if not (target / METADATA).exists():
-        present = [part for part in _PARTS if (target / part).exists()]
-        if not present:
+        if not any((target / part).exists() for part in _PARTS[:-1]):  # each item is committed
             raise CheckpointError(f"{target} is no checkpoint: {looks_like(target)}.")
         raise _incomplete(target)
     return _opened(target, None)

@@ -37,7 +37,9 @@ def checked(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """
     leaves = {}
     for one in _listed(manifest, "leaves"):
-        path = _path(one.get("path") if isinstance(one, dict) else one)
+        if not isinstance(one, dict):
+            raise ValueError(f"a leaf is {_short(one)}, expected an object")
+        path = _path(one.get("path"))
         if path in leaves or not path:
             raise ValueError(f"the leaf {joined(path)!r} comes twice, or has no name")
         leaves[path] = _leaf(path, one)
