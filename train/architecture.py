@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from tyro.conf import Suppress
 
-from lcjax.interop.names import ACTIVATIONS as PRETRAINED_ACTIVATIONS
 from lcjax.models import MLP, MLPMixer, ViT
+from lcjax.models.named_activations import ACTIVATIONS as PRETRAINED_ACTIVATIONS
 from train.ranges import require
 
 ACTIVATIONS = {

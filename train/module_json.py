@@ -7,8 +7,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from lcjax.interop.names import ACTIVATIONS as PRETRAINED_ACTIVATIONS
 from lcjax.models import GPT2, Bert
+from lcjax.models.named_activations import ACTIVATIONS as PRETRAINED_ACTIVATIONS
 from train.architecture import ACTIVATIONS
 
 _MODULES = {"Bert": Bert, "GPT2": GPT2}
