@@ -171,7 +171,8 @@ def _array(keys: Any, leaf: Any) -> Any:
         return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"variables {leaf_path(keys)}: got {type(leaf).__name__}, expected an array or a number."
+            f"variables {leaf_path(keys)}: got {type(leaf).__name__}, expected an array or a "
+            "number."
         ) from error
 
 

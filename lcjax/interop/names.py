@@ -82,9 +82,8 @@ class Names:
         """Returns a name as the rules write it."""
         for old, new in self.renamed.items():
             name = name.replace(old, new)
-        return name[wrapped.end() if (wrapped := _WRAPPERS.match(name)) else 0 :].removeprefix(
-            self.prefix
-        )
+        wrapped = _WRAPPERS.match(name)
+        return name[wrapped.end() if wrapped else 0 :].removeprefix(self.prefix)
 
     def is_buffer(self, name: str) -> bool:
         """Tells whether a tensor, by its plain name, holds no weights."""

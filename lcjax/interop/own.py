@@ -109,10 +109,11 @@ def _check_paths(where: str, names: Sequence[tuple[str, ...]]) -> None:
     for name in names:
         above = {name[:length] for length in range(1, min(len(name), _DEEPEST + 1))}
         if len(name) > _DEEPEST or not all(name) or not name or above & taken:
+            shown = printable(joined(name) or "the empty path", longest=100)
             raise WeightsError(
-                f"{where}: {printable(joined(name) or 'the empty path', longest=100)} cannot be the "
-                f"path of a leaf: expected at most {_DEEPEST} keys, none of them empty, and no leaf "
-                "below another. Write the file again by save_safetensors."
+                f"{where}: {shown} cannot be the path of a leaf: expected at most {_DEEPEST} keys, "
+                "none of them empty, and no leaf below another. Write the file again by "
+                "save_safetensors."
             )
     if len(taken) != len(names):
         raise WeightsError(f"{where}: a path is both a leaf and an empty dict. Write it again.")
