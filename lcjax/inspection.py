@@ -11,6 +11,7 @@ import numpy as np
 from lcjax.errors import CollapseError
 from lcjax.manifest import PathLike, finished, read_manifest
 from lcjax.paths import is_slope_path
+from lcjax.printable import printable, printable_lines
 from lcjax.sites import find_sites
 from lcjax.streaming import outline
 
@@ -34,7 +35,7 @@ def inspect_checkpoint(path: PathLike) -> str:
         sites = find_sites(outline(target, manifest))
         lines = [str(sites)] if sites else ["no sites: the tree holds no leaf named `slope`"]
     except CollapseError as error:
-        lines = [f"no sites: {error}"]
+        lines = [f"no sites: {printable(error)}"]
     leaves = {"/".join(map(str, leaf["path"])): leaf for leaf in manifest["leaves"]}
     whole = any(leaf["path"][:1] == ["params"] for leaf in leaves.values())
     params = {
@@ -51,9 +52,9 @@ def inspect_checkpoint(path: PathLike) -> str:
         dtypes[leaf["dtype"]] += _bytes(leaf)
     shares = ", ".join(f"{dtype} {size:,}" for dtype, size in dtypes.most_common())
     lines.append(f"bytes       {total:,} in {len(leaves):,} leaves: {shares}")
-    lines.append(f"written by  lcjax {manifest['lcjax']}")
-    lines.append(f"metadata    {json.dumps(manifest['metadata'], ensure_ascii=False)}")
-    return "\n".join(lines)
+    lines.append(f"written by  lcjax {printable(manifest['lcjax'])}")
+    lines.append(f"metadata    {printable(json.dumps(manifest['metadata'], ensure_ascii=False))}")
+    return printable_lines("\n".join(lines))
 
 
 def _others(leaves: Mapping[str, Any], params: Mapping[str, Any]) -> str:
@@ -61,7 +62,7 @@ def _others(leaves: Mapping[str, Any], params: Mapping[str, Any]) -> str:
     for name, leaf in leaves.items():
         if name not in params:
             sizes[name.partition("/")[0]] += _size(leaf)
-    return ", ".join(f"{collection} {size:,}" for collection, size in sizes.items())
+    return ", ".join(f"{printable(name)} {size:,}" for name, size in sizes.items())
 
 
 def _size(leaf: Mapping[str, Any]) -> int:

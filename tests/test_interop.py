@@ -284,9 +284,9 @@ def test_what_no_shape_shows_is_held_against_the_config(tmp_path):
         (dict(position_embedding_type="relative_key"), "position_embedding_type is 'relative_key'"),
         (
             dict(model_type="gpt2", scale_attn_by_inverse_layer_idx=True),
-            "idx is True, which makes another function",
+            "idx is True, which makes anoth",
         ),
-        (dict(model_type="vit", qkv_bias=False), "qkv_bias is False, which makes another function"),
+        (dict(model_type="vit", qkv_bias=False), "qkv_bias is False, which makes anoth"),
     ],
 )
 def test_configs_of_other_models_are_an_error(change, message, tmp_path):

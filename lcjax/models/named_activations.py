@@ -13,4 +13,5 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "gelu_pytorch_tanh": nn.gelu,
     "relu": nn.relu,
     "silu": nn.silu,
+    "tanh": nn.tanh,
 }
