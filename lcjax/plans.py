@@ -155,8 +155,8 @@ class Plan:
         Raises:
           ValueError: when the text is not a plan; says what is wrong with it.
         """
-        fields = parse_json(text, "the plan")
         try:
+            fields = parse_json(text, "the text")
             _check(fields, "the plan", _OF_PLAN | {"lcjax_plan": int})
             if fields.pop("lcjax_plan") != _FORMAT:
                 raise ValueError(f"its format is not {_FORMAT}, which this lcjax reads")
@@ -170,13 +170,13 @@ class Plan:
                 raise ValueError(f"chosen is {fields['chosen']}, of {len(steps)} steps")
             if steps[0].site is not None or None in (step.site for step in steps[1:]):
                 raise ValueError("every step but the first, the deep model, names a site")
-        except ValueError as error:
+            refused = tuple((path, reason) for path, reason in fields["refused"])
+            return cls(**fields | {"steps": steps, "refused": refused})
+        except (ValueError, TypeError) as error:
             raise ValueError(
                 f"not a plan that Plan.to_json wrote: {printable(error, longest=200)}. Make it "
                 "again by lcjax.plan."
             ) from error
-        refused = tuple((path, reason) for path, reason in fields["refused"])
-        return cls(**fields | {"steps": steps, "refused": refused})
 
     def draw(self, path: str | os.PathLike[str]) -> None:
         """Draws the metric against the number of parameters; the file's ending says the format.
@@ -222,12 +222,11 @@ _OF_PLAN: dict[str, Any] = {
 
 
 def _check(fields: Any, what: str, types: dict[str, Any]) -> None:
-    """Raises unless a JSON object has the fields of these types, and no others."""
+    """Raises unless a JSON object has fields of these types."""
     if not isinstance(fields, dict):
         raise ValueError(f"{what} is a JSON {kind_of(fields)}, expected an object")
-    if fields.keys() != types.keys():
-        odd = ", ".join(sorted(fields.keys() ^ types.keys()))
-        raise ValueError(f"{what} lacks fields or has others: {odd}")
+    if lacking := types.keys() - fields.keys():
+        raise ValueError(f"{what} lacks {', '.join(sorted(lacking))}")
     for name, kind in types.items():
         value = fields[name]
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
