@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lcjax.json_files import LARGEST, read_bounded, read_json
+from lcjax.json_files import read_bounded, read_json
 from lcjax.printable import printable
 from train.splits import DataError
 
@@ -24,7 +24,6 @@ _CLASSES = frozenset(
         "features_dict.FeaturesDict",
         "image_feature.Image",
         "labeled_image.LabeledImage",
-        "optional_feature.Optional",
         "scalar.Scalar",
         "sequence_feature.Sequence",
         "tensor_feature.Tensor",
@@ -78,10 +77,8 @@ def check_prepared(directory: Path) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise DataError(
-            f"{path} is not there; expected a set that TFDS prepared. Prepare it again."
-        )
-    return read_json(path, largest=LARGEST, error=DataError)
+        raise DataError(f"{path} is not there; expected a prepared set. Prepare it again.")
+    return read_json(path, error=DataError)
 
 
 def _entries(found: Any) -> Iterator[tuple[str, Any]]:

@@ -46,8 +46,7 @@ def _read(prepared: Prepared, split: str, feature: str) -> list[str]:
     ) as bar:
         for start in range(0, len(source), _CHUNK):
             chosen = list(range(start, min(start + _CHUNK, len(source))))
-            documents += [
-                text_of(row[feature], prepared, split) for row in source.__getitems__(chosen)
-            ]
+            rows = source.__getitems__(chosen)
+            documents += [text_of(row[feature], prepared, split) for row in rows]
             bar.update(len(chosen))
     return documents
