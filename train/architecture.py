@@ -45,7 +45,7 @@ class ModelConfig(abc.ABC):
         for field in dataclasses.fields(self):
             if field.type is int:
                 most = _DEEPEST if field.name == "depth" else _WIDEST
-                wanted = f"1 to {most:,}"
+                wanted = f"at least 1, at most {most:,}"
                 require(self, field.name, lambda value, most=most: 1 <= value <= most, wanted)
 
     @abc.abstractmethod

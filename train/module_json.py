@@ -30,8 +30,16 @@ def module_from_json(fields: Mapping[str, Any], **replaced: Any) -> Any:
     Args:
       fields: what it returned.
       **replaced: attributes that go before those.
+
+    Raises:
+      ValueError: when a number is out of range.
+      KeyError, TypeError: when fields are of no module.
     """
     left = dict(fields)
+    for name, value in {**left, **replaced}.items():
+        most = 2**10 if name == "depth" else 2**24
+        if isinstance(value, int | float) and not 0 <= value <= most:
+            raise ValueError(f"{name} is {value}, expected 0 to {most:,}")
     module = _MODULES[left.pop("class")]
     left["activation"] = _FUNCTIONS[left["activation"]]
     left["dtype"] = None if left["dtype"] is None else jnp.dtype(left["dtype"])
