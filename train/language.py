@@ -44,9 +44,8 @@ def _generate(arguments: list[str]) -> None:
         got = tyro.cli(generate, prog=f"{_PROG} generate", args=arguments)
     except (OSError, ImportError, ValueError) as error:
         sys.exit(f"error: {printable(error)}")
-    print(
-        f"{printable_lines(got.text)}\n\n{got.tokens:,} tokens, {got.tokens_per_second:,.0f} a second"
-    )
+    speed = f"{got.tokens:,} tokens, {got.tokens_per_second:,.0f} a second"
+    print(f"{printable_lines(got.text)}\n\n{speed}")
 
 
 if __name__ == "__main__":
