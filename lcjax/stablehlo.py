@@ -168,6 +168,8 @@ def _array(keys: Any, leaf: Any) -> Any:
         return leaf
     try:
         array = np.asarray(leaf)
+        if array.dtype.kind in "OUSMm":
+            raise TypeError(f"it holds {array.dtype}")
         return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
     except (TypeError, ValueError) as error:
         raise TypeError(

@@ -1,7 +1,7 @@
 """The model of a training run's checkpoint, as the checkpoint's metadata describe it."""
 
 import dataclasses
-import math
+import typing
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -51,7 +51,8 @@ def model_described(metadata: Mapping[str, Any]) -> Described:
         if kind == "image":
             shape = data.get("image_shape")
             inputs = () if shape is None else ((_widths("image_shape", shape), "float32"),)
-            return Described(_image_model(dict(metadata["model"]), data["num_classes"]), inputs)
+            classes = _whole("num_classes", data["num_classes"])
+            return Described(_image_model(dict(metadata["model"]), classes), inputs)
         if kind not in ("text", "language"):
             raise ValueError(f"kind is {printable(repr(kind), longest=40)}")
         fields = dict(data["module"])
@@ -67,7 +68,7 @@ def model_described(metadata: Mapping[str, Any]) -> Described:
         ) from error
 
 
-def _image_model(fields: dict[str, Any], num_classes: Any) -> nn.Module:
+def _image_model(fields: dict[str, Any], num_classes: int) -> nn.Module:
     kind = fields.pop("kind")
     if kind == "mlp":
         hidden = fields.pop("hidden")
@@ -84,30 +85,29 @@ def _built(cls: Any, fields: Mapping[str, Any]) -> nn.Module:
 
 def _values(cls: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the attributes of a module, each of a type and size that it may have."""
+    hints = typing.get_type_hints(cls)
     known = {field.name for field in dataclasses.fields(cls)} - {"parent", "name"}
     if unknown := fields.keys() - known:
         raise ValueError(f"{cls.__name__} has no field {min(unknown)}")
-    return {name: _value(name, value) for name, value in fields.items()}
+    return {name: _value(name, value, hints[name]) for name, value in fields.items()}
 
 
-def _value(name: str, value: Any) -> Any:
+def _value(name: str, value: Any, hint: Any) -> Any:
     if name == "activation":
         return ACTIVATIONS[value]
     if name == "dtype":
         if value is not None and value not in _DTYPES:
             raise ValueError(f"dtype is {value!r}")
         return None if value is None else jnp.dtype(value)
-    if isinstance(value, list):
+    if name == "features":
         return _widths(name, value)
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"{name} is {value}")
-        return value
-    if value is None or isinstance(value, bool | str):
-        return value
-    if name == "dropout" and value == 0:
-        return 0.0
-    return _whole(name, value, _DEEPEST if name == "depth" else _LARGEST)
+    if hint is int or hint == int | None and value is not None:
+        return _whole(name, value, _DEEPEST if name == "depth" else _LARGEST)
+    number = type(value) in (int, float) and 0 <= value <= 1
+    choice = value is None or (isinstance(value, str) and value.isidentifier())
+    if not (number if hint is float else type(value) is bool if hint is bool else choice):
+        raise ValueError(f"{name} is {value!r}")
+    return value
 
 
 def _widths(name: str, values: Any) -> tuple[int, ...]:
