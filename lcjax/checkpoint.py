@@ -20,7 +20,7 @@ from lcjax.loading import fits_jax, load
 from lcjax.locations import PathLike, absolute, orbax_context
 from lcjax.manifest import ARRAYS, check_names, entry, seal
 from lcjax.opening import opened
-from lcjax.printing import printable
+from lcjax.printable import printable_lines
 from lcjax.sealed import CheckpointError
 from lcjax.verifying import verify
 
@@ -130,7 +130,7 @@ def _check_same(
         shown = lines[:_LONGEST_DIFF] + ([f"... and {hidden} more"] if hidden > 0 else [])
         raise CheckpointError(
             f"{target}: checkpoint and {what} differ at {len(lines)} leaves:\n"
-            + printable("\n".join(shown))
+            + printable_lines("\n".join(shown))
             + f"\nGive a {what} with the checkpoint's leaves, or none."
         )
 

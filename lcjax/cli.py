@@ -12,10 +12,11 @@ import jax
 import numpy as np
 from flax.errors import FlaxError
 
-from lcjax.checkpoint import restore
+from lcjax.checkpoint import read_metadata, restore
 from lcjax.inspection import inspect_checkpoint
+from lcjax.json_files import read_bounded
 from lcjax.plans import Plan
-from lcjax.printing import printable
+from lcjax.printable import printable, printable_lines
 from lcjax.stablehlo import export
 from lcjax.streaming import collapse_checkpoint
 
@@ -24,9 +25,11 @@ MODEL is one of
   NAME:PRESET        a published size in lcjax.models, with fields after it if need be:
                      vit:B/16   mixer:B/16,num_classes=10   vgg:16   bert:base   gpt2:124M
                      (num_classes is read off the checkpoint's head where it is not given)
-  NAME:FIELD=VALUE   any size: mlp:features=(256,256,10)
+  NAME:FIELD=VALUE   any size: mlp:features=(256,256,10),activation=relu
+                     (mlp is lcjax.CollapsibleMLP, or lcjax.models.MLP where params are under mlp)
   MODULE:ATTRIBUTE   a Flax module, or a function apply(variables, *inputs), in a Python module
-                     that can be imported from here: nets.small:model
+                     that can be imported from here: nets.small:model. Its code runs.
+A checkpoint that a training run saved, runs/NAME/compact, describes its model: leave MODEL out.
 """
 
 
@@ -35,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax tells errors, and then raises
     options = _parser().parse_args(arguments)
     try:
-        print(printable(options.run(options)))
+        print(printable_lines(options.run(options)))
     except (OSError, ValueError, TypeError, ImportError, FlaxError) as error:
-        sys.exit(printable(f"error: {' '.join(str(error).split())}"))
+        sys.exit(f"error: {printable(' '.join(str(error).split()))}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,15 +75,14 @@ def _parser() -> argparse.ArgumentParser:
     exporting.set_defaults(run=_export)
     exporting.add_argument("checkpoint", help="a directory of lcjax.save, or of orbax")
     exporting.add_argument("target", metavar="OUT", help="the directory to make")
-    exporting.add_argument("--model", required=True, help="see below")
+    exporting.add_argument("--model", help="see below; by default as the checkpoint describes it")
     exporting.add_argument(
         "--input-shape",
-        required=True,
         action="append",
         type=_input,
         metavar="SHAPE[:DTYPE]",
         help="of one input without its batch axis, such as 224,224,3 or 128:int32; once for every"
-        " input (float32, but int32 for bert and gpt2)",
+        " input (float32, but int32 for bert and gpt2); by default as the checkpoint describes it",
     )
     exporting.add_argument(
         "--platforms",
@@ -103,7 +105,7 @@ def _collapse(options: argparse.Namespace) -> str:
 
 def _read_plan(path: Path) -> Plan:
     try:
-        plan = Plan.from_json(path.read_text(encoding="utf-8"))
+        plan = Plan.from_json(read_bounded(path).decode())
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if plan.fit != "exact":
@@ -115,14 +117,21 @@ def _read_plan(path: Path) -> Plan:
 
 
 def _export(options: argparse.Namespace) -> str:
+    from lcjax.models.described import model_described
     from lcjax.models.named import check_all_used, model_named, takes_tokens
 
     variables = restore(options.checkpoint)
-    model = model_named(options.model, variables)
+    shapes = options.input_shape
+    if options.model is None:
+        model, described = model_described(read_metadata(options.checkpoint))
+        shapes = shapes or described
+    else:
+        model = model_named(options.model, variables)
+    if not shapes:
+        raise ValueError("the shape of the inputs is not known: give --input-shape.")
     default = "int32" if takes_tokens(model) else "float32"
     inputs = [
-        jax.ShapeDtypeStruct((1, *shape), np.dtype(dtype or default))
-        for shape, dtype in options.input_shape
+        jax.ShapeDtypeStruct((1, *shape), np.dtype(dtype or default)) for shape, dtype in shapes
     ]
     apply_fn: Any = model
     if isinstance(model, nn.Module):

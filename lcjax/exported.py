@@ -1,6 +1,5 @@
 """Runs models that `lcjax.export` wrote, with JAX alone and no model code."""
 
-import json
 import os
 import zlib
 from collections.abc import Sequence
@@ -13,11 +12,14 @@ import numpy as np
 from jax.core import Tracer
 
 from lcjax.checkpoint import restore
-from lcjax.leaves import describe
+from lcjax.custom_calls import unknown_calls
+from lcjax.json_files import kind_of, read_bounded, read_json
+from lcjax.printable import printable
 from lcjax.sealed import CheckpointError
 
 PROGRAM, WEIGHTS, ABOUT = "program.jax", "weights", "export.json"  # the files of a model
 FORMAT = 1
+_LARGEST = 2**31  # bytes; jax.export serializes no larger program
 _RUNS_ON = {"gpu": {"cuda", "rocm"}}  # what jax.export calls the platform of a device
 
 
@@ -39,6 +41,12 @@ class ExportedModel:
         self.inputs = tuple(f"({_dims(aval)}) {aval.dtype.name}" for aval in self._in_avals)
         self._run = jax.jit(program.call)
 
+    def __repr__(self) -> str:
+        """Returns where the model is from, what it takes and on what it runs."""
+        return (
+            f"ExportedModel({str(self._path)!r}, inputs={self.inputs}, platforms={self.platforms})"
+        )
+
     def __call__(self, *inputs: Any) -> Any:
         """Returns what the model returns for these inputs.
 
@@ -59,11 +67,14 @@ class ExportedModel:
         batch = leaves[0].shape[:1]
         for i, (leaf, aval) in enumerate(zip(leaves, self._in_avals, strict=True)):
             dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+            given = f"{tuple(leaf.shape)} {dtype.name}"
             same = leaf.shape[:1] == batch and leaf.shape[1:] == aval.shape[1:]
             if not same or 0 in leaf.shape or not batch or dtype != aval.dtype:
                 also = f", the batch that of the first, {batch[0]}" if i and batch else ""
+                if jax.dtypes.canonicalize_dtype(aval.dtype) != aval.dtype:
+                    also += "; the model computes in 64 bits: set jax_enable_x64"
                 raise ValueError(
-                    f"{self._path}: input {i} is {describe(leaf)}, wanted {self.inputs[i]}{also}."
+                    f"{self._path}: input {i} is {given}, wanted {self.inputs[i]}{also}."
                 )
         if any(isinstance(leaf, Tracer) for leaf in leaves):
             return  # where it will run is for the caller's jit to say
@@ -76,15 +87,24 @@ class ExportedModel:
             )
 
 
-def load_exported(path: str | os.PathLike[str]) -> ExportedModel:
+def load_exported(
+    path: str | os.PathLike[str], *, custom_calls: Sequence[str] = ()
+) -> ExportedModel:
     """Returns the model that `export` wrote, to be called with its inputs; needs no model code.
+
+    A program is code: run one only if you trust who made it. Its checksum shows that it is whole,
+    not who wrote it. One that calls anything outside itself but known kernels of linear algebra is
+    refused; what is left can still use memory and time without end.
 
     Args:
       path: what `export` was given.
+      custom_calls: targets of further custom calls that you trust, such as "tpu_custom_call" for a
+        model with Pallas kernels.
 
     Raises:
       FileNotFoundError: there is nothing at path.
-      CheckpointError: what is there was not written by `export`, or is damaged.
+      CheckpointError: what is there was not written by `export`, is damaged, is of several
+        devices, or makes custom calls that are not known.
     """
     target = Path(path).expanduser().absolute()
     if not target.exists():
@@ -93,23 +113,73 @@ def load_exported(path: str | os.PathLike[str]) -> ExportedModel:
         raise CheckpointError(
             f"{target} is no exported model: it does not hold both {PROGRAM} and {ABOUT}."
         )
-    serialized = (target / PROGRAM).read_bytes()
-    try:
-        about = json.loads((target / ABOUT).read_text())
-        form, crc32, weights = (about[key] for key in ("format", "crc32", "weights"))
-    except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{target} is damaged: {ABOUT} is not what was written.") from error
-    if form != FORMAT:
-        raise CheckpointError(
-            f"{target} is of format {form} and this lcjax reads format {FORMAT}: "
-            f"install lcjax {about['lcjax']}, which wrote it, or call jax.export.deserialize."
-        )
+    crc32, weights = _about(target)
+    serialized = read_bounded(target / PROGRAM, largest=_LARGEST, error=CheckpointError)
     if zlib.crc32(serialized) != crc32:
         raise CheckpointError(f"{target} is damaged: {PROGRAM} is not what was written.")
     need_flatbuffers()
-    program = jax.export.deserialize(bytearray(serialized))
+    program = _program(target, serialized, custom_calls)
     held = (restore(target / WEIGHTS),) if weights == "beside" else ()
-    return ExportedModel(target, program, held)
+    try:
+        model = ExportedModel(target, program, held)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        raise CheckpointError(
+            f"{target} is damaged: {PROGRAM} takes other arguments than weights and inputs. "
+            "Export it again."
+        ) from error
+    return model
+
+
+def _about(target: Path) -> tuple[int, str]:
+    """Returns the checksum of the program, and where its weights are."""
+    try:
+        about = read_json(target / ABOUT)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{target} is damaged: {ABOUT} is not what was written: {error}"
+        ) from error
+    for key, kind in (("format", int), ("lcjax", str), ("weights", str), ("crc32", int)):
+        if type(about.get(key)) is not kind:
+            raise CheckpointError(
+                f"{target} is damaged: {ABOUT} is not what was written: {key} is "
+                f"{kind_of(about[key]) if key in about else 'missing'}, expected {kind.__name__}. "
+                "Export the model again."
+            )
+    if about["format"] != FORMAT:
+        raise CheckpointError(
+            f"{target} is of format {about['format']} and this lcjax reads format {FORMAT}: "
+            f"install lcjax {about['lcjax']!r:.40}, which wrote it, or call jax.export.deserialize."
+        )
+    if about["weights"] not in ("inside", "beside"):
+        raise CheckpointError(
+            f"{target} is damaged: {ABOUT} is not what was written: weights is "
+            f"{about['weights']!r:.40}, expected 'inside' or 'beside'. Export the model again."
+        )
+    return about["crc32"], about["weights"]
+
+
+def _program(target: Path, serialized: bytes, custom_calls: Sequence[str]) -> jax.export.Exported:
+    """Returns a program that runs on one device and calls nothing unknown."""
+    try:
+        program = jax.export.deserialize(bytearray(serialized))
+        unknown = unknown_calls(program, custom_calls)
+    except Exception as error:  # of flatbuffers, of MLIR or of JAX, whichever meets the fault
+        raise CheckpointError(
+            f"{target} is damaged: {PROGRAM} is not a program that this JAX reads "
+            f"({printable(error, longest=200)}). Export it again."
+        ) from error
+    if unknown:
+        names = ", ".join(printable(name, longest=60) for name in unknown[:5])
+        raise CheckpointError(
+            f"{target}: the program calls code outside itself: {names}; expected none but known "
+            "kernels of linear algebra. If you trust it, name these in custom_calls=."
+        )
+    if program.nr_devices != 1:
+        raise CheckpointError(
+            f"{target}: the program is for {program.nr_devices} devices, expected 1. Export the "
+            "model again with lcjax.export."
+        )
+    return program
 
 
 def need_flatbuffers() -> None:

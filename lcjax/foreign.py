@@ -8,7 +8,7 @@ from orbax.checkpoint import v1 as ocp
 from lcjax.containers import containers
 from lcjax.leaves import DTYPES, flatten, joined, saveable
 from lcjax.locations import orbax_context
-from lcjax.printing import printable
+from lcjax.printable import printable_lines
 from lcjax.sealed import CheckpointError
 
 _TREE = "_METADATA"  # in every directory that holds a tree of orbax's
@@ -40,7 +40,7 @@ def foreign_manifest(
             raise  # not the checkpoint's fault
         raise CheckpointError(
             f"{target} is {_whose(record)}, and its tree cannot be read: "
-            f"{printable(str(error)[:200])}. Restore from another copy, or read it with what "
+            f"{printable_lines(str(error)[:200])}. Restore from another copy, or read it with what "
             "wrote it and save that with lcjax.save."
         ) from error
     entries = {}
@@ -114,6 +114,6 @@ def _no_array(
     target: ocp.path.Path, record: Mapping[str, Any], path: Any, what: str
 ) -> CheckpointError:
     return CheckpointError(
-        f"{target} is {_whose(record)}, and {printable(joined(path))} in it is no array of numbers "
+        f"{target} is {_whose(record)}, and {printable_lines(joined(path))} in it is no array of numbers "
         f"({what}). Read it with orbax and save its arrays with lcjax.save."
     )

@@ -13,7 +13,7 @@ from lcjax.leaves import joined
 from lcjax.locations import PathLike
 from lcjax.opening import opened
 from lcjax.paths import is_slope_path
-from lcjax.printing import printable
+from lcjax.printable import printable, printable_lines
 from lcjax.sites import find_sites
 from lcjax.streaming import outline
 
@@ -37,7 +37,7 @@ def inspect_checkpoint(path: PathLike) -> str:
         sites = find_sites(outline(source))
         lines = [str(sites)] if sites else ["no sites: the tree holds no leaf named `slope`"]
     except CollapseError as error:
-        lines = [f"no sites: {error}"]
+        lines = [f"no sites: {printable(error)}"]
     leaves = {joined(path): leaf for path, leaf in manifest["leaves"].items()}
     whole = any(path[0] == "params" for path in manifest["leaves"])
     params = {
@@ -55,9 +55,10 @@ def inspect_checkpoint(path: PathLike) -> str:
     shares = ", ".join(f"{dtype} {size:,}" for dtype, size in dtypes.most_common())
     lines.append(f"bytes       {total:,} in {len(leaves):,} leaves: {shares}")
     own = manifest["lcjax"]
-    lines.append(f"written by  {f'lcjax {own}' if own else 'orbax, without checksums'}")
-    lines.append(f"metadata    {json.dumps(manifest['metadata'], ensure_ascii=False)}")
-    return printable("\n".join(lines))
+    by = f"lcjax {printable(own)}" if own else "orbax, without checksums"
+    lines.append(f"written by  {by}")
+    lines.append(f"metadata    {printable(json.dumps(manifest['metadata'], ensure_ascii=False))}")
+    return printable_lines("\n".join(lines))
 
 
 def _others(leaves: Mapping[str, Any], params: Mapping[str, Any]) -> str:
@@ -65,7 +66,7 @@ def _others(leaves: Mapping[str, Any], params: Mapping[str, Any]) -> str:
     for name, leaf in leaves.items():
         if name not in params:
             sizes[name.partition("/")[0]] += _size(leaf)
-    return ", ".join(f"{collection} {size:,}" for collection, size in sizes.items())
+    return ", ".join(f"{printable(name)} {size:,}" for name, size in sizes.items())
 
 
 def _size(leaf: Mapping[str, Any]) -> int:

@@ -15,7 +15,7 @@ from orbax.checkpoint import v1 as ocp
 
 from lcjax.containers import Containers
 from lcjax.leaves import Array, LeafPath, joined
-from lcjax.printing import printable
+from lcjax.printable import printable_lines
 from lcjax.sealed import CheckpointError, checked, checksum
 
 ARRAYS = "state"  # what orbax's part of a checkpoint is called
@@ -108,7 +108,7 @@ def own_manifest(target: ocp.path.Path, record: Mapping[str, Any]) -> dict[str, 
     if form not in (1, _FORMAT):
         raise CheckpointError(
             f"{target} is of format {form} and this lcjax reads formats 1 and {_FORMAT}:"
-            f" install lcjax {printable(str(manifest.get('lcjax')))}, which wrote it."
+            f" install lcjax {printable_lines(str(manifest.get('lcjax')))}, which wrote it."
         )
     try:
         return checked(manifest)
@@ -118,7 +118,9 @@ def own_manifest(target: ocp.path.Path, record: Mapping[str, Any]) -> dict[str, 
 
 def damaged(target: ocp.path.Path, what: str) -> CheckpointError:
     """Returns the error to raise for a checkpoint that is not what was saved."""
-    return CheckpointError(f"{target} is damaged: {printable(what)}. Restore from another copy.")
+    return CheckpointError(
+        f"{target} is damaged: {printable_lines(what)}. Restore from another copy."
+    )
 
 
 def check_names(arrays: Mapping[LeafPath, Any]) -> None:

@@ -5,7 +5,9 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Self
 
+from lcjax.json_files import kind_of, parse_json
 from lcjax.paths import natural
+from lcjax.printable import printable
 from lcjax.table import render
 
 _FORMAT = 1
@@ -151,17 +153,30 @@ class Plan:
         """Returns the plan that `to_json` wrote.
 
         Raises:
-          ValueError: when the text is not a plan.
+          ValueError: when the text is not a plan; says what is wrong with it.
         """
         try:
-            fields = json.loads(text)
+            fields = parse_json(text, "the text")
+            _check(fields, "the plan", _OF_PLAN | {"lcjax_plan": int})
             if fields.pop("lcjax_plan") != _FORMAT:
-                raise ValueError("another format")
-            fields["steps"] = tuple(Step(**step) for step in fields["steps"])
-            fields["refused"] = tuple((path, reason) for path, reason in fields["refused"])
-            return cls(**fields)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"not a plan that Plan.to_json wrote ({error}).") from error
+                raise ValueError(f"its format is not {_FORMAT}, which this lcjax reads")
+            for number, step in enumerate(fields["steps"]):
+                _check(step, f"step {number}", _OF_STEP)
+            for pair in fields["refused"]:
+                if not isinstance(pair, list) or [type(one) for one in pair] != [str, str]:
+                    raise ValueError("refused is not a list of pairs of strings")
+            steps = tuple(Step(**step) for step in fields["steps"])
+            if not steps or not 0 <= fields["chosen"] < len(steps):
+                raise ValueError(f"chosen is {fields['chosen']}, of {len(steps)} steps")
+            if steps[0].site is not None or None in (step.site for step in steps[1:]):
+                raise ValueError("every step but the first, the deep model, names a site")
+            refused = tuple((path, reason) for path, reason in fields["refused"])
+            return cls(**fields | {"steps": steps, "refused": refused})
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"not a plan that Plan.to_json wrote: {printable(error, longest=200)}. Make it "
+                "again by lcjax.plan."
+            ) from error
 
     def draw(self, path: str | os.PathLike[str]) -> None:
         """Draws the metric against the number of parameters; the file's ending says the format.
@@ -186,6 +201,36 @@ class Plan:
         axes.set(xlabel="parameters", ylabel="metric", title=f"budget {self.budget}")
         axes.grid(alpha=0.3)
         figure.savefig(os.fspath(path), dpi=150, bbox_inches="tight")
+
+
+# The types of the fields in JSON. A metric may be a whole number there.
+_OF_STEP: dict[str, Any] = {
+    "site": str | None,
+    "metric": int | float,
+    "parameters": int,
+    "flops": int,
+}
+_OF_PLAN: dict[str, Any] = {
+    "steps": list,
+    "chosen": int,
+    "budget": str,
+    "met": bool,
+    "fit": str,
+    "order": str,
+    "refused": list,
+}
+
+
+def _check(fields: Any, what: str, types: dict[str, Any]) -> None:
+    """Raises unless a JSON object has fields of these types."""
+    if not isinstance(fields, dict):
+        raise ValueError(f"{what} is a JSON {kind_of(fields)}, expected an object")
+    if lacking := types.keys() - fields.keys():
+        raise ValueError(f"{what} lacks {', '.join(sorted(lacking))}")
+    for name, kind in types.items():
+        value = fields[name]
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f"{name} of {what} is a JSON {kind_of(value)}")
 
 
 def _axes() -> Any:

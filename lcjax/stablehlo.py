@@ -18,6 +18,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from lcjax.checkpoint import save
 from lcjax.exported import ABOUT, FORMAT, PROGRAM, WEIGHTS, need_flatbuffers
@@ -25,6 +26,7 @@ from lcjax.leaves import describe, flatten, nest
 from lcjax.paths import leaf_path
 
 _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+_NO_MESH = Mesh(np.empty((), object), ())  # the program is for one device, whatever mesh is active
 _MOST_INSIDE = 2**31 - 2**24  # bytes; jax.export serializes at most 2 GiB
 
 
@@ -122,6 +124,11 @@ def _free_batch(inputs: Sequence[Any]) -> tuple[Any, ...]:
                 f"inputs {leaf_path(keys)}: got {describe(leaf)}, which has no batch axis; wanted "
                 "arrays whose leading axis is the batch."
             )
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
+            raise TypeError(
+                f"inputs {leaf_path(keys)}: got {leaf.dtype}, a typed key; expected an array of "
+                "numbers. Pass jax.random.key_data(key), and wrap_key_data it in apply_fn."
+            )
         batches.add(leaf.shape[0])
         dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
         return jax.ShapeDtypeStruct((symbol, *leaf.shape[1:]), dtype)
@@ -135,6 +142,7 @@ def _free_batch(inputs: Sequence[Any]) -> tuple[Any, ...]:
 
 def _inside(variables: Any) -> Any:
     """Returns the weights on the host, once sure that a program can hold them."""
+    variables = jax.tree_util.tree_map_with_path(_array, variables)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
     if size > _MOST_INSIDE:
         raise ValueError(
@@ -149,12 +157,41 @@ def _inside(variables: Any) -> Any:
     return jax.tree.map(np.asarray, variables)
 
 
+def _array(keys: Any, leaf: Any) -> Any:
+    """Returns a leaf as an array in the dtype that JAX computes with."""
+    if isinstance(leaf, jax.Array):
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
+            raise TypeError(
+                f"variables {leaf_path(keys)}: got {leaf.dtype}, a typed key; expected an array of "
+                "numbers. Leave it out, or hold jax.random.key_data(key)."
+            )
+        return leaf
+    try:
+        array = np.asarray(leaf)
+        if array.dtype.kind in "OUSMm":
+            raise TypeError(f"it holds {array.dtype}")
+        return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"variables {leaf_path(keys)}: got {type(leaf).__name__}, expected an array or a "
+            "number."
+        ) from error
+
+
 def _traced(run: Callable[..., Any], specs: Any, platforms: Sequence[str]) -> jax.export.Exported:
     try:
-        return jax.export.export(jax.jit(run), platforms=tuple(platforms))(*specs)
+        with jax.set_mesh(_NO_MESH):
+            program = jax.export.export(jax.jit(run), platforms=tuple(platforms))(*specs)
     except (TypeError, jax.errors.InconclusiveDimensionOperation) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
             f"apply_fn cannot be traced with these inputs and a batch of any size: {reason} "
             "Write x.shape[0] for len(x), and let nothing depend on how large it is."
         ) from error
+    if program.nr_devices != 1:
+        raise ValueError(
+            f"apply_fn spreads its arrays over {program.nr_devices} devices by itself (shard_map, "
+            "or a sharding with a mesh in it); an exported program runs on 1. Give the form of the "
+            "model without these."
+        )
+    return program

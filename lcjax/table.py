@@ -3,6 +3,8 @@
 import io
 from collections.abc import Sequence
 
+from lcjax.printable import printable
+
 
 def render(
     headers: Sequence[str],
@@ -29,7 +31,7 @@ def render(
     for i, header in enumerate(headers):
         table.add_column(Text(header), justify="left" if i < left else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     console = Console(file=io.StringIO(), width=10_000, color_system=None)
     with console.capture() as capture:
         console.print(table)

@@ -8,14 +8,16 @@ import flax.linen as nn
 import jax.numpy as jnp
 from tyro.conf import Suppress
 
-from lcjax.interop.names import ACTIVATIONS as PRETRAINED_ACTIVATIONS
 from lcjax.models import MLP, MLPMixer, ViT
+from lcjax.models.named_activations import ACTIVATIONS as PRETRAINED_ACTIVATIONS
 from train.ranges import require
 
 ACTIVATIONS = {
     **{name: PRETRAINED_ACTIVATIONS[name] for name in ("relu", "gelu", "silu")},
     "tanh": nn.tanh,
 }
+
+_WIDEST, _DEEPEST = 2**24, 2**10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,9 @@ class ModelConfig(abc.ABC):
         require(self, "dropout", lambda value: 0 <= value < 1, "in [0, 1)")
         for field in dataclasses.fields(self):
             if field.type is int:
-                require(self, field.name, lambda value: value >= 1, "at least 1")
+                most = _DEEPEST if field.name == "depth" else _WIDEST
+                wanted = f"at least 1, at most {most:,}"
+                require(self, field.name, lambda value, most=most: 1 <= value <= most, wanted)
 
     @abc.abstractmethod
     def build(self, num_classes: int) -> nn.Module:
@@ -62,7 +66,7 @@ class MLPConfig(ModelConfig):
     def check(self) -> None:
         """Raises ConfigError where a field is out of range."""
         super().check()
-        require(self, "hidden", lambda widths: min(widths, default=1) >= 1, "positive")
+        require(self, "hidden", lambda widths: all(1 <= w <= _WIDEST for w in widths), "positive")
 
     def build(self, num_classes: int) -> nn.Module:
         """Returns the module for this many classes."""
@@ -144,5 +148,12 @@ _KINDS = {"mlp": MLPConfig, "mixer": MixerConfig, "vit": ViTConfig, "published":
 
 
 def model_from_json(fields: dict[str, Any]) -> AnyModel:
-    """Returns the model config that `train.config.as_json` made these fields of."""
-    return _KINDS[fields["kind"]](**fields)
+    """Returns the model config that `train.config.as_json` made these fields of.
+
+    Raises:
+      ConfigError: when a value is out of range.
+      KeyError, TypeError: when fields are of no model.
+    """
+    config = _KINDS[fields["kind"]](**fields)
+    config.check()
+    return config

@@ -13,6 +13,7 @@ import tyro
 from jax.sharding import Mesh
 
 import lcjax
+from lcjax.printable import printable_lines
 from train.comparison import count_parameters
 from train.config import AnyConfig, Config, ConfigError, as_json, check
 from train.devices import is_first, join, make_mesh, wait_for_all
@@ -99,7 +100,7 @@ def _execute(
         if not config.run.resume and is_first():
             create_directory(directory, as_json(config), overwrite=config.run.overwrite)
     except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {printable_lines(error)}")
     wait_for_all("the run has a directory")
     _say(introduce(job, directory))
     try:

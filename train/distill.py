@@ -1,18 +1,20 @@
 """Trains the compact topology of a finished run as a student of its deep model.
 
 `python -m train.distill RUN [--flag value ...]`, for images, labelled texts and language. The
-student begins with new params where the run fused layers. Data, model and optimizer are the run's;
-every flag of the command that made it may be given. --teacher OTHER takes another run's deep model.
+student begins with new params where the run fused layers. Data, model, optimizer and seed are the
+run's; every flag of the command that made it may be given. Where the student is kept (--runs-dir)
+and on which devices it computes are not taken from the run. --teacher OTHER takes another run's
+deep model.
 """
 
 import dataclasses
 import sys
-import typing
 from pathlib import Path
 from typing import Any
 
 import tyro
 
+from lcjax.printable import printable
 from train import (
     command,
     image_task,
@@ -22,9 +24,12 @@ from train import (
     text_presets,
     text_task,
 )
-from train.config import Config, RunConfig
+from train.config import Config, DataConfig, ProtocolConfig, RunConfig, check
+from train.config_json import restored
 from train.ranges import ConfigError
 from train.run_dir import CONFIG, read_json
+from train.splits import DataError
+from train.tfds_find import data_directory, locate
 
 _USAGE = "usage: python -m train.distill RUN [--flag value ...]; RUN is a finished run's directory"
 _KINDS: tuple[tuple[Any, Any], ...] = (
@@ -32,6 +37,9 @@ _KINDS: tuple[tuple[Any, Any], ...] = (
     (text_presets.PRESETS, text_task.make_task),
     (language_presets.PRESETS, language_task.make_task),
 )
+# Of a run's configuration, which may be anybody's: what it trained on, and what draws depend on.
+_COUNTS = ("data", "model", "optimizer")
+_DRAWN = ("seed", "steps_per_dispatch")
 
 
 def main() -> None:
@@ -42,8 +50,8 @@ def main() -> None:
     command.quieten()
     try:
         config, make_task = student(Path(sys.argv[1]))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {printable(error)}")
     config = tyro.cli(
         type(config),
         default=config,
@@ -58,53 +66,49 @@ def main() -> None:
 def student(run: Path) -> tuple[Config, Any]:
     """Returns the configuration of a finished run's student, and what makes its task.
 
+    The run may be of any origin. Of its configuration counts what describes model, data and
+    optimizer, and the seed; where runs are kept and on which devices they compute is for the
+    command line. Its --data-dir counts only where the data set is there already.
+
     Raises:
-      ConfigError: when it is not a run.
+      ConfigError: when it is not a run, or its configuration is damaged.
     """
     if not (run / CONFIG).is_file():
         raise ConfigError(f"{run} is not a run: there is no {CONFIG} in it; wanted a finished run.")
     fields = read_json(run / CONFIG)
-    name = fields["preset"]
-    kind = next((kind for kind in _KINDS if name in kind[0]), None)
+    name = fields.get("preset")
+    kind = next((kind for kind in _KINDS if isinstance(name, str) and name in kind[0]), None)
     if kind is None:
-        raise ConfigError(f"{run} was started with {name!r}; wanted one of today's presets.")
-    config, make_task = restored(kind[0][name][1], fields), kind[1]
-    protocol = dataclasses.replace(
-        config.protocol, protocol="natural", deep=None, deep_teacher=False,
-        teacher=run, collapsed_from=run,
-    )  # fmt: skip
-    penalty = dataclasses.replace(config.penalty, strength=0.0, slope_learning_rate=0.0)
-    ours = dataclasses.replace(
-        RunConfig(), runs_dir=config.run.runs_dir, seed=config.run.seed,
-        steps_per_dispatch=config.run.steps_per_dispatch,
-    )  # fmt: skip
-    return dataclasses.replace(config, protocol=protocol, penalty=penalty, run=ours), make_task
+        shown = printable(repr(name), longest=60)
+        raise ConfigError(f"{run} was started with {shown}; wanted one of today's presets.")
+    like, make_task = kind[0][name][1], kind[1]
+    try:
+        config = restored(like, {key: fields[key] for key in _COUNTS if key in fields})
+        drawn = fields.get("run", {})
+        if not isinstance(drawn, dict):
+            raise ConfigError("run is not an object")
+        ours = restored(RunConfig(), {key: drawn[key] for key in _DRAWN if key in drawn}, "run")
+        config = dataclasses.replace(
+            config,
+            data=dataclasses.replace(config.data, data_dir=_data_dir(config.data)),
+            protocol=ProtocolConfig(teacher=run, collapsed_from=run),
+            penalty=dataclasses.replace(like.penalty, strength=0.0, slope_learning_rate=0.0),
+            run=ours,
+        )
+        check(config)
+    except ValueError as error:
+        raise ConfigError(f"{run / CONFIG}: {error}") from error
+    return config, make_task
 
 
-def restored(like: Any, fields: dict[str, Any]) -> Any:
-    """Returns a configuration with the values that `train.config.as_json` made JSON of.
-
-    Args:
-      like: a configuration of the same classes.
-      fields: what as_json returned.
-    """
-    hints, values = typing.get_type_hints(type(like)), {}
-    for field in dataclasses.fields(like):
-        if field.name not in fields:
-            continue
-        value, old = fields[field.name], getattr(like, field.name)
-        if dataclasses.is_dataclass(old):
-            value = restored(old, value)
-        elif isinstance(value, list):
-            value = tuple(value)
-        elif isinstance(value, str) and _may_be_path(hints[field.name]):
-            value = Path(value)
-        values[field.name] = value
-    return dataclasses.replace(like, **values)
-
-
-def _may_be_path(hint: Any) -> bool:
-    return hint is Path or Path in typing.get_args(hint)
+def _data_dir(data: DataConfig) -> Path | None:
+    """Returns the run's TFDS directory if its set is there: nothing is to be written to another."""
+    if data.data_dir is None:
+        return None
+    try:
+        return data.data_dir if locate(data.dataset, data_directory(data.data_dir)) else None
+    except (DataError, OSError):  # the path of a file
+        return None
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from train.splits import DataError
+from train.text_files import read_text
 from train.tfds_find import data_directory, locate, prepare
 
 Documents = list[str]
@@ -65,10 +66,7 @@ _USES = {"train": "train on", "validation": "validate", "test": "test on"}
 
 
 def _read(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}; wanted a UTF-8 file.") from error
+    text = read_text(path)
     if not text.strip():
         raise DataError(f"{path} is empty; wanted a text to learn from.")
     return text

@@ -15,8 +15,10 @@ import jax
 import tyro
 
 from lcjax.checkpoint import restore
+from lcjax.printable import printable
 from train.data import load
 from train.finished import classifier_of
+from train.known import ALL
 from train.language_task import text_to_test
 from train.text_task import texts_to_test
 
@@ -45,7 +47,7 @@ def evaluate(
       FileNotFoundError: when there is no checkpoint.
       ValueError: when it is damaged or not one of a training run, or its data set is not there.
     """
-    classifier, metadata = classifier_of(checkpoint)
+    classifier, metadata = classifier_of(checkpoint, needs=ALL)
     variables = restore(checkpoint)
     test = _READERS[metadata["kind"]](metadata["data"], data_dir)
     return classifier.evaluator(batch_size)(variables, test)
@@ -82,8 +84,8 @@ def main() -> None:
     """Runs the command line."""
     try:
         print(json.dumps(tyro.cli(evaluate, prog="python -m train.evaluate")))
-    except (FileNotFoundError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    except (OSError, ValueError, ImportError) as error:
+        sys.exit(f"error: {printable(error)}")
 
 
 if __name__ == "__main__":

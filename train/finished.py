@@ -1,6 +1,6 @@
 """Finished runs and their checkpoints, as other runs start from them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,10 @@ import jax.numpy as jnp
 
 import lcjax
 from lcjax.paths import in_params, leaf_path
+from lcjax.printable import printable
 from train.classifier import Classifier
 from train.image_classifier import ImageClassifier
+from train.known import check_known
 from train.language_model import LanguageModel
 from train.ranges import ConfigError
 from train.run_dir import SUMMARY, read_json
@@ -20,22 +22,36 @@ DEEP, COMPACT = "deep", "compact"
 _CLASSIFIERS = {"image": ImageClassifier, "text": TextClassifier, "language": LanguageModel}
 
 
-def classifier_of(checkpoint: Path) -> tuple[Classifier, dict[str, Any]]:
+def classifier_of(
+    checkpoint: Path, *, needs: Collection[str] = ()
+) -> tuple[Classifier, dict[str, Any]]:
     """Returns the classifier that a run's checkpoint is of, and what is known of it.
 
     The latter is the checkpoint's metadata: "kind", "model" and "data".
+
+    Args:
+      checkpoint: of any origin.
+      needs: names of what has to be known of the data; see `train.known`.
 
     Raises:
       FileNotFoundError: when there is no checkpoint.
       ValueError: when it is damaged or not one of a training run.
     """
     metadata = lcjax.read_metadata(checkpoint)
-    if not {"kind", "model", "data"} <= metadata.keys():
+    if not isinstance(metadata, dict) or not {"kind", "model", "data"} <= metadata.keys():
         raise ValueError(
             f"{checkpoint} does not say what model and data it is of; wanted a checkpoint that "
             "`python -m train.image` or a command like it made."
         )
-    return _CLASSIFIERS[metadata["kind"]].from_metadata(metadata), metadata
+    try:
+        check_known(metadata["kind"], metadata["data"], needs)
+        return _CLASSIFIERS[metadata["kind"]].from_metadata(metadata), metadata
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        raise ValueError(
+            f"{checkpoint}: its metadata are not those of a training run "
+            f"({printable(repr(error), longest=200)}); wanted a checkpoint that `python -m "
+            "train.image` or a command like it made, unchanged."
+        ) from error
 
 
 def deep_variables(path: Path, *, like: Any) -> Any:
@@ -86,7 +102,12 @@ def fresh_compact(path: Path, variables: Any, key: jax.Array) -> Any:
     """
     if not (path / SUMMARY).is_file():
         raise ConfigError(f"{path} is not a finished run: there is no {SUMMARY} in it.")
-    sites = read_json(path / SUMMARY)["collapsed"]
+    sites = read_json(path / SUMMARY).get("collapsed")
+    if not isinstance(sites, list) or not all(isinstance(site, str) for site in sites):
+        raise ConfigError(
+            f"{path / SUMMARY} does not list the collapsed sites as strings; wanted the summary of "
+            "a finished run, unchanged."
+        )
     if not sites:
         raise ConfigError(f"{path} collapsed no site; wanted a run that did.")
     shapes, report = lcjax.abstract_collapse(variables, sites)

@@ -61,7 +61,7 @@ def generate(
       ImportError: when the package tokenizers is needed and not installed.
     """
     _check(length, temperature, top_k, seed)
-    model, metadata = classifier_of(checkpoint)
+    model, metadata = classifier_of(checkpoint, needs=("tokens",))
     if not isinstance(model, LanguageModel):
         raise ConfigError(
             f"{checkpoint} classifies {metadata['kind']}s; wanted a checkpoint that `python -m "

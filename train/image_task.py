@@ -31,6 +31,7 @@ def make_task(config: ImageConfig) -> Task:
     shared = {"dataset": config.data.dataset, "image_size": config.data.image_size}
     known = shared | {
         "num_classes": data.num_classes,
+        "image_shape": list(data.image_shape),
         "mean": list(data.mean),
         "std": list(data.std),
     }

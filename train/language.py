@@ -8,6 +8,7 @@ import sys
 
 import tyro
 
+from lcjax.printable import printable, printable_lines
 from train import command
 from train.command import Job
 from train.generate import generate
@@ -41,9 +42,10 @@ def _generate(arguments: list[str]) -> None:
     command.quieten()
     try:
         got = tyro.cli(generate, prog=f"{_PROG} generate", args=arguments)
-    except (FileNotFoundError, ImportError, ValueError) as error:
-        sys.exit(f"error: {error}")
-    print(f"{got.text}\n\n{got.tokens:,} tokens, {got.tokens_per_second:,.0f} a second")
+    except (OSError, ImportError, ValueError) as error:
+        sys.exit(f"error: {printable(error)}")
+    speed = f"{got.tokens:,} tokens, {got.tokens_per_second:,.0f} a second"
+    print(f"{printable_lines(got.text)}\n\n{speed}")
 
 
 if __name__ == "__main__":

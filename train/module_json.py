@@ -7,8 +7,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from lcjax.interop.names import ACTIVATIONS as PRETRAINED_ACTIVATIONS
 from lcjax.models import GPT2, Bert
+from lcjax.models.named_activations import ACTIVATIONS as PRETRAINED_ACTIVATIONS
 from train.architecture import ACTIVATIONS
 
 _MODULES = {"Bert": Bert, "GPT2": GPT2}
@@ -30,8 +30,16 @@ def module_from_json(fields: Mapping[str, Any], **replaced: Any) -> Any:
     Args:
       fields: what it returned.
       **replaced: attributes that go before those.
+
+    Raises:
+      ValueError: when a number is out of range.
+      KeyError, TypeError: when fields are of no module.
     """
     left = dict(fields)
+    for name, value in {**left, **replaced}.items():
+        most = 2**10 if name == "depth" else 2**24
+        if isinstance(value, int | float) and not 0 <= value <= most:
+            raise ValueError(f"{name} is {value}, expected 0 to {most:,}")
     module = _MODULES[left.pop("class")]
     left["activation"] = _FUNCTIONS[left["activation"]]
     left["dtype"] = None if left["dtype"] is None else jnp.dtype(left["dtype"])

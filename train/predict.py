@@ -36,7 +36,7 @@ def predict(
     """
     if not text.strip():
         raise ConfigError("the text is empty; wanted at least a word.")
-    classifier, metadata = classifier_of(checkpoint)
+    classifier, metadata = classifier_of(checkpoint, needs=("lengths", "tokenizer"))
     if metadata["kind"] != "text":
         raise ConfigError(
             f"{checkpoint} classifies {metadata['kind']}s; wanted a checkpoint that `python -m "

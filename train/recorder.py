@@ -13,9 +13,11 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.summary import scalar
 
+from lcjax.json_files import parse_json, read_bounded
 from train.devices import is_first
 
 FILE = "metrics.jsonl"
+_LARGEST = 2**30  # bytes
 
 
 class Recorder:
@@ -92,9 +94,21 @@ def recorder_of(directory: Path, *, start_step: int) -> AbstractContextManager[A
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
-    """Returns a run's records in order; a last line that was cut short is left out."""
-    lines = (directory / FILE).read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """Returns a run's records in order; a last line that was cut short is left out.
+
+    Raises:
+      ValueError: when another line is damaged; names it.
+    """
+    data = read_bounded(directory / FILE, largest=_LARGEST)
+    records = []
+    for number, line in enumerate(data.split(b"\n")[:-1], 1):
+        where = f"{directory / FILE}, line {number}"
+        record = parse_json(line, where, allow_nan=True)
+        step = record.pop("step", None) if isinstance(record, dict) else None
+        if type(step) is not int or not all(type(one) in (int, float) for one in record.values()):
+            raise ValueError(f"{where}: expected an object of a step and numbers. Delete it.")
+        records.append({"step": step, **record})
+    return records
 
 
 def _line(record: Mapping[str, Any]) -> str:

@@ -7,6 +7,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from lcjax import json_files
+from lcjax.printable import printable
 from train.config import RunConfig
 
 CONFIG, SUMMARY = "config.json", "summary.json"
@@ -95,9 +97,13 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(partial, path)
 
 
-def read_json(path: Path) -> Any:
-    """Returns what a JSON file holds."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the object in a JSON file of a run, which may hold NaN, as of a run that diverged.
+
+    Raises:
+      RunError: when it is damaged, holds something else or is too large; names it.
+    """
+    return json_files.read_json(path, error=RunError, allow_nan=True)
 
 
 def _check_resumable(path: Path, config: dict[str, Any]) -> None:
@@ -122,5 +128,5 @@ def _differences(old: dict[str, Any], new: dict[str, Any], *above: str) -> list[
         if isinstance(was, dict) and isinstance(now, dict):
             found += _differences(was, now, *here)
         elif was != now:
-            found.append(f"{key} was {was!r}, is {now!r}")
+            found.append(f"{printable(key)} was {printable(repr(was), longest=60)}, is {now!r}")
     return found

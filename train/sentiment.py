@@ -8,6 +8,7 @@ import sys
 
 import tyro
 
+from lcjax.printable import printable
 from train import command
 from train.command import Job
 from train.predict import predict
@@ -41,9 +42,9 @@ def _predict(arguments: list[str]) -> None:
     command.quieten()
     try:
         label, probability = tyro.cli(predict, prog=f"{_PROG} predict", args=arguments)
-    except (FileNotFoundError, ImportError, ValueError) as error:
-        sys.exit(f"error: {error}")
-    print(f"{label}  {probability:.4f}")
+    except (OSError, ImportError, ValueError) as error:
+        sys.exit(f"error: {printable(error)}")
+    print(f"{printable(label)}  {probability:.4f}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from lcjax.paths import natural
+from lcjax.printable import printable
 from train.splits import DataError, Part
+from train.text_files import read_text
 from train.tfds_find import data_directory, locate, prepare
 
 _HEADERS = ("text\tlabel", "sentence\tlabel")
@@ -103,10 +105,7 @@ def _tsv_set(path: Path, test_file: Path | None) -> TextSet:
 
 def _read_tsv(path: Path) -> dict[int, tuple[str, str]]:
     """Returns text and label by the number of their line."""
-    try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}; wanted a UTF-8 file.") from error
+    lines = read_text(path).removesuffix("\n").split("\n")
     rows = {}
     for number, line in enumerate(lines, 1):
         if number == 1 and line.strip() in _HEADERS:
@@ -126,7 +125,8 @@ def _numbered(path: Path, rows: dict[int, tuple[str, str]], class_names: tuple[s
     for number, (_, label) in rows.items():
         if label not in known:
             raise DataError(
-                f"{path}, line {number}: the label is {label!r}; wanted one of {class_names}."
+                f"{path}, line {number}: the label is {label[:60]!r}; wanted one of "
+                f"{printable(class_names, longest=300)}."
             )
     texts = np.array([text for text, _ in rows.values()], object)
     return Texts(texts, np.array([known[label] for _, label in rows.values()], np.int32))

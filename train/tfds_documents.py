@@ -5,7 +5,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from train.splits import DataError
-from train.tfds_prepared import Prepared
+from train.tfds_prepared import Prepared, text_of
 
 _PREFERRED = ("text", "document", "sentence")
 _PARTS = ("train", "validation", "test")
@@ -46,6 +46,7 @@ def _read(prepared: Prepared, split: str, feature: str) -> list[str]:
     ) as bar:
         for start in range(0, len(source), _CHUNK):
             chosen = list(range(start, min(start + _CHUNK, len(source))))
-            documents += [row[feature].decode() for row in source.__getitems__(chosen)]
+            rows = source.__getitems__(chosen)
+            documents += [text_of(row[feature], prepared, split) for row in rows]
             bar.update(len(chosen))
     return documents

@@ -1,7 +1,6 @@
 """Where TensorFlow Datasets keeps a prepared set; if there is none, how to get it."""
 
 import difflib
-import json
 import os
 import re
 import socket
@@ -9,6 +8,7 @@ import threading
 from fnmatch import fnmatch
 from pathlib import Path
 
+from lcjax.json_files import read_json
 from lcjax.paths import natural
 from train.splits import DataError
 
@@ -66,7 +66,7 @@ def _only_config(name: str, root: Path, version: str) -> str | None:
     configs = [config for config in configs if _newest(root / config, version)]
     metadata = root / ".config" / "metadata.json"
     if len(configs) > 1 and metadata.is_file():
-        default = json.loads(metadata.read_text()).get("default_config_name")
+        default = read_json(metadata, error=DataError).get("default_config_name")
         configs = [default] if default in configs else configs
     if len(configs) > 1:
         raise DataError(f"{root} holds several configs: {configs}. Ask for one: '{name}/CONFIG'.")

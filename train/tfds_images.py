@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lcjax.printable import printable
 from train.decoded import decoded
 from train.splits import DataError, ImageSet, Part, Split, StreamedSplit
 from train.tfds_prepared import Prepared
 
 # Where pictures vary in size and none is asked for: ImageNet's usual edge in pixels.
 _EDGE = 224
+_LARGEST_EDGE = 2**14
 _IN_MEMORY_BYTES = 2e9
 
 
@@ -70,10 +72,16 @@ def _image(prepared: Prepared) -> str:
         )
     name = "image" if "image" in images else images[0]
     feature = prepared.features[name]
-    if feature.np_dtype != np.uint8 or feature.shape[-1] not in (1, 3, 4):
+    *edges, channels = feature.shape
+    if feature.np_dtype != np.uint8 or len(edges) != 2 or channels not in (1, 3, 4):
         raise DataError(
             f"{prepared.directory}: images of {prepared.name} are {feature.np_dtype} of shape "
             f"{feature.shape}; wanted uint8 with 1, 3 or 4 channels."
+        )
+    if any(edge is not None and not 1 <= edge <= _LARGEST_EDGE for edge in edges):
+        raise DataError(
+            f"{prepared.directory}: images of {prepared.name} have edges of {edges} pixels; "
+            f"expected 1 to {_LARGEST_EDGE}. Prepare the set again."
         )
     return name
 
@@ -100,4 +108,10 @@ class TfdsRows:
 
     def _row(self, record: dict[str, Any]) -> tuple[Image.Image, int]:
         label = self._prepared.check_label(record[self._prepared.label], self._split)
-        return Image.open(BytesIO(record[self._image])), label
+        try:
+            return Image.open(BytesIO(record[self._image])), label
+        except (OSError, Image.DecompressionBombError) as error:
+            raise DataError(
+                f"{self._prepared.directory}, split {self._split}: an image cannot be read: "
+                f"{printable(error, longest=100)}. Prepare the set again with TFDS."
+            ) from error

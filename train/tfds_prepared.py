@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from lcjax.printable import printable
 from train.splits import DataError
+from train.tfds_checked import check_prepared
 
 
 class Prepared:
@@ -18,11 +20,23 @@ class Prepared:
     """
 
     def __init__(self, directory: Path):
-        """Opens the set; reads no example."""
+        """Opens the set; reads no example.
+
+        Raises:
+          DataError: when its files are damaged, or would make TFDS run other code.
+        """
         import tensorflow_datasets as tfds
 
+        check_prepared(directory)
         self.directory = directory
-        self._builder: Any = tfds.builder_from_directory(directory)
+        try:
+            self._builder: Any = tfds.builder_from_directory(directory)
+            self._builder.info.features.items()
+        except Exception as error:  # TFDS raises whatever meets the fault
+            raise DataError(
+                f"{directory} cannot be read by TFDS: {printable(error, longest=200)}. Prepare the "
+                "set again."
+            ) from error
         self._splits = self._builder.info.splits
         self.name: str = self._builder.info.full_name
         self.features: Any = self._builder.info.features
@@ -54,8 +68,26 @@ class Prepared:
         )
 
     def files(self, split: str) -> list[Path]:
-        """Returns the files of a split."""
-        return [Path(path) for path in self._splits[split].filepaths]
+        """Returns the files of a split.
+
+        Raises:
+          DataError: when the set names files elsewhere than in its directory.
+        """
+        try:
+            paths = [Path(path) for path in self._splits[split].filepaths]
+        except (ValueError, KeyError, IndexError) as error:  # of a template that is none
+            raise DataError(
+                f"{self.directory}: the files of split {printable(split)} cannot be named: "
+                f"{printable(error, longest=100)}. Prepare the set again."
+            ) from error
+        for path in paths:
+            if path.parent != Path(self.directory).expanduser():
+                raise DataError(
+                    f"{self.directory}: split {printable(split)} is said to lie in "
+                    f"{printable(path, longest=200)}; expected files of the set's directory. Do "
+                    "not use this set."
+                )
+        return paths
 
     def source(self, split: str, limit: int | None = None) -> Any:
         """Returns a split's examples by index; images in them are left encoded.
@@ -83,6 +115,11 @@ class Prepared:
                 f"{self._builder.info.file_format.value}, which has no random access. Prepare it "
                 "again with --file_format array_record."
             ) from error
+        except (AssertionError, ValueError, KeyError, RuntimeError) as error:
+            raise DataError(
+                f"{self.directory}: split {printable(split)} cannot be read: "
+                f"{printable(error, longest=200)}. Prepare {self.name} again with TFDS."
+            ) from error
 
     def check_label(self, label: int, split: str) -> int:
         """Returns a label as an int.
@@ -97,3 +134,18 @@ class Prepared:
                 "set again with TFDS."
             )
         return int(label)
+
+
+def text_of(value: bytes, prepared: Prepared, split: str) -> str:
+    """Returns a text of a set, which TFDS keeps in UTF-8.
+
+    Raises:
+      DataError: when it is not UTF-8; names the split.
+    """
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{prepared.directory}, split {split}: a text is not UTF-8: {error}. Prepare the set "
+            "again with TFDS."
+        ) from error

@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from train.splits import DataError, Part
 from train.texts import Texts, TextSet
-from train.tfds_prepared import Prepared
+from train.tfds_prepared import Prepared, text_of
 
 _PREFERRED = ("text", "sentence")
 _CHUNK = 10_000
@@ -62,7 +62,7 @@ def _read(prepared: Prepared, split: str, feature: str) -> Texts:
         for start in range(0, len(source), _CHUNK):
             chosen = range(start, min(start + _CHUNK, len(source)))
             for i, row in zip(chosen, source.__getitems__(list(chosen)), strict=True):
-                texts[i] = row[feature].decode()
+                texts[i] = text_of(row[feature], prepared, split)
                 labels[i] = prepared.check_label(row[prepared.label], split)
             bar.update(len(chosen))
     return Texts(texts, labels)

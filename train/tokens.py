@@ -10,10 +10,15 @@ from typing import Any
 import numpy as np
 
 from lcjax.interop.optional import import_optional
+from lcjax.json_files import parse_json
+from lcjax.printable import printable
 from train.splits import DataError
+from train.text_files import read_text
 
 FILE = "tokenizer.json"
 _CHUNK = 10_000
+_MOST = 2**24  # tokens
+_LARGEST = 2**28  # bytes of a tokenizer.json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +93,7 @@ def read_tokenizer(folder: Path) -> str:
             f"{path} is not there; wanted the model's tokenizer as the library `tokenizers` "
             "saves it, beside its weights."
         )
-    return path.read_text(encoding="utf-8")
+    return read_text(path, largest=_LARGEST)
 
 
 def parsed_tokenizer(definition: str) -> Any:
@@ -98,10 +103,45 @@ def parsed_tokenizer(definition: str) -> Any:
       DataError: when it is not the definition of a tokenizer.
     """
     made = library()
+    _check(definition)
     try:
         made = made.Tokenizer.from_str(definition)
         made.no_padding()
         made.no_truncation()
-    except Exception as error:  # the library raises nothing more special
-        raise DataError(f"{FILE} does not hold a tokenizer: {error}.") from error
+        largest = max(made.get_vocab().values(), default=-1)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the library's Rust code is no Exception
+        raise DataError(
+            f"{FILE} does not hold a tokenizer: {printable(error, longest=200)}. Fetch it again."
+        ) from error
+    if not 0 <= largest < _MOST:
+        raise DataError(
+            f"{FILE}: its largest token is number {largest:,}; expected 0 to {_MOST - 1:,}. Fetch "
+            "it again."
+        )
     return made
+
+
+def _check(definition: str) -> None:
+    """Raises unless a definition is JSON whose token numbers are in range.
+
+    The library makes tables as long as the largest number.
+    """
+    found = parse_json(definition, FILE, error=DataError)
+    model = found.get("model") if isinstance(found, dict) else None
+    if not isinstance(model, dict):
+        raise DataError(
+            f"{FILE} does not hold a tokenizer: its `model` is missing or not an object. Fetch it "
+            "again."
+        )
+    added, vocabulary = found.get("added_tokens") or [], model.get("vocab") or {}
+    numbers = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
+    if isinstance(added, list):
+        numbers += [token.get("id") for token in added if isinstance(token, dict)]
+    for number in numbers:
+        if type(number) is not int or not 0 <= number < _MOST:
+            raise DataError(
+                f"{FILE}: a token is number {printable(repr(number), longest=40)}; expected 0 to "
+                f"{_MOST - 1:,}. Fetch it again."
+            )

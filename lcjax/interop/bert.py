@@ -6,12 +6,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lcjax.interop.errors import WeightsError
+from lcjax.interop import configs
 from lcjax.interop.layouts import SAME, linear
-from lcjax.interop.names import ACTIVATIONS, Names, Rule, classes, dense_rules, norm_rules
+from lcjax.interop.names import Names, Rule, dense_rules, norm_rules
 from lcjax.models.bert import Bert
 
 _LAYER = "encoder.layer.{i}"
+# A decoder is causal, and may read another model's output; relative positions have own weights.
+_ONLY = {
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "position_embedding_type": "absolute",
+}
 _RULES = (
     Rule("token_embedding/embedding", "embeddings.word_embeddings.weight", SAME),
     Rule("position_embedding/embedding", "embeddings.position_embeddings.weight", SAME),
@@ -37,22 +43,18 @@ def _inputs(model: Bert, stored: Any) -> jax.ShapeDtypeStruct:
 def _fields(config: Mapping[str, Any]) -> dict[str, Any] | None:
     if config.get("model_type") != "bert":
         return None
-    positions = config.get("position_embedding_type", "absolute")
-    if positions != "absolute":
-        raise WeightsError(
-            f"config.json: position_embedding_type is {positions!r}; Bert has 'absolute' alone."
-        )
+    configs.refuse_other_functions(config, _ONLY, "Bert")
     return dict(
-        num_classes=classes(config),
-        depth=config["num_hidden_layers"],
-        width=config["hidden_size"],
-        num_heads=config["num_attention_heads"],
-        mlp_hidden=config["intermediate_size"],
-        vocab_size=config["vocab_size"],
-        max_length=config["max_position_embeddings"],
-        token_types=config["type_vocab_size"],
-        activation=ACTIVATIONS[config["hidden_act"]],
-        epsilon=config["layer_norm_eps"],
+        num_classes=configs.classes(config),
+        depth=configs.depth(config, "num_hidden_layers"),
+        width=configs.whole(config, "hidden_size"),
+        num_heads=configs.heads(config, "num_attention_heads", "hidden_size"),
+        mlp_hidden=configs.whole(config, "intermediate_size"),
+        vocab_size=configs.whole(config, "vocab_size"),
+        max_length=configs.whole(config, "max_position_embeddings"),
+        token_types=configs.whole(config, "type_vocab_size"),
+        activation=configs.activation(config, "hidden_act"),
+        epsilon=configs.epsilon(config, "layer_norm_eps"),
     )
 
 

@@ -6,10 +6,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lcjax.interop.errors import WeightsError
+from lcjax.interop import configs
 from lcjax.interop.layouts import FLAT, SAME, conv1d, third
-from lcjax.interop.names import ACTIVATIONS, Names, Rule, dense_rules, norm_rules
+from lcjax.interop.names import Names, Rule, dense_rules, norm_rules
 from lcjax.models.gpt2 import GPT2
+
+# Attention divides by the root of the heads' width alone; the head is the embedding.
+_ONLY = {
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+}
 
 
 def _joined(child: str, which: int) -> list[Rule]:
@@ -43,27 +51,23 @@ def _inputs(model: GPT2, stored: Any) -> jax.ShapeDtypeStruct:
 def _fields(config: Mapping[str, Any]) -> dict[str, Any] | None:
     if config.get("model_type") != "gpt2":
         return None
-    if config.get("scale_attn_by_inverse_layer_idx") or not config.get("scale_attn_weights", True):
-        raise WeightsError(
-            "config.json: its attention weights are scaled otherwise than by the root of the "
-            "heads' width; GPT2 has that alone."
-        )
+    configs.refuse_other_functions(config, _ONLY, "GPT2")
     return dict(
-        depth=config["n_layer"],
-        width=config["n_embd"],
-        num_heads=config["n_head"],
-        mlp_hidden=config.get("n_inner"),
-        vocab_size=config["vocab_size"],
-        max_length=config["n_positions"],
-        activation=ACTIVATIONS[config["activation_function"]],
-        epsilon=config["layer_norm_epsilon"],
+        depth=configs.depth(config, "n_layer"),
+        width=configs.whole(config, "n_embd"),
+        num_heads=configs.heads(config, "n_head", "n_embd"),
+        mlp_hidden=configs.optional_whole(config, "n_inner"),
+        vocab_size=configs.whole(config, "vocab_size"),
+        max_length=configs.whole(config, "n_positions"),
+        activation=configs.activation(config, "activation_function"),
+        epsilon=configs.epsilon(config, "layer_norm_epsilon"),
     )
 
 
 GPT2_NAMES = Names(
     library="Hugging Face",
     model=GPT2,
-    marker="wte.weight",
+    marker="wpe.weight",
     rules=lambda model: _RULES,
     inputs=_inputs,
     fields=_fields,

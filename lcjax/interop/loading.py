@@ -60,7 +60,8 @@ def load_safetensors(
 
     Raises:
       FileNotFoundError: when there is no such source.
-      WeightsError: when a file is damaged, or its tensors or config are not the model's.
+      WeightsError: when a file is damaged, its tensors or config are not the model's, or numbers
+        are too large for the model's dtype.
       ValueError: a glob that matches nothing; fresh leaves without a key.
       TypeError: another model; no model, and a file of another library.
       ImportError: when the package safetensors is not installed.
@@ -133,7 +134,22 @@ def _read(
         return jnp.zeros(shape.shape, shape.dtype)  # a slope
     name, layout = at[leaf]
     value = layout.read(tensors.read(by_name[name]), shape.shape)
-    return jnp.asarray(np.ascontiguousarray(value, shape.dtype).reshape(shape.shape))
+    return jnp.asarray(_cast(value, shape, f"{tensors.where}: {by_name[name]}"))
+
+
+def _cast(value: np.ndarray, shape: Any, where: str) -> np.ndarray:
+    """Returns a tensor in the leaf's dtype, once sure that its numbers fit into it."""
+    with np.errstate(over="ignore"):
+        cast = np.ascontiguousarray(value, shape.dtype).reshape(shape.shape)
+    if value.dtype.itemsize > cast.dtype.itemsize:
+        lost = np.isfinite(value).sum() - np.isfinite(cast).sum()
+        if lost:
+            raise WeightsError(
+                f"{where} has {lost:,} numbers of {value.dtype} that {cast.dtype} cannot hold; "
+                f"expected at most {np.finfo(cast.dtype).max:.3g}. Scale them, or fetch the file "
+                "again."
+            )
+    return cast
 
 
 def _initialised(

@@ -13,6 +13,7 @@ from lcjax.interop.names import Names
 from lcjax.interop.tensors import FLOATS, Tensors
 from lcjax.leaves import LeafPath
 from lcjax.paths import natural
+from lcjax.printable import printable
 
 _UNSEEN = ("num_heads", "epsilon", "activation")  # fields that no shape shows
 _LONGEST_LIST = 20
@@ -36,8 +37,14 @@ def plain_names(tensors: Tensors, names: Names, skip: Sequence[str]) -> dict[str
         if names.is_buffer(plain) or any(fnmatchcase(name, glob) for glob in skip):
             continue
         if plain in found:
-            raise WeightsError(f"{tensors.where}: {found[plain]} and {name} are one tensor twice.")
+            raise WeightsError(
+                f"{tensors.where}: {printable(found[plain])} and {printable(name)} are one tensor "
+                "twice. Name one of them in skip=."
+            )
         found[plain] = name
+    for copy, original in names.tied.items():
+        if copy in found and original not in found:  # a file keeps one of what is tied
+            found[original] = found.pop(copy)
     return found
 
 
@@ -107,15 +114,17 @@ def untied(tensors: Tensors, names: Names, by_name: Mapping[str, str]) -> list[s
     for copy, original in names.tied.items():
         if copy in by_name and original in by_name:
             first, second = (tensors.read(by_name[name]) for name in (copy, original))
-            if not np.array_equal(first, second):
+            if not np.array_equal(first, second, equal_nan=True):
                 lines.append(f"! {by_name[copy]}: differs from {by_name[original]}, wanted equal")
     return lines
 
 
 def config_differences(names: Names, config: Mapping[str, Any], model: nn.Module) -> list[str]:
     """Returns a line for every field that config and model do not share and no shape shows."""
-    described = names.described(config) or {}
-    lines = []
+    described, kind = names.described(config), config.get("model_type")
+    if described is None and kind is not None and names.library == "Hugging Face":
+        return [f"! model_type: config.json {printable(repr(kind), longest=60)}, which is another"]
+    described, lines = described or {}, []
     for field in _UNSEEN:
         theirs, ours = described.get(field), getattr(model, field, None)
         same = _same_function(theirs, ours) if callable(theirs) else theirs == ours
@@ -127,6 +136,7 @@ def config_differences(names: Names, config: Mapping[str, Any], model: nn.Module
 def difference_error(where: str, names: str, model: nn.Module, lines: Sequence[str]) -> Exception:
     """Returns the one error that lists all differences between a file and a model."""
     hidden = len(lines) - _LONGEST_LIST
+    lines = [printable(line, longest=300) for line in lines]
     shown = [*lines[:_LONGEST_LIST], *([f"... and {hidden} more"] if hidden > 0 else [])]
     return WeightsError(
         f"{where}, read as {names} names it, is not what the {type(model).__name__} wants; they "

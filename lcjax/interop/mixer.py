@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lcjax.interop import configs
 from lcjax.interop.layouts import CONV
 from lcjax.interop.names import Names, dense_rules, norm_rules
 from lcjax.interop.tensors import Stored
@@ -38,11 +39,13 @@ def _inputs(model: MLPMixer, stored: Mapping[str, Stored]) -> jax.ShapeDtypeStru
 
 def _fields(config: Mapping[str, Any]) -> dict[str, Any] | None:
     named = str(config.get("architecture", "")).split(".")[0]
-    found = re.fullmatch(r"mixer_([sbl])(\d+)_\d+", named)
+    found = re.fullmatch(r"mixer_([sbl])(\d{1,4})_\d+", named)
     if not found:
         return None
+    configs.refuse_other_functions(config, {"global_pool": "avg"}, "MLPMixer")
+    configs.refuse_other_arguments(config, "MLPMixer")
     preset = f"{found[1].upper()}/{found[2]}"
-    model = MLPMixer.from_preset(preset, num_classes=config["num_classes"] or None)
+    model = MLPMixer.from_preset(preset, num_classes=configs.timm_classes(config))
     sizes = "num_classes patch_size depth width token_hidden channel_hidden activation".split()
     return {field: getattr(model, field) for field in sizes}
 

@@ -8,19 +8,11 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
-from lcjax.interop.errors import WeightsError
 from lcjax.interop.layouts import FLAT, SAME, Layout, linear
 from lcjax.interop.tensors import Stored
-from lcjax.models.gelu import exact_gelu
 
-# Activations by the names that configs have for them.
-ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": exact_gelu,
-    "gelu_new": nn.gelu,
-    "gelu_pytorch_tanh": nn.gelu,
-    "relu": nn.relu,
-    "silu": nn.silu,
-}
+# What other programs put before every name: DataParallel, torch.compile, Lightning.
+_WRAPPERS = re.compile(r"(?:(?:module|_orig_mod|model)\.)+")
 
 
 class Rule(NamedTuple):
@@ -58,14 +50,6 @@ def dense_rules(path: str, name: str, layout: Layout | None = None) -> list[Rule
     ]
 
 
-def classes(config: Mapping[str, Any]) -> int | None:
-    """Returns the width of the head that a Hugging Face config describes; None for no head."""
-    heads = ("ForImageClassification", "ForSequenceClassification")
-    if not any(name.endswith(heads) for name in config.get("architectures") or ()):
-        return None
-    return len(config.get("id2label") or range(2))  # what is not written is two
-
-
 @dataclass(frozen=True)
 class Names:
     """How one library names the tensors of one architecture.
@@ -98,7 +82,8 @@ class Names:
         """Returns a name as the rules write it."""
         for old, new in self.renamed.items():
             name = name.replace(old, new)
-        return name.removeprefix(self.prefix)
+        wrapped = _WRAPPERS.match(name)
+        return name[wrapped.end() if wrapped else 0 :].removeprefix(self.prefix)
 
     def is_buffer(self, name: str) -> bool:
         """Tells whether a tensor, by its plain name, holds no weights."""
@@ -110,7 +95,4 @@ class Names:
         Raises:
           WeightsError: when the config lacks a field, or asks for what the model has not.
         """
-        try:
-            return self.fields(config)
-        except KeyError as error:
-            raise WeightsError(f"config.json: {error} is not there, or not known.") from error
+        return self.fields(config)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,14 @@ import jax
 import numpy as np
 
 from lcjax.chains import find_chains
+from lcjax.interop.errors import WeightsError
 from lcjax.interop.tensors import Tensors, import_safetensors
+from lcjax.json_files import parse_json
 from lcjax.leaves import LeafPath, describe, diff, empty_dicts, flatten, joined, nest, saveable
+from lcjax.printable import printable
 
 _KEY = "lcjax"
+_DEEPEST = 100  # dicts inside one another, in a file
 _DTYPES = frozenset(
     "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 bfloat16 float32 float64"
     " complex64".split()
@@ -71,14 +75,48 @@ def read_own(tensors: Tensors) -> dict[str, Any]:
     """Returns the nested dicts that `save_safetensors` was given.
 
     Leaves are JAX arrays, but NumPy arrays where JAX would narrow the dtype.
+
+    Raises:
+      WeightsError: when the names are not paths, or of a leaf and of a dict both.
     """
+    names = [tuple(name.split("/")) for name in tensors.stored]
+    empty = _empty(tensors)
+    _check_paths(tensors.where, [*names, *empty])
     leaves: dict[LeafPath, Any] = {}
     for name in tensors.stored:
         leaf = tensors.read(name)
         narrowed = jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype
         leaves[tuple(name.split("/"))] = leaf if narrowed else jax.device_put(leaf)
-    header: Mapping[str, Any] = json.loads(tensors.metadata[_KEY])
-    return nest(leaves | {tuple(path): {} for path in header["empty"]})
+    return nest(leaves | {path: {} for path in empty})
+
+
+def _empty(tensors: Tensors) -> list[tuple[str, ...]]:
+    """Returns the paths of the dicts without a leaf, which the header lists."""
+    header = parse_json(tensors.metadata[_KEY], tensors.where, error=WeightsError)
+    paths = header.get("empty") if isinstance(header, dict) else None
+    lists = isinstance(paths, list) and all(isinstance(path, list) for path in paths)
+    if not lists or not all(isinstance(key, str) for path in paths for key in path):
+        raise WeightsError(
+            f"{tensors.where}: its header's {_KEY!r} does not list the empty dicts as lists of "
+            "strings; save_safetensors did not write it. Write it again."
+        )
+    return [tuple(path) for path in paths]
+
+
+def _check_paths(where: str, names: Sequence[tuple[str, ...]]) -> None:
+    """Raises unless one tree of dicts has all of these paths, each once."""
+    taken = set(names)
+    for name in names:
+        above = {name[:length] for length in range(1, min(len(name), _DEEPEST + 1))}
+        if len(name) > _DEEPEST or not all(name) or not name or above & taken:
+            shown = printable(joined(name) or "the empty path", longest=100)
+            raise WeightsError(
+                f"{where}: {shown} cannot be the path of a leaf: expected at most {_DEEPEST} keys, "
+                "none of them empty, and no leaf below another. Write the file again by "
+                "save_safetensors."
+            )
+    if len(taken) != len(names):
+        raise WeightsError(f"{where}: a path is both a leaf and an empty dict. Write it again.")
 
 
 def differences(held: Mapping[LeafPath, Any], deep: Mapping[LeafPath, Any]) -> list[str]:

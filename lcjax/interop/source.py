@@ -1,6 +1,5 @@
 """Where weights lie: a file, a folder, an installed package, or a repository of a hub."""
 
-import json
 import os
 import re
 from importlib import metadata
@@ -9,6 +8,8 @@ from typing import Any
 
 from lcjax.interop.errors import WeightsError
 from lcjax.interop.optional import import_optional
+from lcjax.json_files import kind_of, read_json
+from lcjax.printable import printable
 
 _SUFFIX = ".safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -30,16 +31,20 @@ def find_source(source: Source) -> Path:
       WeightsError: when the package ships no safetensors files, or several folders of them.
       ImportError: when it can only be a repository and huggingface_hub is not installed.
     """
-    path = Path(source).expanduser()
-    if path.exists():
+    path, name = Path(source), os.fspath(source)
+    try:
+        path = path.expanduser()
+        found = path.exists()
+    except (ValueError, RuntimeError, OSError):  # a NUL, no such user, too long a name
+        found = False
+    if found:
         return path
-    name = os.fspath(source)
     files = _package_files(name)
     if files is not None:
         return _weights_folder(name, files)
     if path.suffix == _SUFFIX or not _REPOSITORY.fullmatch(name):
         raise FileNotFoundError(
-            f"{name}: no such file or folder, no installed package of this name, and no "
+            f"{printable(name)}: no such file or folder, no installed package of this name, and no "
             "repository id, owner/name. Give one that is there, or install the package."
         )
     return _from_hub(name)
@@ -56,11 +61,7 @@ def find_files(path: Path) -> list[Path]:
         return [path]
     index = path / _INDEX
     if index.exists():
-        named = sorted({path / file for file in read_json(index).get("weight_map", {}).values()})
-        absent = [file.name for file in named if not file.exists()]
-        if absent or not named:
-            raise WeightsError(f"{index} names files that are not there: {', '.join(absent)}.")
-        return named
+        return _indexed(index)
     single = path / "model.safetensors"
     files = [single] if single.exists() else sorted(path.glob(f"*{_SUFFIX}"))
     if len(files) != 1:
@@ -75,22 +76,32 @@ def find_files(path: Path) -> list[Path]:
 def read_config(path: Path) -> dict[str, Any] | None:
     """Returns what config.json says that lies in a folder; None for a file, or where none lies."""
     config = path / "config.json"
-    return read_json(config) if path.is_dir() and config.exists() else None
+    if not path.is_dir() or not config.exists():
+        return None
+    return read_json(config, error=WeightsError)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Returns the dict in a JSON file.
-
-    Raises:
-      WeightsError: when it holds none; names the file.
-    """
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise WeightsError(f"{path} is no JSON: {error}.") from error
-    if not isinstance(held, dict):
-        raise WeightsError(f"{path} holds {type(held).__name__}, wanted a JSON object.")
-    return held
+def _indexed(index: Path) -> list[Path]:
+    """Returns the files that an index of several names, which lie beside it."""
+    named = read_json(index, error=WeightsError).get("weight_map")
+    if not isinstance(named, dict) or not named:
+        raise WeightsError(
+            f"{index}: weight_map is {'missing' if named is None else 'an empty or other value'} "
+            f"({kind_of(named)}), expected an object from tensors to files. Fetch it again."
+        )
+    for file in named.values():
+        plain = isinstance(file, str) and file == Path(file).name and file.isprintable()
+        if not plain or not file.endswith(_SUFFIX):
+            raise WeightsError(
+                f"{index}: weight_map names {printable(repr(file), longest=60)}, expected names of "
+                f"*{_SUFFIX} files in the same folder, without a path. Do not use this folder."
+            )
+    files = [index.with_name(file) for file in sorted(set(named.values()))]
+    if absent := [file.name for file in files if not file.exists()]:
+        raise WeightsError(
+            f"{index} names files that are not there: {', '.join(absent[:5])}. Fetch them too."
+        )
+    return files
 
 
 def _package_files(name: str) -> list[Path] | None:

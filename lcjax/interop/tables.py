@@ -16,6 +16,7 @@ from lcjax.interop.tensors import Stored, Tensors
 from lcjax.interop.vgg import TORCHVISION_VGG
 from lcjax.interop.vit import HF_VIT, TIMM_VIT
 from lcjax.paths import natural
+from lcjax.printable import printable
 
 TABLES = (BERT_NAMES, GPT2_NAMES, HF_VIT, TIMM_VIT, TIMM_MIXER, TORCHVISION_VGG)
 
@@ -39,7 +40,8 @@ def model_from(source: Source, **fields: Any) -> nn.Module:
         if described := names.described(config):
             return names.model(**(described | fields))
     kind = config.get("model_type", config.get("architecture"))
-    raise WeightsError(f"{path}/config.json describes {kind!r}; wanted one of {known()}.")
+    shown = printable(repr(kind), longest=60)
+    raise WeightsError(f"{path}/config.json describes {shown}; wanted one of {known()}.")
 
 
 def check_model(model: nn.Module) -> None:
@@ -70,7 +72,8 @@ def table_of(tensors: Tensors, model: nn.Module) -> Names:
             f"model is a {type(model).__name__}. Load it into a lcjax.models."
             f"{names.model.__name__}."
         )
-    first = ", ".join(sorted(tensors.stored, key=natural)[:5]) or "no tensors"
+    begins = sorted(tensors.stored, key=natural)[:5]
+    first = ", ".join(printable(name, longest=60) for name in begins) or "no tensors"
     raise WeightsError(
         f"{tensors.where} holds none of {known()} as a library known here names them; it begins "
         f"with {first}."

@@ -9,6 +9,7 @@ import numpy as np
 
 from lcjax.interop.errors import WeightsError
 from lcjax.interop.optional import import_optional
+from lcjax.printable import printable
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
@@ -43,14 +44,26 @@ class Tensors:
             self.metadata |= handle.metadata() or {}
             for name in handle.keys():
                 if name in self._handles:
-                    raise WeightsError(f"{where}: two files hold the tensor {name}.")
+                    raise WeightsError(
+                        f"{where}: two files hold the tensor {printable(name)}. Keep one of them."
+                    )
                 head = handle.get_slice(name)
                 self._handles[name] = handle
                 self.stored[name] = Stored(tuple(head.get_shape()), head.get_dtype())
 
     def read(self, name: str) -> np.ndarray:
-        """Returns one tensor; bfloat16 as ml_dtypes' own."""
-        return self._handles[name].get_tensor(name)
+        """Returns one tensor; bfloat16 as ml_dtypes' own.
+
+        Raises:
+          WeightsError: when it is of a dtype that NumPy has not, or cannot be read; names it.
+        """
+        try:
+            return self._handles[name].get_tensor(name)
+        except Exception as error:  # of the library, of NumPy or of ml_dtypes
+            raise WeightsError(
+                f"{self.where}: {printable(name, longest=100)} {self.stored[name]} cannot be read: "
+                f"{printable(error, longest=200)}. Skip it, or convert the file."
+            ) from error
 
 
 @contextmanager
@@ -65,11 +78,14 @@ def open_tensors(files: Sequence[Path]) -> Iterator[Tensors]:
     with ExitStack() as stack:
         handles = []
         for file in files:
+            if not file.is_file():  # to open a pipe waits for its writer
+                raise WeightsError(f"{file} is not a regular file; wanted a safetensors file.")
             try:
                 handles.append(stack.enter_context(library.safe_open(file, framework="numpy")))
-            except library.SafetensorError as error:
+            except (library.SafetensorError, ValueError, TypeError, OverflowError) as error:
                 raise WeightsError(
-                    f"{file} is no safetensors file, or not all of one: {error}. Fetch it again."
+                    f"{file} is no safetensors file, or not all of one: "
+                    f"{printable(error, longest=200)}. Fetch it again."
                 ) from error
         yield Tensors(str(files[0] if len(files) == 1 else files[0].parent), handles)
 

@@ -8,12 +8,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lcjax.interop.errors import WeightsError
+from lcjax.interop import configs
 from lcjax.interop.layouts import CONV, FLAT, SAME, linear, third
-from lcjax.interop.names import ACTIVATIONS, Names, Rule, classes, dense_rules, norm_rules
+from lcjax.interop.names import Names, Rule, dense_rules, norm_rules
 from lcjax.interop.tensors import Stored
 from lcjax.models.vit import ViT
 
+_LARGEST_PATCH = 2**12
+_HF_ONLY = {"qkv_bias": True}
+_TIMM_ONLY = {"global_pool": "token"}
 _POSITIONS, _HF_POSITIONS = "pos_embed", "embeddings.position_embeddings"
 _TABLES = (_POSITIONS, _HF_POSITIONS, "params/positions")  # the last in lcjax's own files
 
@@ -70,11 +73,13 @@ def _inputs(model: ViT, stored: Mapping[str, Stored]) -> jax.ShapeDtypeStruct:
 
 def _timm_fields(config: Mapping[str, Any]) -> dict[str, Any] | None:
     named = str(config.get("architecture", "")).split(".")[0]
-    found = re.fullmatch(r"(?:vit|deit)_(tiny|small|base|large)_patch(\d+)_\d+", named)
+    found = re.fullmatch(r"(?:vit|deit)_(tiny|small|base|large)_patch(\d{1,4})_\d+", named)
     if not found:
         return None
     size = {"tiny": "Ti", "small": "S", "base": "B", "large": "L"}[found[1]]
-    model = ViT.from_preset(f"{size}/{found[2]}", num_classes=config["num_classes"] or None)
+    configs.refuse_other_functions(config, _TIMM_ONLY, "ViT")
+    configs.refuse_other_arguments(config, "ViT")
+    model = ViT.from_preset(f"{size}/{found[2]}", num_classes=configs.timm_classes(config))
     fields = "num_classes patch_size depth width num_heads mlp_hidden activation epsilon".split()
     return {field: getattr(model, field) for field in fields}
 
@@ -82,17 +87,16 @@ def _timm_fields(config: Mapping[str, Any]) -> dict[str, Any] | None:
 def _hf_fields(config: Mapping[str, Any]) -> dict[str, Any] | None:
     if config.get("model_type") != "vit":
         return None
-    if not config.get("qkv_bias", True):
-        raise WeightsError("config.json: qkv_bias is false; ViT has biases in its attention.")
+    configs.refuse_other_functions(config, _HF_ONLY, "ViT")
     return dict(
-        num_classes=classes(config),
-        patch_size=config["patch_size"],
-        depth=config["num_hidden_layers"],
-        width=config["hidden_size"],
-        num_heads=config["num_attention_heads"],
-        mlp_hidden=config["intermediate_size"],
-        activation=ACTIVATIONS[config["hidden_act"]],
-        epsilon=config["layer_norm_eps"],
+        num_classes=configs.classes(config),
+        patch_size=configs.whole(config, "patch_size", largest=_LARGEST_PATCH),
+        depth=configs.depth(config, "num_hidden_layers"),
+        width=configs.whole(config, "hidden_size"),
+        num_heads=configs.heads(config, "num_attention_heads", "hidden_size"),
+        mlp_hidden=configs.whole(config, "intermediate_size"),
+        activation=configs.activation(config, "hidden_act"),
+        epsilon=configs.epsilon(config, "layer_norm_eps"),
     )
 
 
