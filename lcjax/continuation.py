@@ -8,8 +8,9 @@ import optax
 from lcjax.annealing import AnnealState
 from lcjax.optimizer import CollapsingState
 from lcjax.paths import in_params, leaf_path
-from lcjax.penalty import LinearityState, without_selection
+from lcjax.penalty import LinearityState
 from lcjax.report import CollapseReport
+from lcjax.slopes import without_selection
 
 
 def carry_opt_state(

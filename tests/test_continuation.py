@@ -15,7 +15,7 @@ from lcjax import (
     collapsing,
     reselect,
 )
-from lcjax.penalty import without_selection
+from lcjax.slopes import without_selection
 from tests.trees import random_chain, with_slopes
 
 X = np.random.default_rng(0).normal(size=(16, 6)).astype(np.float32)

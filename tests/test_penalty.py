@@ -55,8 +55,8 @@ def test_any_tree_with_leaves_named_slope():
         pass
 
     nested = [{"slope": jnp.zeros(2)}, (jnp.ones(3), {"slope": jnp.ones(())})]
-    np.testing.assert_allclose(linearity_penalty(nested), 2.0)
-    state = add_linearity_penalty(1.0, last=1).init(nested)
+    np.testing.assert_allclose(linearity_penalty(nested, where="*"), 2.0)
+    state = add_linearity_penalty(1.0, last=1, where="*").init(nested)
     assert [float(w) for w in jax.tree.leaves(state.weights)] == [0, 1]
 
 
