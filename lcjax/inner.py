@@ -136,9 +136,7 @@ def with_true_slopes(state: Any, marks: Any, slopes: Any) -> Any:
         z = on_marked(lambda z, _, s: jnp.asarray(s).astype(z.dtype), node.z, marks, slopes)
         return node._replace(z=z)
 
-    return jax.tree.map(
-        put, state, is_leaf=lambda node: isinstance(node, contrib.ScheduleFreeState)
-    )
+    return jax.tree.map(put, state, is_leaf=keeps)
 
 
 def seeing_slopes(extra: dict[str, Any], marks: Any, params: Any) -> dict[str, Any]:
@@ -162,7 +160,8 @@ def _found(state: Any, kinds: tuple[type, ...]) -> list[Any]:
 
 def _covers(tree: Any, marks: Any) -> bool:
     """Tells whether a tree like the params, some of it masked, has any of the slopes."""
-    both = jax.tree.map(
-        lambda leaf, mark: not (masked(leaf) or masked(mark)), tree, marks, is_leaf=masked
-    )
-    return any(jax.tree.leaves(both))
+
+    def both(leaf: Any, mark: Any) -> bool:
+        return not (masked(leaf) or masked(mark))
+
+    return any(jax.tree.leaves(jax.tree.map(both, tree, marks, is_leaf=masked)))
