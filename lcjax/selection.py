@@ -105,6 +105,11 @@ def _in_order(paths: set[str], order: Order | None) -> list[str]:
     return sorted(paths, key=places.__getitem__)
 
 
+def check_forward_order(what: str, paths: Sequence[str]) -> None:
+    """Raises CollapseError where names do not tell in which order sites run."""
+    _check_decided(what, combinations(paths, 2))
+
+
 def _check_decided(what: str, pairs: Iterable[tuple[str, str]]) -> None:
     """Raises CollapseError where names do not tell which of a pair runs first."""
     for first, second in pairs:

@@ -4,7 +4,7 @@ An optimizer decides at `init` which leaves are slopes and keeps the answer in i
 marks has a leaf where the params have a slope, `optax.MaskedNode` elsewhere.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from fnmatch import fnmatchcase
@@ -143,6 +143,39 @@ def weighed(
         return {}
     chosen = selected(params, last, where, sites, order)
     return weigh(chosen, 1.0 if weights is None else weights, ordered=order is not None)
+
+
+def with_slopes_from(tree: Any, other: Any, only: Collection[str] | None = None) -> Any:
+    """Returns a tree with the slopes of another one, of these sites or all.
+
+    Raises:
+      CollapseError: when the other lacks the slope of a site; names it.
+    """
+    slopes, theirs = slopes_by_path(tree), slopes_by_path(other)
+    by_site = {site: slope for site, slope in theirs.values()}
+
+    def at(keys: Any, leaf: Any) -> Any:
+        path = leaf_path(keys)
+        if path not in slopes or (only is not None and slopes[path][0] not in only):
+            return leaf
+        site = slopes[path][0]
+        if site not in by_site or jnp.shape(by_site[site]) != jnp.shape(leaf):
+            raise CollapseError(
+                f"slopes_from: got a tree without a slope of shape {jnp.shape(leaf)} at "
+                f"{site or '(root)'}, expected one with the sites of the tree that is collapsed. "
+                "Pass the raw params that it is an average or a copy of."
+            )
+        return by_site[site]
+
+    return jax.tree_util.tree_map_with_path(at, tree)
+
+
+def slopes_by_path(tree: Any) -> dict[str, tuple[str, Any]]:
+    """Returns the sites and slopes of a tree by leaf path, whatever their modules are called."""
+    flat = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_place)[0]
+    found = slope_paths(leaf_path(keys) for keys, _ in flat)
+    leaves = {leaf_path(keys): (site_of(keys), leaf) for keys, leaf in flat}
+    return {path: leaves[path] for path in leaves if path in found}
 
 
 def kept_patterns(sites: Iterable[str] | None) -> tuple[str, ...] | str | None:

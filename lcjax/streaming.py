@@ -23,7 +23,7 @@ from lcjax.manifest import (
     read_manifest,
     seal,
 )
-from lcjax.paths import is_slope_path
+from lcjax.paths import slope_paths
 from lcjax.report import CollapseReport
 from lcjax.sites import Sites, find_sites, params_of
 from lcjax.surgery import abstract_collapse, collapse
@@ -94,7 +94,8 @@ def collapse_checkpoint(
 def outline(source: ocp.path.Path, manifest: Mapping[str, Any]) -> Any:
     """Returns a checkpoint's tree with its slopes read, and shapes for all other leaves."""
     entries = {tuple(one["path"]): one for one in manifest["leaves"]}
-    slopes = {path: one for path, one in entries.items() if is_slope_path(joined(path))}
+    named = slope_paths(map(joined, entries))
+    slopes = {path: one for path, one in entries.items() if joined(path) in named}
     leaves: dict[LeafPath, Any] = {
         path: jax.ShapeDtypeStruct(tuple(one["shape"]), np.dtype(one["dtype"]))
         for path, one in entries.items()
