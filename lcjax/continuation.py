@@ -14,6 +14,9 @@ from lcjax.report import CollapseReport
 from lcjax.seeding import origins, seeded
 from lcjax.slopes import without_selection
 
+# Of optimistic gradient descent, whose next step needs no gradient before it then.
+_FIRST_STEP = "is_initial_step"
+
 
 def carry_opt_state(
     tx: optax.GradientTransformation,
@@ -28,7 +31,8 @@ def carry_opt_state(
     stay, so schedules do not restart. Leaves that surgery made, as the report names them, since
     shapes cannot tell, start with first moments of 0 and with second moments at the level of the
     leaves that they were made of, so that their updates grow to their settled size and not past
-    it. The memory of `optax.lbfgs` starts afresh. Which sites are penalised was decided when the
+    it. The states of `optax.lbfgs` and
+    `optax.contrib.galore` start afresh. Which sites are penalised was decided when the
     old state was made and stays decided.
 
     Args:
@@ -63,7 +67,7 @@ def carry_opt_state(
         owner = _owner(path, params)
         if owner in new:
             return seeded(leaf, owner, path, sources[owner], old, path.startswith(beliefs))
-        if path not in old:
+        if path not in old or path.endswith(_FIRST_STEP):
             return leaf
         if owner is None and jnp.shape(leaf) != jnp.shape(old[path]):
             raise ValueError(
@@ -75,7 +79,7 @@ def carry_opt_state(
         return old[path]
 
     carried = jax.tree_util.tree_map_with_path(carry, fresh)
-    return _with_fresh_memory(carried, fresh)
+    return _with_numerators(_with_fresh_memory(carried, fresh), opt_state)
 
 
 def reselect(tx: optax.GradientTransformation, opt_state: Any, params: Any) -> Any:
@@ -124,14 +128,45 @@ def _with_selection(old: Any, fresh: Any) -> Any:
 
 
 def _with_fresh_memory(carried: Any, fresh: Any) -> Any:
-    """Returns a state whose L-BFGS memories, which mix all params, are those of another."""
+    """Returns a state that has those of L-BFGS and GaLore, each as a whole, from another.
+
+    What L-BFGS remembers mixes all params; GaLore gets the projector of a param, without which it
+    stays where it is, on the first step and then every so many.
+    """
 
     def memory(node: Any) -> bool:
-        return isinstance(node, optax.ScaleByLBFGSState)
+        return isinstance(node, (optax.ScaleByLBFGSState, optax.contrib.GaLoreState))
 
     return jax.tree.map(
         lambda node, new: new if memory(node) else node, carried, fresh, is_leaf=memory
     )
+
+
+def _with_numerators(carried: Any, old: Any) -> Any:
+    """Returns a state whose learning rate estimates, of Prodigy and D-Adaptation, do not jump.
+
+    The estimate is a numerator over the size of all summed gradients, of which some are no more.
+    """
+
+    def estimates(node: Any) -> bool:
+        kinds = (optax.contrib.ProdigyState, optax.contrib.DAdaptAdamWState)
+        return isinstance(node, kinds)
+
+    def size(sums: Any) -> jax.Array:
+        return optax.tree.sum(jax.tree.map(lambda x: jnp.abs(x).sum(dtype=jnp.float32), sums))
+
+    nodes = jax.tree.leaves(old, is_leaf=estimates)
+    earlier = iter([node for node in nodes if estimates(node)])
+
+    def put(node: Any) -> Any:
+        if not estimates(node):
+            return node
+        whole = size(next(earlier).grad_sum)
+        part = jnp.where(whole > 0, size(node.grad_sum) / whole, 1)
+        numerator = node.numerator_weighted
+        return node._replace(numerator_weighted=(numerator * part).astype(numerator.dtype))
+
+    return jax.tree.map(put, carried, is_leaf=estimates)
 
 
 def _places(tree: Any, kind: type) -> list[str]:

@@ -45,6 +45,11 @@ _REFUSED: dict[type, tuple[str, str, str]] = {
         "does not take scalars, which slopes are",
         "use optax.adafactor or optax.adagrad",
     ),
+    contrib.DifferentiallyPrivateAggregateState: (
+        "optax.contrib.dpsgd",
+        "takes the gradients of every example, slopes' included",
+        "put contrib.differentially_private_aggregate(...) before lcjax.collapsing in a chain",
+    ),
     optax.LookaheadState: (
         "optax.lookahead",
         "takes pairs of params",
