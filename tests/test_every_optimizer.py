@@ -120,3 +120,72 @@ def test_a_skipped_step_and_a_collapse_leave_no_trace(name):
 def test_what_cannot_go_inside_is_refused_with_a_remedy(name):
     with pytest.raises(CollapseError, match=f"inner: got optax.*Instead, {REFUSED[name]}"):
         collapsing(make(name), strength=0.1).init(params_of())
+
+
+WRAPPED = {
+    "backtracking": (
+        lambda: optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(5)),
+        "use a learning rate",
+    ),
+    "zoom": (
+        lambda: optax.chain(optax.sgd(1.0), optax.scale_by_zoom_linesearch(5)),
+        "use a learning rate",
+    ),
+    "sam": (
+        lambda: contrib.sam(optax.sgd(0.1), optax.sgd(0.05)),
+        r"put it around, optax.contrib.sam\(lcjax",
+    ),
+    "conditionally_mask": (
+        lambda: optax.conditionally_mask(optax.sgd(0.1), lambda step: step > 1),
+        r"put it around, optax.conditionally_mask\(lcjax",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_wrappers_that_hide_what_they_do_are_refused_with_a_remedy(name):
+    inner, remedy = WRAPPED[name]
+    with pytest.raises(CollapseError, match=f"inner: got .*Instead, {remedy}"):
+        collapsing(optax.chain(optax.clip(1.0), inner()), strength=0.1).init(params_of())
+
+
+def test_lookahead_goes_around_and_not_inside():
+    lookahead = partial(optax.lookahead, sync_period=2, slow_step_size=0.5)
+    pair = optax.LookaheadParams.init_synced(params_of())
+    with pytest.raises(CollapseError, match="got optax.LookaheadParams.*Put lookahead around"):
+        collapsing(lookahead(optax.sgd(0.1)), strength=0.1).init(pair)
+    tx = lookahead(collapsing(optax.sgd(0.1), strength=0.1, sites=["act_0"]))
+    state, zero = tx.init(pair), jax.tree.map(jnp.zeros_like, params_of())
+    updates, _ = tx.update(zero, state, pair)
+    np.testing.assert_allclose(updates.fast["act_0"]["slope"], 0.02, rtol=1e-5)
+
+
+def test_sam_goes_around():
+    tx = contrib.sam(collapsing(optax.sgd(0.1), strength=0.1), optax.sgd(0.05), sync_period=2)
+    params, zero = params_of(), jax.tree.map(jnp.zeros_like, params_of())
+    state = tx.init(params)
+    for _ in range(2):
+        updates, state = tx.update(zero, state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(params["act_0"]["slope"], 0.52, rtol=1e-5)
+
+
+def test_mechanize_inside_scales_weights_alone():
+    tx = collapsing(contrib.mechanize(optax.sgd(0.1)), strength=0.1)
+    params = params_of()
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    np.testing.assert_allclose(updates["act_0"]["slope"], 0.02, rtol=1e-5)
+
+
+def test_loss_functions_run_with_the_true_slopes():
+    """Hutchinson's estimate of sophia sees the slope that the params have, not the hidden 0."""
+    params, seen = params_of(), []
+
+    def loss(params):
+        jax.debug.callback(lambda slope: seen.append(float(slope)), params["act_0"]["slope"])
+        return sum((leaf**2).sum() for leaf in jax.tree.leaves(params))
+
+    tx = collapsing(contrib.sophia(RATE), strength=0.1)
+    jax.jit(partial(tx.update, obj_fn=loss))(params, tx.init(params), params)
+    jax.effects_barrier()
+    assert set(seen) == {0.5}
