@@ -86,7 +86,7 @@ def anneal_slopes(
         wanted = schedule(state.count)
 
         def follow(u, chosen, p):
-            return jnp.where(chosen, wanted - p, u).astype(u.dtype)
+            return jnp.where(chosen, jnp.asarray(wanted, p.dtype) - p, u).astype(u.dtype)
 
         return on_marked(follow, updates, state.selected, params), state
 

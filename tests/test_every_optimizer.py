@@ -35,7 +35,7 @@ FAST = {"adam", "adafactor", "acprop", "schedule_free_sgd"}
 
 def is_optimizer(module, name):
     fn = getattr(module, name)
-    if not inspect.isfunction(fn) or name.startswith(("_", "scale_by_")):
+    if not callable(fn) or inspect.isclass(fn) or name.startswith(("_", "scale_by_")):
         return False
     return bool({"learning_rate", "max_learning_rate"} & inspect.signature(fn).parameters.keys())
 

@@ -279,7 +279,7 @@ def test_slopes_skip_and_accumulate_as_weights_do(inner, seen, same_as):
         tx, params = collapsing(inner, strength=STRENGTH), params_of(0.5)
         state = tx.init(params)
         for value in values:
-            grads = jax.tree.map(lambda p: jnp.full(p.shape, value), params)
+            grads = jax.tree.map(lambda p, value=value: jnp.full(p.shape, value), params)
             updates, state = tx.update(grads, state, params)
             params = optax.apply_updates(params, updates)
         return float(params["act_0"]["slope"])
