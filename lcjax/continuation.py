@@ -153,7 +153,9 @@ def _with_numerators(carried: Any, old: Any) -> Any:
         return isinstance(node, kinds)
 
     def size(sums: Any) -> jax.Array:
-        return optax.tree.sum(jax.tree.map(lambda x: jnp.abs(x).sum(dtype=jnp.float32), sums))
+        return jnp.asarray(
+            optax.tree.sum(jax.tree.map(lambda x: jnp.abs(x).sum(dtype=jnp.float32), sums))
+        )
 
     nodes = jax.tree.leaves(old, is_leaf=estimates)
     earlier = iter([node for node in nodes if estimates(node)])

@@ -199,7 +199,9 @@ def shrink_linearity_gap(
         reach = now(slope_learning_rate, state.count) * now(strength, state.count)
 
         def shrink(w, p, u, copy=None):
-            start = _wide(w, p) if copy is None else jnp.where(_rounded(copy, p) == p, copy, p)
+            start = _wide(w, p)
+            if copy is not None:
+                start = jnp.where(_rounded(copy, p) == start, copy, start)
             gap = 1 - (start + u.astype(start.dtype))
             if penalty == "l1":
                 gap = jnp.sign(gap) * jnp.maximum(jnp.abs(gap) - reach * w, 0)

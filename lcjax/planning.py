@@ -150,10 +150,9 @@ def plan(
     )
     if order not in ("sensitivity", "last", "gap"):
         raise ValueError(f"order is {order!r}, must be 'sensitivity', 'last' or 'gap'.")
-    traced = order == "last" and apply_fn is not None and batches is not None
-    found = _as_run(apply_fn, variables, batches) if traced else find_sites(variables)
-    left, refused = _candidates(found, sites, fit, threshold)
-    if order == "last" and not traced:
+    found = _as_run(apply_fn, variables, batches) if order == "last" else None
+    left, refused = _candidates(found or find_sites(variables), sites, fit, threshold)
+    if order == "last" and found is None:
         check_forward_order('order="last"', [site.path for site in left])
     deep = _deep(trials, variables)
     budget = only_budget(deep, target_params, target_flops, max_drop, count)
@@ -182,8 +181,12 @@ def plan(
     )
 
 
-def _as_run(apply_fn: Callable[..., Any], variables: Any, batches: Iterable[Any]) -> Sites:
-    """Returns the sites in the order in which the model runs them on the first batch."""
+def _as_run(
+    apply_fn: Callable[..., Any] | None, variables: Any, batches: Iterable[Any] | None
+) -> Sites | None:
+    """Returns the sites as the model runs them on the first batch; None where it cannot run."""
+    if apply_fn is None or batches is None:
+        return None
     check_batches(batches, more_than_once="finding the forward order")
     first = next(iter(batches), None)
     if first is None:

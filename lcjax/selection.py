@@ -156,21 +156,26 @@ def weigh(chosen: Sequence[str], weights: Weights, *, ordered: bool = True) -> d
         weighed = dict.fromkeys(chosen, 1.0)
         for pattern, weight in weights.items():
             weighed.update(dict.fromkeys(matching(chosen, pattern), float(weight)))
-    elif np.ndim(weights) == 0:
+    else:
+        listed = _listed_weights(chosen, weights)
         if isinstance(weights, Tracer):
-            return dict.fromkeys(chosen, weights)
-        weighed = dict.fromkeys(chosen, float(weights))
-    elif len(weights) == len(chosen):
-        weighed = dict(zip(chosen, map(float, weights), strict=True))
+            return listed
+        weighed = {path: float(weight) for path, weight in listed.items()}
         if not ordered:
             pairs = combinations(chosen, 2)
             unequal = (pair for pair in pairs if weighed[pair[0]] != weighed[pair[1]])
             _check_decided("a list of weights", unequal)
-    else:
-        raise ValueError(
-            f"weights has {len(weights)} numbers for {len(chosen)} sites: {_listed(chosen)}."
-        )
     for path, weight in weighed.items():
         if not (weight >= 0 and math.isfinite(weight)):
             raise ValueError(f"{path}: weight is {weight}, must be finite and at least 0.")
     return weighed
+
+
+def _listed_weights(chosen: Sequence[str], weights: Any) -> dict[str, Any]:
+    if np.ndim(weights) == 0:
+        return dict.fromkeys(chosen, weights)
+    if len(weights) != len(chosen):
+        raise ValueError(
+            f"weights has {len(weights)} numbers for {len(chosen)} sites: {_listed(chosen)}."
+        )
+    return dict(zip(chosen, weights, strict=True))
