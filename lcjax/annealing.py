@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lcjax.penalty import need_params, on_slopes, selected, slope_tree
+from lcjax.penalty import need_params
+from lcjax.selection import Order
+from lcjax.slopes import kept_patterns, on_marked, selected, slope_tree
 
 
 class AnnealState(NamedTuple):
@@ -28,6 +30,7 @@ def anneal_slopes(
     last: int | float | None = None,
     where: str | None = None,
     sites: Iterable[str] | None = None,
+    order: Order | None = None,
 ) -> optax.GradientTransformation:
     """Makes chosen slopes follow a schedule: after n steps they are `schedule(n)`.
 
@@ -43,6 +46,8 @@ def anneal_slopes(
       last: how many sites from the last (int) or which fraction of them (float); None for all.
       where: a glob over site paths.
       sites: paths or globs.
+      order: all sites' paths in forward order, as `find_sites(..., apply_fn=)` or `f.sites` has
+        them; needed by `last` where names (encoder, decoder) do not decide it.
 
     Raises:
       ValueError: from `update` without params; from `init` on a selection that names no site.
@@ -65,11 +70,14 @@ def anneal_slopes(
             "optax.linear_schedule(0, 1, steps)."
         )
 
+    sites = kept_patterns(sites)
+
     def init(params):
-        chosen = set(selected(params, last, where, sites))
+        chosen = set(selected(params, last, where, sites, order))
+        marks = slope_tree(params, lambda site, _: jnp.array(site in chosen), where, sites)
         return AnnealState(
             count=jnp.zeros([], jnp.int32),
-            selected=slope_tree(params, lambda site, _: jnp.array(site in chosen)),
+            selected=marks,
         )
 
     def update(updates, state, params=None):
@@ -77,9 +85,9 @@ def anneal_slopes(
         state = state._replace(count=optax.safe_increment(state.count))
         wanted = schedule(state.count)
 
-        def follow(u, p, chosen):
-            return jnp.where(chosen, wanted - p, u).astype(u.dtype)
+        def follow(u, chosen, p):
+            return jnp.where(chosen, jnp.asarray(wanted, p.dtype) - p, u).astype(u.dtype)
 
-        return on_slopes(follow, updates, params, state.selected), state
+        return on_marked(follow, updates, state.selected, params), state
 
     return optax.GradientTransformation(init, update)

@@ -3,13 +3,19 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from lcjax.annealing import AnnealState
 from lcjax.optimizer import CollapsingState
 from lcjax.paths import in_params, leaf_path
-from lcjax.penalty import LinearityState, without_selection
+from lcjax.penalty import LinearityState
 from lcjax.report import CollapseReport
+from lcjax.seeding import origins, seeded
+from lcjax.slopes import without_selection
+
+# Of optimistic gradient descent, whose next step needs no gradient before it then.
+_FIRST_STEP = "is_initial_step"
 
 
 def carry_opt_state(
@@ -21,10 +27,13 @@ def carry_opt_state(
 ) -> Any:
     """Returns the optimizer state with which training goes on after a collapse.
 
-    What belongs to an untouched leaf (moments, momentum, penalty weight) is carried over; leaves
-    that surgery made start afresh, as the report names them, since shapes cannot tell; counts stay,
-    so schedules do not restart. Which sites are penalised was decided when the old state was made
-    and stays decided.
+    What belongs to an untouched leaf (moments, momentum, penalty weight) is carried over; counts
+    stay, so schedules do not restart. Leaves that surgery made, as the report names them, since
+    shapes cannot tell, start with first moments of 0 and with second moments at the level of the
+    leaves that they were made of, so that their updates grow to their settled size and not past
+    it. The states of `optax.lbfgs` and
+    `optax.contrib.galore` start afresh. Which sites are penalised was decided when the
+    old state was made and stays decided.
 
     Args:
       tx: the optimizer that opt_state is of.
@@ -34,7 +43,8 @@ def carry_opt_state(
       report: what `collapse` returned with them.
 
     Raises:
-      ValueError: when opt_state is not a state of tx for old_params.
+      ValueError: when opt_state is not a state of tx for old_params, or has the params' states
+        in one vector (`optax.flatten`).
     """
     with without_selection():
         expected = jax.tree.structure(jax.eval_shape(tx.init, old_params))
@@ -46,15 +56,30 @@ def carry_opt_state(
         )
     old = _by_path(opt_state)
     params = {in_params(path): leaf for path, leaf in _by_path(new_params).items()}
+    before = {in_params(path): leaf for path, leaf in _by_path(old_params).items()}
     new = set(report.new)
+    gone = [*report.dropped, *report.new]
+    sources = {path: origins(path, params[path], before, gone) for path in new & params.keys()}
+    beliefs = tuple(path + "/" for path in _places(opt_state, optax.ScaleByBeliefState))
 
     def carry(keys: Any, leaf: Any) -> Any:
         path = leaf_path(keys)
-        if _owner(path, params) in new or path not in old:
+        owner = _owner(path, params)
+        if owner in new:
+            return seeded(leaf, owner, path, sources[owner], old, path.startswith(beliefs))
+        if path not in old or path.endswith(_FIRST_STEP):
             return leaf
+        if owner is None and jnp.shape(leaf) != jnp.shape(old[path]):
+            raise ValueError(
+                f"opt_state: {path} got shape {jnp.shape(old[path])}, expected "
+                f"{jnp.shape(leaf)}: it has the states of all params in one array, as "
+                "optax.flatten makes it, and cannot be carried over. Use the optimizer without "
+                "optax.flatten, or go on with tx.init(new_params)."
+            )
         return old[path]
 
-    return jax.tree_util.tree_map_with_path(carry, fresh)
+    carried = jax.tree_util.tree_map_with_path(carry, fresh)
+    return _with_numerators(_with_fresh_memory(carried, fresh), opt_state)
 
 
 def reselect(tx: optax.GradientTransformation, opt_state: Any, params: Any) -> Any:
@@ -100,6 +125,55 @@ def _with_selection(old: Any, fresh: Any) -> Any:
         return old
 
     return jax.tree.map(take, old, fresh, is_leaf=lambda node: isinstance(node, kinds))
+
+
+def _with_fresh_memory(carried: Any, fresh: Any) -> Any:
+    """Returns a state that has those of L-BFGS and GaLore, each as a whole, from another.
+
+    What L-BFGS remembers mixes all params; GaLore gets the projector of a param, without which it
+    stays where it is, on the first step and then every so many.
+    """
+
+    def memory(node: Any) -> bool:
+        return isinstance(node, (optax.ScaleByLBFGSState, optax.contrib.GaLoreState))
+
+    return jax.tree.map(
+        lambda node, new: new if memory(node) else node, carried, fresh, is_leaf=memory
+    )
+
+
+def _with_numerators(carried: Any, old: Any) -> Any:
+    """Returns a state whose learning rate estimates, of Prodigy and D-Adaptation, do not jump.
+
+    The estimate is a numerator over the size of all summed gradients, of which some are no more.
+    """
+
+    def estimates(node: Any) -> bool:
+        kinds = (optax.contrib.ProdigyState, optax.contrib.DAdaptAdamWState)
+        return isinstance(node, kinds)
+
+    def size(sums: Any) -> jax.Array:
+        return jnp.asarray(
+            optax.tree.sum(jax.tree.map(lambda x: jnp.abs(x).sum(dtype=jnp.float32), sums))
+        )
+
+    nodes = jax.tree.leaves(old, is_leaf=estimates)
+    earlier = iter([node for node in nodes if estimates(node)])
+
+    def put(node: Any) -> Any:
+        if not estimates(node):
+            return node
+        whole = size(next(earlier).grad_sum)
+        part = jnp.where(whole > 0, size(node.grad_sum) / whole, 1)
+        numerator = node.numerator_weighted
+        return node._replace(numerator_weighted=(numerator * part).astype(numerator.dtype))
+
+    return jax.tree.map(put, carried, is_leaf=estimates)
+
+
+def _places(tree: Any, kind: type) -> list[str]:
+    nodes = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda n: isinstance(n, kind))[0]
+    return [leaf_path(keys) for keys, node in nodes if isinstance(node, kind)]
 
 
 def _by_path(tree: Any) -> dict[str, Any]:

@@ -114,6 +114,6 @@ def _no_array(
     target: ocp.path.Path, record: Mapping[str, Any], path: Any, what: str
 ) -> CheckpointError:
     return CheckpointError(
-        f"{target} is {_whose(record)}, and {printable_lines(joined(path))} in it is no array of numbers "
-        f"({what}). Read it with orbax and save its arrays with lcjax.save."
+        f"{target} is {_whose(record)}, and {printable_lines(joined(path))} in it is no array of "
+        f"numbers ({what}). Read it with orbax and save its arrays with lcjax.save."
     )

@@ -12,7 +12,7 @@ from lcjax.errors import CollapseError
 from lcjax.leaves import joined
 from lcjax.locations import PathLike
 from lcjax.opening import opened
-from lcjax.paths import is_slope_path
+from lcjax.paths import slope_paths
 from lcjax.printable import printable, printable_lines
 from lcjax.sites import find_sites
 from lcjax.streaming import outline
@@ -43,7 +43,7 @@ def inspect_checkpoint(path: PathLike) -> str:
     params = {
         name: leaf for name, leaf in leaves.items() if not whole or name.startswith("params/")
     }
-    slopes = [name for name in params if is_slope_path(name)]
+    slopes = slope_paths(params)
     count = sum(_size(leaf) for name, leaf in params.items() if name not in slopes)
     lines.append(f"parameters  {count:,}, and {len(slopes):,} slopes")
     if others := _others(leaves, params):

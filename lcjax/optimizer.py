@@ -8,16 +8,31 @@ import jax.numpy as jnp
 import optax
 from jax.core import Tracer
 
-from lcjax.penalty import (
-    need_params,
-    now,
-    on_slopes,
-    selected,
-    shrink_linearity_gap,
-    slope_tree,
+from lcjax.errors import CollapseError
+from lcjax.inner import (
+    Decision,
+    accumulates,
+    check_inner,
+    decision,
+    seeing_slopes,
+    with_true_slopes,
 )
-from lcjax.selection import Weights
+from lcjax.penalty import need_params, now, shrink_linearity_gap
+from lcjax.selection import Order, Weights
+from lcjax.slopes import kept_patterns, on_marked, only_marked, selected, slope_tree
 from lcjax.strength import Penalty
+
+
+class Accumulated(NamedTuple):
+    """The slopes' gradients since the last step of an optimizer that accumulates.
+
+    Attributes:
+      count: how many; int32 scalar.
+      mean: their mean; float32, `optax.MaskedNode` where the params have no slope.
+    """
+
+    count: jax.Array
+    mean: Any
 
 
 class CollapsingState(NamedTuple):
@@ -28,12 +43,14 @@ class CollapsingState(NamedTuple):
       momentum: float32 averages of the slopes' gradients.
       selected: whether a slope moves at all; bool scalars.
       shrink: `LinearityState` of the penalty.
+      accumulated: `Accumulated` where the wrapped optimizer accumulates gradients, else None.
     """
 
     inner: Any
     momentum: Any
     selected: Any
     shrink: Any
+    accumulated: Any = None
 
 
 def collapsing(
@@ -47,6 +64,7 @@ def collapsing(
     where: str | None = None,
     sites: Iterable[str] | None = None,
     weights: Weights | None = None,
+    order: Order | None = None,
     steps: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Makes an optimizer one that lets sites become linear where the data allows.
@@ -59,10 +77,18 @@ def collapsing(
     the loss: at rest a slope is exactly 1 where `|∂L/∂α| ≤ λ w`, whatever the inner optimizer and
     its learning rate. With l2 the gap at rest is `|∂L/∂α| / (2 λ w)`, which is not 0.
 
-    Slopes that are not selected stay where they are. It goes outermost: around every other
-    transform but `optax.MultiSteps`, which goes around it; inside, slopes too move only on the
-    steps on which MultiSteps lets weights move. Averaged (EMA) params have slopes near 1, not at
-    1: take slopes from the raw params.
+    Slopes that are not selected stay where they are. On steps that `optax.apply_if_finite` or
+    `optax.MultiSteps` inside skips, slopes stay too; over steps that `MultiSteps` or
+    `optax.apply_every` accumulates, slopes take the mean of their gradients. A gradient of a slope
+    that is not finite counts as 0, and no single one moves a slope, against the penalty, by more
+    than 1 in all. What clips gradients inside bounds weights alone; to clip slopes by the same
+    norm put it before, `optax.chain(optax.clip_by_global_norm(1.0), lcjax.collapsing(...))`.
+
+    Around it may go `optax.MultiSteps`, `optax.apply_if_finite`, `optax.contrib.sam` and
+    `optax.lookahead`. Loss functions among the extra arguments (`obj_fn`) are run with the true
+    slopes. Line searches, `optax.lbfgs` and what else would need slopes that are not taken are
+    refused by `init`. Averaged (EMA) params have slopes near 1, not at 1:
+    `lcjax.collapse(ema, slopes_from=params)`.
 
     Args:
       inner: any optax optimizer.
@@ -75,11 +101,14 @@ def collapsing(
       sites: paths or globs.
       weights: one number, one for each chosen site in forward order, or a mapping of globs to
         numbers; None weighs every site 1.
+      order: all sites' paths in forward order, as `find_sites(..., apply_fn=)` or `f.sites` has
+        them; needed by `last` and listed weights where names (encoder, decoder) do not decide it.
       steps: how many steps are planned; `init` warns where they cannot bring a slope to 1.
 
     Raises:
       ValueError: a number out of range; from `update` without params; from `init` on a selection
-        that names no site.
+        that names no site, a leaf named `slope` that may be the model's own, or an inner optimizer
+        that is refused.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -91,6 +120,7 @@ def collapsing(
     """
     if not isinstance(momentum, Tracer) and not 0 <= momentum < 1:
         raise ValueError(f"momentum is {momentum}, must be in [0, 1).")
+    sites = kept_patterns(sites)
     shrink = shrink_linearity_gap(
         slope_learning_rate,
         strength,
@@ -99,53 +129,92 @@ def collapsing(
         where=where,
         sites=sites,
         weights=weights,
+        order=order,
         steps=steps,
     )
     inner = optax.with_extra_args_support(inner)
 
     def init(params):
-        chosen = set(selected(params, last, where, sites))
+        if isinstance(params, optax.LookaheadParams):
+            raise CollapseError(
+                "params: got optax.LookaheadParams, expected the params themselves. Put lookahead "
+                "around: optax.lookahead(lcjax.collapsing(...), sync_period, slow_step_size)."
+            )
+        chosen = set(selected(params, last, where, sites, order))
+        marks = slope_tree(params, lambda site, _: jnp.array(site in chosen), where, sites)
+        inner_state = inner.init(_hide(params, marks))
+        check_inner(inner_state)
+        still = only_marked(lambda _, p: jnp.zeros(jnp.shape(p), jnp.float32), marks, params)
+        adds_up = accumulates(inner_state)
         return CollapsingState(
-            inner=inner.init(_hide(params)),
-            momentum=slope_tree(params, lambda _, p: jnp.zeros(jnp.shape(p), jnp.float32)),
-            selected=slope_tree(params, lambda site, _: jnp.array(site in chosen)),
+            inner=with_true_slopes(inner_state, marks, params),
+            momentum=still,
+            selected=marks,
             shrink=shrink.init(params),
+            accumulated=Accumulated(jnp.zeros([], jnp.int32), still) if adds_up else None,
         )
 
     def update(updates, state, params=None, **extra):
         need_params("collapsing", params)
-        proposed, inner_state = inner.update(updates, state.inner, _hide(params), **extra)
-        moves = _moves(inner_state)
-        gradients = _slopes_only(updates)
-        momenta = jax.tree.map(
-            lambda m, g: (momentum * m + (1 - momentum) * g).astype(m.dtype),
-            state.momentum,
-            gradients,
+        marks = state.selected
+        proposed, inner_state = inner.update(
+            updates, state.inner, _hide(params, marks), **seeing_slopes(extra, marks, params)
         )
+        said = decision(state.inner, inner_state, marks)
+        gradients = only_marked(lambda _, g: _finite(g), marks, updates)
+        moves, accumulated = True, state.accumulated
+        if said is not None:
+            moves = said.counted & said.moved
+            if accumulated is not None:
+                gradients, accumulated = _added(accumulated, gradients, said)
         rate = now(slope_learning_rate, state.shrink.count)
-        proposed = on_slopes(lambda u, m: (-rate * m).astype(u.dtype), proposed, momenta)
-        proposed, shrunk = shrink.update(proposed, state.shrink, params)
-        proposed = on_slopes(
-            lambda u, chosen: jnp.where(chosen & moves, u, jnp.zeros_like(u)),
+        price = now(strength, state.shrink.count)
+
+        def average(m, g, w):
+            # One gradient moves a slope by at most 1 in all beyond what the penalty takes back.
+            most = 1 / jnp.maximum(rate, jnp.finfo(m.dtype).tiny) + price * w
+            g = jnp.clip(g, -most, most)
+            return jnp.clip(momentum * m + (1 - momentum) * g, -most, most).astype(m.dtype)
+
+        momenta = only_marked(average, state.momentum, gradients, state.shrink.weights)
+        moved = on_marked(lambda _, m: -rate * m, proposed, momenta)
+        moved, shrunk = shrink.update(moved, state.shrink, params)
+        proposed = on_marked(
+            lambda u, chosen, new: jnp.where(chosen & moves, new.astype(u.dtype), 0).astype(
+                u.dtype
+            ),
             proposed,
-            state.selected,
+            marks,
+            moved,
         )
-        shrunk = jax.tree.map(lambda new, old: jnp.where(moves, new, old), shrunk, state.shrink)
-        return proposed, CollapsingState(inner_state, momenta, state.selected, shrunk)
+        momenta, shrunk = jax.tree.map(
+            lambda new, old: new if moves is True else jnp.where(moves, new, old),
+            (momenta, shrunk),
+            (state.momentum, state.shrink),
+        )
+        ends = only_marked(lambda _, p, u: p + u.astype(p.dtype), marks, params, proposed)
+        inner_state = with_true_slopes(inner_state, marks, ends)
+        return proposed, CollapsingState(inner_state, momenta, marks, shrunk, accumulated)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _hide(params: Any) -> Any:
-    return on_slopes(jnp.zeros_like, params)
+def _hide(params: Any, marks: Any) -> Any:
+    return on_marked(lambda p, _: jnp.zeros_like(p), params, marks)
 
 
-def _slopes_only(tree: Any) -> Any:
-    return slope_tree(tree, lambda _, leaf: leaf)
+def _finite(gradient: Any) -> jax.Array:
+    gradient = jnp.asarray(gradient, jnp.float32)
+    return jnp.where(jnp.isfinite(gradient), gradient, 0)
 
 
-def _moves(inner_state: Any) -> Any:
-    """Returns whether this step moves weights: not within MultiSteps' accumulation."""
-    if isinstance(inner_state, optax.MultiStepsState):
-        return inner_state.mini_step == 0
-    return True
+def _added(old: Accumulated, gradients: Any, said: Decision) -> tuple[Any, Accumulated]:
+    """Returns the mean of the gradients so far, and what is accumulated after this step."""
+    count = old.count + said.counted
+
+    def add(mean: Any, g: Any) -> Any:
+        return jnp.where(said.counted, mean + (g - mean) / jnp.maximum(count, 1), mean)
+
+    mean = only_marked(add, old.mean, gradients)
+    left = only_marked(lambda m: jnp.where(said.restarted, 0, m), mean)
+    return mean, Accumulated(jnp.where(said.restarted, 0, count), left)

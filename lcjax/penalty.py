@@ -1,34 +1,31 @@
 """The linearity penalty: as a loss term, and as optax transforms.
 
-Found by key path, so that it works on any tree with leaves named `slope`. Selection and weights
-are decided when `init` sees the tree and live in the optimizer state: sites that a later collapse
-leaves keep the weight they had.
+Found by key path, so that it works on any tree with leaves named `slope`. Which leaves are slopes,
+selection and weights are decided when `init` sees the tree and live in the optimizer state: sites
+that a later collapse leaves keep the weight they had.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from lcjax.paths import is_slope, site_of
-from lcjax.selection import Weights, choose, weigh
+from lcjax.errors import CollapseError
+from lcjax.paths import leaf_path, site_of
+from lcjax.selection import Order, Weights
+from lcjax.slopes import (
+    kept_patterns,
+    narrow,
+    on_marked,
+    only_marked,
+    owned_slopes,
+    selecting,
+    slope_tree,
+    weighed,
+)
 from lcjax.strength import Penalty, check_penalty, check_positive, warn_if_short
-
-_selecting: ContextVar[bool] = ContextVar("selecting", default=True)
-
-
-@contextmanager
-def without_selection() -> Iterator[None]:
-    """Lets `init` select nothing, for a state into which the old selection is then carried."""
-    token = _selecting.set(False)
-    try:
-        yield
-    finally:
-        _selecting.reset(token)
 
 
 class LinearityState(NamedTuple):
@@ -37,10 +34,13 @@ class LinearityState(NamedTuple):
     Attributes:
       count: steps taken; int32 scalar.
       weights: float32 scalars where the params have slopes, `optax.MaskedNode` elsewhere.
+      slopes: float32 copies of the slopes where some are narrower (bfloat16, float16), so that
+        small steps add up; None where all are float32.
     """
 
     count: jax.Array
     weights: Any
+    slopes: Any = None
 
 
 def linearity_penalty(
@@ -51,6 +51,7 @@ def linearity_penalty(
     where: str | None = None,
     sites: Iterable[str] | None = None,
     weights: Weights | None = None,
+    order: Order | None = None,
 ) -> jax.Array:
     """Returns `Σ_s w_s (1 − α_s)²` (l2, the paper's term) or `Σ_s w_s |1 − α_s|` (l1).
 
@@ -66,6 +67,8 @@ def linearity_penalty(
       sites: paths or globs.
       weights: one number, one for each chosen site in forward order, or a mapping of globs to
         numbers; None weighs every site 1.
+      order: all sites' paths in forward order, as `find_sites(..., apply_fn=)` or `f.sites` has
+        them; needed by `last` and listed weights where names (encoder, decoder) do not decide it.
 
     Returns:
       a float32 scalar; dimensionless.
@@ -74,13 +77,15 @@ def linearity_penalty(
       Shabgahi, Shariff and Koushanfar 2023, arXiv 2311.17943, section 3.
     """
     check_penalty(penalty)
-    weighed = _weighed(variables, last, where, sites, weights)
+    sites = kept_patterns(sites)
+    owned = owned_slopes(variables, where, sites)
+    weight_of = weighed(variables, last, where, sites, weights, order)
     total = jnp.zeros((), jnp.float32)
     for keys, slope in jax.tree_util.tree_flatten_with_path(variables)[0]:
-        if is_slope(keys) and site_of(keys) in weighed:
+        if leaf_path(keys) in owned and site_of(keys) in weight_of:
             gap = 1 - jnp.asarray(slope, jnp.float32)
             distance = gap**2 if penalty == "l2" else jnp.abs(gap)
-            total += weighed[site_of(keys)] * distance.sum()
+            total += weight_of[site_of(keys)] * distance.sum()
     return total
 
 
@@ -91,6 +96,7 @@ def add_linearity_penalty(
     where: str | None = None,
     sites: Iterable[str] | None = None,
     weights: Weights | None = None,
+    order: Order | None = None,
 ) -> optax.GradientTransformation:
     """Adds `2 λ w (α − 1)`, the gradient of `λ Σ w (1 − α)²`, to every chosen slope's update.
 
@@ -107,26 +113,31 @@ def add_linearity_penalty(
       sites: paths or globs.
       weights: one number, one for each chosen site in forward order, or a mapping of globs to
         numbers; None weighs every site 1.
+      order: all sites' paths in forward order, as `find_sites(..., apply_fn=)` or `f.sites` has
+        them; needed by `last` and listed weights where names (encoder, decoder) do not decide it.
 
     Raises:
-      ValueError: from `update` without params; from `init` on a wrong selection.
+      ValueError: from `update` without params; from `init` on a wrong selection, and on slopes
+        narrower than float32.
 
     References:
       Shabgahi, Shariff and Koushanfar 2023, arXiv 2311.17943, section 3.
     """
     check_positive("strength", strength)
+    sites = kept_patterns(sites)
 
     def init(params):
-        return _init(params, last, where, sites, weights)
+        slope_tree(params, _check_wide, where, sites)
+        return _init(params, last, where, sites, weights, order)
 
     def update(updates, state, params=None):
         need_params("add_linearity_penalty", params)
         lam = now(strength, state.count)
 
-        def pull(u, p, w):
+        def pull(u, w, p):
             return u + (2 * lam * w * (p - 1)).astype(u.dtype)
 
-        return on_slopes(pull, updates, params, state.weights), _next(state)
+        return on_marked(pull, updates, state.weights, params), _next(state)
 
     return optax.GradientTransformation(init, update)
 
@@ -140,6 +151,7 @@ def shrink_linearity_gap(
     where: str | None = None,
     sites: Iterable[str] | None = None,
     weights: Weights | None = None,
+    order: Order | None = None,
     steps: int | None = None,
 ) -> optax.GradientTransformation:
     """Takes the proximal step of the penalty after a slope's own update; the last of a chain.
@@ -148,7 +160,7 @@ def shrink_linearity_gap(
     `α ← 1 − soft(1 − (α + u), η λ w)` for l1, `α ← 1 − (1 − (α + u)) / (1 + 2 η λ w)` for l2.
     For l1 with `u = −η ∂L/∂α` a slope rests at exactly 1 where `|∂L/∂α| ≤ λ w`: it collapses where
     that costs less than λ of loss. It has to see the final update: anything after it in the chain
-    moves slopes off 1.
+    moves slopes off 1. Of slopes narrower than float32 its state has a float32 copy.
 
     Args:
       slope_learning_rate: η > 0, or a schedule of it.
@@ -159,6 +171,8 @@ def shrink_linearity_gap(
       sites: paths or globs.
       weights: one number, one for each chosen site in forward order, or a mapping of globs to
         numbers; None weighs every site 1.
+      order: all sites' paths in forward order, as `find_sites(..., apply_fn=)` or `f.sites` has
+        them; needed by `last` and listed weights where names (encoder, decoder) do not decide it.
       steps: how many steps are planned; `init` warns where they cannot bring a slope to 1.
 
     Raises:
@@ -170,10 +184,13 @@ def shrink_linearity_gap(
     check_penalty(penalty)
     check_positive("strength", strength)
     check_positive("slope_learning_rate", slope_learning_rate)
+    sites = kept_patterns(sites)
 
     def init(params):
-        state = _init(params, last, where, sites, weights)
-        if steps is not None and _selecting.get():
+        state = _init(params, last, where, sites, weights, order)
+        if any(narrow(slope) for slope in jax.tree.leaves(_slopes(params, state.weights))):
+            state = state._replace(slopes=only_marked(_wide, state.weights, params))
+        if steps is not None and selecting():
             warn_if_short(params, state.weights, slope_learning_rate, strength, penalty, steps)
         return state
 
@@ -181,44 +198,29 @@ def shrink_linearity_gap(
         need_params("shrink_linearity_gap", params)
         reach = now(slope_learning_rate, state.count) * now(strength, state.count)
 
-        def shrink(u, p, w):
-            gap = 1 - (p + u)
+        def shrink(w, p, u, copy=None):
+            start = _wide(w, p)
+            if copy is not None:
+                start = jnp.where(_rounded(copy, p) == start, copy, start)
+            gap = 1 - (start + u.astype(start.dtype))
             if penalty == "l1":
                 gap = jnp.sign(gap) * jnp.maximum(jnp.abs(gap) - reach * w, 0)
             else:
                 gap = gap / (1 + 2 * reach * w)
-            return ((1 - gap) - p).astype(u.dtype)
+            return (1 - gap).astype(start.dtype)
 
-        return on_slopes(shrink, updates, params, state.weights), _next(state)
+        copies = () if state.slopes is None else (state.slopes,)
+        ends = only_marked(shrink, state.weights, params, updates, *copies)
+        updates = on_marked(
+            lambda u, end, p: (_rounded(end, p) - _wide(end, p)).astype(u.dtype),
+            updates,
+            ends,
+            params,
+        )
+        state = _next(state)
+        return updates, state if state.slopes is None else state._replace(slopes=ends)
 
     return optax.GradientTransformation(init, update)
-
-
-def site_paths(params: Any) -> list[str]:
-    """Returns the paths of all sites that a tree has slopes for."""
-    flat = jax.tree_util.tree_flatten_with_path(params)[0]
-    return [site_of(keys) for keys, _ in flat if is_slope(keys)]
-
-
-def slope_tree(params: Any, leaf: Callable[[str, Any], Any]) -> Any:
-    """Returns a tree like params with `leaf(site, slope)` at slopes, MaskedNode elsewhere."""
-    return jax.tree_util.tree_map_with_path(
-        lambda keys, p: leaf(site_of(keys), p) if is_slope(keys) else optax.MaskedNode(), params
-    )
-
-
-def on_slopes(fn: Callable[..., Any], updates: Any, *trees: Any) -> Any:
-    """Returns updates with those of slopes replaced by `fn(update, *leaves of the trees)`."""
-    return jax.tree_util.tree_map_with_path(
-        lambda keys, u, *rest: fn(u, *rest) if is_slope(keys) else u, updates, *trees
-    )
-
-
-def selected(params: Any, last: Any, where: Any, sites: Any) -> list[str]:
-    """Returns the selected sites' paths; none within `without_selection`."""
-    if not _selecting.get():
-        return []
-    return choose(site_paths(params), last=last, where=where, sites=sites)
 
 
 def now(value: optax.ScalarOrSchedule, count: jax.Array) -> Any:
@@ -232,16 +234,41 @@ def need_params(name: str, params: Any) -> None:
         raise ValueError(f"{name} needs `params`: call tx.update(grads, state, params).")
 
 
-def _weighed(params: Any, last: Any, where: Any, sites: Any, weights: Any) -> dict[str, float]:
-    return weigh(selected(params, last, where, sites), 1.0 if weights is None else weights)
+def _init(
+    params: Any, last: Any, where: Any, sites: Any, weights: Any, order: Any
+) -> LinearityState:
+    weight_of = weighed(params, last, where, sites, weights, order)
 
+    def weight(site: str, _: Any) -> jax.Array:
+        return jnp.asarray(weight_of.get(site, 0.0), jnp.float32)
 
-def _init(params: Any, last: Any, where: Any, sites: Any, weights: Any) -> LinearityState:
-    weighed = _weighed(params, last, where, sites, weights) if _selecting.get() else {}
     return LinearityState(
-        count=jnp.zeros([], jnp.int32),
-        weights=slope_tree(params, lambda site, _: jnp.float32(weighed.get(site, 0.0))),
+        count=jnp.zeros([], jnp.int32), weights=slope_tree(params, weight, where, sites)
     )
+
+
+def _slopes(params: Any, marks: Any) -> Any:
+    return only_marked(lambda _, p: p, marks, params)
+
+
+def _wide(_: Any, slope: Any) -> jax.Array:
+    """Returns a slope in float32, or in its own dtype where that is wider."""
+    return jnp.asarray(slope, jnp.float32) if narrow(slope) else jnp.asarray(slope)
+
+
+def _rounded(value: jax.Array, like: Any) -> jax.Array:
+    """Returns a value rounded to the dtype of another, in its own; no compiler leaves it out."""
+    kind = jnp.finfo(jnp.result_type(like))
+    return jax.lax.reduce_precision(value, kind.nexp, kind.nmant) if narrow(like) else value
+
+
+def _check_wide(site: str, slope: Any) -> None:
+    if narrow(slope):
+        raise CollapseError(
+            f"{site or '(root)'}: got a slope in {jnp.result_type(slope)}, expected float32: steps "
+            "below its spacing near 1 would be lost. Cast slopes to float32, or use "
+            "lcjax.collapsing, which keeps a float32 copy."
+        )
 
 
 def _next(state: LinearityState) -> LinearityState:

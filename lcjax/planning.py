@@ -6,11 +6,12 @@ from typing import Any, Literal
 from lcjax.budgets import only_budget
 from lcjax.chains import find_chains
 from lcjax.chosen import Choice, to_fit
-from lcjax.gathering import Mask
+from lcjax.gathering import Mask, as_batch, check_batches
 from lcjax.paths import natural
 from lcjax.plans import Plan, Sensitivity, SiteCost, Step
 from lcjax.replacement import Rank, Truncation, exactly
 from lcjax.rewrite import chain_flops, rewrite
+from lcjax.selection import check_forward_order
 from lcjax.sites import Site, Sites, find_sites, finite_gap, params_of
 from lcjax.surgery import abstract_collapse
 from lcjax.trials import AnyFit, Metric, Trials
@@ -118,7 +119,8 @@ def plan(
       max_drop: largest drop of the metric, in its own unit; at least 0.
       count: how many sites.
       sites: from which to choose; paths, globs or Sites; None takes every paired site.
-      order: "sensitivity", "last" or "gap".
+      order: "sensitivity", "last" or "gap". "last" counts in forward order, for which apply_fn
+        is traced on the first batch where both are given.
       fit: "least_squares", "moments" or "exact".
       sequential: whether runs are fitted one after another, which takes up to n passes for the
         n-th step but is far better; with False one pass serves all.
@@ -132,6 +134,7 @@ def plan(
 
     Raises:
       TypeError: batches that can be gone through only once, or missing.
+      CollapseError: order="last" where neither apply_fn nor names tell the forward order.
       ValueError: not exactly one budget, or one out of range; an unknown order or fit; a metric
         that is not finite; as `lcjax.calibrate` and `lcjax.collapse`.
     """
@@ -147,7 +150,10 @@ def plan(
     )
     if order not in ("sensitivity", "last", "gap"):
         raise ValueError(f"order is {order!r}, must be 'sensitivity', 'last' or 'gap'.")
-    left, refused = _candidates(find_sites(variables), sites, fit, threshold)
+    found = _as_run(apply_fn, variables, batches) if order == "last" else None
+    left, refused = _candidates(found or find_sites(variables), sites, fit, threshold)
+    if order == "last" and found is None:
+        check_forward_order('order="last"', [site.path for site in left])
     deep = _deep(trials, variables)
     budget = only_budget(deep, target_params, target_flops, max_drop, count)
     steps = [deep]
@@ -173,6 +179,19 @@ def plan(
         order=order,
         refused=tuple(sorted(refused, key=lambda pair: natural(pair[0]))),
     )
+
+
+def _as_run(
+    apply_fn: Callable[..., Any] | None, variables: Any, batches: Iterable[Any] | None
+) -> Sites | None:
+    """Returns the sites as the model runs them on the first batch; None where it cannot run."""
+    if apply_fn is None or batches is None:
+        return None
+    check_batches(batches, more_than_once="finding the forward order")
+    first = next(iter(batches), None)
+    if first is None:
+        raise ValueError("batches: got none, expected at least one. Give a list of batches.")
+    return find_sites(variables, apply_fn=apply_fn, inputs=as_batch(first))
 
 
 def _sensitivity(trials: Trials, baseline: float, paths: list[str], fit: AnyFit) -> Sensitivity:

@@ -13,7 +13,7 @@ from lcjax.chains import Chain, find_chains, join
 from lcjax.errors import CollapseError
 from lcjax.fuse import Norm
 from lcjax.layers import NORM_EPSILON
-from lcjax.paths import in_params, is_slope_path, leaf_path, natural
+from lcjax.paths import in_params, leaf_path, natural, slope_paths
 from lcjax.replacement import Replace
 from lcjax.report import CollapseReport, RunFit
 from lcjax.runs import Run, runs_of
@@ -141,12 +141,10 @@ def _leaves(variables: Any) -> dict[str, Any]:
 
 
 def _count(leaves: Mapping[str, Any]) -> int:
-    sizes = (
-        math.prod(meta.unbox(leaf).shape)
-        for path, leaf in leaves.items()
-        if not is_slope_path(path)
+    slopes = slope_paths(leaves)
+    return sum(
+        math.prod(meta.unbox(leaf).shape) for path, leaf in leaves.items() if path not in slopes
     )
-    return sum(sizes)
 
 
 def _flops(denses: Iterable[Mapping[str, Any]]) -> int:

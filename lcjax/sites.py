@@ -14,7 +14,8 @@ from jax.core import Tracer
 from lcjax.activations import CollapsibleActivation, CollapsibleGate
 from lcjax.chains import Chain, find_chains
 from lcjax.errors import CollapseError
-from lcjax.paths import is_slope, natural, site_of
+from lcjax.paths import natural
+from lcjax.slopes import slopes_by_path
 from lcjax.table import render
 
 
@@ -114,9 +115,8 @@ def find_sites(
     for chain in find_chains(params):
         for i in chain.acts:
             found[chain.site(i)] = _site(chain, i)
-    for keys, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        if is_slope(keys) and site_of(keys) not in found:
-            found[site_of(keys)] = Site(path=site_of(keys), slope=farthest(leaf))
+    for path, leaf in slopes_by_path(params).values():
+        found.setdefault(path, Site(path=path, slope=farthest(leaf)))
     order = sorted(found, key=natural)
     if apply_fn is not None:
         traced = forward_order(apply_fn, variables, inputs)

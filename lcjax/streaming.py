@@ -18,7 +18,7 @@ from lcjax.loading import fits_jax, load
 from lcjax.locations import PathLike, absolute, orbax_context
 from lcjax.manifest import check_names, entry, seal
 from lcjax.opening import Opened, opened
-from lcjax.paths import is_slope_path
+from lcjax.paths import slope_paths
 from lcjax.report import CollapseReport
 from lcjax.sites import Sites, find_sites, params_of
 from lcjax.surgery import abstract_collapse, collapse
@@ -87,7 +87,8 @@ def collapse_checkpoint(
 def outline(source: Opened) -> Any:
     """Returns a checkpoint's tree with its slopes read, and shapes for all other leaves."""
     entries = source.manifest["leaves"]
-    slopes = {path: one for path, one in entries.items() if is_slope_path(joined(path))}
+    named = slope_paths(map(joined, entries))
+    slopes = {path: one for path, one in entries.items() if joined(path) in named}
     leaves: dict[LeafPath, Any] = {
         path: jax.ShapeDtypeStruct(one["shape"], np.dtype(one["dtype"]))
         for path, one in entries.items()

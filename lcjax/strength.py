@@ -88,13 +88,23 @@ def warn_if_short(
         site_of(keys): weight for keys, weight in jax.tree_util.tree_flatten_with_path(weights)[0]
     }
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    slopes = {site_of(keys): leaf for keys, leaf in leaves if is_slope(keys)}
-    if any(isinstance(v, Tracer) for v in [*slopes.values(), learning_rate, strength]):
+    slopes = {
+        site_of(keys): leaf
+        for keys, leaf in leaves
+        if is_slope(keys) and site_of(keys) in weight_of
+    }
+    if any(
+        isinstance(v, Tracer)
+        for v in [*slopes.values(), *weight_of.values(), learning_rate, strength]
+    ):
         return
     reach = _over(learning_rate, steps) * _over(strength, steps)
     short = {}
     for site, slope in slopes.items():
-        gap, weight = float(np.max(np.abs(1 - np.asarray(slope)))), float(weight_of[site])
+        gap, weight = (
+            float(np.max(np.abs(1 - np.asarray(slope, np.float64)))),
+            float(weight_of[site]),
+        )
         left = gap - weight * reach.sum() if penalty == "l1" else _l2_gap(gap, weight * reach)
         arrived = 1e-6 if penalty == "l1" else _L2_ARRIVED
         if weight > 0 and left > arrived:

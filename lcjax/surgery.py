@@ -13,6 +13,7 @@ from lcjax.replacement import Rank, Truncation, exactly
 from lcjax.report import CollapseReport
 from lcjax.rewrite import rewrite
 from lcjax.sites import Sites, find_sites, params_of
+from lcjax.slopes import with_slopes_from
 
 
 def collapse(
@@ -24,6 +25,7 @@ def collapse(
     ridge: float = 1e-3,
     rank: Rank = None,
     tolerance: float = 0.05,
+    slopes_from: Any = None,
 ) -> tuple[Any, CollapseReport]:
     """Returns a smaller tree for the same module, and a report of what was done.
 
@@ -59,6 +61,9 @@ def collapse(
         within the tolerance, where they are smaller. None: as is cheapest without loss.
       tolerance: largest relative error of rank="auto", in [0, 1): of what flows out of the run on
         the calibration data for least squares, else of the matrix, in Frobenius norm.
+      slopes_from: a tree with the same sites whose slopes say which are linear: the raw params, of
+        which variables are an average (EMA) or a target network's copy. Sites that stay keep the
+        slopes of variables.
 
     Returns:
       `(compact, report)`; compact has the type of variables.
@@ -84,11 +89,14 @@ def collapse(
         raise TypeError(
             f"collapse takes nested dicts (params or variables), got {type(variables).__name__}."
         )
-    found = find_sites(params_of(variables))
+    judged = variables if slopes_from is None else with_slopes_from(variables, slopes_from)
+    found = find_sites(params_of(judged))
     if isinstance(fit, Calibration):
         chosen, kept = _calibrated(variables, found, sites, fit)
         return rewrite(variables, chosen, kept, fitted(fit, ridge, truncation))
     chosen, kept = by_gap(found, sites, threshold)
+    if slopes_from is not None:
+        variables = with_slopes_from(variables, slopes_from, only=chosen)
     return rewrite(variables, chosen, kept, exactly(truncation))
 
 

@@ -12,10 +12,11 @@ from lcjax import (
     anneal_slopes,
     carry_opt_state,
     collapse,
+    collapsible,
     collapsing,
     reselect,
 )
-from lcjax.penalty import without_selection
+from lcjax.slopes import without_selection
 from tests.trees import random_chain, with_slopes
 
 X = np.random.default_rng(0).normal(size=(16, 6)).astype(np.float32)
@@ -71,6 +72,8 @@ def test_untouched_moments_counts_and_weights_stay_and_new_ones_are_fresh():
     kept = old_mu["b"]["dense_0"]["kernel"]
     np.testing.assert_array_equal(new_mu["b"]["dense_0"]["kernel"], kept)
     assert float(jnp.abs(kept).max()) > 0
+    level = max(float(state.inner[0].nu["a"][f"dense_{i}"]["kernel"].mean()) for i in range(3))
+    np.testing.assert_allclose(carried.inner[0].nu["a"]["dense_2"]["kernel"], level, rtol=1e-6)
     # The chain's last Dense keeps its shape (7, 6) or not, but what it holds is new either way.
     assert not new_mu["a"]["dense_2"]["kernel"].any() and not new_mu["a"]["dense_2"]["bias"].any()
     assert int(carried.inner[0].count) == int(state.inner[0].count) == 3
@@ -124,6 +127,60 @@ def test_any_optimizer_goes_on(tx):
     assert jax.tree.structure(carried) == expected
     _, new_state, loss = step(compact, carried)
     assert jax.tree.structure(new_state) == expected and jnp.isfinite(loss)
+
+
+LOSSES_GO_ON = {
+    "adam": optax.adam(1e-3),
+    "adamw": optax.adamw(1e-3),
+    "nadam": optax.nadam(1e-3),
+    "adabelief": optax.adabelief(1e-3),
+    "lamb": optax.lamb(1e-3),
+    "adafactor": optax.adafactor(1e-3),
+    "lion": optax.lion(1e-4),
+    "muon": optax.contrib.muon(1e-3),
+    "schedule_free": optax.contrib.schedule_free_adamw(1e-3),
+    "prodigy": optax.contrib.prodigy(1.0),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(one, marks=() if one == "adam" else pytest.mark.slow) for one in LOSSES_GO_ON],
+)
+def test_the_loss_does_not_jump_after_an_exact_collapse(name):
+    """Of the 20 steps after it none is worse than the last one before it by more than 1 %."""
+    tx = collapsing(LOSSES_GO_ON[name], strength=1e3, slope_learning_rate=0.1, where="a/*")
+    step, params, state = trained(tx, steps=60)
+    compact, report = collapse(params, "a/*")
+    _, _, before = step(params, state)
+    state, losses = carry_opt_state(tx, state, params, compact, report), []
+    for _ in range(20):
+        compact, state, loss = step(compact, state)
+        losses.append(float(loss))
+    np.testing.assert_allclose(losses[0], before, rtol=1e-5)
+    assert max(losses) <= 1.01 * float(before)
+
+
+def test_a_state_in_one_vector_is_refused():
+    tx = optax.flatten(optax.adam(1e-3))
+    params = jax.tree.map(jnp.asarray, random_chain((8, 7, 6), 6)[1]["params"])
+    compact, report = collapse(params, "act_0", threshold=9)
+    with pytest.raises(ValueError, match="got shape .*optax.flatten makes it.*without"):
+        carry_opt_state(tx, tx.init(params), params, compact, report)
+
+
+def test_a_fused_leaf_of_a_function_starts_at_its_own_kernels_level():
+    f = collapsible(lambda p, x: jnp.tanh(x @ p["up"]) @ p["down"] + x @ p["other"])
+    x, tx = jnp.ones((2, 3)), optax.adam(1e-3)
+    tree = f.init({"up": jnp.eye(3), "down": jnp.eye(3), "other": jnp.eye(3)}, x)
+    sizes = {"up": 2.0, "down": 3.0, "other": 50.0}
+    grads = jax.tree.map(jnp.zeros_like, tree)
+    grads["model"] = {name: jnp.full((3, 3), size) for name, size in sizes.items()}
+    _, state = tx.update(grads, tx.init(tree), tree)
+    compact, report = f.collapse(tree, x, threshold=9)
+    carried = carry_opt_state(tx, state, tree, compact, report)
+    (fused,) = carried[0].nu["fused"].values()
+    np.testing.assert_allclose(fused["kernel"], 1e-3 * 3.0**2, rtol=1e-4)
 
 
 @pytest.mark.parametrize("wrap", [freeze, boxed], ids=["frozen", "boxed"])

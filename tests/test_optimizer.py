@@ -243,6 +243,130 @@ def test_stacked_slopes_arrive_one_by_one():
     assert slopes[:2].tolist() == [1.0, 1.0] and float(slopes[2]) < 0
 
 
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("inner", "seen", "same_as"),
+    [
+        (optax.apply_if_finite(optax.sgd(0.1), 5), [0.01, NAN, 0.01], [0.01, 0.01]),
+        (optax.chain(optax.zero_nans(), optax.sgd(0.1)), [0.01, NAN, 0.01], [0.01, 0.0, 0.01]),
+        (
+            optax.MultiSteps(optax.sgd(0.1), 1, should_skip_update_fn=optax.skip_not_finite),
+            [0.01, NAN, 0.01],
+            [0.01, 0.01],
+        ),
+        (
+            optax.chain(
+                optax.clip(1.0), optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation()
+            ),
+            [0.01, 0.03, -0.02, 0.04],
+            [0.02, 0.01],
+        ),
+        (optax.chain(optax.apply_every(2), optax.sgd(0.1)), [0.01, 0.03], [0.02]),
+        (
+            optax.apply_if_finite(optax.MultiSteps(optax.sgd(0.1), 2).gradient_transformation(), 5),
+            [0.01, NAN, 0.03, NAN, 0.02, 0.04],
+            [0.02, 0.03],
+        ),
+    ],
+    ids=["apply_if_finite", "zero_nans", "skip", "chain+MultiSteps", "apply_every", "nested"],
+)
+def test_slopes_skip_and_accumulate_as_weights_do(inner, seen, same_as):
+    """The slope ends where plain steps with the gradients that weights saw take it."""
+
+    def end(inner, values):
+        tx, params = collapsing(inner, strength=STRENGTH), params_of(0.5)
+        state = tx.init(params)
+        for value in values:
+            grads = jax.tree.map(lambda p, value=value: jnp.full(p.shape, value), params)
+            updates, state = tx.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+        return float(params["act_0"]["slope"])
+
+    np.testing.assert_allclose(end(inner, seen), end(optax.sgd(0.1), same_as), rtol=1e-6)
+
+
+def test_one_huge_gradient_moves_a_slope_by_at_most_1():
+    tx = collapsing(optax.chain(optax.clip(1.0), optax.sgd(0.1)), strength=0.0)
+    params = params_of(0.5)
+    state, update = tx.init(params), jax.jit(tx.update)
+    for size in (1e6, *[0.0] * 60):
+        updates, state = update(gradients(params, size), state, params)
+        params = optax.apply_updates(params, updates)
+    assert -0.5 <= params["act_0"]["slope"] < 0
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("penalty", ["l1", "l2"])
+def test_narrow_slopes_arrive_as_float32_ones_do(dtype, penalty):
+    strength = 0.003 if penalty == "l1" else 0.05
+    tx = collapsing(optax.set_to_zero(), strength=strength, penalty=penalty)
+
+    def end(dtype):
+        def step(carry, _):
+            params, state = carry
+            zero = jax.tree.map(jnp.zeros_like, params)
+            updates, state = tx.update(zero, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        params = {"act_0": {"slope": jnp.zeros((), dtype)}}
+        run = jax.jit(lambda carry: jax.lax.scan(step, carry, length=2000)[0])
+        params, _ = run((params, tx.init(params)))
+        assert params["act_0"]["slope"].dtype == dtype
+        return float(params["act_0"]["slope"])
+
+    assert end(dtype) == float(jnp.asarray(end(jnp.float32), dtype)) == 1
+
+
+def test_a_narrow_slope_that_is_set_by_hand_is_taken_as_it_is():
+    tx = collapsing(optax.sgd(0.1), strength=0.003)
+    params = {"act_0": {"slope": jnp.bfloat16(0.25)}}
+    state, zero = tx.init(params), jax.tree.map(jnp.zeros_like, params)
+    _, state = tx.update(zero, state, {"act_0": {"slope": jnp.bfloat16(0.75)}})
+    np.testing.assert_allclose(state.shrink.slopes["act_0"]["slope"], 0.75 + 0.0006, rtol=1e-6)
+
+
+def test_a_models_own_parameter_named_slope_trains_as_any_other():
+    """Beside other leaves of its module, and under `model` in a collapsible function's tree."""
+    one = {"line": {"slope": jnp.float32(5), "intercept": jnp.float32(2)}, **params_of(0.5)}
+    function = {
+        "model": {"slope": jnp.float32(5), "prelu": {"slope": jnp.ones(3)}},
+        "slopes": {"up": {"slope": jnp.float32(0.5)}},
+        "fused": {},
+    }
+    for params, own in ((one, "line"), (function, "model")):
+        alone, tx = optax.adamw(0.1), collapsing(optax.adamw(0.1), strength=0.1)
+        grads = jax.tree.map(lambda p: jnp.cos(3 * p), params)
+        updates, _ = tx.update(grads, tx.init(params), params)
+        want, _ = alone.update(grads, alone.init(params), params)
+        chex.assert_trees_all_close(updates[own], want[own], rtol=1e-6)
+
+
+def test_a_slope_that_may_be_the_models_own_is_a_site_only_where_it_is_named():
+    params = {"bend": {"slope": jnp.float32(0.5)}, "prelu": {"slope": jnp.float32(0.5)}}
+    with pytest.raises(ValueError, match="bend/slope: got a leaf named `slope` that may be the"):
+        collapsing(optax.sgd(0.1), strength=0.1).init(params)
+    tx = collapsing(optax.sgd(0.1), strength=0.1, sites=iter(["bend"]))
+    zero = jax.tree.map(jnp.zeros_like, params)
+    grads = zero | {"prelu": {"slope": jnp.float32(1)}}
+    for _ in range(2):  # the iterator is read once
+        updates, _ = tx.update(grads, tx.init(params), params)
+    np.testing.assert_allclose(updates["prelu"]["slope"], -0.1, rtol=1e-6)
+    np.testing.assert_allclose(updates["bend"]["slope"], 0.2 * 0.1, rtol=1e-5)
+
+
+def test_weights_may_be_injected_and_last_may_not():
+    params = params_of(0.0, 0.0)
+    make = optax.inject_hyperparams(collapsing)
+    tx = make(inner=optax.sgd(0.1), strength=0.1, weights=2.0)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = jax.jit(tx.update)(zero, jax.jit(tx.init)(params), params)
+    np.testing.assert_allclose(updates["act_0"]["slope"], 0.2 * 0.1 * 2, rtol=1e-5)
+    with pytest.raises(TypeError, match=r'expected an int or a float.*static_args=\("last"'):
+        make(inner=optax.sgd(0.1), strength=0.1, last=1).init(params)
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match=r"momentum is 1.0, must be in \[0, 1\)"):
         collapsing(optax.sgd(0.1), strength=0.1, momentum=1.0)

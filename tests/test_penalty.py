@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from lcjax import (
     CollapseError,
     add_linearity_penalty,
+    anneal_slopes,
     collapsing,
     linearity_penalty,
     shrink_linearity_gap,
@@ -55,8 +56,8 @@ def test_any_tree_with_leaves_named_slope():
         pass
 
     nested = [{"slope": jnp.zeros(2)}, (jnp.ones(3), {"slope": jnp.ones(())})]
-    np.testing.assert_allclose(linearity_penalty(nested), 2.0)
-    state = add_linearity_penalty(1.0, last=1).init(nested)
+    np.testing.assert_allclose(linearity_penalty(nested, where="*"), 2.0)
+    state = add_linearity_penalty(1.0, last=1, where="*").init(nested)
     assert [float(w) for w in jax.tree.leaves(state.weights)] == [0, 1]
 
 
@@ -96,6 +97,60 @@ def pulled(make, **selection):
 )
 def test_all_four_take_the_same_selection(make, selection, sites):
     assert pulled(make, **selection) == sites
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        linearity_penalty,
+        partial(add_linearity_penalty, 0.1),
+        partial(shrink_linearity_gap, 0.1, 0.1),
+        partial(collapsing, optax.sgd(0.1), strength=0.1),
+        partial(anneal_slopes, optax.constant_schedule(1.0)),
+    ],
+    ids=["linearity_penalty", "add", "shrink", "collapsing", "anneal_slopes"],
+)
+def test_last_and_weights_count_in_the_order_that_is_given(make):
+    """Of encoder and decoder the decoder is the last, and names cannot tell."""
+    params = {name: {"act_0": {"slope": jnp.float32(0.5)}} for name in ("decoder", "encoder")}
+    order = ["encoder/act_0", "decoder/act_0"]
+
+    def moved(**selection):
+        if make is linearity_penalty:
+            change = jax.grad(lambda p: -linearity_penalty(p, **selection))(params)
+        else:
+            tx, zero = make(**selection), jax.tree.map(jnp.zeros_like, params)
+            change, _ = tx.update(zero, tx.init(params), params)
+        return {name: abs(float(change[name]["act_0"]["slope"])) for name in params}
+
+    with pytest.raises(CollapseError, match="names do not tell whether .* Pass order="):
+        moved(last=1)
+    one = moved(last=1, order=order)
+    assert one["decoder"] > 0 == one["encoder"]
+    if getattr(make, "func", make) is not anneal_slopes:
+        with pytest.raises(CollapseError, match="a list of weights counts in forward order"):
+            moved(weights=[1.0, 5.0])
+        both = moved(weights=[1.0, 5.0], order=order)
+        np.testing.assert_allclose(both["decoder"], 5 * both["encoder"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_narrow_slopes_are_refused_or_arrive(dtype):
+    params = tree(0.0, 0.0, 0.0, dtype=dtype)
+    with pytest.raises(CollapseError, match="got a slope in b?float16, expected"):
+        add_linearity_penalty(0.1).init(params)
+    np.testing.assert_allclose(linearity_penalty(params), 3.0)
+    annealed = anneal_slopes(optax.linear_schedule(0.0, 1.0, 300))
+    for tx in (annealed, shrink_linearity_gap(0.2, 0.02)):
+
+        def step(carry, _, tx=tx):
+            params, state = carry
+            zero = jax.tree.map(jnp.zeros_like, params)
+            updates, state = tx.update(zero, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        end, _ = jax.lax.scan(step, (params, tx.init(params)), length=300)[0]
+        assert slopes_of(end) == [1, 1, 1]
 
 
 def test_add_is_the_gradient_of_the_loss_term():

@@ -1,5 +1,6 @@
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -131,6 +132,23 @@ def test_orders(variables, metric, order, sites):
     assert [step.site for step in got.steps[1:]] == sites
     compact, _ = collapse(variables, got, threshold=9)
     assert got.steps[2].metric == metric(compact)
+
+
+class EncoderDecoder(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = CollapsibleMLP((8, 4), nn.relu, name="encoder")(x)
+        return CollapsibleMLP((8, 4), nn.relu, name="decoder")(x)
+
+
+def test_the_last_site_is_the_last_that_runs():
+    model, x = EncoderDecoder(), jnp.ones((2, 4))
+    variables = model.init(jax.random.key(0), x)
+    options = dict(fit="exact", threshold=9, count=1, order="last")
+    got = plan(model.apply, variables, lambda v: 0.0, [x], **options)
+    assert got.sites == ("decoder/act_0",)
+    with pytest.raises(CollapseError, match='order="last" counts in forward order, and names do'):
+        plan(None, variables, lambda v: 0.0, **options)
 
 
 def test_what_is_refused_and_why(variables, metric):

@@ -4,6 +4,7 @@ import pytest
 from lcjax import CollapseError
 from lcjax.paths import natural
 from lcjax.selection import choose, weigh
+from lcjax.sites import Site
 
 PATHS = [f"block_{i}/mlp/act_0" for i in (10, 2, 9, 0)]
 ORDERED = [f"block_{i}/mlp/act_0" for i in (0, 2, 9, 10)]
@@ -50,6 +51,31 @@ def test_choose_nothing_is_an_error(choice, error, message):
         choose(PATHS, **choice)
     with pytest.raises(CollapseError, match="no sites: the tree holds no leaf named `slope`"):
         choose([])
+
+
+def test_last_needs_an_order_that_names_decide_or_that_is_given():
+    paths = ["decoder/act_0", "encoder/act_0", "encoder/act_1"]
+    order = [Site(path="encoder/act_0", slope=0.0), "encoder/act_1", "decoder/act_0", "gone"]
+    for last in (1, 2, 0.4):
+        with pytest.raises(CollapseError, match="names do not tell whether .* runs first. Pass or"):
+            choose(paths, last=last)
+    assert choose(paths, last=3) == paths
+    assert choose(paths, last=1, where="encoder/*") == ["encoder/act_1"]
+    assert choose(paths, last=1, order=order) == ["decoder/act_0"]
+    assert choose(paths, order=order) == ["encoder/act_0", "encoder/act_1", "decoder/act_0"]
+    with pytest.raises(CollapseError, match="order: got encoder/act_0, .* it lacks decoder/act_0"):
+        choose(paths, order=["encoder/act_0", "encoder/act_1"])
+    with pytest.raises(TypeError, match="order: got the string"):
+        choose(paths, order="encoder/act_0")
+
+
+def test_a_list_of_weights_needs_an_order_too():
+    paths = ["decoder/act_0", "encoder/act_0"]
+    assert weigh(paths, [1, 2]) == weigh(paths, {"encoder/*": 2})
+    assert weigh(paths, [2, 2], ordered=False) == weigh(paths, 2)
+    assert weigh(ORDERED, [1, 2, 3, 4], ordered=False) == weigh(ORDERED, [1, 2, 3, 4])
+    with pytest.raises(CollapseError, match="a list of weights counts in forward order"):
+        weigh(paths, [1, 2], ordered=False)
 
 
 def test_weigh():

@@ -6,7 +6,7 @@ import optax
 
 import lcjax
 from lcjax.paths import leaf_path
-from lcjax.penalty import on_slopes
+from lcjax.slopes import on_slopes
 from train.config import OptimizerConfig, PenaltyConfig
 
 

@@ -12,7 +12,7 @@ from flax.core import meta
 from lcjax.boxes import box_dense
 from lcjax.calibration import Calibration
 from lcjax.errors import CollapseError
-from lcjax.paths import is_slope_path, leaf_path
+from lcjax.paths import leaf_path, slope_paths
 from lcjax.report import CollapseReport, RunFit
 from lcjax.transform.choosing import Method, check_inference, choose_sites
 from lcjax.transform.found import Found, FoundSite
@@ -173,4 +173,5 @@ def _leaves(parts: Parts) -> dict[str, Any]:
 
 
 def _count(leaves: Mapping[str, Any]) -> int:
-    return sum(np.size(leaf) for path, leaf in leaves.items() if not is_slope_path(path))
+    slopes = slope_paths(leaves)
+    return sum(np.size(leaf) for path, leaf in leaves.items() if path not in slopes)

@@ -14,6 +14,7 @@ from lcjax.gathering import Mask
 from lcjax.replacement import Rank
 from lcjax.report import CollapseReport
 from lcjax.sites import Sites
+from lcjax.slopes import with_slopes_from
 from lcjax.transform.calibrate import calibrate_function
 from lcjax.transform.choosing import Method
 from lcjax.transform.collapse import collapse_parts
@@ -108,6 +109,7 @@ class CollapsibleFunction:
         ridge: float = 1e-3,
         rank: Rank = None,
         tolerance: float = 0.05,
+        slopes_from: Any = None,
         **kwargs: Any,
     ) -> tuple[dict[str, Any], CollapseReport]:
         """Returns a smaller tree for the same function, and a report of what was done.
@@ -127,6 +129,7 @@ class CollapsibleFunction:
           ridge: of least squares, as for `lcjax.collapse`.
           rank: as for `lcjax.collapse`.
           tolerance: as for `lcjax.collapse`.
+          slopes_from: as for `lcjax.collapse`.
           **kwargs: the function's arguments given by name.
 
         Returns:
@@ -147,8 +150,13 @@ class CollapsibleFunction:
             rank=rank,
             tolerance=tolerance,
         )
-        traced, parts, leaves, _ = self._open(params, args, kwargs)
-        return collapse_parts(traced, parts, leaves, method)
+        judged = params if slopes_from is None else with_slopes_from(params, slopes_from)
+        traced, parts, leaves, _ = self._open(judged, args, kwargs)
+        compact, report = collapse_parts(traced, parts, leaves, method)
+        if slopes_from is not None:
+            own = parts_of(params).slopes
+            compact |= {"slopes": {path: own[path] for path in compact["slopes"]}}
+        return compact, report
 
     def calibrate(
         self,

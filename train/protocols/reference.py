@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 import lcjax
-from lcjax.penalty import on_slopes, selected, slope_tree
+from lcjax.slopes import on_slopes, selected, slope_tree
 from train.config import AnyConfig
 from train.loop import TrainState
 from train.optimizers import make_adamw, warmup_cosine
