@@ -105,9 +105,9 @@ def is_statistic(value: Value, kinds: Kinds, tokens: frozenset[int], rank: int) 
             if len(operand.shape) != rank or frozenset(op.eqn.params["axes"]) != tokens:
                 return False
         elif is_elementwise(op) or op.name in ACROSS_DEVICES | MOVES:
-            data = {operand for operand in op.ins if kinds[operand] is Kind.DATA}
-            todo += data - seen
-            seen |= data
+            data = [operand for operand in op.ins if kinds[operand] is Kind.DATA]
+            todo += [operand for operand in dict.fromkeys(data) if operand not in seen]
+            seen.update(data)
         else:
             return False
     return True
