@@ -8,6 +8,7 @@ from jax import lax
 from jax.core import Tracer
 
 from lcjax.activations import bend
+from lcjax.equations import bind
 from lcjax.transform.kinds import Kind, Kinds
 from lcjax.transform.match import Match
 from lcjax.transform.plan import Plan, Read, Replacement
@@ -27,15 +28,19 @@ def bent(match: Match, slope: Value, kinds: Kinds) -> Replacement:
     """
     op, start, end = match.end.maker, match.start, match.end
     assert isinstance(op, Op)
+    scales = [step.by for step in match.on_gate if step.by is not None]
     items = None if match.gated else _function(match, kinds)
 
     def mix(read: Read) -> jax.Array:
         z, h, alpha = read(start), read(end), read(slope)
+        for step in match.on_gate:
+            z = lax.convert_element_type(z, step.value.aval.dtype)
+            (z,) = bind(step.op.eqn, [z if v is step.value else read(v) for v in step.op.ins])
         own, other = (lax.convert_element_type(x, h.dtype) for x in (alpha, 1 - alpha))
         return own * lax.convert_element_type(z, h.dtype) + other * h
 
     if items is None or start.aval.dtype != end.aval.dtype:
-        return Replacement(op, (start,), mix, own=True)
+        return Replacement(op, (start, *scales), mix, own=True)
 
     def sigma(z: jax.Array) -> jax.Array:
         env = {start: z}

@@ -10,11 +10,8 @@ from lcjax.transform.kinds import Kind, Kinds
 from lcjax.transform.labels import Labels, labels_before
 from lcjax.transform.primitives import MOVES, PRODUCTS, REDUCTIONS, is_elementwise
 from lcjax.transform.program import Op, Value
+from lcjax.transform.reasons import MERGES, NOT_BY_UNIT, OTHER, STATE, SUM
 from lcjax.transform.steps import data_operands
-
-_SUM = "a norm, softmax or pooling over units or tokens stands between"
-_OTHER = "another value enters, which comes from no Dense"
-_STATE = " (statistics of a norm fold in where they are given with the params)"
 
 
 @dataclass
@@ -34,7 +31,7 @@ class Cone:
     @property
     def reason(self) -> str:
         """What to say of it where it is no activation of Dense layers; "" where it may be one."""
-        return max(self.odd, key=lambda reason: reason.startswith(_SUM), default="")
+        return max(self.odd, key=lambda reason: reason.startswith(SUM), default="")
 
 
 class Cones:
@@ -84,6 +81,8 @@ class Cones:
 
     def _obstacle(self, value: Value) -> str:
         """Returns what to say of a value that is in the way, by the operation that made it."""
+        if not self.near(value)[0]:
+            return self._other(value)
         op, moved = value.maker, ""
         while isinstance(op, Op) and (op.name in MOVES or is_elementwise(op)):
             moved = op.name if op.name in MOVES else moved
@@ -91,16 +90,31 @@ class Cones:
             value = data[0] if data else value
             op = data[0].maker if data else None
             if moved and value in self.dense_of:
-                return f"`{moved}` stands between, which merges or splits axes of tokens or units"
+                return MERGES.format(op=moved)
         if not isinstance(op, Op):
-            return _OTHER if sum(size != 1 for size in value.shape) > 1 else _OTHER + _STATE
+            return OTHER
         if op.name in REDUCTIONS:
-            return f"{_SUM} (`{op.name}`)"
-        return f"`{op.name}` stands between, which does not work on every unit alone"
+            return f"{SUM} (`{op.name}`)"
+        return NOT_BY_UNIT.format(op=op.name)
 
-    def near(self, end: Value) -> list[Dense]:
-        """Returns the Dense layers that a value comes from through whatever but products."""
-        found, seen, todo = [], set(), [end]
+    def _other(self, value: Value) -> str:
+        """Returns what to say of a value that comes from no Dense."""
+        while isinstance(value.maker, Op):
+            data = [operand for operand in value.maker.ins if self.kinds[operand] is Kind.DATA]
+            if not data or not (value.maker.name in MOVES or is_elementwise(value.maker)):
+                return OTHER
+            value = data[0]
+        by_unit = sum(size != 1 for size in value.shape) <= 1
+        floats = jnp.issubdtype(value.aval.dtype, jnp.floating)
+        return OTHER + STATE if by_unit and floats else OTHER
+
+    def near(self, end: Value) -> tuple[list[Dense], bool]:
+        """Returns the Dense layers that a value comes from through whatever but products.
+
+        And whether other streams of values enter: inputs, and products of data.
+        """
+        found: list[Dense] = []
+        mixed, seen, todo = False, set(), [end]
         while todo:
             value = todo.pop()
             if value in seen or self.kinds[value] is not Kind.DATA:
@@ -111,7 +125,7 @@ class Cones:
                 continue
             op = value.maker
             if isinstance(op, Op) and op.name not in PRODUCTS:
-                todo += op.ins
+                todo += reversed(op.ins)
             elif isinstance(op, Op) or jnp.issubdtype(value.aval.dtype, jnp.floating):
-                return []  # what is no float, as an index or a condition, is no stream of values
-        return found
+                mixed = True  # what is no float, as an index or a condition, is no stream
+        return found, mixed
