@@ -15,11 +15,11 @@ import lcjax
 from tests.functions import ACTIVATIONS
 
 RNG = np.random.default_rng(0)
-D, H, O = 5, 6, 3
+D, H, OUT = 5, 6, 3
 P = {
     name: RNG.normal(size=shape) / np.sqrt(shape[0] if len(shape) > 1 else 1)
     for name, shape in dict(
-        u=(D, H), g=(D, H), both=(D, 2 * H), v=(H, O), b=(H,), s=(H,), c=(), o=(O,)
+        u=(D, H), g=(D, H), both=(D, 2 * H), v=(H, OUT), b=(H,), s=(H,), c=(), o=(OUT,)
     ).items()
 }
 P["var"] = RNG.uniform(0.5, 2, H)

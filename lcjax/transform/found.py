@@ -9,6 +9,7 @@ from lcjax.transform.alone import why_not_alone
 from lcjax.transform.dense import Dense, find_denses, layer_scans
 from lcjax.transform.dying import find_dead
 from lcjax.transform.kernels import leaves_of, name_of, picked, why_not_a_leaf
+from lcjax.transform.keys import readable
 from lcjax.transform.kinds import Kind, Kinds, find_kinds
 from lcjax.transform.match import Match, Matcher, Misfit
 from lcjax.transform.others import Others
@@ -69,14 +70,14 @@ def find_all(program: Program, leaf_names: Sequence[str], site_names: Sequence[s
 
     Args:
       program: of any function.
-      leaf_names: what the leaves of its params are called.
+      leaf_names: the encoded paths of the leaves of its params.
       site_names: what a site is called whose first kernel is the leaf of this index.
     """
     kinds = find_kinds(program)
     denses = find_denses(program, kinds)
     matcher = Matcher(denses, kinds)
     index = {leaf: i for i, leaf in enumerate(program.leaves)}
-    called = {leaf: leaf_names[i] for leaf, i in index.items()}
+    called = {leaf: readable(leaf_names[i]) for leaf, i in index.items()}
     named = {leaf: site_names[i] for leaf, i in index.items()}
     sites: list[FoundSite] = []
     left: list[tuple[str, str]] = []

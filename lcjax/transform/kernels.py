@@ -54,6 +54,8 @@ def why_not_a_leaf(dense: Dense, which: str, called: Mapping[Value, str]) -> str
         return reasons.FROZEN.format(which=which)
     if dense.leaf is not None:
         return None
+    while isinstance(origin.maker, Op) and origin.maker.name == "convert_element_type":
+        origin, _ = origin_of(origin.maker.ins[0])
     if origin in called and not jnp.issubdtype(origin.aval.dtype, jnp.floating):
         return reasons.DTYPE.format(which=which, dtype=origin.aval.dtype.name)
     if _stack(dense.kernel) in called and scans_around(dense.product):

@@ -119,8 +119,10 @@ def is_statistic(value: Value, kinds: Kinds, tokens: frozenset[int], rank: int) 
 
 def _divides(value: Value) -> bool:
     """Tells whether something is divided by a sum itself, as in a softmax, and not by its mean."""
-    while len(value.users) == 1 and isinstance(value.users[0], Op):
+    while len(value.users) == 1:
         (op,) = value.users
+        if not isinstance(op, Op):
+            return False
         if op.name == "div":
             return op.ins[1] is value
         if op.name not in SAME | MOVES | ACROSS_DEVICES:

@@ -110,14 +110,14 @@ class Matcher:
         gated = self._gated(after, end, labels, down)
         if isinstance(gated, Match):
             return self._checked(gated)
+        if gated is not None:
+            return gated
         if count == 1:
-            reason = gated or why_one_kernel(end, near[0], self.kinds) or reason
-        elif count == 2:
-            reason = gated or reason or reasons.TWO_DENSES
-        sure = count == 1 and (bool(cone.denses) or not mixed)
-        if count == 2 and not cone.reason:
-            near, sure = near[:1], True
-        return Misfit(tuple(near), reason or reasons.SEVERAL, sure)
+            reason = why_one_kernel(end, near[0], self.kinds) or reason
+            return Misfit(tuple(near), reason, bool(cone.denses) or not mixed)
+        if reason or count > 2:
+            return Misfit(tuple(near), reason or reasons.SEVERAL, sure=False)
+        return Misfit((near[0],), reasons.TWO_DENSES)
 
     def _checked(self, found: Match) -> Match | Misfit:
         """Returns a match, unless it keeps something from training that would then train."""
@@ -145,10 +145,12 @@ class Matcher:
             inside, end, after = [*inside, after[0].op], after[0].out, after[1:]
         return self._joined(up, before, start, at_start, end, after, labels, down, inside)
 
-    def _gated(self, after: Sequence[Step], end: Value, labels: Labels, down: Dense) -> Match | str:
+    def _gated(
+        self, after: Sequence[Step], end: Value, labels: Labels, down: Dense
+    ) -> Match | Misfit | None:
         """Returns the site that is a product of a gate and a Dense's own output.
 
-        Or what to say of a product that is none; "" of what is no product.
+        Or what is in the way of one; None where it is no such product.
         """
         op = end.maker
         if (
@@ -156,17 +158,18 @@ class Matcher:
             or op.name != "mul"
             or len(data_operands(op, self.kinds, labels)) < 2
         ):
-            return ""
-        computed, objection = None, ""
+            return None
+        computed: Match | None = None
+        objection: Misfit | None = None
         for gate, value in (op.ins, op.ins[::-1]):
             before, origin, at_origin = steps_back(value, labels, self.kinds, self._cones.dense_of)
             up, cone = self._cones.dense_of.get(origin), self._cones.of(gate, labels)
             if cone.odd or len(cone.denses) != 1:
                 continue
             if up is None or origin is not up.out:
-                op = origin.maker
+                op, ups = origin.maker, self._cones.of(value, labels).denses
                 if isinstance(op, Op) and differs_by_token(op, at_origin, self.kinds):
-                    objection = objection or reasons.BY_TOKEN.format(op=op.name)
+                    objection = Misfit(tuple(ups[:1]), reasons.BY_TOKEN.format(op=op.name))
                 continue
             moved = relabelled(before, up.labels)
             if moved is None:

@@ -99,7 +99,10 @@ class Others:
 
     def _pick(self, value: Value) -> str | None:
         """Returns which operation picks a value out of params, by an index that is data."""
-        while isinstance(op := value.maker, Op) and op.name in SAME | MOVES:
+        op = value.maker
+        while isinstance(op, Op) and op.name in SAME | MOVES:
             value = op.ins[0]
-        picks = isinstance(op, Op) and op.name in PICKS and is_fixed(self._kinds[op.ins[0]])
-        return op.name if picks and leaves_of(op.ins[0], self._leaves) else None
+            op = value.maker
+        if not isinstance(op, Op) or op.name not in PICKS or not is_fixed(self._kinds[op.ins[0]]):
+            return None
+        return op.name if leaves_of(op.ins[0], self._leaves) else None
