@@ -103,7 +103,7 @@ SIGMAS = {
 ONES = jnp.ones_like
 
 
-def _close(got, want, tolerance=1e-13):
+def close(got, want, tolerance=1e-13):
     assert got.dtype == want.dtype
     assert float(jnp.abs(got - want).max()) <= tolerance * max(1.0, float(jnp.abs(want).max()))
 
@@ -124,7 +124,7 @@ def _check(fn, straight, tolerance=1e-13):
         )
         wanted = (want, 0.25 * linear + 0.75 * want, linear, linear)
         for each, right in zip(got, wanted, strict=True):
-            _close(each, right, tolerance)
+            close(each, right, tolerance)
         return f, compact
 
 

@@ -69,7 +69,7 @@ def picked(program: Program, kinds: Kinds, named: Mapping[Value, str]) -> list[t
     for op in program.ops():
         data = all(kinds[value] is Kind.DATA for value in op.ins)
         if op.name == "dot_general" and data and scans_around(op):
-            stacks = [_stack(value) for value in op.ins]
+            stacks = [stack for value in op.ins if (stack := _stack(value)) is not None]
             found |= dict.fromkeys(named[stack] for stack in stacks if stack in named)
     return [(path, reasons.PICKED) for path in found]
 
