@@ -153,3 +153,67 @@ def test_a_gated_unit_without_its_gate(name):
 def test_a_constant_inside_an_activation_is_its_own(name):
     act = ACTIVATIONS[name]
     _check(lambda p, x: down(p, act(up(p, x))), lambda p, x: down(p, up(p, x)))
+
+
+WRITTEN = {  # activations with a constant without which they would be none
+    "gelu": lambda z: z * (1 + jax.lax.erf(z / R2)) / 2,
+    "hard_swish": lambda z: z * jnp.clip(z + 3, 0, 6) / 6,
+    "squareplus": lambda z: 0.5 * (z + jnp.sqrt(z * z + 4)),
+    "relu": lambda z: (z + jnp.abs(z)) / 2,
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_the_constant_of_an_activation_written_out_is_its_own(name):
+    act = WRITTEN[name]
+    _check(
+        lambda p, x: down(p, act(up(p, x) * 0.5) * 3.0),
+        lambda p, x: down(p, up(p, x) * 0.5 * 3.0),
+    )
+
+
+def test_the_constant_of_a_gate_written_out_is_its_own():
+    hard_sigmoid = lambda z: jnp.clip(z + 3, 0, 6) / 6
+    fn = lambda p, x: down(p, hard_sigmoid(x @ p["g"]) * up(p, x))
+    _check(fn, lambda p, x: down(p, up(p, x)))
+
+
+def test_a_scale_makes_no_bias():
+    fn = lambda p, x: down(p, R2 * nn.relu(up(p, x) / 2.0) * p["s"])
+    _, compact = _check(fn, lambda p, x: down(p, R2 * up(p, x) / 2.0 * p["s"]))
+    (entry,) = compact["fused"].values()
+    assert entry.keys() == {"kernel"}
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.2])
+@pytest.mark.parametrize("style", ["select", "multiply", "after"])
+def test_of_constants_near_a_dropout_one_goes_with_it(style, rate):
+    def drop(z, key):
+        keep = jax.random.bernoulli(key, 1 - rate, z.shape)
+        if style == "select":
+            return jnp.where(keep, z / (1 - rate), 0.0)
+        return keep * z / (1 - rate) if style == "multiply" else keep * z * (1 / (1 - rate))
+
+    def fn(p, x, key):
+        return down(p, R2 * drop(nn.relu(up(p, x) / 2.0) * 1.5, key) * 0.7)
+
+    with jax.enable_x64(True):
+        p, x, key = jax.tree.map(jnp.asarray, P), jnp.asarray(X), jax.random.key(0)
+        f = lcjax.collapsible(fn)
+        compact, _ = f.collapse(f.init(p, x, key), x, key, threshold=1.0)
+        close(f(compact, x, key), down(p, R2 * 0.7 * 1.5 * up(p, x) / 2.0))
+
+
+@pytest.mark.parametrize("fit", ["moments", "least_squares"])
+@pytest.mark.parametrize("form", ["NTK with biases", "norm after"])
+def test_fits_go_through_constants_too(form, fit):
+    """Of an activation that is linear on the data a fit finds the straight path."""
+    fn = lambda p, x: FORMS[form](lambda z: jnp.maximum(z, -1e3), p, x)
+    with jax.enable_x64(True):
+        p = jax.tree.map(jnp.asarray, P)
+        x = jnp.asarray(np.random.default_rng(1).normal(size=(64, D)))
+        f = lcjax.collapsible(fn)
+        tree = f.init(p, x)
+        fitted = f.calibrate(tree, [x], fit=fit, holdout=0.0, progress=False)
+        compact, _ = f.collapse(tree, x, fit=fitted, ridge=0.0)
+        close(f(compact, x), FORMS[form](lambda z: z, p, x), 1e-5)
