@@ -45,6 +45,7 @@ class Cones:
     def __init__(self, denses: Mapping[Value, Dense], kinds: Kinds):
         self.dense_of = dict(denses) | {dense.out: dense for dense in denses.values()}
         self.kinds = kinds
+        self._walked: set[Value] = set()
 
     def of(self, end: Value, labels: Labels) -> Cone:
         """Returns the cone of a value with these labels."""
@@ -81,7 +82,7 @@ class Cones:
 
     def _obstacle(self, value: Value) -> str:
         """Returns what to say of a value that is in the way, by the operation that made it."""
-        if not self.near(value)[0]:
+        if not self._comes_from_dense(value):
             return self._other(value)
         op, moved = value.maker, ""
         while isinstance(op, Op) and (op.name in MOVES or is_elementwise(op)):
@@ -108,24 +109,41 @@ class Cones:
         floats = jnp.issubdtype(value.aval.dtype, jnp.floating)
         return OTHER + STATE if by_unit and floats else OTHER
 
+    def _comes_from_dense(self, end: Value) -> bool:
+        seen, todo = set(), [end]
+        while todo:
+            value = todo.pop()
+            if value in self.dense_of:
+                return True
+            op = value.maker
+            if value not in seen and isinstance(op, Op) and op.name not in PRODUCTS:
+                todo += [operand for operand in op.ins if self.kinds[operand] is Kind.DATA]
+            seen.add(value)
+        return False
+
     def near(self, end: Value) -> tuple[list[Dense], bool]:
         """Returns the Dense layers that a value comes from through whatever but products.
 
-        And whether other streams of values enter: inputs, and products of data.
+        And whether other streams of values enter: inputs, products of data, and what an earlier
+        call came across already: of a residual stream each Dense is returned once.
         """
         found: list[Dense] = []
-        mixed, seen, todo = False, set(), [end]
+        mixed, todo = False, [end]
+        own: set[Value] = set()
         while todo:
             value = todo.pop()
-            if value in seen or self.kinds[value] is not Kind.DATA:
+            if value in own or self.kinds[value] is not Kind.DATA:
                 continue
-            seen.add(value)
+            own.add(value)
             if value in self.dense_of:
                 found.append(self.dense_of[value])
                 continue
             op = value.maker
-            if isinstance(op, Op) and op.name not in PRODUCTS:
+            if value in self._walked:
+                mixed = True
+            elif isinstance(op, Op) and op.name not in PRODUCTS:
                 todo += reversed(op.ins)
             elif isinstance(op, Op) or jnp.issubdtype(value.aval.dtype, jnp.floating):
                 mixed = True  # what is no float, as an index or a condition, is no stream
+        self._walked |= own
         return found, mixed

@@ -11,11 +11,12 @@ from jax.extend import core
 
 from lcjax.equations import bind
 from lcjax.transform.kinds import Kind, Kinds
-from lcjax.transform.primitives import MOVES, inner_jaxprs
+from lcjax.transform.primitives import MOVES, SAME, inner_jaxprs, is_elementwise
 from lcjax.transform.program import Op, Value
 
 LARGE = 64.0  # its cube is finite in float16
 _MOST = 100
+_SAME = (MOVES | SAME | {"slice", "split"}) - {"convert_element_type"}  # of equal numbers
 
 
 class _UnknownError(Exception):
@@ -23,10 +24,10 @@ class _UnknownError(Exception):
 
 
 def at_large(end: Value, start: Value, kinds: Kinds) -> float | None:
-    """Returns what a value is where another is 64 everywhere; None where it depends on more.
+    """Returns what a value is where another is 64 everywhere; None where more enters.
 
     Args:
-      end: made of the other elementwise.
+      end: made of the other.
       start: the other.
       kinds: of all values.
     """
@@ -38,7 +39,7 @@ def at_large(end: Value, start: Value, kinds: Kinds) -> float | None:
             known = {start: jnp.asarray(LARGE, start.aval.dtype)}
             for op in ops:
                 operands = [_read(value, known) for value in op.ins]
-                known[op.outs[0]] = _apply(op.eqn, operands)
+                known.update(dict.fromkeys(op.outs, _apply(op.eqn, operands)))
             return float(known[end])
     except _UnknownError:
         return None
@@ -58,6 +59,8 @@ def _between(end: Value, start: Value, kinds: Kinds) -> list[Op] | None:
         if op in done:
             todo.pop()
             continue
+        if op.name not in _SAME and not is_elementwise(op):
+            return None
         before = [v for v in op.ins if v is not start and v.constant is None]
         before = [v for v in before if v.maker not in done]
         todo += before
@@ -78,7 +81,7 @@ def _scalar(array: Any) -> Any:
 
 def _apply(eqn: Any, operands: Sequence[Any]) -> Any:
     """Returns the one result of an equation, all values being scalars."""
-    if eqn.primitive.name in MOVES:
+    if eqn.primitive.name in _SAME:
         return operands[0]
     inner = inner_jaxprs(eqn)
     if not inner:
