@@ -61,8 +61,8 @@ def capture(
     trace = jax.make_jaxpr(apply_fn, axis_env=[(_MARK, 1)])
     with nn.intercept_methods(_name_values):
         closed = trace(variables, *batch)
-    owners = {out_of(_path(name)) for name in names if name == beside(_path(name))}
-    found: Values = {name: [] for name in owners | set(names)}
+    owners = [out_of(_path(name)) for name in names if name == beside(_path(name))]
+    found: Values = {name: [] for name in [*owners, *names]}
     leaves = jax.tree.leaves((variables, *batch))
     _evaluate(closed.jaxpr, closed.consts, leaves, found, Trails())
     for name, values in found.items():

@@ -120,7 +120,7 @@ CASES = {
     "quantised kernel": (
         lambda p, x: nn.relu(x @ p["q"].astype(x.dtype)) @ p["w2"],
         TWO | {"q": jnp.ones((6, 16), jnp.int8)},
-        "the kernel before it is computed from params, not one of them",
+        "the kernel before it is stored as int8, and only real floats fuse",
     ),
     "different loops": (different_loops, TWO, "the two Dense layers stand in different loops"),
     "a layer and all of them": (
@@ -141,7 +141,7 @@ CASES = {
     "two parts of one leaf": (
         lambda p, x: nn.relu(x @ p["both"][0]) @ p["both"][1],
         arrays(both=(2, 6, 6)),
-        "the kernel both is used on both sides of it (tied weights)",
+        "the kernels before and after it are parts of one leaf, both",
     ),
     "picked by a loop's counter": (
         lambda p, x: lax.fori_loop(0, 4, lambda i, x: x + nn.relu(x @ p["w1"][i]) @ p["w2"][i], x),

@@ -1,10 +1,14 @@
 """The slope mixed in where a site's activation returns."""
 
+from collections.abc import Collection, Mapping
+from typing import Any
+
 import jax
 from jax import lax
 from jax.core import Tracer
 
 from lcjax.activations import bend
+from lcjax.equations import bind
 from lcjax.transform.kinds import Kind, Kinds
 from lcjax.transform.match import Match
 from lcjax.transform.plan import Plan, Read, Replacement
@@ -24,15 +28,19 @@ def bent(match: Match, slope: Value, kinds: Kinds) -> Replacement:
     """
     op, start, end = match.end.maker, match.start, match.end
     assert isinstance(op, Op)
+    scales = [step.by for step in match.on_gate if step.by is not None]
     items = None if match.gated else _function(match, kinds)
 
     def mix(read: Read) -> jax.Array:
         z, h, alpha = read(start), read(end), read(slope)
+        for step in match.on_gate:
+            z = lax.convert_element_type(z, step.value.aval.dtype)
+            (z,) = bind(step.op.eqn, [z if v is step.value else read(v) for v in step.op.ins])
         own, other = (lax.convert_element_type(x, h.dtype) for x in (alpha, 1 - alpha))
         return own * lax.convert_element_type(z, h.dtype) + other * h
 
     if items is None or start.aval.dtype != end.aval.dtype:
-        return Replacement(op, (start,), mix, own=True)
+        return Replacement(op, (start, *scales), mix, own=True)
 
     def sigma(z: jax.Array) -> jax.Array:
         env = {start: z}
@@ -47,7 +55,7 @@ def _function(match: Match, kinds: Kinds) -> list[Op | Region] | None:
 
     Calls that belong to it as a whole stay calls, with what derivatives of their own they have.
     """
-    needed: list[Op] = []
+    needed: dict[Op, None] = {}
     seen, todo = {match.start}, [match.end]
     while todo:
         value = todo.pop()
@@ -60,36 +68,39 @@ def _function(match: Match, kinds: Kinds) -> list[Op | Region] | None:
         if value.constant is None:
             if not isinstance(op, Op) or kinds[value] in (Kind.PARAM, Kind.RANDOM):
                 return None
-            needed += [op] if op not in needed else []
+            needed.setdefault(op)
             todo += op.ins
-    return _whole(set(needed))
+    return _in_order({op: _whole(op, needed) for op in needed}, match.end.maker)
 
 
-def _whole(ops: set[Op]) -> list[Op | Region]:
-    """Returns operations in order; calls, where all that they do is among these, as calls."""
-    items: dict[Op | Region, None] = {}
-    ordered = _in_order(ops)
-    for op in ordered:
-        item: Op | Region = op
-        while item.scope is not None and item.scope.kind != "scan" and _all_in(item.scope, ops):
-            item = item.scope
-        items.setdefault(item)
-    return list(items)
+def _whole(op: Op, ops: Collection[Op]) -> Op | Region:
+    """Returns the outermost call around an operation that does nothing but these; or itself."""
+    item: Op | Region = op
+    while item.scope is not None and item.scope.kind != "scan" and _all_in(item.scope, ops):
+        item = item.scope
+    return item
 
 
-def _all_in(region: Region, ops: set[Op]) -> bool:
+def _all_in(region: Region, ops: Collection[Op]) -> bool:
     return all(op in ops for op in ops_in(region.body) if any(out.users for out in op.outs))
 
 
-def _in_order(ops: set[Op]) -> list[Op]:
-    """Returns operations such that each comes after those whose results it reads."""
-    done: dict[Op, None] = {}
-    todo = list(ops)
+def _in_order(items: Mapping[Op, Op | Region], last: Any) -> list[Op | Region]:
+    """Returns operations and calls such that each comes after those whose results it reads.
+
+    In the order of their operands: it is the same in every process.
+
+    Args:
+      items: what runs each operation.
+      last: the operation whose result is wanted.
+    """
+    done: dict[Op | Region, None] = {}
+    todo = [items[last]]
     while todo:
-        op = todo[-1]
-        before = [value.maker for value in op.ins if value.maker in ops and value.maker not in done]
-        if before:
-            todo += [each for each in before if isinstance(each, Op)]
-        else:
+        item = todo[-1]
+        makers = [value.maker for value in item.ins if isinstance(value.maker, Op)]
+        before = [items[op] for op in makers if op in items and items[op] not in done]
+        todo += before
+        if not before:
             done.setdefault(todo.pop())
     return list(done)

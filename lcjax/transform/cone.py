@@ -10,11 +10,8 @@ from lcjax.transform.kinds import Kind, Kinds
 from lcjax.transform.labels import Labels, labels_before
 from lcjax.transform.primitives import MOVES, PRODUCTS, REDUCTIONS, is_elementwise
 from lcjax.transform.program import Op, Value
+from lcjax.transform.reasons import MERGES, NOT_BY_UNIT, OTHER, STATE, SUM
 from lcjax.transform.steps import data_operands
-
-_SUM = "a norm, softmax or pooling over units or tokens stands between"
-_OTHER = "another value enters, which comes from no Dense"
-_STATE = " (statistics of a norm fold in where they are given with the params)"
 
 
 @dataclass
@@ -34,7 +31,7 @@ class Cone:
     @property
     def reason(self) -> str:
         """What to say of it where it is no activation of Dense layers; "" where it may be one."""
-        return max(self.odd, key=lambda reason: reason.startswith(_SUM), default="")
+        return max(self.odd, key=lambda reason: reason.startswith(SUM), default="")
 
 
 class Cones:
@@ -48,6 +45,7 @@ class Cones:
     def __init__(self, denses: Mapping[Value, Dense], kinds: Kinds):
         self.dense_of = dict(denses) | {dense.out: dense for dense in denses.values()}
         self.kinds = kinds
+        self._walked: set[Value] = set()
 
     def of(self, end: Value, labels: Labels) -> Cone:
         """Returns the cone of a value with these labels."""
@@ -84,6 +82,8 @@ class Cones:
 
     def _obstacle(self, value: Value) -> str:
         """Returns what to say of a value that is in the way, by the operation that made it."""
+        if not self._comes_from_dense(value):
+            return self._other(value)
         op, moved = value.maker, ""
         while isinstance(op, Op) and (op.name in MOVES or is_elementwise(op)):
             moved = op.name if op.name in MOVES else moved
@@ -91,27 +91,59 @@ class Cones:
             value = data[0] if data else value
             op = data[0].maker if data else None
             if moved and value in self.dense_of:
-                return f"`{moved}` stands between, which merges or splits axes of tokens or units"
+                return MERGES.format(op=moved)
         if not isinstance(op, Op):
-            return _OTHER if sum(size != 1 for size in value.shape) > 1 else _OTHER + _STATE
+            return OTHER
         if op.name in REDUCTIONS:
-            return f"{_SUM} (`{op.name}`)"
-        return f"`{op.name}` stands between, which does not work on every unit alone"
+            return f"{SUM} (`{op.name}`)"
+        return NOT_BY_UNIT.format(op=op.name)
 
-    def near(self, end: Value) -> list[Dense]:
-        """Returns the Dense layers that a value comes from through whatever but products."""
-        found, seen, todo = [], set(), [end]
+    def _other(self, value: Value) -> str:
+        """Returns what to say of a value that comes from no Dense."""
+        while isinstance(value.maker, Op):
+            data = [operand for operand in value.maker.ins if self.kinds[operand] is Kind.DATA]
+            if not data or not (value.maker.name in MOVES or is_elementwise(value.maker)):
+                return OTHER
+            value = data[0]
+        by_unit = sum(size != 1 for size in value.shape) <= 1
+        floats = jnp.issubdtype(value.aval.dtype, jnp.floating)
+        return OTHER + STATE if by_unit and floats else OTHER
+
+    def _comes_from_dense(self, end: Value) -> bool:
+        seen, todo = set(), [end]
         while todo:
             value = todo.pop()
-            if value in seen or self.kinds[value] is not Kind.DATA:
-                continue
+            if value in self.dense_of:
+                return True
+            op = value.maker
+            if value not in seen and isinstance(op, Op) and op.name not in PRODUCTS:
+                todo += [operand for operand in op.ins if self.kinds[operand] is Kind.DATA]
             seen.add(value)
+        return False
+
+    def near(self, end: Value) -> tuple[list[Dense], bool]:
+        """Returns the Dense layers that a value comes from through whatever but products.
+
+        And whether other streams of values enter: inputs, products of data, and what an earlier
+        call came across already: of a residual stream each Dense is returned once.
+        """
+        found: list[Dense] = []
+        mixed, todo = False, [end]
+        own: set[Value] = set()
+        while todo:
+            value = todo.pop()
+            if value in own or self.kinds[value] is not Kind.DATA:
+                continue
+            own.add(value)
             if value in self.dense_of:
                 found.append(self.dense_of[value])
                 continue
             op = value.maker
-            if isinstance(op, Op) and op.name not in PRODUCTS:
-                todo += op.ins
+            if value in self._walked:
+                mixed = True
+            elif isinstance(op, Op) and op.name not in PRODUCTS:
+                todo += reversed(op.ins)
             elif isinstance(op, Op) or jnp.issubdtype(value.aval.dtype, jnp.floating):
-                return []  # what is no float, as an index or a condition, is no stream of values
-        return found
+                mixed = True  # what is no float, as an index or a condition, is no stream
+        self._walked |= own
+        return found, mixed

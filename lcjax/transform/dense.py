@@ -1,7 +1,7 @@
 """The Dense layers of a program: products of data with a kernel that is a leaf of the params."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,11 +85,18 @@ def root(value: Value) -> tuple[Value, list[Op]]:
     return value, ops
 
 
-def _leaf(value: Value, leaves: set[Value]) -> Value | None:
-    """Returns the leaf that a value is, or is a part or a layer of."""
-    origin, _ = root(value)
+def origin_of(value: Value) -> tuple[Value, list[Op]]:
+    """Returns the value that this one is, or is a part or a layer of, and what was done to it."""
+    origin, ops = root(value)
     while origin.layer_of is not None:
-        origin, _ = root(origin.layer_of)
+        origin, earlier = root(origin.layer_of)
+        ops = earlier + ops
+    return origin, ops
+
+
+def _leaf(value: Value, leaves: Collection[Value]) -> Value | None:
+    """Returns the leaf of real floats that a value is, or is a part or a layer of."""
+    origin, _ = origin_of(value)
     known = origin in leaves and jnp.issubdtype(origin.aval.dtype, jnp.floating)
     return origin if known else None
 

@@ -11,6 +11,9 @@ from lcjax.transform.tree import Parts, read_fused
 class Explanation:
     """Every place in a function where a Dense leads to another; prints as a table.
 
+    Through whatever is between, but for products of data with data, as in attention. Products
+    with kernels by batch, by group, or picked by the data count as Dense layers here.
+
     Attributes:
       sites: the paths of the sites, in forward order.
       fused: the paths of those that are fused already.

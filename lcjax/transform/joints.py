@@ -1,11 +1,13 @@
 """What stands between two Dense layers besides the activation, as vectors over units."""
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from lcjax.fuse import Affine
 from lcjax.transform.arrays import Leaves, vector
@@ -19,22 +21,23 @@ class Joint(NamedTuple):
 
     Attributes:
       before: to what the activation is given; None for nothing. Over the units that go on.
+      on_gate: to the value of a gated unit whose gate is gone, as to the gate.
       after: to what it returns.
       started: which units of the Dense before the activation is given.
       gone_on: which of these go on, in the order in which the Dense after it counts them.
     """
 
     before: Affine | None
+    on_gate: Affine | None
     after: Affine | None
     started: np.ndarray
     gone_on: np.ndarray
 
     @property
     def both(self) -> Affine | None:
-        """The two in a row, the activation being the identity."""
-        if self.before is None or self.after is None:
-            return self.before if self.after is None else self.after
-        return Affine(*_shaped(_in_a_row, self.before, self.after))
+        """All in a row, the activation being the identity."""
+        affines = [each for each in (self.before, self.on_gate, self.after) if each is not None]
+        return reduce(_in_a_row, affines) if affines else None
 
 
 def joint_of(site: FoundSite, leaves: Leaves) -> Joint:
@@ -47,13 +50,15 @@ def joint_of(site: FoundSite, leaves: Leaves) -> Joint:
     match = site.match
     started, gone_on = units_of(match)
     before = _affine(site, match.before, match.up.d_out, leaves)
+    on_gate = _affine(site, match.on_gate, len(started), leaves)
     after = _affine(site, match.after, len(started), leaves)
-    if before is not None:
-        before = Affine(*_shaped(lambda *pair: [x[..., gone_on] for x in pair], *before))
-    if after is not None:
-        order = _order(match)
-        after = Affine(*_shaped(lambda *pair: [x[..., order] for x in pair], *after))
-    return Joint(before, after, started, gone_on)
+    return Joint(
+        _of_units(before, gone_on),
+        _of_units(on_gate, gone_on),
+        _of_units(after, _order(match)),
+        started,
+        gone_on,
+    )
 
 
 def units_of(match: Match) -> tuple[np.ndarray, np.ndarray]:
@@ -74,25 +79,45 @@ def taken(array: Any, units: np.ndarray) -> Any:
 def _affine(site: FoundSite, steps: Sequence[Step], width: int, leaves: Leaves) -> Affine | None:
     if not any(step.by is not None or step.op.name == "neg" for step in steps):
         return None
-    vectors = [
-        vector(step.by, step.labels, step.out.shape, leaves, site.scans)
-        for step in steps
-        if step.by is not None
-    ]
+    vectors = [_vector(step, site, leaves) for step in steps if step.by is not None]
+    shifts = any(step.shifts for step in steps)
 
-    def fold(*vectors: Any) -> tuple[Any, Any]:
+    def fold(*vectors: Any) -> Affine:
         own = iter(vectors)
         scale, shift = np.ones(width, np.float32), np.zeros(width, np.float32)
         for step in steps:
             by = None if step.by is None else wide(next(own))
             scale, shift = applied(step, scale, shift, by)
-        return scale, shift
+        return Affine(scale, shift if shifts else None)
 
-    return Affine(*_shaped(fold, *vectors))
+    return shaped(fold, *vectors)
 
 
-def _in_a_row(before: Affine, after: Affine) -> tuple[Any, Any]:
-    return after.scale * before.scale, after.scale * before.shift + after.shift
+def _vector(step: Step, site: FoundSite, leaves: Leaves) -> Any:
+    """Returns what a step scales or shifts by, over its units; a known constant in NumPy."""
+    assert step.by is not None
+    constant = step.by.constant
+    if constant is not None and not isinstance(constant, Tracer) and np.size(constant) == 1:
+        return np.reshape(np.asarray(constant), ())
+    return vector(step.by, step.labels, step.out.shape, leaves, site.scans)
+
+
+def _of_units(affine: Affine | None, units: np.ndarray) -> Affine | None:
+    """Returns these units of a scale and a shift."""
+    if affine is None:
+        return None
+    shift = None if affine.shift is None else taken(affine.shift, units)
+    return Affine(taken(affine.scale, units), shift)
+
+
+def _in_a_row(before: Affine, after: Affine) -> Affine:
+    def both(before: Affine, after: Affine) -> Affine:
+        shift = None if before.shift is None else after.scale * before.shift
+        if after.shift is not None:
+            shift = after.shift if shift is None else shift + after.shift
+        return Affine(after.scale * before.scale, shift)
+
+    return shaped(both, before, after)
 
 
 def _kept(units: np.ndarray, steps: Sequence[Step]) -> np.ndarray:
@@ -109,7 +134,7 @@ def _order(match: Match) -> np.ndarray:
     return np.arange(down.d_in).reshape(sizes).transpose(places).reshape(-1)
 
 
-def _shaped(fn: Any, *arrays: Any) -> Any:
+def shaped(fn: Any, *arrays: Any) -> Any:
     """Returns what a function of arrays returns, in shapes where they are shapes."""
     abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(arrays))
     return jax.eval_shape(fn, *arrays) if abstract else fn(*arrays)

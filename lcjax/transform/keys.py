@@ -59,6 +59,14 @@ def decode(name: str) -> str | int | None:
     return int(name[1:-1]) if name.startswith("[") else unquote(name)
 
 
+def readable(path: str) -> str:
+    """Returns an encoded path as messages name it: `layers/0/weight` for `layers/[0]/@weight`."""
+    names = in_box(path).split("/")
+    keys = [decode(name) for name in names]
+    pairs = zip(names, keys, strict=True)
+    return "/".join(unquote(name[1:]) if key is None else str(key) for name, key in pairs)
+
+
 @dataclass(frozen=True)
 class Fused:
     """What the key of a fused entry says.

@@ -8,6 +8,7 @@ from lcjax.transform.primitives import (
     MOVES,
     RANDOM,
     REDUCTIONS,
+    SAME,
     is_elementwise,
 )
 from lcjax.transform.program import Op, Program, Region, Value
@@ -85,7 +86,7 @@ def _varied(value: Value, known: dict[Value, frozenset[int]]) -> frozenset[int]:
 
 
 def is_statistic(value: Value, kinds: Kinds, tokens: frozenset[int], rank: int) -> bool:
-    """Tells whether a value is the same for all tokens: statistics of a whole batch.
+    """Tells whether a value is the same for all tokens: means and variances of a whole batch.
 
     Args:
       value: of any kind; one that does not depend on the inputs is no statistic.
@@ -102,12 +103,29 @@ def is_statistic(value: Value, kinds: Kinds, tokens: frozenset[int], rank: int) 
             return False
         if op.name in REDUCTIONS:
             (operand,) = op.ins
-            if len(operand.shape) != rank or frozenset(op.eqn.params["axes"]) != tokens:
+            axes = frozenset(op.eqn.params["axes"])
+            if op.name != "reduce_sum" or len(operand.shape) != rank or axes != tokens:
+                return False
+            if _divides(op.outs[0]):  # a softmax
                 return False
         elif is_elementwise(op) or op.name in ACROSS_DEVICES | MOVES:
-            data = {operand for operand in op.ins if kinds[operand] is Kind.DATA}
-            todo += data - seen
-            seen |= data
+            data = [operand for operand in op.ins if kinds[operand] is Kind.DATA]
+            todo += [operand for operand in dict.fromkeys(data) if operand not in seen]
+            seen.update(data)
         else:
             return False
     return True
+
+
+def _divides(value: Value) -> bool:
+    """Tells whether something is divided by a sum itself, as in a softmax, and not by its mean."""
+    while len(value.users) == 1:
+        (op,) = value.users
+        if not isinstance(op, Op):
+            return False
+        if op.name == "div":
+            return op.ins[1] is value
+        if op.name not in SAME | MOVES | ACROSS_DEVICES:
+            return False
+        value = op.outs[0]
+    return False

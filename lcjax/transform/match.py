@@ -1,23 +1,19 @@
 """The sites of a program: Dense → activation → Dense."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from lcjax.transform import reasons
 from lcjax.transform.cone import Cone, Cones
 from lcjax.transform.dense import Dense
-from lcjax.transform.kinds import Kind, Kinds
-from lcjax.transform.labels import Labels, labels_before, moved_labels
-from lcjax.transform.primitives import hands_on, is_elementwise
+from lcjax.transform.gates import scales_of, why_one_kernel
+from lcjax.transform.kinds import Kinds
+from lcjax.transform.labels import Labels
+from lcjax.transform.primitives import is_elementwise
 from lcjax.transform.program import Op, Value
-from lcjax.transform.steps import (
-    AFFINE,
-    Step,
-    data_operands,
-    is_mask,
-    read_mask_scale,
-    read_step,
-    relabelled,
-)
+from lcjax.transform.stepping import steps_back, steps_on
+from lcjax.transform.steps import Step, data_operands, is_linear, relabelled
+from lcjax.transform.straight import differs_by_token, halted, normalised, unfolded
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -34,6 +30,7 @@ class Match:
       labels: of down's input, its tokens and units counted as up's output has them.
       inside: the operations of the activation; none of a gated unit, whose gate has more inputs.
       rows: for every unit axis of up, which axis of down's input it is, as they are counted there.
+      on_gate: of a gated unit, the steps that scale its gate, which scale the value as well.
     """
 
     up: Dense
@@ -45,6 +42,7 @@ class Match:
     labels: Labels
     inside: tuple[Op, ...]
     rows: tuple[int, ...]
+    on_gate: tuple[Step, ...] = ()
 
     @property
     def gated(self) -> bool:
@@ -59,24 +57,26 @@ class Match:
     @property
     def steps(self) -> tuple[Step, ...]:
         """Every linear step, in order."""
-        return self.before + self.after
+        return self.before + self.on_gate + self.after
 
 
 @dataclass(frozen=True)
 class Misfit:
-    """Why what stands before a Dense is no site.
+    """Why what leads to a Dense is no site.
 
     Attributes:
-      up: the Dense before it.
-      reason: what stands in the way.
+      ups: the Dense layers that lead to it.
+      reason: what is in the way.
+      sure: whether these Dense layers lead to nothing else, and nothing else to this one.
     """
 
-    up: Dense
+    ups: tuple[Dense, ...]
     reason: str
+    sure: bool = True
 
 
 class Matcher:
-    """Finds what stands before a Dense.
+    """Finds what leads to a Dense.
 
     Attributes:
       denses: the Dense layers of the program by the bare product.
@@ -88,52 +88,70 @@ class Matcher:
         self._cones = Cones(denses, kinds)
 
     def match(self, down: Dense) -> Match | Misfit | None:
-        """Returns the site before a Dense, or why there is none; None where no Dense is near."""
+        """Returns the site before a Dense, or why there is none; None where no Dense leads to it.
+
+        That a product of data is between, as in attention, is no reason: nothing leads through it.
+        """
         units = {axis: ("unit", i) for i, axis in enumerate(down.x_axes)}
         labels = tuple(units.get(axis, ("token", axis)) for axis in range(len(down.x.shape)))
-        after, end, labels = self._steps_back(down.x, labels)
+        after, end, labels = steps_back(down.x, labels, self.kinds, self._cones.dense_of)
         cone = self._cones.of(end, labels)
-        near = cone.denses or self._cones.near(end)
-        if len({dense.product for dense in near}) not in (1, 2):
+        around, mixed = self._cones.near(end)
+        near = list(dict.fromkeys(cone.denses or around))
+        if not near:
             return None
+        count = len({dense.product for dense in near})
         reason = cone.reason
         if not reason and len(cone.denses) == 1:
             found = self._plain(cone, after, end, labels, down)
-            if not isinstance(found, str):
-                return found
+            if isinstance(found, Match):
+                return self._checked(found)
             reason = found
         gated = self._gated(after, end, labels, down)
+        if isinstance(gated, Match):
+            return self._checked(gated)
         if gated is not None:
             return gated
-        if not reason:
-            reason = "it depends on the outputs of two Dense layers and is not value times gate"
-        elif len({dense.product for dense in near}) == 2:
-            return None
-        return Misfit(near[0], reason)
+        if count == 1:
+            reason = why_one_kernel(end, near[0], self.kinds) or reason
+            return Misfit(tuple(near), reason, bool(cone.denses) or not mixed)
+        if reason or count > 2:
+            return Misfit(tuple(near), reason or reasons.SEVERAL, sure=False)
+        return Misfit((near[0],), reasons.TWO_DENSES)
+
+    def _checked(self, found: Match) -> Match | Misfit:
+        """Returns a match, unless it keeps something from training that would then train."""
+        stopped = halted(found.steps, found.inside, found.start, found.end)
+        return Misfit((found.up,), reasons.STOPPED) if stopped else found
 
     def _plain(
-        self, cone: Cone, after: list[Step], end: Value, labels: Labels, down: Dense
-    ) -> "Match | str":
+        self, cone: Cone, after: Sequence[Step], end: Value, labels: Labels, down: Dense
+    ) -> Match | str:
         """Returns the site whose activation is a function of one Dense, or why there is none."""
         up = cone.denses[0]
-        before, start, at_start = self._steps_on(up, set(cone.ops))
+        before, start, at_start = steps_on(up, set(cone.ops), self.kinds)
         taken = {step.op for step in before}
         inside = [op for op in cone.ops if op not in taken]
-        if all(map(self._is_linear, inside)):
-            return "nothing but linear steps stands between, so there is no activation to bend"
-        for op in inside:
-            if op.outs[0].shape != start.shape or not is_elementwise(op):
-                return f"`{op.name}` stands between, which does not work on every unit alone"
+        if all(is_linear(op, self.kinds) for op in inside):
+            return reasons.LINEAR
+        odd = [op for op in inside if not is_elementwise(op)]
+        odd += [op for op in inside if op.outs[0].shape != start.shape]
+        if odd:
+            return reasons.NOT_BY_UNIT.format(op=odd[0].name)
+        objection = unfolded(inside, start, end, at_start, self.kinds)
+        if objection:
+            return objection
+        if after and normalised(after[0], start, self.kinds):
+            inside, end, after = [*inside, after[0].op], after[0].out, after[1:]
         return self._joined(up, before, start, at_start, end, after, labels, down, inside)
 
-    def _is_linear(self, op: Op) -> bool:
-        """Tells whether an operation adds or multiplies by what does not depend on the data."""
-        data = [value for value in op.ins if self.kinds[value] is Kind.DATA]
-        divides = op.name == "div" and self.kinds[op.ins[1]] is Kind.DATA
-        return hands_on(op) or (op.name in AFFINE and len(data) == 1 and not divides)
+    def _gated(
+        self, after: Sequence[Step], end: Value, labels: Labels, down: Dense
+    ) -> Match | Misfit | None:
+        """Returns the site that is a product of a gate and a Dense's own output.
 
-    def _gated(self, after: list[Step], end: Value, labels: Labels, down: Dense) -> Match | None:
-        """Returns the site that is a product of a gate and a Dense's own output."""
+        Or what is in the way of one; None where it is no such product.
+        """
         op = end.maker
         if (
             not isinstance(op, Op)
@@ -141,21 +159,30 @@ class Matcher:
             or len(data_operands(op, self.kinds, labels)) < 2
         ):
             return None
-        computed = None
+        computed: Match | None = None
+        objection: Misfit | None = None
         for gate, value in (op.ins, op.ins[::-1]):
-            before, origin, _ = self._steps_back(value, labels)
+            before, origin, at_origin = steps_back(value, labels, self.kinds, self._cones.dense_of)
             up, cone = self._cones.dense_of.get(origin), self._cones.of(gate, labels)
-            if up is None or origin is not up.out or cone.odd or len(cone.denses) != 1:
+            if cone.odd or len(cone.denses) != 1:
+                continue
+            if up is None or origin is not up.out:
+                op, ups = origin.maker, self._cones.of(value, labels).denses
+                if isinstance(op, Op) and differs_by_token(op, at_origin, self.kinds):
+                    objection = Misfit(tuple(ups[:1]), reasons.BY_TOKEN.format(op=op.name))
                 continue
             moved = relabelled(before, up.labels)
             if moved is None:
                 continue
             at_start = moved[-1].labels if moved else up.labels
             found = self._joined(up, moved, value, at_start, end, after, labels, down, ())
+            if isinstance(found, Match):
+                scales = scales_of(gate, labels, cone, self.kinds, self._cones.dense_of)
+                found = replace(found, on_gate=tuple(relabelled(scales, at_start) or ()))
             if isinstance(found, Match) and up.leaf is not None:
                 return found
             computed = found if isinstance(found, Match) else computed
-        return computed
+        return computed or objection
 
     def _joined(
         self,
@@ -168,7 +195,7 @@ class Matcher:
         at_end: Labels,
         down: Dense,
         inside: Sequence[Op],
-    ) -> "Match | str":
+    ) -> Match | str:
         """Returns the match, once sure that all units of up, and nothing else, go into down."""
         ours = {
             label[1]: axis for axis, label in enumerate(at_start) if label and label[0] == "unit"
@@ -178,73 +205,8 @@ class Matcher:
         }
         steps = relabelled(after, at_start)
         if set(ours.values()) != set(theirs) or len(ours) != len(up.kernel_out) or steps is None:
-            return "the Dense after it does not sum over the units of the one before, or over more"
+            return reasons.UNITS
         rows = tuple(theirs[ours[unit]] for unit in sorted(ours))
         labels = steps[-1].labels if steps else at_start
         steps = tuple(steps)
         return Match(up, tuple(before), start, end, steps, down, labels, tuple(inside), rows)
-
-    def _steps_back(self, value: Value, labels: Labels) -> tuple[list[Step], Value, Labels]:
-        """Returns the linear steps that lead to a value, in order, and what they start from."""
-        steps: list[Step] = []
-        while True:
-            step = self._step_back(value, labels, steps[0] if steps else None)
-            earlier = labels_before(step.op, step.value, labels) if step else None
-            if step is None or earlier is None:
-                return steps, value, labels
-            steps.insert(0, step)
-            value, labels = step.value, earlier
-
-    def _step_back(self, out: Value, labels: Labels, later: Step | None) -> Step | None:
-        op = out.maker
-        if not isinstance(op, Op) or out in self._cones.dense_of:
-            return None
-        operands = data_operands(op, self.kinds, labels)
-        if len(operands) != 1:
-            return None
-        (value,) = operands
-        step = read_step(op, value, labels, self.kinds, out)
-        if step is not None:
-            return step
-        scale = read_mask_scale(op, value, labels, self.kinds)
-        if scale is None or (later is not None and is_mask(later, self.kinds)):
-            return scale
-        earlier = value.maker
-        if isinstance(earlier, Op) and len(data_operands(earlier, self.kinds, labels)) == 1:
-            (origin,) = data_operands(earlier, self.kinds, labels)
-            mask = read_step(earlier, origin, labels, self.kinds, value)
-            return scale if mask is not None and is_mask(mask, self.kinds) else None
-        return None
-
-    def _steps_on(self, up: Dense, cone: set[Op]) -> tuple[list[Step], Value, Labels]:
-        """Returns the linear steps that lead on from a Dense, where they end, and the labels."""
-        steps: list[Step] = []
-        value, labels = up.out, up.labels
-        while True:
-            step = self._step_on(value, labels, cone, steps[-1] if steps else None)
-            if step is None:
-                return steps, value, labels
-            steps.append(step)
-            value, labels = step.out, step.labels
-
-    def _step_on(
-        self, value: Value, labels: Labels, cone: set[Op], earlier: Step | None
-    ) -> Step | None:
-        users = [user for user in value.users if isinstance(user, Op) and user in cone]
-        if len(users) != 1:
-            return None
-        (op,) = users
-        moved, out = moved_labels(op, labels), next(out for out in op.outs if out.users)
-        if moved is None or len([out for out in op.outs if out.users]) != 1:
-            return None
-        step = read_step(op, value, moved, self.kinds, out)
-        if step is not None:
-            return step
-        scale = read_mask_scale(op, value, moved, self.kinds)
-        if scale is None or (earlier is not None and is_mask(earlier, self.kinds)):
-            return scale
-        (later, *more) = [user for user in out.users if isinstance(user, Op)] or [None]
-        if later is None or more:
-            return None
-        mask = read_step(later, out, moved, self.kinds, later.outs[0])
-        return scale if mask is not None and is_mask(mask, self.kinds) else None

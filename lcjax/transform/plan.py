@@ -36,6 +36,7 @@ class Plan:
       dead: operations and values that are left out.
       touched: regions in which something is replaced or left out, which thus run opened.
       layers: of a scan, the values that its body is handed besides, each with the one outside.
+      shown: of a call, the values inside that a replacement outside of it reads.
       flat: whether all calls run opened, so that every value outside of scans can be looked at.
     """
 
@@ -43,6 +44,7 @@ class Plan:
     dead: Dead = field(default_factory=set)
     touched: set[Region] = field(default_factory=set)
     layers: dict[Region, list[tuple[Value, Value]]] = field(default_factory=dict)
+    shown: dict[Region, list[Value]] = field(default_factory=dict)
     flat: bool = False
 
     def alive(self, value: Value) -> bool:
@@ -62,10 +64,22 @@ def make_plan(
     instead = [replacement.op for replacement in replacements if not replacement.own]
     dead = find_dead(instead, [value for each in replacements for value in each.reads])
     replaced = {replacement.op: replacement for replacement in replacements}
-    touched = set()
-    for op in [*replaced, *(item for item in dead if isinstance(item, Op))]:
-        scope = op.scope
-        while scope is not None and scope not in touched:
-            touched.add(scope)
-            scope = scope.scope
-    return Plan(replaced, dead, touched, dict(layers))
+    shown: dict[Region, list[Value]] = {}
+    for each in replacements:
+        for value in each.reads:
+            for region in _scopes(value.maker):
+                if region not in _scopes(each.op):
+                    shown.setdefault(region, []).append(value)
+    changed = [*replaced, *(item for item in dead if isinstance(item, Op))]
+    touched = {region for op in changed for region in _scopes(op)} | shown.keys()
+    return Plan(replaced, dead, touched, dict(layers), shown)
+
+
+def _scopes(item: Any) -> list[Region]:
+    """Returns the regions that an operation is in, the innermost first."""
+    scopes = []
+    scope = item.scope if isinstance(item, Op) else None
+    while scope is not None:
+        scopes.append(scope)
+        scope = scope.scope
+    return scopes

@@ -1,5 +1,6 @@
 """What is known of JAX's primitives: which work on every element alone, and how to run one."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -49,7 +50,7 @@ def is_elementwise(op: Op) -> bool:
 
 def _elementwise(eqn: Any) -> bool:
     if eqn.primitive.name in _OPEN:
-        inner = [eqn for jaxpr in _jaxprs(eqn) for eqn in jaxpr.eqns]
+        inner = [eqn for jaxpr, _ in inner_jaxprs(eqn) for eqn in jaxpr.eqns]
         return all(_elementwise(eqn) or _scalar(eqn) for eqn in inner)
     return eqn.primitive.name in ELEMENTWISE
 
@@ -61,15 +62,17 @@ def _scalar(eqn: Any) -> bool:
 
 def holds_products(eqn: Any) -> bool:
     """Tells whether a jaxpr inside an equation multiplies by a kernel, or may."""
-    inner = [eqn for jaxpr in _jaxprs(eqn) for eqn in jaxpr.eqns]
+    inner = [eqn for jaxpr, _ in inner_jaxprs(eqn) for eqn in jaxpr.eqns]
     return any(eqn.primitive.name in PRODUCTS or holds_products(eqn) for eqn in inner)
 
 
-def _jaxprs(eqn: Any) -> list[Any]:
-    """Returns the jaxprs in an equation's parameters."""
+def inner_jaxprs(eqn: Any) -> list[tuple[Any, Sequence[Any]]]:
+    """Returns the jaxprs in an equation's parameters, each with its constants."""
     found = []
     for value in eqn.params.values():
         for part in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(part, (core.ClosedJaxpr, core.Jaxpr)):
-                found.append(part.jaxpr if isinstance(part, core.ClosedJaxpr) else part)
+            if isinstance(part, core.ClosedJaxpr):
+                found.append((part.jaxpr, part.consts))
+            elif isinstance(part, core.Jaxpr):
+                found.append((part, ()))
     return found

@@ -68,6 +68,8 @@ def _run_remat(region: Region, plan: Plan, env: Env) -> None:
     params = region.eqn.params
     ins = [value for value in dict.fromkeys(region.ins) if value in env]
     outs = [value for value in dict.fromkeys(region.outs) if plan.alive(value)]
+    shown = [value for value in dict.fromkeys(plan.shown.get(region, [])) if value not in outs]
+    outs += [value for value in shown if value not in env]
 
     def inside(arrays: list[Any]) -> list[Any]:
         inner = env | dict(zip(ins, arrays, strict=True))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from lcjax.report import RunFit
 from lcjax.transform.arrays import Leaves, matrix, vector
 from lcjax.transform.dense import Dense
 from lcjax.transform.found import FoundSite
-from lcjax.transform.joints import joint_of, taken, wide
+from lcjax.transform.joints import joint_of, shaped, taken, wide
 
 # The factors that earlier collapses made of some sites, by these sites' paths.
 Held = Mapping[tuple[str, ...], Sequence[Factor]]
@@ -112,8 +113,10 @@ def fuse_run(
     denses: list[Factor] = []
     norms: dict[int, Norm] = {}
     sites: dict[int, FoundSite] = {}  # by the index of the Dense before
+    dtypes: list[Any] = []
     for piece, joint in _pieces(run, leaves, held):
         denses += piece
+        dtypes += [factor["kernel"].dtype for factor in piece]
         if joint is None:
             continue
         steps = joint_of(joint, leaves)
@@ -122,6 +125,8 @@ def fuse_run(
         if apart and steps.before is not None:
             dense = _scaled(dense, steps.before)
         between = steps.after if apart else steps.both
+        if between is not None and between.shift is None and not apart:
+            dense, between = _scaled(dense, between), None
         sites[len(denses) - 1] = joint
         denses[-1] = dense
         if between is not None:
@@ -129,24 +134,43 @@ def fuse_run(
     whole = replace(summary(run, held), denses=tuple(range(len(denses))), acts=tuple(sites))
     chain = Chain("", dict(enumerate(denses)), dict.fromkeys(sites))
     parts, fits = instead(chain, whole, norms)
-    factors = [denses[members[-1]] if part is None else part for members, part in parts]
+    factors = [
+        _stored(denses[members[-1]], dtypes[members[-1]]) if part is None else part
+        for members, part in parts
+    ]
     cut = {sites[members[-1]].path for members, _ in parts[:-1] if members[-1] in sites}
     return factors, cut, fits
 
 
 def _scaled(dense: Factor, affine: Affine) -> Factor:
     """Returns a Dense followed by a scale and a shift, as one, in wide floats."""
-    kernel, bias = (wide(dense[n]) if n in dense else None for n in ("kernel", "bias"))
-    scale, shift = affine
-    shift = shift if bias is None else bias * scale + shift
-    return {"kernel": kernel * scale[..., None, :], "bias": shift}
+
+    def scaled(dense: Factor, affine: Affine) -> Factor:
+        scale, shift = affine
+        made = {"kernel": wide(dense["kernel"]) * scale[..., None, :]}
+        if "bias" in dense:
+            bias = wide(dense["bias"]) * scale
+            made["bias"] = bias if shift is None else bias + shift
+        elif shift is not None:
+            made["bias"] = shift
+        return made
+
+    return shaped(scaled, dict(dense), affine)
+
+
+def _stored(dense: Factor, dtype: Any) -> Factor:
+    """Returns a Dense in the dtype in which its kernel is stored, where it was computed anew."""
+    if dense["kernel"].dtype == dtype:
+        return dense
+    return shaped(lambda dense: {n: array.astype(dtype) for n, array in dense.items()}, dense)
 
 
 def _as_norm(affine: Affine) -> Norm:
     """Returns a scale and a shift as the norm that they are."""
     width = affine.scale.shape[-1]
     stats = {"mean": np.zeros(width, np.float32), "var": np.ones(width, np.float32)}
-    return Norm({"scale": affine.scale, "bias": affine.shift}, stats, 0.0)
+    params = {"scale": affine.scale} | ({} if affine.shift is None else {"bias": affine.shift})
+    return Norm(params, stats, 0.0)
 
 
 def _pieces(

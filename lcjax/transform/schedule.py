@@ -13,7 +13,7 @@ from lcjax.errors import CollapseError
 from lcjax.transform.bending import bent
 from lcjax.transform.found import Found, FoundSite
 from lcjax.transform.fusion import fused
-from lcjax.transform.keys import in_box
+from lcjax.transform.keys import in_box, readable
 from lcjax.transform.plan import Plan, Replacement, make_plan
 from lcjax.transform.program import Region, Value
 from lcjax.transform.run import Env
@@ -105,12 +105,13 @@ def environment(
         if not isinstance(leaf, jax.ShapeDtypeStruct):
             env[value] = leaf
         elif in_box(path) not in gone:
-            raise CollapseError(f"model/{path}: got {leaf}, wanted an array with values.")
+            raise CollapseError(f"model/{readable(path)}: got {leaf}, wanted an array with values.")
         elif schedule.plan.alive(value):
             raise CollapseError(
-                f"model/{path}: was fused away, and this call still needs it: it returns what a "
-                "collapsed site no longer has (batch statistics of a norm that was folded in, as "
-                "with train=True). Call the function as it was when it was collapsed."
+                f"model/{readable(path)}: was fused away, and this call still needs it: it "
+                "returns what a collapsed site no longer has (batch statistics of a norm that "
+                "was folded in, as with train=True). Call the function as it was when it was "
+                "collapsed."
             )
     env.update(zip(program.inputs, arrays, strict=True))
     return env

@@ -30,7 +30,7 @@ def _site(found: FoundSite, slope: Any, leaves: Sequence[Any]) -> Site:
     d_in, d_hidden, d_out = found.widths
     layers = math.prod(found.stack)
     match = found.match
-    added = [match.up.bias, match.down.bias, *(step.by for step in match.steps)]
+    added = [match.up.bias, match.down.bias, *(step.by for step in match.steps if step.shifts)]
     site = Site(
         path=found.path,
         slope=0.0 if slope is None else farthest(slope),

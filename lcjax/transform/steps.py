@@ -1,4 +1,7 @@
-"""The linear steps that may stand between a Dense and an activation: norms, masks, moves, cuts."""
+"""The linear steps that may come between a Dense and an activation.
+
+Norms, constants, masks, moves, cuts.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,10 +12,11 @@ from jax.core import Tracer
 
 from lcjax.transform.kinds import Kind, Kinds, is_fixed, is_statistic
 from lcjax.transform.labels import Labels, axes_of, moved_labels, varies_by_unit
-from lcjax.transform.primitives import MOVES, SAME, hands_on
-from lcjax.transform.program import Op, Value
+from lcjax.transform.primitives import MOVES, PRODUCTS, SAME, hands_on
+from lcjax.transform.program import Op, Region, Value, ops_in
 
 AFFINE = frozenset({"add", "add_any", "sub", "mul", "div", "neg"})
+_SHIFTS = frozenset({"add", "add_any", "sub"})
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -35,6 +39,11 @@ class Step:
     by: Value | None
     labels: Labels
     cut: tuple[int, int] | None = None
+
+    @property
+    def shifts(self) -> bool:
+        """Whether it adds something, so that nothing in is not nothing out."""
+        return self.by is not None and self.op.name in _SHIFTS
 
 
 def data_operands(op: Op, kinds: Kinds, labels: Labels) -> list[Value]:
@@ -72,7 +81,11 @@ def read_step(op: Op, value: Value, labels: Labels, kinds: Kinds, out: Value) ->
         return None
     others = [operand for operand in op.ins if operand is not value]
     if op.name == "select_n":
-        return Step(op, value, out, None, labels) if _drops(op, kinds) else None
+        if drops(op, kinds):
+            return Step(op, value, out, None, labels)
+        by = op.ins[0]
+        masks = _masks(op, kinds) and varies_by_unit(by, labels)
+        return Step(op, value, out, by, labels) if masks else None
     if op.name not in AFFINE:
         return None
     if not others:
@@ -84,25 +97,50 @@ def read_step(op: Op, value: Value, labels: Labels, kinds: Kinds, out: Value) ->
         return None
     if kinds[by] is Kind.DATA:
         return Step(op, value, out, by, labels)
-    scalar = kinds[by] is Kind.CONSTANT and by.aval.size == 1
-    return None if scalar or not varies_by_unit(by, labels) else Step(op, value, out, by, labels)
-
-
-def read_mask_scale(op: Op, value: Value, labels: Labels, kinds: Kinds) -> Step | None:
-    """Returns the multiplication by a constant with which dropout keeps the mean; else None."""
-    out = op.outs[0]
-    others = [operand for operand in op.ins if operand is not value]
-    if op.name not in ("mul", "div") or len(others) != 1:
+    if not varies_by_unit(by, labels) or (is_scalar(by, kinds) and in_activation(op, kinds)):
         return None
-    if op.name == "div" and op.ins[0] is not value:
-        return None
-    constant = kinds[others[0]] is Kind.CONSTANT and others[0].aval.size == 1
-    return Step(op, value, out, None, labels) if constant else None
+    return Step(op, value, out, by, labels)
 
 
-def is_mask(step: Step, kinds: Kinds) -> bool:
-    """Tells whether a step is dropout: it multiplies by, or chooses by, random numbers."""
-    return any(kinds[value] is Kind.RANDOM for value in step.op.ins)
+def is_scalar(value: Value, kinds: Kinds) -> bool:
+    """Tells whether a value is one constant."""
+    return kinds[value] is Kind.CONSTANT and value.aval.size == 1
+
+
+def is_linear(op: Op, kinds: Kinds) -> bool:
+    """Tells whether an operation is affine in the data: it adds or multiplies by what is not."""
+    data = [value for value in op.ins if kinds[value] is Kind.DATA]
+    if hands_on(op) or op.name in ("slice", "split"):
+        return True
+    if op.name == "select_n":
+        return drops(op, kinds) or (len(data) == 1 and kinds[op.ins[0]] is not Kind.DATA)
+    if op.name in ("add", "add_any") and len(data) == 2:
+        return data[0] is data[1]
+    return op.name in AFFINE and len(data) == 1 and not (op.name == "div" and op.ins[1] is data[0])
+
+
+def in_activation(op: Op, kinds: Kinds) -> bool:
+    """Tells whether an operation is inside a jitted function that is an activation.
+
+    As those of jax.nn are; constants in it belong to the activation: the 1.05 of selu is no scale.
+    """
+    scope = op.scope
+    while scope is not None:
+        if scope.kind == "call" and _is_activation(scope, kinds):
+            return True
+        scope = scope.scope
+    return False
+
+
+def _is_activation(region: Region, kinds: Kinds) -> bool:
+    """Tells whether a call works on data, other than linearly, and multiplies by no kernel."""
+    bends = False
+    for op in ops_in(region.body):
+        if op.name in PRODUCTS:
+            return False
+        data = any(kinds[value] is Kind.DATA for value in op.ins)
+        bends = bends or (data and not is_linear(op, kinds))
+    return bends
 
 
 def relabelled(steps: Sequence[Step], labels: Labels) -> list[Step] | None:
@@ -141,14 +179,26 @@ def applied(step: Step, scale: Any, shift: Any, by: Any) -> tuple[Any, Any]:
             return (scale, shift - by) if first else (-scale, by - shift)
         case "mul":
             return scale * by, shift * by
+        case "select_n":
+            kept = by if step.op.ins[2] is step.value else 1 - by
+            return scale * kept, shift * kept
     return scale / by, shift / by
 
 
-def _drops(op: Op, kinds: Kinds) -> bool:
+def drops(op: Op, kinds: Kinds) -> bool:
     """Tells whether a choice by random numbers is between a value and zeros."""
-    which, *cases = op.ins
+    return kinds[op.ins[0]] is Kind.RANDOM and _between_value_and_zeros(op, kinds)
+
+
+def _masks(op: Op, kinds: Kinds) -> bool:
+    """Tells whether a choice by what is fixed is between a value and zeros."""
+    return is_fixed(kinds[op.ins[0]]) and _between_value_and_zeros(op, kinds)
+
+
+def _between_value_and_zeros(op: Op, kinds: Kinds) -> bool:
+    _, *cases = op.ins
     zeros = [case for case in cases if is_fixed(kinds[case]) and _is_zero(case)]
-    return kinds[which] is Kind.RANDOM and len(cases) == 2 and len(zeros) == 1
+    return len(cases) == 2 and len(zeros) == 1
 
 
 def _is_zero(value: Value) -> bool:
