@@ -1,3 +1,5 @@
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -59,6 +61,47 @@ def test_slope_gradient_of_a_bfloat16_input_is_summed_in_float32():
     assert float(grad) == -4096.0  # a bfloat16 sum would stop at -256
 
 
+def test_slope_gradient_of_a_float16_input_is_formed_in_float32():
+    """With loss scaling `g (z − h)` is past the largest float16, its sum in float32 is not."""
+    z = jnp.full((8,), -1e3, jnp.float16)
+    scaled = lambda module, *inputs: (
+        lambda v: 1024 * module.apply(v, *inputs).astype(jnp.float32).sum()
+    )
+    act, gate = CollapsibleActivation(nn.relu), CollapsibleGate(nn.relu)
+    for module, inputs in ((act, (z,)), (gate, (z, z))):  # relu(z) is 0
+        variables = module.init(jax.random.key(0), *inputs)
+        slope = jax.grad(scaled(module, *inputs))(variables)["params"]["slope"]
+        np.testing.assert_allclose(slope, 1024 * 8 * -1e3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("fn", [nn.gelu, jnp.tanh])
+def test_derivatives_in_both_modes_and_of_second_order_are_those_of_the_formula(fn):
+    z, slope = Z[0], jnp.float32(0.3)
+    loss = lambda f: lambda z, s: jnp.sum(jnp.sin(f(fn, z, s)))
+    tangents = jnp.flip(z), jnp.float32(-0.7)
+
+    @partial(jax.jit, static_argnums=0)
+    def ways(f):
+        forward_of_reverse = jax.hessian(loss(f), (0, 1))(z, slope)
+        reverse_of_forward = jax.jacrev(jax.jacfwd(loss(f), (0, 1)), (0, 1))(z, slope)
+        pushed = jax.jvp(loss(f), (z, slope), tangents)[1]
+        linear = jax.linearize(loss(f), z, slope)[1](*tangents)
+        of_slope = jax.grad(lambda s: jnp.trace(jax.hessian(loss(f))(z, s)))(slope)
+        return forward_of_reverse, reverse_of_forward, pushed, linear, of_slope
+
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), ways(bend), ways(plain))
+
+
+def test_what_an_activation_closes_over_is_differentiated():
+    def loss(bent, z, beta, slope):
+        return jnp.sum(bent(lambda t: t * jax.nn.sigmoid(beta * t), z, slope))
+
+    for fixed in (jax.grad(loss, (1, 2, 3)), jax.jit(jax.grad(loss, (1, 2, 3)), static_argnums=0)):
+        got = fixed(bend, Z, jnp.float32(2), jnp.float32(0.3))
+        want = fixed(plain, Z, jnp.float32(2), jnp.float32(0.3))
+        jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), got, want)
+
+
 def test_under_jit_and_vmap():
     slopes = jnp.linspace(0, 1, 3)
     out = jax.jit(jax.vmap(lambda s: bend(nn.relu, Z, s)))(slopes)
@@ -84,3 +127,10 @@ def test_the_backward_pass_keeps_the_input_alone():
 
     assert kept(bend) == [1, Z.size]
     assert sum(kept(plain)) > 3 * Z.size
+
+
+def test_the_backward_pass_of_a_gate_keeps_gate_and_value_alone():
+    module = CollapsibleGate(nn.gelu, slope_init=0.5)
+    variables = module.init(jax.random.key(0), Z, Z)
+    _, pull = jax.vjp(module.apply, variables, Z, jnp.flip(Z))
+    assert sorted(leaf.size for leaf in jax.tree.leaves(pull)) == [1, Z.size, Z.size]

@@ -27,9 +27,9 @@ def bent(match: Match, slope: Value, kinds: Kinds) -> Replacement:
     items = None if match.gated else _function(match, kinds)
 
     def mix(read: Read) -> jax.Array:
-        z, h, alpha = read(start), read(end), read(slope)
-        own, other = (lax.convert_element_type(x, h.dtype) for x in (alpha, 1 - alpha))
-        return own * lax.convert_element_type(z, h.dtype) + other * h
+        h = read(end)
+        z = lax.convert_element_type(read(start), h.dtype)
+        return bend(lambda z, h: h, z, read(slope), h)
 
     if items is None or start.aval.dtype != end.aval.dtype:
         return Replacement(op, (start,), mix, own=True)

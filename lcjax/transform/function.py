@@ -244,9 +244,8 @@ def collapsible(fn: Callable[..., Any]) -> CollapsibleFunction:
 
     What a norm folds in, its statistics too, has to be in the params: of a function of params and
     state make one of both, `lambda both, x: apply(*both, x)`. At frozen slopes of 0 (closed over,
-    or left out of the tree) the program is the function's own. Slopes are read in reverse mode
-    only: no `jax.jvp`. What no site needs, whole models with
-    `while` loops or kernels of their own included, is left as it is.
+    or left out of the tree) the program is the function's own. What no site needs, whole models
+    with `while` loops or kernels of their own included, is left as it is.
 
     Args:
       fn: `fn(params, *args, **kwargs)`; params a pytree of arrays, the rest arrays or hashable.
