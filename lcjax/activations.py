@@ -1,11 +1,13 @@
 """The activation that a learned slope bends toward the identity, and its gated form."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
+from jax.extend import core
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -28,8 +30,31 @@ def bend(
     of_z, of_slope = (jax.typeof(x).manual_axis_type.varying for x in (z, slope))
     varying = tuple(of_z - of_slope)  # in jax.shard_map
     slope = jax.lax.pcast(slope, varying, to="varying") if varying else slope
-    closed, captured = jax.closure_convert(fn, z, *others)
-    return _bend(closed, z, slope, *others, *captured)
+    fn, captured = _opened(fn, (z, *others))
+    return _bend(fn, z, slope, *others, *captured)
+
+
+def _opened(
+    fn: Callable[..., jax.Array], inputs: Sequence[jax.Array]
+) -> tuple[Callable[..., jax.Array], list[jax.Array]]:
+    """Returns a function that is given the traced values that fn closes over, and those values.
+
+    As `jax.closure_convert`, which keeps every fn that it was given.
+    """
+    closed = jax.make_jaxpr(lambda *inputs: fn(*inputs))(*inputs)
+    captured = [value for value in closed.consts if isinstance(value, Tracer)]
+    if not captured:
+        return fn, []
+    consts = [None if isinstance(value, Tracer) else value for value in closed.consts]
+    jaxpr = closed.jaxpr
+    opened = jaxpr.replace(constvars=[], invars=[*jaxpr.constvars, *jaxpr.invars])
+    run = core.jaxpr_as_fun(core.ClosedJaxpr(opened, ()))
+
+    def given(*values: jax.Array) -> jax.Array:
+        own, traced = values[: len(inputs)], iter(values[len(inputs) :])
+        return run(*(next(traced) if each is None else each for each in consts), *own)[0]
+
+    return given, captured
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -21,7 +21,7 @@ from lcjax.transform.explain import Explanation
 from lcjax.transform.run import run_program
 from lcjax.transform.schedule import environment, schedule_of
 from lcjax.transform.sites import sites_of
-from lcjax.transform.trace import Traced, Tracer
+from lcjax.transform.trace import Traced, trace
 from lcjax.transform.tree import Parts, filled, parts_of, removed_leaves
 
 
@@ -30,7 +30,6 @@ class CollapsibleFunction:
 
     def __init__(self, fn: Callable[..., Any]):
         self._fn = fn
-        self._trace = Tracer(fn)
 
     def __call__(self, params: Any, *args: Any, **kwargs: Any) -> Any:
         """Returns what the function returns, its activations bent and its fused sites fused.
@@ -38,7 +37,7 @@ class CollapsibleFunction:
         Args:
           params: what `init`, `collapse` or a restore returned.
           *args: the function's other arguments. Arrays are traced; the rest (`train=False`,
-            `mutable=["batch_stats"]`) is as it is, and hashable.
+            `mutable=["batch_stats"]`) is as it is.
           **kwargs: those given by name.
 
         Raises:
@@ -63,7 +62,7 @@ class CollapsibleFunction:
         Raises:
           CollapseError: no site, with what was left alone and why; params that are no arrays.
         """
-        traced, _, _ = self._trace(params, args, kwargs)
+        traced, _, _ = trace(self._fn, params, args, kwargs)
         if not traced.found.sites:
             raise CollapseError(
                 "the function has no site: no Dense → activation → Dense, of kernels that are "
@@ -225,7 +224,7 @@ class CollapsibleFunction:
         """Returns the traced call, the parts of the tree, and the leaves of params and inputs."""
         parts = parts_of(params)
         model = filled(parts.model, removed_leaves(parts.fused))
-        traced, leaves, arrays = self._trace(model, args, kwargs)
+        traced, leaves, arrays = trace(self._fn, model, args, kwargs)
         return traced, parts, leaves, arrays
 
 
@@ -239,8 +238,13 @@ def collapsible(fn: Callable[..., Any]) -> CollapsibleFunction:
     what it is, and one that is not elementwise, tied, or used twice is left alone.
 
     The result is called like the function, with the tree that its `init` returns in the place of
-    the params. A call is traced once for every shape. The compact tree needs the function alone to
-    run again: in another process, `collapsible(fn)(restored, x)`.
+    the params. The compact tree needs the function alone to run again: in another process,
+    `collapsible(fn)(restored, x)`.
+
+    Every call is traced anew, so that it sees what the function reads from outside (an attribute, a
+    global) as it is then. That takes about as long as the function itself takes uncompiled: where
+    time counts, call `jax.jit(f)`. What a function compiled by `jax.jit` read, this one or one that
+    it calls, stays as it was when it was compiled.
 
     What a norm folds in, its statistics too, has to be in the params: of a function of params and
     state make one of both, `lambda both, x: apply(*both, x)`. At frozen slopes of 0 (closed over,
@@ -248,7 +252,7 @@ def collapsible(fn: Callable[..., Any]) -> CollapsibleFunction:
     with `while` loops or kernels of their own included, is left as it is.
 
     Args:
-      fn: `fn(params, *args, **kwargs)`; params a pytree of arrays, the rest arrays or hashable.
+      fn: `fn(params, *args, **kwargs)`; params a pytree of arrays.
         Flax linen `module.apply`; for NNX `lambda params, rest, x: nnx.merge(graphdef, params,
         rest)(x)` of `nnx.split(model, nnx.Param, ...)`; `lambda params, x: eqx.combine(params,
         static)(x)` of `eqx.partition(model, eqx.is_array)`; Haiku's `apply`; a plain function. It

@@ -50,7 +50,7 @@ class Schedule:
 
 
 def schedule_of(traced: Traced, parts: Parts) -> Schedule:
-    """Returns how a call runs with this tree; made once for every set of slopes and entries.
+    """Returns how a call runs with this tree.
 
     Slopes that are known to be 0 bend nothing: the function runs as it is.
 
@@ -60,14 +60,7 @@ def schedule_of(traced: Traced, parts: Parts) -> Schedule:
     slopes = {path: slope["slope"] for path, slope in parts.slopes.items()}
     _check_slopes(traced.found, slopes)
     bends = [path for path, slope in slopes.items() if not _is_zero(slope)]
-    shapes = {
-        key: tuple((name in factor) for factor in factors_of(entry) for name in ("kernel", "bias"))
-        for key, entry in parts.fused.items()
-    }
-    made = (frozenset(bends), frozenset(shapes.items()))
-    if made not in traced.plans:
-        traced.plans[made] = _make(traced.found, parts, bends)
-    return traced.plans[made]
+    return _make(traced.found, parts, bends)
 
 
 def environment(
