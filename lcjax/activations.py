@@ -133,7 +133,8 @@ class CollapsibleGate(nn.Module):
     def __call__(self, gate: jax.Array, value: jax.Array) -> jax.Array:
         """Gates value by gate, both of one shape; returns that shape in value's dtype."""
         slope = _slope(self, self.slope_init)
-        return bend(lambda value, gate: self.fn(gate) * value, value, slope, gate)
+        opened = bend(lambda _, gate: self.fn(gate), jnp.ones_like(gate), slope, gate)
+        return opened * value
 
 
 def _slope(module: nn.Module, start: float) -> jax.Array:

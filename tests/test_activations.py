@@ -68,10 +68,10 @@ def test_slope_gradient_of_a_float16_input_is_formed_in_float32():
         lambda v: 1024 * module.apply(v, *inputs).astype(jnp.float32).sum()
     )
     act, gate = CollapsibleActivation(nn.relu), CollapsibleGate(nn.relu)
-    for module, inputs in ((act, (z,)), (gate, (z, z))):  # relu(z) is 0
+    for module, inputs, want in ((act, (z,), -1e3), (gate, (z, z / 100), -10)):  # relu(z) is 0
         variables = module.init(jax.random.key(0), *inputs)
         slope = jax.grad(scaled(module, *inputs))(variables)["params"]["slope"]
-        np.testing.assert_allclose(slope, 1024 * 8 * -1e3, rtol=1e-6)
+        np.testing.assert_allclose(slope, 1024 * 8 * want, rtol=1e-6)
 
 
 @pytest.mark.parametrize("fn", [nn.gelu, jnp.tanh])
@@ -128,10 +128,3 @@ def test_the_backward_pass_keeps_the_input_alone():
 
     assert kept(bend) == [1, Z.size]
     assert sum(kept(plain)) > 3 * Z.size
-
-
-def test_the_backward_pass_of_a_gate_keeps_gate_and_value_alone():
-    module = CollapsibleGate(nn.gelu, slope_init=0.5)
-    variables = module.init(jax.random.key(0), Z, Z)
-    _, pull = jax.vjp(module.apply, variables, Z, jnp.flip(Z))
-    assert sorted(leaf.size for leaf in jax.tree.leaves(pull)) == [1, Z.size, Z.size]
