@@ -14,7 +14,7 @@ from lcjax.transform.steps import data_operands
 
 _SUM = "a norm, softmax or pooling over units or tokens stands between"
 _OTHER = "another value enters, which comes from no Dense"
-_STATE = " (statistics of a norm fold in where they are given with the params)"
+_STATE = " (statistics of a norm fold in where they are given with the params or has_state=True)"
 
 
 @dataclass

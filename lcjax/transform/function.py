@@ -1,7 +1,6 @@
 """A JAX function, unchanged, with the life cycle of a collapsible model."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -15,11 +14,10 @@ from lcjax.replacement import Rank
 from lcjax.report import CollapseReport
 from lcjax.sites import Sites
 from lcjax.transform.calibrate import calibrate_function
+from lcjax.transform.call import call
 from lcjax.transform.choosing import Method
 from lcjax.transform.collapse import collapse_parts
 from lcjax.transform.explain import Explanation
-from lcjax.transform.run import run_program
-from lcjax.transform.schedule import environment, schedule_of
 from lcjax.transform.sites import sites_of
 from lcjax.transform.trace import Traced, trace
 from lcjax.transform.tree import Parts, filled, parts_of, removed_leaves
@@ -28,8 +26,9 @@ from lcjax.transform.tree import Parts, filled, parts_of, removed_leaves
 class CollapsibleFunction:
     """What `collapsible` returns; see there."""
 
-    def __init__(self, fn: Callable[..., Any]):
+    def __init__(self, fn: Callable[..., Any], has_state: bool = False):
         self._fn = fn
+        self._has_state = has_state
 
     def __call__(self, params: Any, *args: Any, **kwargs: Any) -> Any:
         """Returns what the function returns, its activations bent and its fused sites fused.
@@ -40,14 +39,17 @@ class CollapsibleFunction:
             `mutable=["batch_stats"]`) is as it is.
           **kwargs: those given by name.
 
+        Returns:
+          what the function returns. Running statistics of a norm that was folded in, which a call
+          as in training returns, are those of the state where they stand there; where they were in
+          the params, dicts lose them and None stands in other containers.
+
         Raises:
-          CollapseError: params of another function, or which are no such tree at all.
+          CollapseError: params of another function, or which are no such tree at all; a call that
+            returns something else that a fused site no longer has.
         """
         traced, parts, leaves, arrays = self._open(params, args, kwargs)
-        schedule = schedule_of(traced, parts)
-        env = environment(traced, schedule, parts, leaves, arrays)
-        outs = run_program(traced.found.program, schedule.plan, env)
-        return jax.tree.unflatten(traced.out, outs)
+        return call(traced, parts, leaves, arrays)
 
     def init(self, params: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Returns `{"model": params, "slopes": {site: {"slope": 0.0}}, "fused": {}}`.
@@ -62,7 +64,7 @@ class CollapsibleFunction:
         Raises:
           CollapseError: no site, with what was left alone and why; params that are no arrays.
         """
-        traced, _, _ = trace(self._fn, params, args, kwargs)
+        traced, _, _ = self._traced(params, args, kwargs)
         if not traced.found.sites:
             raise CollapseError(
                 "the function has no site: no Dense → activation → Dense, of kernels that are "
@@ -146,8 +148,8 @@ class CollapsibleFunction:
             rank=rank,
             tolerance=tolerance,
         )
-        traced, parts, leaves, _ = self._open(params, args, kwargs)
-        return collapse_parts(traced, parts, leaves, method)
+        traced, parts, leaves, arrays = self._open(params, args, kwargs)
+        return collapse_parts(traced, parts, leaves, arrays, method)
 
     def calibrate(
         self,
@@ -159,6 +161,7 @@ class CollapsibleFunction:
         mask: Mask | None = None,
         holdout: float = 0.1,
         progress: bool = True,
+        state: Any = None,
         **kwargs: Any,
     ) -> Calibration:
         """Returns statistics with which `collapse(params, ..., fit=...)` fits the chosen sites.
@@ -175,6 +178,7 @@ class CollapsibleFunction:
             that a Dense does not sum over), from the first on.
           holdout: part of the rows that is held out, in [0, 1).
           progress: whether a pass that takes long shows a bar (where tqdm is installed).
+          state: of a function with has_state, its state, the same for every batch.
           **kwargs: the function's arguments given by name, at inference, the same for every batch.
 
         Raises:
@@ -183,8 +187,11 @@ class CollapsibleFunction:
           ValueError: no batch; an unknown fit; a holdout out of range.
           TypeError: batches that are one array.
         """
+        if state is not None and not self._has_state:
+            kwargs["state"] = state
+        before = (state,) if self._has_state else ()
         return calibrate_function(
-            partial(self._open, kwargs=kwargs),
+            lambda params, batch: self._open(params, (*before, *batch), kwargs),
             params,
             batches,
             sites,
@@ -218,17 +225,22 @@ class CollapsibleFunction:
 
         return self.collapse(jax.tree.map(shape, params), *args, sites=sites, **kwargs)[0]
 
+    def _traced(
+        self, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Traced, list[Any], list[Any]]:
+        return trace(self._fn, model, args, kwargs, has_state=self._has_state)
+
     def _open(
         self, params: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[Traced, Parts, list[Any], list[Any]]:
         """Returns the traced call, the parts of the tree, and the leaves of params and inputs."""
         parts = parts_of(params)
         model = filled(parts.model, removed_leaves(parts.fused))
-        traced, leaves, arrays = trace(self._fn, model, args, kwargs)
+        traced, leaves, arrays = self._traced(model, args, kwargs)
         return traced, parts, leaves, arrays
 
 
-def collapsible(fn: Callable[..., Any]) -> CollapsibleFunction:
+def collapsible(fn: Callable[..., Any], *, has_state: bool = False) -> CollapsibleFunction:
     """Gives any JAX function of params and inputs the life cycle of a collapsible model.
 
     Its jaxpr is searched for `Dense → activation → Dense`, the kernels being leaves of the params:
@@ -246,8 +258,12 @@ def collapsible(fn: Callable[..., Any]) -> CollapsibleFunction:
     time counts, call `jax.jit(f)`. What a function compiled by `jax.jit` read, this one or one that
     it calls, stays as it was when it was compiled.
 
-    What a norm folds in, its statistics too, has to be in the params: of a function of params and
-    state make one of both, `lambda both, x: apply(*both, x)`. At frozen slopes of 0 (closed over,
+    What a norm folds in has to be in the params or, its statistics, in the state: with `has_state`
+    the function's second argument is state, which is given to every method after the params, folds
+    in as params do, and stands outside of the tree that is trained, decayed and saved. After a
+    collapse a call as in training returns the statistics of a norm that was folded in as they were.
+
+    At frozen slopes of 0 (closed over,
     or left out of the tree) the program is the function's own. What no site needs, whole models
     with `while` loops or kernels of their own included, is left as it is.
 
@@ -257,6 +273,10 @@ def collapsible(fn: Callable[..., Any]) -> CollapsibleFunction:
         rest)(x)` of `nnx.split(model, nnx.Param, ...)`; `lambda params, x: eqx.combine(params,
         static)(x)` of `eqx.partition(model, eqx.is_array)`; Haiku's `apply`; a plain function. It
         may not return its kernels.
+      has_state: whether it is `fn(params, state, *args, **kwargs)`; state a pytree of what is not
+        trained: linen `lambda params, state, x, train: model.apply({"params": params, **state}, x,
+        train, mutable=["batch_stats"])`, Haiku's `apply`, an `nnx.State` of `nnx.BatchStat`, Keras'
+        non-trainable variables.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -266,4 +286,4 @@ def collapsible(fn: Callable[..., Any]) -> CollapsibleFunction:
       >>> compact["fused"]["up|hidden=4||down:4x2,up:2x4"]["kernel"].shape
       (2, 2)
     """
-    return CollapsibleFunction(fn)
+    return CollapsibleFunction(fn, has_state)

@@ -20,16 +20,30 @@ class Traced:
     Attributes:
       found: what is found in it.
       paths: the encoded paths of the leaves of the model's params.
+      state_paths: those of the leaves of its state.
+      out_paths: those of the leaves of what it returns.
       out: the structure of what it returns.
     """
 
     found: Found
     paths: tuple[str, ...]
+    state_paths: tuple[str, ...]
+    out_paths: tuple[str, ...]
     out: Any
+
+    @property
+    def leaf_paths(self) -> tuple[str, ...]:
+        """The encoded paths of the leaves of params and state."""
+        return self.paths + self.state_paths
 
 
 def trace(
-    fn: Callable[..., Any], model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+    fn: Callable[..., Any],
+    model: Any,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    *,
+    has_state: bool = False,
 ) -> tuple[Traced, list[Any], list[Any]]:
     """Returns the traced call, the leaves of the model's params, and those of the inputs.
 
@@ -40,10 +54,17 @@ def trace(
       model: the params, whole; arrays or ShapeDtypeStructs.
       args: the function's other arguments; leaves that are no arrays are not traced.
       kwargs: those given by name.
+      has_state: whether the first of args is state.
 
     Raises:
       CollapseError: a leaf of the params is no array.
+      TypeError: no state, where the function has one.
     """
+    if has_state and not args:
+        raise TypeError(
+            "got no argument after the params, expected the state: the function is collapsible "
+            "with has_state=True. Give the state after the params, f(params, state, *args)."
+        )
     flat, structure = jax.tree_util.tree_flatten_with_path(model)
     for keys, leaf in flat:
         if not _is_array(leaf) and not isinstance(leaf, bool | int | float | complex):
@@ -70,11 +91,14 @@ def trace(
             "are these another model's, or a compact tree without its part `fused`?"
         )
         raise
+    state = jax.tree_util.tree_flatten_with_path(args[0])[0] if has_state else []
+    state_paths = tuple(encode(keys) for keys, leaf in state if _is_array(leaf))
     paths = tuple(encode(keys) for keys, _ in flat)
-    found = find_all(
-        open_program(closed, len(leaves)), paths, [site_name(keys) for keys, _ in flat]
-    )
-    return Traced(found, paths, jax.tree.structure(out)), leaves, arrays
+    program = open_program(closed, len(leaves), len(state_paths))
+    found = find_all(program, paths, [site_name(keys) for keys, _ in flat])
+    outs, out = jax.tree_util.tree_flatten_with_path(out)
+    out_paths = tuple(encode(keys) for keys, _ in outs)
+    return Traced(found, paths, state_paths, out_paths, out), leaves, arrays
 
 
 def _is_array(leaf: Any) -> bool:
