@@ -1,49 +1,90 @@
 """The activation that a learned slope bends toward the identity, and its gated form."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
+from jax.extend import core
 
 Activation = Callable[[jax.Array], jax.Array]
 
 
-def bend(fn: Activation, z: jax.Array, slope: jax.Array) -> jax.Array:
+def bend(
+    fn: Callable[..., jax.Array], z: jax.Array, slope: jax.Array, *others: jax.Array
+) -> jax.Array:
     """Returns `α z + (1 − α) fn(z)` in z's dtype; `1 − α` is formed in the slope's own dtype.
 
-    The backward pass keeps z alone and recomputes fn(z). Reverse mode only, as every
-    `jax.custom_vjp`.
+    Differentiable in both modes and to any order. The backward pass keeps the inputs alone and
+    recomputes fn; the slope's gradient is formed and summed in the slope's own dtype, or in z's
+    where that is wider.
 
     Args:
-      fn: an elementwise function; it may not close over traced values.
+      fn: an elementwise function; floats that it closes over are differentiated too.
       z: pre-activations of any shape.
-      slope: scalar α; its gradient is summed in its own dtype.
+      slope: scalar α.
+      *others: what fn takes after z, as the gate of a gated unit.
     """
     of_z, of_slope = (jax.typeof(x).manual_axis_type.varying for x in (z, slope))
     varying = tuple(of_z - of_slope)  # in jax.shard_map
-    return _bend(fn, z, jax.lax.pcast(slope, varying, to="varying") if varying else slope)
+    slope = jax.lax.pcast(slope, varying, to="varying") if varying else slope
+    fn, captured = _opened(fn, (z, *others))
+    return _bend(fn, z, slope, *others, *captured)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _bend(fn: Activation, z: jax.Array, slope: jax.Array) -> jax.Array:
-    return slope.astype(z.dtype) * z + (1 - slope).astype(z.dtype) * fn(z)
+def _opened(
+    fn: Callable[..., jax.Array], inputs: Sequence[jax.Array]
+) -> tuple[Callable[..., jax.Array], list[jax.Array]]:
+    """Returns a function that is given the traced values that fn closes over, and those values.
+
+    As `jax.closure_convert`, which keeps every fn that it was given.
+    """
+    closed = jax.make_jaxpr(lambda *inputs: fn(*inputs))(*inputs)
+    captured = [value for value in closed.consts if isinstance(value, Tracer)]
+    if not captured:
+        return fn, []
+    consts = [None if isinstance(value, Tracer) else value for value in closed.consts]
+    jaxpr = closed.jaxpr
+    opened = jaxpr.replace(constvars=[], invars=[*jaxpr.constvars, *jaxpr.invars])
+    run = core.jaxpr_as_fun(core.ClosedJaxpr(opened, ()))
+
+    def given(*values: jax.Array) -> jax.Array:
+        own, traced = values[: len(inputs)], iter(values[len(inputs) :])
+        return run(*(next(traced) if each is None else each for each in consts), *own)[0]
+
+    return given, captured
 
 
-def _bend_forward(fn: Activation, z: jax.Array, slope: jax.Array):
-    return _bend(fn, z, slope), (z, slope)
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _bend(
+    fn: Callable[..., jax.Array], z: jax.Array, slope: jax.Array, *rest: jax.Array
+) -> jax.Array:
+    return slope.astype(z.dtype) * z + (1 - slope).astype(z.dtype) * fn(z, *rest)
 
 
-def _bend_backward(fn: Activation, residuals: tuple[jax.Array, jax.Array], g: jax.Array):
-    z, slope = residuals
-    h, pull = jax.vjp(fn, z)
-    (through_fn,) = pull((1 - slope).astype(z.dtype) * g)
-    slope_gradient = jnp.sum(g * (z - h), dtype=slope.dtype)
-    return slope.astype(z.dtype) * g + through_fn, slope_gradient
+@_bend.defjvp
+def _bend_jvp(
+    fn: Callable[..., jax.Array], primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
+    # As a checkpoint the linear map keeps its primals only. Without barriers XLA may still share
+    # fn(z) with the forward pass.
+    linear = jax.checkpoint(partial(_bend_linear, fn), prevent_cse=False)
+    return _bend(fn, *primals), linear(primals, tangents)
 
 
-_bend.defvjp(_bend_forward, _bend_backward)
+def _bend_linear(
+    fn: Callable[..., jax.Array], primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> jax.Array:
+    """Returns `α dz + (1 − α) dh + (z − h) dα`, h being what fn returns."""
+    (z, slope, *rest), (dz, d_slope, *d_rest) = primals, tangents
+    h, dh = jax.jvp(fn, (z, *rest), (dz, *d_rest))
+    with jax.numpy_dtype_promotion("standard"):
+        wide = jnp.promote_types(z.dtype, slope.dtype)
+    through_slope = (z.astype(wide) - h.astype(wide)) * d_slope.astype(wide)
+    through_fn = (1 - slope).astype(z.dtype) * dh
+    return slope.astype(z.dtype) * dz + through_fn + through_slope.astype(z.dtype)
 
 
 class CollapsibleActivation(nn.Module):
@@ -92,8 +133,8 @@ class CollapsibleGate(nn.Module):
     def __call__(self, gate: jax.Array, value: jax.Array) -> jax.Array:
         """Gates value by gate, both of one shape; returns that shape in value's dtype."""
         slope = _slope(self, self.slope_init)
-        open_part = (1 - slope).astype(value.dtype) * self.fn(gate)
-        return (open_part + slope.astype(value.dtype)) * value
+        opened = bend(lambda _, gate: self.fn(gate), jnp.ones_like(gate), slope, gate)
+        return opened * value
 
 
 def _slope(module: nn.Module, start: float) -> jax.Array:

@@ -73,9 +73,11 @@ def calibrate(
     "moments" gathers means and variances of every unit, from which follow a gain and an offset for
     each; the best where tokens are few or widths large. A site's slope may be anything.
 
-    One pass, compiled once for every shape of batch; moments are float32 (float64 where activations
-    are), centred and merged, and the same however the data is cut into batches. On a mesh they are
-    reduced over it. What does not lead to a chosen run is not computed.
+    One pass, compiled once for every shape of batch, and anew in every call: what apply_fn and mask
+    read from outside (an attribute, a global) is as it is then, but for what functions that you
+    compiled yourself with `jax.jit` have read before. Moments are float32 (float64 where
+    activations are), centred and merged, and the same however the data is cut into batches. On a
+    mesh they are reduced over it. What does not lead to a chosen run is not computed.
 
     Rows along the first axis of a batch are spread over two groups: those that are fitted on, and
     those held out, by which the report judges the fit.

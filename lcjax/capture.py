@@ -56,9 +56,10 @@ def capture(
       CollapseError: when a named module is not called, or is called inside `nn.scan`, `jax.vmap`
         or another transform that changes what its values mean; names the path.
     """
-    # JAX caches traces by the axes in scope: this one, over which nothing runs, keeps apart what is
-    # traced here and what the user's own jitted functions have cached.
-    trace = jax.make_jaxpr(apply_fn, axis_env=[(_MARK, 1)])
+    # JAX keeps traces by the function that is traced, so that a new one is given, and by the axes
+    # in scope: this one, over which nothing runs, keeps apart what is traced here and what the
+    # user's own jitted functions have cached.
+    trace = jax.make_jaxpr(lambda *inputs: apply_fn(*inputs), axis_env=[(_MARK, 1)])
     with nn.intercept_methods(_name_values):
         closed = trace(variables, *batch)
     owners = [out_of(_path(name)) for name in names if name == beside(_path(name))]

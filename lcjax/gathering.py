@@ -76,21 +76,15 @@ def gather(
     if not 0 <= holdout < 1:
         raise ValueError(f"holdout is {holdout}, must be in [0, 1): a part of the rows.")
     check_batches(batches)
-    apply_fn, mask = _hashable(apply_fn), _hashable(mask)
+    # Compiled anew in every pass: what apply_fn and mask read from outside may have changed, and
+    # what they close over is let go with it.
+    measured = partial(_measure, apply_fn=apply_fn, pairs=pairs, mask=mask, holdout=holdout)
+    measure_batch = jax.jit(measured, static_argnames="mesh")
     start, total, behind = 0, None, None
     for batch in _watched(batches) if progress else batches:
         batch = as_batch(batch)
-        moments, done = _measure(
-            variables,
-            compact,
-            batch,
-            np.uint32(start % _WORD),
-            apply_fn=apply_fn,
-            pairs=pairs,
-            mask=mask,
-            holdout=holdout,
-            mesh=_mesh((variables, compact, batch)),
-        )
+        first, mesh = np.uint32(start % _WORD), _mesh((variables, compact, batch))
+        moments, done = measure_batch(variables, compact, batch, first, mesh=mesh)
         total = moments if total is None else _merge(total, moments)
         # At most one batch waits on the device: memory does not grow where batches come fast.
         jax.block_until_ready(behind)
@@ -128,7 +122,6 @@ def check_batches(batches: Any, *, more_than_once: str = "") -> None:
         )
 
 
-@partial(jax.jit, static_argnames=("apply_fn", "pairs", "mask", "holdout", "mesh"))
 def _measure(
     variables: Any,
     compact: Any,
@@ -245,15 +238,6 @@ def _mesh(tree: Any) -> Mesh | None:
 def _rows(batch: tuple[Any, ...]) -> int:
     """Returns the length of a batch's first axis."""
     return next((np.shape(leaf)[0] for leaf in jax.tree.leaves(batch) if np.ndim(leaf)), 1)
-
-
-def _hashable(fn: Any) -> Any:
-    """Returns a function by which a compiled one can be looked up again, if need be by itself."""
-    try:
-        hash(fn)
-    except TypeError:
-        return lambda *args: fn(*args)
-    return fn
 
 
 def _watched(batches: Iterable[Any]) -> Iterable[Any]:

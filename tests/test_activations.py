@@ -1,3 +1,5 @@
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -57,6 +59,48 @@ def test_slope_gradient_of_a_bfloat16_input_is_summed_in_float32():
     z = jnp.full((4096,), -1.0, jnp.bfloat16)
     grad = jax.grad(lambda s: bend(nn.relu, z, s).astype(jnp.float32).sum())(jnp.float32(0))
     assert float(grad) == -4096.0  # a bfloat16 sum would stop at -256
+
+
+def test_slope_gradient_of_a_float16_input_is_formed_in_float32():
+    """With loss scaling `g (z − h)` is past the largest float16, its sum in float32 is not."""
+    z = jnp.full((8,), -1e3, jnp.float16)
+    scaled = lambda module, *inputs: (
+        lambda v: 1024 * module.apply(v, *inputs).astype(jnp.float32).sum()
+    )
+    act, gate = CollapsibleActivation(nn.relu), CollapsibleGate(nn.relu)
+    for module, inputs, want in ((act, (z,), -1e3), (gate, (z, z / 100), -10)):  # relu(z) is 0
+        variables = module.init(jax.random.key(0), *inputs)
+        slope = jax.grad(scaled(module, *inputs))(variables)["params"]["slope"]
+        np.testing.assert_allclose(slope, 1024 * 8 * want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("fn", [nn.gelu, jnp.tanh])
+def test_derivatives_in_both_modes_and_of_second_order_are_those_of_the_formula(fn):
+    z, slope = Z[0], jnp.float32(0.3)
+    loss = lambda f: lambda z, s: jnp.sum(jnp.sin(f(fn, z, s)))
+    tangents = jnp.flip(z), jnp.float32(-0.7)
+
+    @partial(jax.jit, static_argnums=0)
+    def ways(f):
+        forward_of_reverse = jax.hessian(loss(f), (0, 1))(z, slope)
+        reverse_of_forward = jax.jacrev(jax.jacfwd(loss(f), (0, 1)), (0, 1))(z, slope)
+        pushed = jax.jvp(loss(f), (z, slope), tangents)[1]
+        linear = jax.linearize(loss(f), z, slope)[1](*tangents)
+        of_slope = jax.grad(lambda s: jnp.trace(jax.hessian(loss(f))(z, s)))(slope)
+        return forward_of_reverse, reverse_of_forward, pushed, linear, of_slope
+
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), ways(bend), ways(plain))
+
+
+def test_what_an_activation_closes_over_is_differentiated():
+    def loss(bent, z, beta, slope):
+        late = jnp.int32(beta) > 1  # a traced value that is no float
+        return jnp.sum(bent(lambda t: jnp.where(late, t * jax.nn.sigmoid(beta * t), t), z, slope))
+
+    for fixed in (jax.grad(loss, (1, 2, 3)), jax.jit(jax.grad(loss, (1, 2, 3)), static_argnums=0)):
+        got = fixed(bend, Z, jnp.float32(2), jnp.float32(0.3))
+        want = fixed(plain, Z, jnp.float32(2), jnp.float32(0.3))
+        jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), got, want)
 
 
 def test_under_jit_and_vmap():

@@ -45,8 +45,7 @@ def test_several_inputs_by_name_and_what_is_no_array():
     compact, _ = f.collapse(sloped(params, 1), X, **call)
     close(f(compact, X, **call)["y"], f(sloped(params, 1), X, **call)["y"])
     assert not f(params, X, **call | {"mode": "mean"})["mode"]
-    with pytest.raises(TypeError, match="hold set, str besides arrays, and unhashable type: 'set'"):
-        f(params, X, **call | {"mode": {1, 2}})
+    assert not f(params, X, **call | {"mode": {1, 2}})["mode"]  # it need not be hashable
 
 
 def test_what_is_no_array_is_told_apart_by_type_too():
@@ -89,8 +88,10 @@ def test_batch_statistics_in_training_and_folded_in_at_inference():
         f.collapse(sloped(params, 1), IMAGE, **train)
     compact, _ = f.collapse(sloped(params, 1), IMAGE)
     assert "norm" not in compact["model"]["params"] and "batch_stats" not in compact["model"]
-    with pytest.raises(CollapseError, match="batch_stats/norm/mean: was fused away, and this call"):
-        f(compact, IMAGE, **train)
+    assert f(compact, IMAGE, **train)[1] == {}
+    decayed = lambda v, x: (model.apply(v, x, **train), (v["params"]["up"]["kernel"] ** 2).sum())
+    with pytest.raises(CollapseError, match="up/kernel: was fused away, and this.* Return less"):
+        lcjax.collapsible(decayed)(compact, IMAGE)
 
 
 def test_dropout_with_a_key_is_gone_from_a_collapsed_site():
@@ -171,22 +172,33 @@ def test_values_from_outside_that_are_being_traced():
     close(jax.jit(jax.grad(loss))(jnp.float32(3), X), want)
 
 
-def test_a_function_is_traced_once_for_every_shape():
-    traces = []
+def test_a_call_sees_what_the_function_reads_from_outside_as_it_is_now():
+    class Model:
+        scale = 1.0
 
-    def fn(p, x):
-        traces.append(x.shape)
-        return pair(jax.nn.gelu)(p, x)
+        def apply(self, p, x):
+            return pair(jax.nn.gelu)(p, self.scale * x)
 
-    f = lcjax.collapsible(fn)
+    model = Model()
+    f = lcjax.collapsible(model.apply)
+    bent = sloped(f.init(PAIR, X), 0.5)
+    compact, _ = f.collapse(sloped(bent, 1), X)
+    for model.scale in (1.0, 3.0):  # the bias makes none of these linear in the scale
+        close(f(f.init(PAIR, X), X), model.apply(PAIR, X))
+        close(f(bent, X), lcjax.collapsible(pair(jax.nn.gelu))(bent, model.scale * X))
+        close(f(compact, X), lcjax.collapsible(pair(jax.nn.gelu))(compact, model.scale * X))
+        close(jax.jit(lambda p: f(p, X))(bent), f(bent, X))
+
+
+def test_what_a_function_closed_over_goes_with_it():
+    big = jnp.ones(1000)
+    f = lcjax.collapsible(lambda p, x, big=big: pair(jax.nn.gelu)(p, x + big[0]))
     params = f.init(PAIR, X)
-    for slope in (0, 0.5, 1):
-        f(sloped(params, slope), X)
-        jax.jit(f)(sloped(params, slope), X)
-    f.sites(params, X), f.explain(params, X)
-    compact, _ = f.collapse(sloped(params, 1), X)
-    f(compact, X), f(compact, X[:2]), f(compact, X[:2])
-    assert traces == [X.shape, X[:2].shape]
+    f(sloped(params, 0.5), X), f.calibrate(params, [X], progress=False)
+    left = weakref.ref(big)
+    del f, big
+    gc.collect()
+    assert left() is None
 
 
 def test_nothing_that_was_given_or_traced_is_kept():

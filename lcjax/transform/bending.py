@@ -32,12 +32,11 @@ def bent(match: Match, slope: Value, kinds: Kinds) -> Replacement:
     items = None if match.gated else _function(match, kinds)
 
     def mix(read: Read) -> jax.Array:
-        z, h, alpha = read(start), read(end), read(slope)
+        z, h = read(start), read(end)
         for step in match.on_gate:
             z = lax.convert_element_type(z, step.value.aval.dtype)
             (z,) = bind(step.op.eqn, [z if v is step.value else read(v) for v in step.op.ins])
-        own, other = (lax.convert_element_type(x, h.dtype) for x in (alpha, 1 - alpha))
-        return own * lax.convert_element_type(z, h.dtype) + other * h
+        return bend(lambda z, h: h, lax.convert_element_type(z, h.dtype), read(slope), h)
 
     if items is None or start.aval.dtype != end.aval.dtype:
         return Replacement(op, (start, *scales), mix, own=True)

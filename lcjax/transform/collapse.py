@@ -25,7 +25,11 @@ from lcjax.transform.tree import Parts, entry_of, factors_of, parts_of, read_fus
 
 
 def collapse_parts(
-    traced: Traced, parts: Parts, leaves: Sequence[Any], method: Method
+    traced: Traced,
+    parts: Parts,
+    leaves: Sequence[Any],
+    inputs: Sequence[Any],
+    method: Method,
 ) -> tuple[dict[str, Any], CollapseReport]:
     """Returns the compact tree and the report.
 
@@ -33,6 +37,7 @@ def collapse_parts(
       traced: a call of the function.
       parts: of the tree.
       leaves: of the model's params; ShapeDtypeStructs of those that are fused away.
+      inputs: arrays or ShapeDtypeStructs of the inputs, those of the state first.
       method: which sites, and what takes their place.
 
     Raises:
@@ -45,6 +50,7 @@ def collapse_parts(
     if isinstance(method.fit, Calibration):
         _check_calibrated(changed, held, method.fit)
     arrays = dict(zip(found.program.leaves, leaves, strict=True))
+    arrays |= dict(zip(found.program.state, inputs, strict=False))
     inside = {path for run in changed for path in run.paths}
     fused = {
         key: parts.fused[key]

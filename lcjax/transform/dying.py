@@ -2,12 +2,14 @@
 
 from collections.abc import Collection, Iterable
 
-from lcjax.transform.program import Op, Value
+from lcjax.transform.program import Op, Program, Value
 
 Dead = set[Op | Value]
 
 
-def find_dead(replaced: Collection[Op], read: Iterable[Value]) -> Dead:
+def find_dead(
+    replaced: Collection[Op], read: Iterable[Value], dropped: Collection[Value] = ()
+) -> Dead:
     """Returns the operations and values that nothing needs any more.
 
     A value from outside a scan counts as needed as long as one of its layers is.
@@ -15,15 +17,18 @@ def find_dead(replaced: Collection[Op], read: Iterable[Value]) -> Dead:
     Args:
       replaced: operations that are now computed in another way.
       read: the values that they are now computed from.
+      dropped: outputs that are no longer returned.
     """
     kept, gone = set(read), set(replaced)
     dead: Dead = set()
-    todo = [value for op in replaced for value in op.ins]
+    todo = [*dropped, *(value for op in replaced for value in op.ins)]
     while todo:
         value = todo.pop()
         if value in dead or value in kept or not value.users:
             continue
-        if not all(user in dead or user in gone for user in value.users):
+        returned = value not in dropped
+        users = [user for user in value.users if returned or not isinstance(user, Program)]
+        if not all(user in dead or user in gone for user in users):
             continue
         dead.add(value)
         if value.layer_of is not None:

@@ -1,7 +1,6 @@
 """A JAX function, unchanged, with the life cycle of a collapsible model."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -16,22 +15,21 @@ from lcjax.report import CollapseReport
 from lcjax.sites import Sites
 from lcjax.slopes import with_slopes_from
 from lcjax.transform.calibrate import calibrate_function
+from lcjax.transform.call import call
 from lcjax.transform.choosing import Method
 from lcjax.transform.collapse import collapse_parts
 from lcjax.transform.explain import Explanation
-from lcjax.transform.run import run_program
-from lcjax.transform.schedule import environment, schedule_of
 from lcjax.transform.sites import sites_of
-from lcjax.transform.trace import Traced, Tracer
+from lcjax.transform.trace import Traced, trace
 from lcjax.transform.tree import Parts, filled, parts_of, removed_leaves
 
 
 class CollapsibleFunction:
     """What `collapsible` returns; see there."""
 
-    def __init__(self, fn: Callable[..., Any]):
+    def __init__(self, fn: Callable[..., Any], has_state: bool = False):
         self._fn = fn
-        self._trace = Tracer(fn)
+        self._has_state = has_state
 
     def __call__(self, params: Any, *args: Any, **kwargs: Any) -> Any:
         """Returns what the function returns, its activations bent and its fused sites fused.
@@ -39,17 +37,20 @@ class CollapsibleFunction:
         Args:
           params: what `init`, `collapse` or a restore returned.
           *args: the function's other arguments. Arrays are traced; the rest (`train=False`,
-            `mutable=["batch_stats"]`) is as it is, and hashable.
+            `mutable=["batch_stats"]`) is as it is.
           **kwargs: those given by name.
 
+        Returns:
+          what the function returns. Running statistics of a norm that was folded in, which a call
+          as in training returns, are those of the state where they stand there; where they were in
+          the params, dicts lose them and None stands in other containers.
+
         Raises:
-          CollapseError: params of another function, or which are no such tree at all.
+          CollapseError: params of another function, or which are no such tree at all; a call that
+            returns something else that a fused site no longer has.
         """
         traced, parts, leaves, arrays = self._open(params, args, kwargs)
-        schedule = schedule_of(traced, parts)
-        env = environment(traced, schedule, parts, leaves, arrays)
-        outs = run_program(traced.found.program, schedule.plan, env)
-        return jax.tree.unflatten(traced.out, outs)
+        return call(traced, parts, leaves, arrays)
 
     def init(self, params: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Returns `{"model": params, "slopes": {site: {"slope": 0.0}}, "fused": {}}`.
@@ -64,7 +65,7 @@ class CollapsibleFunction:
         Raises:
           CollapseError: no site, with what was left alone and why; params that are no arrays.
         """
-        traced, _, _ = self._trace(params, args, kwargs)
+        traced, _, _ = self._traced(params, args, kwargs)
         if not traced.found.sites:
             raise CollapseError(
                 "the function has no site: no Dense → activation → Dense, of kernels that are "
@@ -151,8 +152,8 @@ class CollapsibleFunction:
             tolerance=tolerance,
         )
         judged = params if slopes_from is None else with_slopes_from(params, slopes_from)
-        traced, parts, leaves, _ = self._open(judged, args, kwargs)
-        compact, report = collapse_parts(traced, parts, leaves, method)
+        traced, parts, leaves, arrays = self._open(judged, args, kwargs)
+        compact, report = collapse_parts(traced, parts, leaves, arrays, method)
         if slopes_from is not None:
             own = parts_of(params).slopes
             compact |= {"slopes": {path: own[path] for path in compact["slopes"]}}
@@ -168,6 +169,7 @@ class CollapsibleFunction:
         mask: Mask | None = None,
         holdout: float = 0.1,
         progress: bool = True,
+        state: Any = None,
         **kwargs: Any,
     ) -> Calibration:
         """Returns statistics with which `collapse(params, ..., fit=...)` fits the chosen sites.
@@ -184,6 +186,7 @@ class CollapsibleFunction:
             that a Dense does not sum over), from the first on.
           holdout: part of the rows that is held out, in [0, 1).
           progress: whether a pass that takes long shows a bar (where tqdm is installed).
+          state: of a function with has_state, its state, the same for every batch.
           **kwargs: the function's arguments given by name, at inference, the same for every batch.
 
         Raises:
@@ -192,8 +195,11 @@ class CollapsibleFunction:
           ValueError: no batch; an unknown fit; a holdout out of range.
           TypeError: batches that are one array.
         """
+        if state is not None and not self._has_state:
+            kwargs["state"] = state
+        before = (state,) if self._has_state else ()
         return calibrate_function(
-            partial(self._open, kwargs=kwargs),
+            lambda params, batch: self._open(params, (*before, *batch), kwargs),
             params,
             batches,
             sites,
@@ -229,17 +235,22 @@ class CollapsibleFunction:
 
         return self.collapse(jax.tree.map(shape, params), *args, sites=sites, **kwargs)[0]
 
+    def _traced(
+        self, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Traced, list[Any], list[Any]]:
+        return trace(self._fn, model, args, kwargs, has_state=self._has_state)
+
     def _open(
         self, params: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[Traced, Parts, list[Any], list[Any]]:
         """Returns the traced call, the parts of the tree, and the leaves of params and inputs."""
         parts = parts_of(params)
         model = filled(parts.model, removed_leaves(parts.fused))
-        traced, leaves, arrays = self._trace(model, args, kwargs)
+        traced, leaves, arrays = self._traced(model, args, kwargs)
         return traced, parts, leaves, arrays
 
 
-def collapsible(fn: Callable[..., Any]) -> CollapsibleFunction:
+def collapsible(fn: Callable[..., Any], *, has_state: bool = False) -> CollapsibleFunction:
     """Gives any JAX function of params and inputs the life cycle of a collapsible model.
 
     Its jaxpr is searched for `Dense → activation → Dense`, the kernels being leaves of the params:
@@ -249,21 +260,33 @@ def collapsible(fn: Callable[..., Any]) -> CollapsibleFunction:
     what it is, and one that is not elementwise, tied, or used twice is left alone.
 
     The result is called like the function, with the tree that its `init` returns in the place of
-    the params. A call is traced once for every shape. The compact tree needs the function alone to
-    run again: in another process, `collapsible(fn)(restored, x)`.
+    the params. The compact tree needs the function alone to run again: in another process,
+    `collapsible(fn)(restored, x)`.
 
-    What a norm folds in, its statistics too, has to be in the params: of a function of params and
-    state make one of both, `lambda both, x: apply(*both, x)`. At frozen slopes of 0 (closed over,
-    or left out of the tree) the program is the function's own. Slopes are read in reverse mode
-    only: no `jax.jvp`. What no site needs, whole models with
-    `while` loops or kernels of their own included, is left as it is.
+    Every call is traced anew, so that it sees what the function reads from outside (an attribute, a
+    global) as it is then. That takes about as long as the function itself takes uncompiled: where
+    time counts, call `jax.jit(f)`. What a function compiled by `jax.jit` read, this one or one that
+    it calls, stays as it was when it was compiled.
+
+    What a norm folds in has to be in the params or, its statistics, in the state: with `has_state`
+    the function's second argument is state, which is given to every method after the params, folds
+    in as params do, and stands outside of the tree that is trained, decayed and saved. After a
+    collapse a call as in training returns the statistics of a norm that was folded in as they were.
+
+    At frozen slopes of 0 (closed over,
+    or left out of the tree) the program is the function's own. What no site needs, whole models
+    with `while` loops or kernels of their own included, is left as it is.
 
     Args:
-      fn: `fn(params, *args, **kwargs)`; params a pytree of arrays, the rest arrays or hashable.
+      fn: `fn(params, *args, **kwargs)`; params a pytree of arrays.
         Flax linen `module.apply`; for NNX `lambda params, rest, x: nnx.merge(graphdef, params,
         rest)(x)` of `nnx.split(model, nnx.Param, ...)`; `lambda params, x: eqx.combine(params,
         static)(x)` of `eqx.partition(model, eqx.is_array)`; Haiku's `apply`; a plain function. It
         may not return its kernels.
+      has_state: whether it is `fn(params, state, *args, **kwargs)`; state a pytree of what is not
+        trained: linen `lambda params, state, x, train: model.apply({"params": params, **state}, x,
+        train, mutable=["batch_stats"])`, Haiku's `apply`, an `nnx.State` of `nnx.BatchStat`, Keras'
+        non-trainable variables.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -273,4 +296,4 @@ def collapsible(fn: Callable[..., Any]) -> CollapsibleFunction:
       >>> compact["fused"]["up|hidden=4||down:4x2,up:2x4"]["kernel"].shape
       (2, 2)
     """
-    return CollapsibleFunction(fn)
+    return CollapsibleFunction(fn, has_state)

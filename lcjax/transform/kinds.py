@@ -37,6 +37,7 @@ def find_kinds(program: Program) -> Kinds:
     """Returns the kind of every value of a program."""
     kinds = _Kinds(dict.fromkeys(program.leaves, Kind.PARAM))
     kinds.update(dict.fromkeys(program.inputs, Kind.DATA))
+    kinds.update(dict.fromkeys(program.state, Kind.PARAM))
     _visit(program.body, kinds)
     return kinds
 

@@ -1,6 +1,6 @@
 """How a program is to run: which operations are replaced by what, and which are left out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,16 +53,20 @@ class Plan:
 
 
 def make_plan(
-    replacements: Sequence[Replacement], layers: Mapping[Region, list[tuple[Value, Value]]]
+    replacements: Sequence[Replacement],
+    layers: Mapping[Region, list[tuple[Value, Value]]],
+    dropped: Collection[Value] = (),
 ) -> Plan:
     """Returns the plan that these replacements make.
 
     Args:
       replacements: of different operations.
       layers: of scans, what their bodies are handed besides.
+      dropped: outputs that are not returned.
     """
     instead = [replacement.op for replacement in replacements if not replacement.own]
-    dead = find_dead(instead, [value for each in replacements for value in each.reads])
+    reads = [value for each in replacements for value in each.reads]
+    dead = find_dead(instead, reads, dropped)
     replaced = {replacement.op: replacement for replacement in replacements}
     shown: dict[Region, list[Value]] = {}
     for each in replacements:

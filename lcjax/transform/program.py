@@ -93,6 +93,7 @@ class Program:
     Attributes:
       leaves: the values that hold the params' leaves, in the order of the tree.
       inputs: the values that hold the other arguments' leaves.
+      state: of these, the leaves of what is fixed as params are, and not trained.
       body: operations and regions, in order.
       outs: what it returns.
     """
@@ -101,6 +102,7 @@ class Program:
     inputs: list[Value]
     body: list[Op | Region]
     outs: list[Value]
+    state: list[Value] = field(default_factory=list)
 
     def ops(self) -> Iterator[Op]:
         """Yields every operation in the order in which they run."""
@@ -126,11 +128,18 @@ def scans_around(item: Op | Region) -> list[Region]:
     return scans
 
 
-def open_program(closed: Any, n_leaves: int) -> Program:
-    """Returns a closed jaxpr as a program; its first arguments are the leaves of the params."""
+def open_program(closed: Any, n_leaves: int, n_state: int = 0) -> Program:
+    """Returns a closed jaxpr as a program.
+
+    Args:
+      closed: its first arguments are the leaves of the params, the next those of the state.
+      n_leaves: how many there are of the former.
+      n_state: of the latter.
+    """
     given = [Value(var.aval) for var in closed.jaxpr.invars]
     body, outs = _open(closed.jaxpr, _constants(closed), given, None)
-    program = Program(given[:n_leaves], given[n_leaves:], body, outs)
+    inputs = given[n_leaves:]
+    program = Program(given[:n_leaves], inputs, body, outs, inputs[:n_state])
     _list_users(program)
     return program
 

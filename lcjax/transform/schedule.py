@@ -14,6 +14,7 @@ from lcjax.transform.bending import bent
 from lcjax.transform.found import Found, FoundSite
 from lcjax.transform.fusion import fused
 from lcjax.transform.keys import in_box, readable
+from lcjax.transform.lost import Instead, lost_outputs
 from lcjax.transform.plan import Plan, Replacement, make_plan
 from lcjax.transform.program import Region, Value
 from lcjax.transform.run import Env
@@ -32,11 +33,13 @@ class Schedule:
       plan: how to run.
       places: of every value that is not the function's own, the path of its array in the parts.
       layers: what bodies of scans are handed besides.
+      instead: what is returned for statistics of norms that were folded in; None for nothing.
     """
 
     plan: Plan = field(default_factory=Plan)
     places: dict[Value, Place] = field(default_factory=dict)
     layers: dict[Region, list[tuple[Value, Value]]] = field(default_factory=dict)
+    instead: Instead = field(default_factory=dict)
 
     def add(self, place: Place, scans: Sequence[Region]) -> Value:
         """Returns the value that holds an array of the tree, or its layer in the scans' bodies."""
@@ -50,7 +53,7 @@ class Schedule:
 
 
 def schedule_of(traced: Traced, parts: Parts) -> Schedule:
-    """Returns how a call runs with this tree; made once for every set of slopes and entries.
+    """Returns how a call runs with this tree.
 
     Slopes that are known to be 0 bend nothing: the function runs as it is.
 
@@ -60,14 +63,7 @@ def schedule_of(traced: Traced, parts: Parts) -> Schedule:
     slopes = {path: slope["slope"] for path, slope in parts.slopes.items()}
     _check_slopes(traced.found, slopes)
     bends = [path for path, slope in slopes.items() if not _is_zero(slope)]
-    shapes = {
-        key: tuple((name in factor) for factor in factors_of(entry) for name in ("kernel", "bias"))
-        for key, entry in parts.fused.items()
-    }
-    made = (frozenset(bends), frozenset(shapes.items()))
-    if made not in traced.plans:
-        traced.plans[made] = _make(traced.found, parts, bends)
-    return traced.plans[made]
+    return _make(traced, parts, bends)
 
 
 def environment(
@@ -108,10 +104,10 @@ def environment(
             raise CollapseError(f"model/{readable(path)}: got {leaf}, wanted an array with values.")
         elif schedule.plan.alive(value):
             raise CollapseError(
-                f"model/{readable(path)}: was fused away, and this call still needs it: it "
-                "returns what a collapsed site no longer has (batch statistics of a norm that "
-                "was folded in, as with train=True). Call the function as it was when it was "
-                "collapsed."
+                f"model/{readable(path)}: was fused away, and this call still needs it: it returns what a "
+                "collapsed site no longer has, and not as the next value of a running statistic. "
+                "Return less: leave out of what the function returns what belongs to "
+                f"{', '.join(sorted(_fused_sites(parts)))}."
             )
     env.update(zip(program.inputs, arrays, strict=True))
     return env
@@ -135,8 +131,8 @@ def fused_runs(found: Found, parts: Parts) -> dict[str, Run]:
     return runs
 
 
-def _make(found: Found, parts: Parts, bends: Sequence[str]) -> Schedule:
-    schedule = Schedule()
+def _make(traced: Traced, parts: Parts, bends: Sequence[str]) -> Schedule:
+    schedule, found = Schedule(), traced.found
     replacements: list[Replacement] = []
     for key, run in fused_runs(found, parts).items():
         scans = run.sites[0].scans
@@ -149,8 +145,22 @@ def _make(found: Found, parts: Parts, bends: Sequence[str]) -> Schedule:
         if site.path in bends:
             slope = schedule.add(("slopes", site.path), site.scans)
             replacements.append(bent(site.match, slope, found.kinds))
-    schedule.plan = make_plan(replacements, schedule.layers)
+    gone = {in_box(path) for path in removed_leaves(parts.fused)}
+    program = found.program
+    paths = dict(zip([*program.leaves, *program.state], traced.leaf_paths, strict=True))
+    schedule.instead = lost_outputs(
+        program,
+        paths,
+        dict(zip(program.outs, traced.out_paths, strict=True)),
+        [leaf for leaf in program.leaves if in_box(paths[leaf]) in gone],
+        [each.op for each in replacements if not each.own],
+    )
+    schedule.plan = make_plan(replacements, schedule.layers, schedule.instead)
     return schedule
+
+
+def _fused_sites(parts: Parts) -> set[str]:
+    return {path for entry in read_fused(parts.fused).values() for path in entry.sites}
 
 
 def _is_zero(slope: Any) -> bool:
