@@ -36,11 +36,12 @@ def collapse(
 
     With statistics from `lcjax.calibrate` the calibrated sites are collapsed, whatever their
     slopes: each run of Denses gives way to the ridge regression of its outputs on its inputs
-    ("least_squares"), `W = (Σxx + ρ I)⁻¹ Σxt`, `b = E t − E x W`, with ρ the ridge times Σxx's mean
-    eigenvalue, or each activation to a gain and an offset for every unit ("moments"), as
-    `g ⊙ z + c` before the fuse. Where one matrix would be larger, the regression is cut to the
-    run's narrowest width (reduced-rank regression). Solved in float64 on the host; the report tells
-    how well each does on its own tokens and on those held out. Biases appear where there were none.
+    ("least_squares"), `W = (Σxx + ρ D)⁻¹ Σxt`, `b = E t − E x W`, with ρ the ridge and D the
+    variances of the inputs, so that their units do not matter, or each activation to a gain and an
+    offset for every unit ("moments"), as `g ⊙ z + c` before the fuse. Where one matrix would be
+    larger, the regression is cut to the run's narrowest width (reduced-rank regression). Solved in
+    float64 on the host; the report tells how well each does on its own tokens and on those held
+    out. Biases appear where there were none.
 
     The input is not changed. Untouched leaves are shared with it: donating one tree deletes the
     other's. In whatever order sites are collapsed exactly the function is the same; so are the
@@ -54,7 +55,7 @@ def collapse(
       threshold: largest accepted gap `|1 − α|` of an exact fuse; dimensionless, at least 0; inf
         accepts any. Fits take any slope.
       fit: "exact", or what `lcjax.calibrate` returned for these variables.
-      ridge: of least squares, relative to the mean eigenvalue of Σxx; dimensionless, at least 0.
+      ridge: of least squares on standardised inputs; dimensionless, at least 0.
       rank: keep a matrix as two factors of at most this rank, or with "auto" of the least rank
         within the tolerance, where they are smaller. None: as is cheapest without loss.
       tolerance: largest relative error of rank="auto", in [0, 1): of what flows out of the run on
