@@ -8,13 +8,12 @@ import numpy as np
 from lcjax import fits
 from lcjax.calibration import Calibration
 from lcjax.chains import Chain
-from lcjax.fuse import Affine, Between, Dense, Norm, affine, cheapest_cuts
+from lcjax.fuse import Affine, Between, Dense, Norm, affine, cheapest_cuts, parameters
 from lcjax.placing import place_dense
 from lcjax.replacement import (
     Replace,
     Replacement,
     Truncation,
-    cost,
     fused,
     need_values,
     two,
@@ -72,7 +71,7 @@ def _by_least_squares(
     rank, lost = None, {}
     if len(cuts) > 2 or truncation.rank is not None:
         values, rows = fits.singular(kernel, root)
-        rank = truncation.kept(values, run, cost(denses, cuts))
+        rank = truncation.kept(values, run, parameters(widths(denses), cuts))
         if rank is None and len(cuts) > 2:
             # Of all cuts of a run, a single one at the narrowest width leaves the fewest weights.
             rank = min(widths(denses)[cuts[1]], len(values))
