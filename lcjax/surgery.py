@@ -5,9 +5,8 @@ from typing import Any, Literal
 
 import jax
 
-from lcjax.calibration import Calibration, runs_to_fit
+from lcjax.calibration import Calibration, check_calibrated, runs_to_fit, weights_of
 from lcjax.chosen import Choice, by_gap, to_fit
-from lcjax.errors import CollapseError
 from lcjax.fitting import fitted
 from lcjax.replacement import Rank, Truncation, exactly
 from lcjax.report import CollapseReport
@@ -66,9 +65,10 @@ def collapse(
 
     Raises:
       CollapseError: no site; a pattern that matches none; a named site over the threshold or
-        unpaired; other sites than were calibrated; a slope that is not finite; a half-collapsed
-        tree; kernels that do not compose; a norm whose statistics are not in the tree; a fit or a
-        rank under jit.
+        unpaired; other sites, or other weights, than were calibrated; a slope that is not finite; a
+        half-collapsed tree; kernels that do not compose, are no floats or are on different devices;
+        a result that is not finite, as beyond the range of float16; a norm whose statistics are not
+        in the tree; a fit or a rank under jit.
       ValueError: a number out of range, an unknown fit.
       TypeError: a tree that is not nested dicts.
 
@@ -117,18 +117,8 @@ def abstract_collapse(variables: Mapping[str, Any], sites: Choice) -> tuple[Any,
 def _calibrated(
     variables: Any, found: Sites, sites: Choice, stats: Calibration
 ) -> tuple[set[str], list]:
-    """Returns the calibrated sites, and those that stay, each with the reason."""
-    chosen, kept = to_fit(found, stats.sites)
-    asked = chosen if sites is None else to_fit(found, sites)[0]
-    if asked != chosen:
-        raise CollapseError(
-            f"{', '.join(sorted(asked))}: asked for, but the fit was calibrated for "
-            f"{', '.join(stats.sites)}, and holds for those together. Leave sites out, or "
-            "calibrate again with these."
-        )
-    if runs_to_fit(variables, stats.sites) != stats.runs:
-        raise CollapseError(
-            f"{', '.join(stats.sites)}: the Denses around them are not those that were calibrated. "
-            "Calibrate again with this tree."
-        )
+    """Returns the sites to fit, of those that were calibrated, and the others with the reason."""
+    chosen, kept = to_fit(found, stats.sites if sites is None else sites)
+    runs = runs_to_fit(variables, sorted(chosen))
+    check_calibrated(stats, runs, weights_of(params_of(variables), runs))
     return chosen, kept
