@@ -5,12 +5,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
+import numpy as np
 from flax.core import meta
 
 from lcjax.errors import CollapseError
+from lcjax.fuse import cheapest_cuts
 from lcjax.paths import natural
 
 _DENSE, _ACT = re.compile(r"dense_(\d+)"), re.compile(r"act_(\d+)")
+_ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 _GLU = ("gate", "up", "act", "down")
 
 
@@ -90,14 +94,52 @@ def find_chains(params: Any) -> list[Chain]:
             chains.append(Chain(path, denses, dict(sorted(acts.items())), norms))
     for chain in chains:
         _check(chain)
-    return chains
+    return [part for chain in chains for part in _parted(chain)]
 
 
 def _holds(node: Any, leaf: str) -> bool:
     return isinstance(node, Mapping) and leaf in node and not isinstance(node[leaf], Mapping)
 
 
+def _parted(chain: Chain) -> list[Chain]:
+    """Returns a chain without Denses of other modules that share its scope and have such names.
+
+    Two Denses with no activation between them are factors that a collapse kept, since one matrix
+    would be larger. Where it would not, one of the two is no part of the chain.
+    """
+    groups: list[list[int]] = [[]]
+    for i in chain.denses:
+        if groups[-1] and _strangers(chain, groups[-1][-1], i):
+            groups.append([])
+        groups[-1].append(i)
+    if len(groups) == 1:
+        return [chain]
+    parts = []
+    for group in groups:
+        acts = {i: chain.acts[i] for i in group if i in chain.acts}
+        norms = {i: chain.norms[i] for i in acts if i in chain.norms}
+        if acts:
+            denses = {i: chain.denses[i] for i in group}
+            parts.append(Chain(chain.path, denses, acts, norms))
+    return parts
+
+
+def _strangers(chain: Chain, i: int, j: int) -> bool:
+    first, second = chain.denses[i], chain.denses[j]
+    widths = [*first["kernel"].shape[-2:], second["kernel"].shape[-1]]
+    biased = ["bias" in first, "bias" in second]
+    return i not in chain.acts and cheapest_cuts(widths, biased) == [0, 2]
+
+
 def _check(chain: Chain) -> None:
+    for i, dense in chain.denses.items():
+        for leaf in ("kernel", "bias"):
+            if leaf in dense and not isinstance(dense[leaf], _ARRAYS):
+                raise CollapseError(
+                    f"{join(chain.path, chain.dense_name(i))}/{leaf}: got a "
+                    f"{type(dense[leaf]).__name__}, expected an array of NumPy or JAX. If it is "
+                    "quantized, dequantize it before the collapse."
+                )
     for i, slope in chain.acts.items():
         if i not in chain.denses or i >= max(chain.denses):
             missing = f"dense_{i}" if i not in chain.denses else "a later dense_i"
