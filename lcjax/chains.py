@@ -105,7 +105,7 @@ def _parted(chain: Chain) -> list[Chain]:
     """Returns a chain without Denses of other modules that share its scope and have such names.
 
     Two Denses with no activation between them are factors that a collapse kept, since one matrix
-    would be larger. Where it would not, one of the two is no part of the chain.
+    would be larger. Where it would not, or they do not compose, one is no part of the chain.
     """
     groups: list[list[int]] = [[]]
     for i in chain.denses:
@@ -125,10 +125,19 @@ def _parted(chain: Chain) -> list[Chain]:
 
 
 def _strangers(chain: Chain, i: int, j: int) -> bool:
+    """Tells whether two Denses, one after the other by their names, are not of one chain."""
+    if i in chain.acts:
+        return False
     first, second = chain.denses[i], chain.denses[j]
+    if not _compose(first, second):
+        return True
     widths = [*first["kernel"].shape[-2:], second["kernel"].shape[-1]]
-    biased = ["bias" in first, "bias" in second]
-    return i not in chain.acts and cheapest_cuts(widths, biased) == [0, 2]
+    return cheapest_cuts(widths, ["bias" in first, "bias" in second]) == [0, 2]
+
+
+def _compose(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    before, after = first["kernel"].shape, second["kernel"].shape
+    return before[:-2] == after[:-2] and before[-1] == after[-2]
 
 
 def _check(chain: Chain) -> None:
@@ -157,7 +166,7 @@ def _check(chain: Chain) -> None:
     held = list(chain.denses)
     for i, j in zip(held, held[1:], strict=False):
         first, second = chain.denses[i]["kernel"].shape, chain.denses[j]["kernel"].shape
-        if first[:-2] != second[:-2] or first[-1] != second[-2]:
+        if i in chain.acts and not _compose(chain.denses[i], chain.denses[j]):
             raise CollapseError(
                 f"{join(chain.path, chain.dense_name(j))}: kernel {tuple(second)} does not compose "
                 f"with {chain.dense_name(i)}'s kernel {tuple(first)}: their inner widths differ."

@@ -79,7 +79,8 @@ def fuse_dense(denses: Sequence[Dense], norms: Sequence[Between] = ()) -> dict[s
     dtype = _dtype(denses)
     beyond_jax = jax.dtypes.canonicalize_dtype(dtype) != dtype
     if known and (beyond_jax or not any(isinstance(leaf, jax.Array) for leaf in leaves)):
-        return _fuse(np, *jax.tree.map(np.asarray, (denses, norms)), None)
+        denses, norms = jax.tree.map(np.asarray, (denses, norms))
+        return _fuse(np, denses, norms, None)
     sharding = fused_sharding([dense["kernel"] for dense in denses])
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
         fuse = partial(_fuse, jnp, explicit=_explicit(sharding))
