@@ -1,16 +1,19 @@
 """Calibration: the statistics of a model's runs from which a collapse is fitted."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 
 from lcjax.capture import into, out_of
 from lcjax.chains import Chain, find_chains
 from lcjax.chosen import Choice, to_fit
 from lcjax.errors import CollapseError
-from lcjax.gathering import Mask, Pair, gather
+from lcjax.fingerprints import fingerprint
+from lcjax.gathering import Pair, gather
+from lcjax.masks import Mask
 from lcjax.moments import Moments
 from lcjax.runs import Run, runs_of
 from lcjax.sites import find_sites, params_of
@@ -32,12 +35,15 @@ class Calibration:
       held: moments of the tokens held out, by which fits are judged.
       fit: "least_squares" or "moments".
       runs: what is replaced, each by one linear map.
+      weights: of each run a fingerprint of the weights that it had; empty where they are known to
+        be those of the model.
     """
 
     fitted: dict[str, Moments]
     held: dict[str, Moments]
     fit: Fit = field(metadata={"static": True})
     runs: tuple[Run, ...] = field(metadata={"static": True})
+    weights: tuple[str | None, ...] = field(default=(), metadata={"static": True})
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -67,6 +73,9 @@ def calibrate(
 ) -> Calibration:
     """Returns statistics with which `lcjax.collapse(variables, fit=...)` fits the chosen sites.
 
+    They are of these weights: once the sites are trained on, calibrate again. Of what is calibrated
+    some runs can be collapsed by themselves, as sites of different chains.
+
     Where sites of one chain stand next to each other, they make one run, which one linear map
     replaces. "least_squares" gathers second moments of the run's inputs x and outputs t, from which
     follows the map with the least `E ‖t − x W − b‖²`; `d_in (d_in + d_out)` numbers a run.
@@ -89,16 +98,18 @@ def calibrate(
         variables, or the one array that it takes.
       sites: paths, globs, Sites or a Plan; None takes every paired site.
       fit: "least_squares" or "moments".
-      mask: `mask(*batch)` returns which positions count, as padding must not: bool, its axes a
-        module's leading axes from the first on, each of the same length or 1.
+      mask: `mask(*batch)` returns which positions count, as padding must not: bool, or numbers of
+        which all but 0 count, as ids of segments; its axes a module's leading axes from the first
+        on, each of the same length or 1.
       holdout: part of the rows that is held out, in [0, 1).
       progress: whether a pass that takes long shows a bar (where tqdm is installed).
 
     Raises:
       CollapseError: as `lcjax.collapse` for sites; a site within `nn.scan` or `vmap`, or one that
-        apply_fn does not run; a mask of another shape; values that are not finite; nothing counts.
+        apply_fn does not run; a mask of another shape, or with negative numbers; values that are
+        complex or not finite; nothing counts; arrays on different devices.
       ValueError: no batch; an unknown fit; a holdout out of range.
-      TypeError: batches that are one array.
+      TypeError: batches that are one array, or hold what is none.
 
     Example:
       >>> import flax.linen as nn, jax.numpy as jnp, jax, lcjax
@@ -120,7 +131,57 @@ def calibrate(
         holdout=holdout,
         progress=progress,
     )
-    return Calibration(fitted=gathered.fitted, held=gathered.held, fit=fit, runs=runs)
+    return Calibration(
+        fitted=gathered.fitted,
+        held=gathered.held,
+        fit=fit,
+        runs=runs,
+        weights=weights_of(params_of(variables), runs),
+    )
+
+
+def weights_of(params: Any, runs: Iterable[Run]) -> tuple[str | None, ...]:
+    """Returns the fingerprints of the weights of runs; None where they are traced or abstract."""
+    chains = [(chain, set(map(chain.site, chain.acts))) for chain in find_chains(params)]
+    found = []
+    for run in runs:
+        chain = next(chain for chain, sites in chains if sites.issuperset(run.sites))
+        parts = [*(chain.denses[i] for i in run.denses), *([chain.gate] if chain.gate else [])]
+        norms = [chain.norms[i] for i in run.acts if i in chain.norms]
+        slopes = [chain.acts[i] for i in run.acts]
+        found.append(fingerprint(jax.tree.leaves((parts, norms, slopes))))
+    return tuple(found)
+
+
+def check_calibrated(
+    stats: Calibration, runs: Sequence[Run], weights: Sequence[str | None]
+) -> None:
+    """Raises CollapseError unless statistics are of these runs, as they are now.
+
+    Args:
+      stats: of a calibration.
+      runs: what is to be replaced: all that was calibrated, or some of it.
+      weights: their fingerprints.
+    """
+    for run, now in zip(runs, weights, strict=True):
+        sites = ", ".join(run.sites)
+        if run not in stats.runs:
+            same = any(own.sites == run.sites for own in stats.runs)
+            raise CollapseError(
+                f"{sites}: the Dense layers around them are not those that were calibrated. "
+                "Calibrate again with this tree."
+                if same
+                else f"{sites}: asked for, but the fit was calibrated for "
+                f"{', '.join(stats.sites)}, and holds for those of one run of Dense layers "
+                "together. Leave sites out, or calibrate again with these."
+            )
+        then = stats.weights[stats.runs.index(run)] if stats.weights else None
+        if None not in (now, then) and now != then:
+            raise CollapseError(
+                f"{sites}: got statistics of other weights than this tree has, as of another "
+                "model, or from before it was trained on: a fit would bring those back. Calibrate "
+                "again with this tree."
+            )
 
 
 def runs_to_fit(variables: Any, sites: Choice) -> tuple[Run, ...]:
@@ -156,7 +217,13 @@ def pairs_of(runs: Iterable[Run], fit: Fit) -> tuple[Pair, ...]:
 
 
 def _check_single(chain: Chain, run: Run) -> None:
-    shape = chain.denses[run.denses[0]]["kernel"].shape
+    kernel = chain.denses[run.denses[0]]["kernel"]
+    shape = kernel.shape
+    if not jnp.issubdtype(kernel.dtype, jnp.floating):
+        raise CollapseError(
+            f"{run.first}: got a kernel of dtype {kernel.dtype}, but fits are of real floating "
+            "point. Dequantize it; or collapse with fit='exact', which takes complex kernels too."
+        )
     if len(shape) != 2:
         raise CollapseError(
             f"{run.first}: kernel {tuple(shape)} is of layers stacked by nn.scan or nn.vmap, whose "

@@ -5,12 +5,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
+import numpy as np
 from flax.core import meta
 
 from lcjax.errors import CollapseError
+from lcjax.fuse import cheapest_cuts
 from lcjax.paths import natural
 
 _DENSE, _ACT = re.compile(r"dense_(\d+)"), re.compile(r"act_(\d+)")
+_ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 _GLU = ("gate", "up", "act", "down")
 
 
@@ -90,11 +94,50 @@ def find_chains(params: Any) -> list[Chain]:
             chains.append(Chain(path, denses, dict(sorted(acts.items())), norms))
     for chain in chains:
         _check(chain)
-    return chains
+    return [part for chain in chains for part in _parted(chain)]
 
 
 def _holds(node: Any, leaf: str) -> bool:
     return isinstance(node, Mapping) and leaf in node and not isinstance(node[leaf], Mapping)
+
+
+def _parted(chain: Chain) -> list[Chain]:
+    """Returns a chain without Denses of other modules that share its scope and have such names.
+
+    Two Denses with no activation between them are factors that a collapse kept, since one matrix
+    would be larger. Where it would not, or they do not compose, one is no part of the chain.
+    """
+    groups: list[list[int]] = [[]]
+    for i in chain.denses:
+        if groups[-1] and _strangers(chain, groups[-1][-1], i):
+            groups.append([])
+        groups[-1].append(i)
+    if len(groups) == 1:
+        return [chain]
+    parts = []
+    for group in groups:
+        acts = {i: chain.acts[i] for i in group if i in chain.acts}
+        norms = {i: chain.norms[i] for i in acts if i in chain.norms}
+        if acts:
+            denses = {i: chain.denses[i] for i in group}
+            parts.append(Chain(chain.path, denses, acts, norms))
+    return parts
+
+
+def _strangers(chain: Chain, i: int, j: int) -> bool:
+    """Tells whether two Denses, one after the other by their names, are not of one chain."""
+    if i in chain.acts:
+        return False
+    first, second = chain.denses[i], chain.denses[j]
+    if not _compose(first, second):
+        return True
+    widths = [*first["kernel"].shape[-2:], second["kernel"].shape[-1]]
+    return cheapest_cuts(widths, ["bias" in first, "bias" in second]) == [0, 2]
+
+
+def _compose(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    before, after = first["kernel"].shape, second["kernel"].shape
+    return before[:-2] == after[:-2] and before[-1] == after[-2]
 
 
 def _check(chain: Chain) -> None:
@@ -104,6 +147,13 @@ def _check(chain: Chain) -> None:
                 f"{join(chain.path, chain.dense_name(i))}: got a kernel of shape {tuple(shape)}, "
                 "expected two axes or more, those of a Dense."
             )
+        for leaf in ("kernel", "bias"):
+            if leaf in dense and not isinstance(dense[leaf], _ARRAYS):
+                raise CollapseError(
+                    f"{join(chain.path, chain.dense_name(i))}/{leaf}: got a "
+                    f"{type(dense[leaf]).__name__}, expected an array of NumPy or JAX. If it is "
+                    "quantized, dequantize it before the collapse."
+                )
     for i, slope in chain.acts.items():
         if i not in chain.denses or i >= max(chain.denses):
             missing = f"dense_{i}" if i not in chain.denses else "a later dense_i"
@@ -121,7 +171,7 @@ def _check(chain: Chain) -> None:
     held = list(chain.denses)
     for i, j in zip(held, held[1:], strict=False):
         first, second = chain.denses[i]["kernel"].shape, chain.denses[j]["kernel"].shape
-        if first[:-2] != second[:-2] or first[-1] != second[-2]:
+        if i in chain.acts and not _compose(chain.denses[i], chain.denses[j]):
             raise CollapseError(
                 f"{join(chain.path, chain.dense_name(j))}: kernel {tuple(second)} does not compose "
                 f"with {chain.dense_name(i)}'s kernel {tuple(first)}: their inner widths differ."

@@ -6,8 +6,11 @@ import numpy as np
 
 from lcjax.moments import Moments
 
-# Below this part of the largest, an eigenvalue of float32 moments is rounding.
+# Below this part of the mean, a deviation of float32 moments is rounding.
 _ROUNDING = 1e-6
+# Of an input whose share of what flows through a kernel is less than this part of the mean share,
+# a few tokens may decide the weights: it is penalised as if its variance were as large as that.
+_SMALL_SHARE = 0.3
 
 
 class LinearMap(NamedTuple):
@@ -16,7 +19,7 @@ class LinearMap(NamedTuple):
     Attributes:
       kernel: W, (d_in, d_out).
       bias: b, (d_out,).
-      root: R with Rᵀ R = Σxx + ρ I, (d_in, d_in): `‖R (W − M)‖` is what M in place of W costs.
+      root: R with Rᵀ R = Σxx + ρ D, (d_in, d_in): `‖R (W − M)‖` is what M in place of W costs.
       rank: of Σxx, up to rounding.
     """
 
@@ -52,16 +55,23 @@ class Score(NamedTuple):
     r2: float | None
 
 
-def least_squares(moments: Moments, ridge: float) -> LinearMap:
+def least_squares(moments: Moments, ridge: float, weights: np.ndarray | None = None) -> LinearMap:
     """Returns the ridge regression of t on x.
 
-    `W = (Σxx + ρ I)⁻¹ Σxt`, `b = E t − E x W`, with Σ the covariances and ρ the ridge times Σxx's
-    mean eigenvalue, so that the ridge has no unit. Where x does not vary in some direction, that
-    direction gets weight 0, without a ridge too.
+    `W = (Σxx + ρ D)⁻¹ Σxt`, `b = E t − E x W`, with Σ the covariances, ρ the ridge, and D diagonal
+    with the variances of the inputs: the ridge regression on standardised inputs, which does not
+    depend on their units. An input that varies but hardly acts on the network, as a pixel that is
+    lit in few images, would get its weights from a few tokens. So D is larger where an input has a
+    small share of what flows through `weights`, the kernel that x runs into:
+    `D = Var(x) max(1, 0.3 / u)`, `u = Var(x) ‖w‖²` over its mean. That has no units either, since
+    a row w has those of 1/x.
+
+    Where x does not vary in some direction, that direction gets weight 0, without a ridge too.
 
     Args:
       moments: whole, not unitwise.
-      ridge: ρ over the mean eigenvalue of Σxx; at least 0.
+      ridge: ρ; dimensionless, at least 0.
+      weights: (d_in, width); None takes D for the variances alone.
 
     References:
       Hoerl and Kennard 1970, "Ridge regression: biased estimation for nonorthogonal problems".
@@ -70,13 +80,22 @@ def least_squares(moments: Moments, ridge: float) -> LinearMap:
         np.asarray(part, np.float64)
         for part in (moments.count, moments.mean_x, moments.mean_t, moments.xx, moments.xt)
     )
-    values, vectors = np.linalg.eigh((xx + xx.T) / 2 / count)
-    values = np.maximum(values, 0)
-    shifted, least = values + ridge * values.mean(), _ROUNDING * values[-1]
-    inverse = np.divide(1, shifted, out=np.zeros_like(shifted), where=shifted > least)
-    kernel = vectors @ (inverse[:, None] * (vectors.T @ (xt / count)))
-    root = np.sqrt(shifted)[:, None] * vectors.T
-    return LinearMap(kernel, mean_t - mean_x @ kernel, root, int((values > least).sum()))
+    squares = np.maximum(np.diagonal(xx), 0) / count
+    varies = ~_constant(squares * count, mean_x, count)
+    deviation = np.sqrt(np.where(varies, squares, 0))
+    unit = np.divide(1, deviation, out=np.zeros_like(deviation), where=varies)
+    correlation = (xx + xx.T) / 2 / count * unit[:, None] * unit
+    values, vectors = np.linalg.eigh(correlation)
+    certain = values > max(values[-1], 0) * _rounding(moments.xx)
+    vectors = vectors[:, certain]
+    penalty = ridge * _penalties(deviation, varies, weights)
+    scaled = (vectors.T * penalty) @ vectors + np.diag(values[certain])
+    upper = np.linalg.cholesky(scaled).T
+    solved = np.linalg.solve(scaled, vectors.T @ (unit[:, None] * (xt / count)))
+    kernel = unit[:, None] * (vectors @ solved)
+    root = np.zeros_like(xx)
+    root[: len(upper)] = upper @ vectors.T * deviation
+    return LinearMap(kernel, mean_t - mean_x @ kernel, root, int(certain.sum()))
 
 
 def gains(moments: Moments) -> Gains:
@@ -182,3 +201,21 @@ def unvarying(moments: Moments) -> int:
 def _constant(squares: np.ndarray, mean: np.ndarray, count: Any) -> np.ndarray:
     """Tells where centred squares that add up to this are the mean's rounding."""
     return np.sqrt(squares / np.asarray(count)) <= _ROUNDING * np.abs(mean)
+
+
+def _rounding(array: Any) -> float:
+    """Returns the part of the largest below which an eigenvalue of moments is rounding."""
+    wide = np.asarray(array).dtype == np.float64
+    return 1e-12 if wide else 8 * float(np.finfo(np.float32).eps)
+
+
+def _penalties(deviation: np.ndarray, varies: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """Returns the penalty of every standardised input, 1 where it has its share of what flows."""
+    ones = np.ones_like(deviation)
+    if weights is None:
+        return ones
+    flows = (deviation * np.linalg.norm(np.asarray(weights, np.float64), axis=1)) ** 2
+    if not flows.any():
+        return ones
+    share = np.maximum(flows / flows[varies].mean(), np.finfo(np.float32).eps)
+    return np.maximum(ones, _SMALL_SHARE / share)

@@ -8,13 +8,12 @@ import numpy as np
 from lcjax import fits
 from lcjax.calibration import Calibration
 from lcjax.chains import Chain
-from lcjax.fuse import Affine, Between, Norm, affine, cheapest_cuts
+from lcjax.fuse import Affine, Between, Dense, Norm, affine, cheapest_cuts, parameters
 from lcjax.placing import place_dense
 from lcjax.replacement import (
     Replace,
     Replacement,
     Truncation,
-    cost,
     fused,
     need_values,
     two,
@@ -64,7 +63,7 @@ def _by_least_squares(
     """Returns the ridge regression of a run's outputs on its inputs, through its bottleneck."""
     denses, moments = [chain.denses[i] for i in run.denses], stats.fitted[run.last]
     need_values(run, denses)
-    kernel, bias, root, determined = fits.least_squares(moments, ridge)
+    kernel, bias, root, determined = fits.least_squares(moments, ridge, _entry(chain, denses[0]))
     notes = fits.rank_deficiency(int(moments.count), run.d_in, determined)
     if unvarying := fits.unvarying(moments):
         notes.append(f"{unvarying:,} of {run.d_in:,} inputs never vary")
@@ -72,7 +71,7 @@ def _by_least_squares(
     rank, lost = None, {}
     if len(cuts) > 2 or truncation.rank is not None:
         values, rows = fits.singular(kernel, root)
-        rank = truncation.kept(values, run, cost(denses, cuts))
+        rank = truncation.kept(values, run, parameters(widths(denses), cuts))
         if rank is None and len(cuts) > 2:
             # Of all cuts of a run, a single one at the narrowest width leaves the fewest weights.
             rank = min(widths(denses)[cuts[1]], len(values))
@@ -85,6 +84,12 @@ def _by_least_squares(
         bias = bias + np.asarray(moments.mean_x, np.float64) @ (whole - kernel)
         parts = two(chain, run, factors, bias)
     return Replacement(parts, (_judged(run.sites, stats, run.last, kernel, bias, notes, **lost),))
+
+
+def _entry(chain: Chain, first: Dense) -> np.ndarray:
+    """Returns the kernels that a run's inputs flow into, side by side."""
+    kernels = [first["kernel"], *([chain.gate["kernel"]] if chain.gate else [])]
+    return np.concatenate([np.asarray(kernel, np.float64) for kernel in kernels], axis=1)
 
 
 def _judged(

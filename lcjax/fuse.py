@@ -3,11 +3,12 @@
 A Dense is a mapping with `kernel` (..., d_in, d_out) and perhaps `bias` (..., d_out). Leading axes
 are layers stacked by `nn.scan`. NumPy arrays stay NumPy and are multiplied in float64; JAX arrays
 are multiplied at highest precision in float32, or in float64 where JAX has it enabled. The result
-has the last Dense's dtype.
+has the last Dense's dtype, or its complex one where a kernel before it is complex.
 """
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
@@ -65,7 +66,8 @@ def fuse_dense(denses: Sequence[Dense], norms: Sequence[Between] = ()) -> dict[s
         Empty: nothing anywhere.
 
     Returns:
-      kernel (..., d_0, d_n), optional bias (..., d_n), in the last kernel's dtype.
+      kernel (..., d_0, d_n), optional bias (..., d_n), in the last kernel's dtype, or the complex
+      one of its precision where another is complex; of NumPy where JAX cannot hold that.
 
     References:
       Shabgahi, Shariff and Koushanfar 2023, arXiv 2311.17943, section 3.
@@ -73,13 +75,16 @@ def fuse_dense(denses: Sequence[Dense], norms: Sequence[Between] = ()) -> dict[s
     denses = [dict(dense) for dense in denses]
     norms = list(norms) or [None] * len(denses)
     leaves = jax.tree.leaves((denses, norms))
-    if all(isinstance(leaf, (np.ndarray, np.generic, float)) for leaf in leaves):
+    known = not any(isinstance(leaf, (Tracer, jax.ShapeDtypeStruct)) for leaf in leaves)
+    dtype = _dtype(denses)
+    beyond_jax = jax.dtypes.canonicalize_dtype(dtype) != dtype
+    if known and (beyond_jax or not any(isinstance(leaf, jax.Array) for leaf in leaves)):
+        denses, norms = jax.tree.map(np.asarray, (denses, norms))
         return _fuse(np, denses, norms, None)
     sharding = fused_sharding([dense["kernel"] for dense in denses])
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
         fuse = partial(_fuse, jnp, explicit=_explicit(sharding))
         shapes = jax.eval_shape(fuse, denses, norms)
-        dtype = denses[-1]["kernel"].dtype
         return {
             name: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=_placed(sharding, name, leaf))
             for name, leaf in shapes.items()
@@ -114,11 +119,16 @@ def fused_sharding(kernels: Sequence[Any]) -> NamedSharding | None:
     return NamedSharding(first.mesh, fused_spec(first.spec, last.spec, kernels[0].ndim))
 
 
-def cheapest_cuts(widths: Sequence[int]) -> list[int]:
-    """Returns the places at which a linear chain is cut so that its kernels are smallest.
+def cheapest_cuts(widths: Sequence[int], biased: Sequence[bool] = ()) -> list[int]:
+    """Returns the places at which a linear chain is cut so that it has the fewest parameters.
 
-    Of all ways to multiply a chain's kernels together, between widths d_0, d_1, ..., d_n, the one
-    with the least `Σ d_i d_j` over what remains: a shortest path. Ties fuse more.
+    Of all ways to multiply a chain's Denses together, between widths d_0, d_1, ..., d_n, the one
+    with the least `Σ d_i d_j`, biases added: a shortest path. Ties fuse more.
+
+    Args:
+      widths: d_0, d_1, ..., d_n.
+      biased: for each Dense whether it has a bias, or gets one from a norm folded into it; what
+        is fused has one where any of its Denses has. Empty: none anywhere.
 
     Returns:
       increasing indices into widths, from 0 to n; two neighbours are one matrix.
@@ -131,11 +141,24 @@ def cheapest_cuts(widths: Sequence[int]) -> list[int]:
     for end in range(1, len(widths)):
         best.append(
             min(
-                (cost + widths[start] * widths[end], kernels + 1, [*path, end])
+                (cost + parameters(widths, [start, end], biased), kernels + 1, [*path, end])
                 for start, (cost, kernels, path) in enumerate(best)
             )
         )
     return best[-1][2]
+
+
+def parameters(widths: Sequence[int], cuts: Sequence[int], biased: Sequence[bool] = ()) -> int:
+    """Returns the number of parameters of a linear chain that is cut there.
+
+    Args:
+      widths: as for `cheapest_cuts`.
+      cuts: as it returns them.
+      biased: as for `cheapest_cuts`; empty counts weights alone.
+    """
+    return sum(
+        widths[end] * (widths[start] + any(biased[start:end])) for start, end in pairwise(cuts)
+    )
 
 
 def affine(xp: Any, norm: Norm | Affine) -> Affine:
@@ -150,10 +173,22 @@ def affine(xp: Any, norm: Norm | Affine) -> Affine:
     return Affine(s, t + _wide(xp, norm.params["bias"]) if "bias" in norm.params else t)
 
 
-def _wide(xp: Any, array: Any) -> Any:
+def _dtype(denses: Sequence[Dense]) -> Any:
+    """Returns the dtype of a fused kernel."""
+    last, kernels = denses[-1]["kernel"].dtype, [dense["kernel"] for dense in denses]
+    if not any(jnp.issubdtype(kernel.dtype, jnp.complexfloating) for kernel in kernels):
+        return last
+    return np.dtype(np.result_type(last if last.itemsize > 2 else np.float32, np.complex64))
+
+
+def _wide(xp: Any, array: Any, like: Any = np.float64) -> Any:
+    """Returns an array in float64, or complex128 where `like` or it is, as far as xp goes."""
+    dtypes = (like, getattr(array, "dtype", np.float64))
+    complex_ = any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes)
+    dtype = np.dtype(np.complex128 if complex_ else np.float64)
     if xp is np:
-        return np.asarray(array, np.float64)
-    return jnp.asarray(array).astype(jax.dtypes.canonicalize_dtype(np.float64))
+        return np.asarray(array, dtype)
+    return jnp.asarray(array).astype(jax.dtypes.canonicalize_dtype(dtype))
 
 
 def _fuse(
@@ -165,10 +200,11 @@ def _fuse(
     """Fuses in wide floats; on an explicit mesh, where products must say it, given a sharding."""
     kernel: Any = None
     bias: Any = None
+    dtype = _dtype(denses)
     for dense, norm in zip(denses, norms, strict=True):
-        w = _wide(xp, dense["kernel"])
+        w = _wide(xp, dense["kernel"], dtype)
         if norm is not None:
-            s, t = affine(xp, norm)
+            s, t = (_wide(xp, part, dtype) for part in affine(xp, norm))
             bias = t if bias is None else bias * s + t
             scaled = s[..., :, None] * w
         else:
@@ -177,9 +213,10 @@ def _fuse(
             bias = _multiply(xp, bias[..., None, :], w, _row(explicit, w.ndim))[..., 0, :]
         kernel = scaled if kernel is None else _multiply(xp, kernel, scaled, explicit)
         if "bias" in dense:
-            own = _wide(xp, dense["bias"])
+            own = _wide(xp, dense["bias"], dtype)
             bias = own if bias is None else bias + own
-    dtype = denses[-1]["kernel"].dtype
+    if xp is not np:
+        dtype = jax.dtypes.canonicalize_dtype(dtype)
     fused = {"kernel": kernel.astype(dtype)}
     if bias is None:
         return fused

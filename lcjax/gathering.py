@@ -1,7 +1,7 @@
 """One pass over batches that gathers moments of what flows through a Flax model's modules."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 
+from lcjax.batches import as_batch, check_batches, check_devices
 from lcjax.capture import capture
 from lcjax.errors import CollapseError
+from lcjax.masks import Mask, check_mask, counted, over_tokens
 from lcjax.moments import Moments, measure, merge
-
-Mask = Callable[..., Any]
 
 # Rows are held out where frac(n φ) < holdout, φ the golden section: evenly spread, in step with no
 # period that the data may have.
@@ -83,43 +83,21 @@ def gather(
     start, total, behind = 0, None, None
     for batch in _watched(batches) if progress else batches:
         batch = as_batch(batch)
+        if total is None:
+            check_devices(variables, compact, batch)
         first, mesh = np.uint32(start % _WORD), _mesh((variables, compact, batch))
-        moments, done = measure_batch(variables, compact, batch, first, mesh=mesh)
+        moments, negative = measure_batch(variables, compact, batch, first, mesh=mesh)
         total = moments if total is None else _merge(total, moments)
         # At most one batch waits on the device: memory does not grow where batches come fast.
-        jax.block_until_ready(behind)
-        behind, start = done, start + _rows(batch)
+        check_mask(behind)
+        behind, start = negative, start + _rows(batch)
     if total is None:
         raise ValueError("batches is empty: give at least one batch of what apply_fn takes.")
+    check_mask(behind)
     gathered = jax.device_get(total)
     for pair in pairs:
-        _check_moments(pair.key, gathered.fitted[pair.key])
+        _check_moments(pair.key, gathered.fitted[pair.key], gathered.held[pair.key])
     return gathered
-
-
-def as_batch(batch: Any) -> tuple[Any, ...]:
-    """Returns what apply_fn takes after the variables: a tuple, or one array by itself."""
-    return tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
-
-
-def check_batches(batches: Any, *, more_than_once: str = "") -> None:
-    """Raises TypeError unless batches can be gone through, if need be more than once.
-
-    Args:
-      batches: what the user gave.
-      more_than_once: what needs a pass of its own, where more than one is needed.
-    """
-    if hasattr(batches, "shape") or isinstance(batches, (str, dict)):
-        raise TypeError(
-            f"batches is one {type(batches).__name__}, wanted an iterable of batches: put it in a "
-            "list, [batch]."
-        )
-    if more_than_once and isinstance(batches, Iterator):
-        raise TypeError(
-            f"batches is a {type(batches).__name__}, which can be gone through only once, but "
-            f"{more_than_once} needs a pass of its own. Give a list, or an object whose __iter__ "
-            "starts anew; lcjax.calibrate needs one pass only."
-        )
 
 
 def _measure(
@@ -134,9 +112,9 @@ def _measure(
     holdout: float,
     mesh: Mesh | None,
 ) -> tuple[Gathered, jax.Array]:
-    """Returns the moments of one batch, and a scalar that is ready when they are."""
+    """Returns the moments of one batch, and whether its mask holds numbers that it must not."""
     values = _values(apply_fn, variables, compact, batch, pairs)
-    counts = None if mask is None else jnp.asarray(mask(*batch))
+    counts, negative = (None, jnp.asarray(False)) if mask is None else counted(mask(*batch))
     gathered = Gathered({}, {})
     for (key, _, _, unitwise, _), calls in zip(pairs, values, strict=True):
         calls = [
@@ -148,7 +126,7 @@ def _measure(
             for more in moments[1:]:
                 whole = merge(whole, more)
             group[key] = whole
-    return _everywhere(gathered, mesh), start + 1
+    return _everywhere((gathered, negative), mesh)
 
 
 def _values(
@@ -187,8 +165,13 @@ def _measure_call(
     unitwise: bool,
 ) -> tuple[Moments, Moments]:
     """Returns the moments of one call of a module: of the tokens to fit on, and of those held."""
+    if any(jnp.issubdtype(value.dtype, jnp.complexfloating) for value in (x, t)):
+        raise CollapseError(
+            f"{key}: its values are complex, but fits are of real numbers. Leave the site out, or "
+            "collapse with fit='exact'."
+        )
     tokens = x.shape[:-1]
-    keep = jnp.ones(tokens, bool) if counts is None else _over_tokens(key, counts, tokens)
+    keep = jnp.ones(tokens, bool) if counts is None else over_tokens(key, counts, tokens)
     length = tokens[0] if tokens else 1
     row = start + (jnp.arange(length) // max(length // max(rows, 1), 1)).astype(jnp.uint32)
     held = (row + 1) * np.uint32(_GOLDEN) < np.uint32(min(holdout * _WORD, _WORD - 1))
@@ -203,19 +186,6 @@ _merge = jax.jit(
     lambda a, b: jax.tree.map(merge, a, b, is_leaf=lambda node: isinstance(node, Moments)),
     donate_argnums=0,
 )
-
-
-def _over_tokens(key: str, counts: jax.Array, tokens: tuple[int, ...]) -> jax.Array:
-    """Returns a mask as wide as a site's leading axes, matched from the first one on."""
-    shape = counts.shape + (1,) * (len(tokens) - counts.ndim)
-    if len(shape) != len(tokens) or any(
-        n not in (1, wide) for n, wide in zip(shape, tokens, strict=True)
-    ):
-        raise CollapseError(
-            f"{key}: mask has shape {counts.shape}, the leading axes here are {tokens}. Return a "
-            "mask whose axes are those, from the first on, or 1; or calibrate this site by itself."
-        )
-    return jnp.broadcast_to(counts.reshape(shape), tokens)
 
 
 def _everywhere(tree: Any, mesh: Mesh | None) -> Any:
@@ -257,14 +227,15 @@ def _watched(batches: Iterable[Any]) -> Iterable[Any]:
     )
 
 
-def _check_moments(key: str, moments: Moments) -> None:
-    if not moments.count:
+def _check_moments(key: str, fitted: Moments, held: Moments) -> None:
+    if not fitted.count:
         raise CollapseError(
             f"{key}: no token counts, so there is nothing to fit. Look at mask and at holdout, or "
             "give more data."
         )
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(moments)):
-        raise CollapseError(
-            f"{key}: its values are not finite on this data. If it is padding, leave it out with "
-            "mask; else training has diverged."
-        )
+    for moments, rows in ((fitted, ""), (held, " in rows that are held out")):
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(moments)):
+            raise CollapseError(
+                f"{key}: its values are not finite on this data{rows}. If it is padding, leave it "
+                "out with mask; else training has diverged."
+            )

@@ -32,6 +32,9 @@ class CollapsibleMLP(nn.Module):
     (its activation collapsed, kept as a factor), or nothing (fused into the next Dense that is
     held). `init` builds the deep form; `lcjax.collapse` makes the others.
 
+    Inside `nn.scan` stack params along the first axis, `variable_axes={"params": 0}`: a slope is a
+    scalar, so Flax cannot stack it along axis 1 (it raises an AssertionError without a message).
+
     Children: `dense_i`, `act_i`, and with a norm `norm_i`. At each place the order is Dense,
     activation, norm, dropout; the last Dense has none of the three.
 

@@ -87,9 +87,14 @@ def merge(a: Moments, b: Moments) -> Moments:
 def _centred(values: jax.Array, keep: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the mean over tokens and the values less their mean, 0 where they do not count."""
     axes, kept = tuple(range(values.ndim - 1)), keep[..., None]
-    total = jnp.sum(jnp.where(kept, values, 0), axes, keepdims=True)
-    mean = total / jnp.maximum(count, 1)
-    return mean.reshape(values.shape[-1]), jnp.where(kept, values - mean, 0)
+
+    def centred(values: jax.Array) -> tuple[jax.Array, jax.Array]:
+        mean = jnp.sum(values, axes, keepdims=True) / jnp.maximum(count, 1)
+        return mean, jnp.where(kept, values - mean, 0)
+
+    mean, rest = centred(jnp.where(kept, values, 0))
+    more, rest = centred(rest)  # what rounding of a mean far from 0 left over
+    return (mean + more).reshape(values.shape[-1]), rest
 
 
 def _products(x: jax.Array, t: jax.Array, unitwise: bool) -> tuple[jax.Array, jax.Array, jax.Array]:

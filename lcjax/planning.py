@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
+from lcjax.batches import as_batch, check_batches
 from lcjax.budgets import only_budget
 from lcjax.chains import find_chains
 from lcjax.chosen import Choice, to_fit
-from lcjax.gathering import Mask, as_batch, check_batches
+from lcjax.masks import Mask
 from lcjax.paths import natural
 from lcjax.plans import Plan, Sensitivity, SiteCost, Step
 from lcjax.replacement import Rank, Truncation, exactly
@@ -256,10 +257,11 @@ def _step(trials: Trials, deep: Step, sites: list[str]) -> Step:
 
 
 def _saves(variables: Any, taken: list[str], path: str) -> bool:
-    """Tells whether one more site leaves fewer weights than those before it did."""
-
-    def saved(sites: list[str]) -> int:
-        report = abstract_collapse(variables, sites)[1]
-        return report.flops_before - report.flops_after
-
-    return saved([*taken, path]) > (saved(taken) if taken else 0)
+    """Tells whether one more site leaves less to compute, and no more parameters, than before."""
+    report = abstract_collapse(variables, [*taken, path])[1]
+    flops, parameters = report.flops_after - report.flops_before, report.parameters_after
+    flops_now, parameters_now = 0, report.parameters_before
+    if taken:
+        now = abstract_collapse(variables, taken)[1]
+        flops_now, parameters_now = now.flops_after - now.flops_before, now.parameters_after
+    return flops < flops_now and parameters <= parameters_now

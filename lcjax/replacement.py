@@ -6,13 +6,14 @@ from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
 from lcjax import fits
 from lcjax.chains import Chain
 from lcjax.errors import CollapseError
-from lcjax.fuse import Between, Dense, Norm, affine, cheapest_cuts, fuse_dense
+from lcjax.fuse import Between, Dense, Norm, affine, cheapest_cuts, fuse_dense, parameters
 from lcjax.placing import place_dense
 from lcjax.report import RunFit
 from lcjax.runs import Run
@@ -94,13 +95,14 @@ def fused(
     """
     denses = [chain.denses[i] for i in run.denses]
     inside = [between.get(i) for i in run.denses]
-    cuts = cheapest_cuts(widths(denses))
+    biased = ["bias" in dense or one is not None for dense, one in zip(denses, inside, strict=True)]
+    cuts = cheapest_cuts(widths(denses), biased)
     if truncation.rank is not None:
         need_values(run, denses)
         wide = [{name: np.asarray(a, np.float64) for name, a in dense.items()} for dense in denses]
         whole = fuse_dense(wide, [one and affine(np, one) for one in inside])
         values, rows = fits.singular(whole["kernel"])
-        rank = truncation.kept(values, run, cost(denses, cuts))
+        rank = truncation.kept(values, run, parameters(widths(denses), cuts))
         if rank is not None:
             factors = fits.truncated(whole["kernel"], rows[:rank])
             error = float(fits.truncation_errors(values)[rank])
@@ -135,12 +137,6 @@ def widths(denses: Sequence[Dense]) -> list[int]:
     return [kernels[0].shape[-2], *(kernel.shape[-1] for kernel in kernels)]
 
 
-def cost(denses: Sequence[Dense], cuts: Sequence[int]) -> int:
-    """Returns the number of weights of a chain that is cut there."""
-    through = widths(denses)
-    return sum(through[start] * through[end] for start, end in pairwise(cuts))
-
-
 def need_values(run: Run, denses: Sequence[Any]) -> None:
     """Raises unless a run's arrays have values and are of one layer."""
     leaves = jax.tree.leaves(denses)
@@ -148,6 +144,11 @@ def need_values(run: Run, denses: Sequence[Any]) -> None:
         raise CollapseError(
             f"{run.first}: traced or abstract, but fits and ranks need its values: call collapse "
             "outside jit."
+        )
+    if any(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in leaves):
+        raise CollapseError(
+            f"{run.first}: got complex numbers, but fits and ranks are of real ones: collapse with "
+            "fit='exact' and without a rank."
         )
     if denses[0]["kernel"].ndim != 2:
         raise CollapseError(

@@ -12,6 +12,7 @@ from lcjax.boxes import box_dense
 from lcjax.chains import Chain, find_chains, join
 from lcjax.errors import CollapseError
 from lcjax.fuse import Norm
+from lcjax.guarded import replaced
 from lcjax.layers import NORM_EPSILON
 from lcjax.paths import in_params, leaf_path, natural, slope_paths
 from lcjax.replacement import Replace
@@ -40,6 +41,7 @@ def rewrite(
     for chain in find_chains(params):
         runs = runs_of(chain, chosen)
         if runs:
+            _check_stacked(chain)
             told, parted = _rewrite_chain(chain, runs, params, stats, replace)
             fits += told
             factors += parted
@@ -89,7 +91,7 @@ def _rewrite_chain(
         node.pop("gate")
     told, factors = [], []
     for run in runs:
-        parts, fits = replace(chain, run, norms)
+        parts, fits = replaced(replace, chain, run, norms)
         told += fits
         for members, dense in parts:
             for i in members[:-1]:
@@ -100,6 +102,18 @@ def _rewrite_chain(
         parted = [members[-1] for members, _ in parts[:-1]]
         factors += [chain.site(i) for i in parted if i in run.acts]
     return told, factors
+
+
+def _check_stacked(chain: Chain) -> None:
+    """Raises where nothing tells which axis of the kernels counts the layers."""
+    shapes = [tuple(dense["kernel"].shape) for dense in chain.denses.values()]
+    if len(shapes[0]) > 2 and len({size for shape in shapes for size in shape}) == 1:
+        raise CollapseError(
+            f"{join(chain.path, chain.dense_name(min(chain.denses)))}: got kernels {shapes[0]} of "
+            "stacked layers whose widths all equal the number of layers, so that the layers may be "
+            "along any axis; expected them along the first. Unstack them with "
+            "lcjax.unstack_layers(variables, path, axis=...), and collapse that."
+        )
 
 
 def _norm(chain: Chain, i: int, stats: Mapping[str, Any]) -> Norm:

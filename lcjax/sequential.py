@@ -3,13 +3,15 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from lcjax.batches import as_batch, check_batches
 from lcjax.calibration import Calibration, Fit, pairs_of, runs_to_fit
 from lcjax.capture import beside
 from lcjax.chains import Chain
 from lcjax.chosen import Choice, to_fit
 from lcjax.fitting import fitted
 from lcjax.fuse import Norm
-from lcjax.gathering import Mask, Pair, as_batch, check_batches, gather
+from lcjax.gathering import Pair, gather
+from lcjax.masks import Mask
 from lcjax.replacement import Rank, Replacement, Truncation, exactly
 from lcjax.report import CollapseReport
 from lcjax.rewrite import rewrite

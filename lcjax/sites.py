@@ -14,6 +14,7 @@ from jax.core import Tracer
 from lcjax.activations import CollapsibleActivation, CollapsibleGate
 from lcjax.chains import Chain, find_chains
 from lcjax.errors import CollapseError
+from lcjax.fuse import cheapest_cuts, parameters
 from lcjax.paths import natural
 from lcjax.slopes import slopes_by_path
 from lcjax.table import render
@@ -34,6 +35,8 @@ class Site:
       flops_before: multiply-adds times two for one token through those matrices.
       flops_after: the same once collapsed.
       layers: how many layers `nn.scan` stacked in this site; they collapse together.
+      pays: whether one matrix, with its bias, has fewer parameters than two with theirs, and than
+        there are now. About `d_in d_out < d_hidden (d_in + d_out)`.
     """
 
     path: str
@@ -46,6 +49,7 @@ class Site:
     flops_before: int = 0
     flops_after: int = 0
     layers: int = 1
+    pays: bool = False
 
     @property
     def gap(self) -> float | None:
@@ -56,11 +60,6 @@ class Site:
     def paired(self) -> bool:
         """Whether a Dense stands on both sides, so that the site can be collapsed."""
         return self.d_hidden > 0
-
-    @property
-    def pays(self) -> bool:
-        """Whether one matrix is smaller than two: `d_in d_out < d_hidden (d_in + d_out)`."""
-        return self.d_in * self.d_out < self.d_hidden * (self.d_in + self.d_out)
 
 
 class Sites(tuple[Site, ...]):
@@ -155,7 +154,6 @@ def _site(chain: Chain, i: int) -> Site:
     parts = [first, second, chain.norms.get(i, {}), chain.gate or {}]
     if chain.gate is not None:
         kernels.append(chain.gate["kernel"])
-    has_bias = "bias" in first or "bias" in second or i in chain.norms
     site = Site(
         path=chain.site(i),
         slope=farthest(slope),
@@ -166,12 +164,25 @@ def _site(chain: Chain, i: int) -> Site:
         flops_before=2 * sum(math.prod(kernel.shape) for kernel in kernels),
         layers=layers,
     )
-    weights = d_in * d_out if site.pays else d_hidden * (d_in + d_out)
-    bias = d_out * has_bias
-    if not site.pays and "bias" in first:
-        bias += d_hidden
+    return with_savings(site, "bias" in first, "bias" in second or i in chain.norms)
+
+
+def with_savings(site: Site, first: bool, second: bool) -> Site:
+    """Returns a paired site with what is left of it after a collapse.
+
+    Args:
+      site: what there is before.
+      first: whether the Dense before the activation has a bias.
+      second: whether the Dense after it has one, or gets one from what is folded into it.
+    """
+    widths, biased = (site.d_in, site.d_hidden, site.d_out), (first, second)
+    cuts = cheapest_cuts(widths, biased)
+    after = site.layers * parameters(widths, cuts, biased)
     return replace(
-        site, parameters_after=layers * (weights + bias), flops_after=2 * layers * weights
+        site,
+        parameters_after=after,
+        flops_after=2 * site.layers * parameters(widths, cuts),
+        pays=len(cuts) == 2 and after < site.parameters_before,
     )
 
 

@@ -5,9 +5,8 @@ from typing import Any, Literal
 
 import jax
 
-from lcjax.calibration import Calibration, runs_to_fit
+from lcjax.calibration import Calibration, check_calibrated, runs_to_fit, weights_of
 from lcjax.chosen import Choice, by_gap, to_fit
-from lcjax.errors import CollapseError
 from lcjax.fitting import fitted
 from lcjax.replacement import Rank, Truncation, exactly
 from lcjax.report import CollapseReport
@@ -38,11 +37,12 @@ def collapse(
 
     With statistics from `lcjax.calibrate` the calibrated sites are collapsed, whatever their
     slopes: each run of Denses gives way to the ridge regression of its outputs on its inputs
-    ("least_squares"), `W = (Σxx + ρ I)⁻¹ Σxt`, `b = E t − E x W`, with ρ the ridge times Σxx's mean
-    eigenvalue, or each activation to a gain and an offset for every unit ("moments"), as
-    `g ⊙ z + c` before the fuse. Where one matrix would be larger, the regression is cut to the
-    run's narrowest width (reduced-rank regression). Solved in float64 on the host; the report tells
-    how well each does on its own tokens and on those held out. Biases appear where there were none.
+    ("least_squares"), `W = (Σxx + ρ D)⁻¹ Σxt`, `b = E t − E x W`, with ρ the ridge and D the
+    variances of the inputs, so that their units do not matter, or each activation to a gain and an
+    offset for every unit ("moments"), as `g ⊙ z + c` before the fuse. Where one matrix would be
+    larger, the regression is cut to the run's narrowest width (reduced-rank regression). Solved in
+    float64 on the host; the report tells how well each does on its own tokens and on those held
+    out. Biases appear where there were none.
 
     The input is not changed. Untouched leaves are shared with it: donating one tree deletes the
     other's. In whatever order sites are collapsed exactly the function is the same; so are the
@@ -56,7 +56,7 @@ def collapse(
       threshold: largest accepted gap `|1 − α|` of an exact fuse; dimensionless, at least 0; inf
         accepts any. Fits take any slope.
       fit: "exact", or what `lcjax.calibrate` returned for these variables.
-      ridge: of least squares, relative to the mean eigenvalue of Σxx; dimensionless, at least 0.
+      ridge: of least squares on standardised inputs; dimensionless, at least 0.
       rank: keep a matrix as two factors of at most this rank, or with "auto" of the least rank
         within the tolerance, where they are smaller. None: as is cheapest without loss.
       tolerance: largest relative error of rank="auto", in [0, 1): of what flows out of the run on
@@ -70,9 +70,10 @@ def collapse(
 
     Raises:
       CollapseError: no site; a pattern that matches none; a named site over the threshold or
-        unpaired; other sites than were calibrated; a slope that is not finite; a half-collapsed
-        tree; kernels that do not compose; a norm whose statistics are not in the tree; a fit or a
-        rank under jit.
+        unpaired; other sites, or other weights, than were calibrated; a slope that is not finite; a
+        half-collapsed tree; kernels that do not compose, are no floats or are on different devices;
+        a result that is not finite, as beyond the range of float16; a norm whose statistics are not
+        in the tree; a fit or a rank under jit.
       ValueError: a number out of range, an unknown fit.
       TypeError: a tree that is not nested dicts.
 
@@ -124,18 +125,8 @@ def abstract_collapse(variables: Mapping[str, Any], sites: Choice) -> tuple[Any,
 def _calibrated(
     variables: Any, found: Sites, sites: Choice, stats: Calibration
 ) -> tuple[set[str], list]:
-    """Returns the calibrated sites, and those that stay, each with the reason."""
-    chosen, kept = to_fit(found, stats.sites)
-    asked = chosen if sites is None else to_fit(found, sites)[0]
-    if asked != chosen:
-        raise CollapseError(
-            f"{', '.join(sorted(asked))}: asked for, but the fit was calibrated for "
-            f"{', '.join(stats.sites)}, and holds for those together. Leave sites out, or "
-            "calibrate again with these."
-        )
-    if runs_to_fit(variables, stats.sites) != stats.runs:
-        raise CollapseError(
-            f"{', '.join(stats.sites)}: the Denses around them are not those that were calibrated. "
-            "Calibrate again with this tree."
-        )
+    """Returns the sites to fit, of those that were calibrated, and the others with the reason."""
+    chosen, kept = to_fit(found, stats.sites if sites is None else sites)
+    runs = runs_to_fit(variables, sorted(chosen))
+    check_calibrated(stats, runs, weights_of(params_of(variables), runs))
     return chosen, kept

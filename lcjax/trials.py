@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from lcjax.batches import check_batches
 from lcjax.calibration import Calibration, Fit, pairs_of, runs_to_fit
-from lcjax.gathering import Pair, check_batches, gather
+from lcjax.gathering import Pair, gather
 from lcjax.moments import Moments
 from lcjax.replacement import Replacement, Truncation
 from lcjax.report import CollapseReport

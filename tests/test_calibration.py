@@ -33,10 +33,13 @@ def hidden(variables, x):
     return h, dense(layers[2], np.maximum(dense(layers[1], h), 0))
 
 
-def ridge_predictions(x, t, at, ridge):
+def ridge_predictions(x, t, at, ridge, weights):
     """Predictions of the ridge regression of stacked float64 data, solved by another route."""
-    mean, root = x.mean(0), np.sqrt(ridge * (x.var(0).sum() / x.shape[1]) * len(x))
-    rows = np.concatenate([x - mean, root * np.eye(x.shape[1])])
+    mean, varies = x.mean(0), x.std(0) > 0
+    flows = x.var(0) * (np.float64(weights) ** 2).sum(1)
+    share = flows / flows[varies].mean()
+    penalty = ridge * x.var(0) * np.maximum(1, 0.3 / np.where(varies, share, 1))
+    rows = np.concatenate([x - mean, np.diag(np.sqrt(penalty * len(x)))])
     targets = np.concatenate([t - t.mean(0), np.zeros((x.shape[1], t.shape[1]))])
     kernel = np.linalg.lstsq(rows, targets, rcond=None)[0]
     return (at - mean) @ kernel + t.mean(0)
@@ -63,7 +66,8 @@ def test_least_squares_is_the_ridge_solution_of_the_stacked_data(digits, ridge, 
     compact, report = collapse(variables, fit=stats, ridge=ridge)
     fitted, held = counts & ~held_out(len(X)), counts & held_out(len(X))
     h, t = hidden(variables, X)
-    want = ridge_predictions(h[fitted], t[fitted], h, ridge)
+    weights = variables["params"]["dense_1"]["kernel"]
+    want = ridge_predictions(h[fitted], t[fitted], h, ridge, weights)
     dense = compact["params"]["dense_2"]
     got = h @ np.float64(dense["kernel"]) + np.float64(dense["bias"])
     assert relative(got, want) < 1e-4
@@ -250,7 +254,7 @@ def test_other_sites_or_another_tree_than_calibrated_raise(digits):
     with pytest.raises(CollapseError, match="'act_1' matches no site"):
         collapse(compact, fit=single)
     first = calibrate(model.apply, variables, [X], "act_0")
-    with pytest.raises(CollapseError, match="act_0: the Denses around them are not those"):
+    with pytest.raises(CollapseError, match="act_0: the Dense layers around them are not"):
         collapse(compact, fit=first)
     with pytest.raises(CollapseError, match="dense_1: traced or abstract, but fits and ranks need"):
         jax.jit(lambda v: collapse(v, fit=single)[0])(variables)
@@ -268,3 +272,79 @@ def test_masks_match_leading_axes_from_the_first():
     again = calibrate(glu.apply, variables, [x], mask=lambda x: lengths[:, None] > 0)
     chex.assert_trees_all_equal(whole, again)
     assert whole.fitted["down"].count + whole.held["down"].count == 3 * 48
+
+
+@pytest.mark.parametrize("fit", ["least_squares", "moments"])
+def test_statistics_of_other_weights_are_refused(digits, fit):
+    model, variables = digits
+    stats = calibrate(model.apply, variables, [X[:64]], fit=fit)
+    host = jax.tree.map(np.asarray, variables)
+    collapse(host, fit=stats)  # the same numbers in NumPy
+    other = jax.jit(model.init)(jax.random.key(1), X[:1])
+    trained = jax.tree.map(np.copy, host)
+    trained["params"]["dense_1"]["kernel"][3, 5] += 1e-3
+    for tree in (other, trained, with_slopes(variables, 0.5)):
+        with pytest.raises(CollapseError, match="act_0, act_1: got statistics of other weights"):
+            collapse(tree, fit=stats)
+
+
+def two_chains():
+    layers = [CollapsibleMLP((8, 6), nn.relu), CollapsibleMLP((8, 7, 5), nn.relu)]
+    return nn.Sequential(layers)
+
+
+def test_of_what_is_calibrated_some_runs_can_be_collapsed():
+    model, x = two_chains(), X[:64, :5]
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    stats = calibrate(model.apply, variables, [x])
+    compact, report = collapse(variables, "layers_0/*", fit=stats)
+    assert report.collapsed == ("layers_0/act_0",)
+    alone = calibrate(model.apply, variables, [x], "layers_0/*")
+    chex.assert_trees_all_close(compact, collapse(variables, fit=alone)[0], rtol=1e-5)
+    both, report = collapse(compact, "layers_1/*", fit=stats)
+    assert report.collapsed == ("layers_1/act_0", "layers_1/act_1")
+    chex.assert_trees_all_equal(both, collapse(variables, fit=stats)[0])
+    with pytest.raises(CollapseError, match="layers_1/act_0: asked for, but the fit was calib"):
+        collapse(variables, "layers_1/act_0", fit=stats)
+
+
+@pytest.mark.parametrize("kind", ["ids", "0/2", "uint8", "float"])
+def test_what_is_not_zero_in_a_mask_counts(digits, kind):
+    model, variables = digits
+    ids = np.arange(len(X)) % 4
+    masks = {
+        "ids": ids,
+        "0/2": 2 * (ids > 0),
+        "uint8": np.uint8(254) * (ids > 0),
+        "float": np.float32(ids > 0) / 2,
+    }
+    stats, want = (
+        calibrate(model.apply, variables, [X], "act_1", mask=lambda _, mask=mask: mask)
+        for mask in (masks[kind], ids > 0)
+    )
+    chex.assert_trees_all_equal(stats.fitted, want.fitted)
+
+
+def test_a_mask_that_is_none_raises(digits):
+    model, variables = digits
+    added = np.where(np.arange(len(X)) % 4 > 0, 0, -np.inf)
+    with pytest.raises(CollapseError, match="mask returned negative numbers or NaN; expected"):
+        calibrate(model.apply, variables, [X], mask=lambda _: added)
+    with pytest.raises(TypeError, match="mask returned None; expected an array"):
+        calibrate(model.apply, variables, [X], mask=lambda _: None)
+
+
+def test_what_is_no_array_in_a_batch_raises(digits):
+    model, variables = digits
+    with pytest.raises(TypeError, match=r"batch\[1\] is False, a bool; expected an array.*Bind"):
+        calibrate(model.apply, variables, [(X, False)])
+    with pytest.raises(TypeError, match=r"batch\[0\] is <object .*, a object; expected an array"):
+        calibrate(model.apply, variables, [object()])
+
+
+def test_rows_that_are_held_out_must_be_finite(digits):
+    model, variables = digits
+    broken = X.copy()
+    broken[np.flatnonzero(held_out(len(X)))[0]] = np.nan
+    with pytest.raises(CollapseError, match="not finite on this data in rows that are held out"):
+        calibrate(model.apply, variables, [broken])

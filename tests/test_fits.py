@@ -26,16 +26,48 @@ def scores(want, got):
     return np.sqrt(missed / (want**2).sum()), 1 - missed / (centred**2).sum()
 
 
+def ridge_regression(x, t, ridge):
+    """Kernel of the ridge regression on standardised inputs, in float64 and by another route."""
+    deviation = x.std(0)
+    rows = np.concatenate([(x - x.mean(0)) / deviation, np.sqrt(ridge * len(x)) * np.eye(len(x.T))])
+    targets = np.concatenate([t - t.mean(0), np.zeros((len(x.T), len(t.T)))])
+    return np.linalg.lstsq(rows, targets, rcond=None)[0] / deviation[:, None]
+
+
 @pytest.mark.parametrize("ridge", [0.0, 1e-3, 1.0])
-def test_least_squares_is_the_ridge_regression_of_the_stacked_data(ridge):
+def test_least_squares_is_the_ridge_regression_on_standardised_inputs(ridge):
     fit = fits.least_squares(moments(X, T), ridge)
     xc = X - X.mean(0)
     cov = xc.T @ xc / len(X)
-    rho = ridge * np.trace(cov) / len(cov)
-    kernel = np.linalg.solve(cov + rho * np.eye(6), xc.T @ (T - T.mean(0)) / len(X))
-    np.testing.assert_allclose(predicted(fit, X), xc @ kernel + T.mean(0), atol=1e-4)
-    np.testing.assert_allclose(fit.root.T @ fit.root, cov + rho * np.eye(6), atol=1e-4)
+    want = xc @ ridge_regression(X, T, ridge) + T.mean(0)
+    np.testing.assert_allclose(predicted(fit, X), want, atol=1e-4)
+    root = cov + ridge * np.diag(np.diag(cov))
+    np.testing.assert_allclose(fit.root.T @ fit.root, root, atol=1e-4)
     assert fit.rank == 6
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1e-3])
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+def test_the_fit_does_not_depend_on_the_units_of_the_inputs(ridge, offset):
+    weights, units = np.ones((6, 9)) / X.std(0)[:, None], np.logspace(-4, 4, 6)
+    x = X + offset
+    plain = fits.least_squares(moments(x, T), ridge, weights)
+    scaled = fits.least_squares(moments(x * units, T), ridge, weights / units[:, None])
+    assert scaled.rank == 6
+    want = (x - x.mean(0)) @ ridge_regression(x, T, ridge) + T.mean(0)
+    for got in (predicted(plain, x), predicted(scaled, x * units)):
+        np.testing.assert_allclose(got, want, atol=1e-3 * (1 + (offset > 0)))
+
+
+def test_an_input_that_hardly_acts_does_not_get_its_weights_from_a_few_tokens():
+    x = np.concatenate([X, np.zeros((len(X), 1))], 1)
+    x[3, -1] = 1e-3  # one faint value of an input that may be 1 later on
+    weights = rng.normal(size=(7, 9))
+    alone = fits.least_squares(moments(x, T), 1e-3)
+    fit = fits.least_squares(moments(x, T), 1e-3, weights)
+    assert np.abs(alone.kernel[-1]).max() > 100
+    assert np.abs(fit.kernel[-1]).max() < 1
+    np.testing.assert_allclose(fit.kernel[:-1], alone.kernel[:-1], atol=0.2)
 
 
 def test_a_linear_target_is_recovered():

@@ -207,3 +207,24 @@ def test_training_goes_on_after_a_fitted_collapse():
     assert int(carried.inner[0].count) == 2
     # Act 1 has slope 1 but for one step's gradient: the loss does not jump.
     np.testing.assert_allclose(after, before, rtol=1e-2)
+
+
+@pytest.mark.parametrize("ridge", [1e-3, 0.0])
+def test_one_input_in_other_units_changes_nothing(ridge):
+    model, variables = random_chain((12, 5), D_IN)
+    variables = with_slopes(variables, 0.0)
+    units = np.ones(D_IN, np.float32)
+    units[2] = 1000
+    first = variables["params"]["dense_0"]
+    scaled = first | {"kernel": first["kernel"] / units[:, None]}
+    other = {"params": variables["params"] | {"dense_0": scaled}}
+    found = []
+    for tree, x in ((variables, X), (other, X * units)):
+        stats = calibrate(model.apply, tree, [x], holdout=0.0)
+        found.append(collapse(tree, fit=stats, ridge=ridge)[1].fits[0])
+    t = np.float64(jax.jit(model.apply)(variables, X))
+    rows = np.concatenate([X, np.ones((len(X), 1))], 1).astype(np.float64)
+    missed = t - rows @ np.linalg.lstsq(rows, t, rcond=None)[0]
+    r2 = 1 - (missed**2).sum() / ((t - t.mean(0)) ** 2).sum()
+    assert [fit.r2 for fit in found] == pytest.approx([r2, r2], abs=1e-4)
+    assert found[1].notes == ()

@@ -1,9 +1,13 @@
+import itertools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.core import freeze
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lcjax import (
     CollapseError,
@@ -11,6 +15,7 @@ from lcjax import (
     CollapsibleGLU,
     CollapsibleMLP,
     collapse,
+    collapsible,
     find_sites,
     tabulate,
 )
@@ -127,3 +132,50 @@ def test_tabulate_shows_the_form_that_is_held():
     compact = tabulate(model.apply, collapse(variables)[0], (x,))
     assert "act_0" not in compact and "dense_0" not in compact
     assert "kernel float32[6,5]" in compact and compact.splitlines()[-1].endswith(" 35")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.integers(1, 12), min_size=3, max_size=6), st.data())
+def test_a_collapse_never_adds_parameters_where_sites_pay(widths, data):
+    params, stats = {}, {}
+    for i, (d_in, d_out) in enumerate(itertools.pairwise(widths)):
+        params[f"dense_{i}"] = {"kernel": np.ones((d_in, d_out), np.float32)}
+        if data.draw(st.booleans()):
+            params[f"dense_{i}"]["bias"] = np.ones(d_out, np.float32)
+        if i < len(widths) - 2:
+            params[f"act_{i}"] = {"slope": np.float32(1)}
+            if norm := data.draw(st.sampled_from(["", "scale", "bias", "scale bias"])):
+                ones = np.ones(d_out, np.float32)
+                params[f"norm_{i}"] = dict.fromkeys(norm.split(), ones)
+                stats[f"norm_{i}"] = {"mean": ones, "var": ones}
+    variables = {"params": params, "batch_stats": stats}
+    paying = []
+    for site in find_sites(variables):
+        _, report = collapse(variables, site.path)
+        assert report.parameters_after - report.parameters_before == (
+            site.parameters_after - site.parameters_before
+        )
+        fewer = report.parameters_after < report.parameters_before
+        assert site.pays == (site.path not in report.factors and fewer)
+        paying += [site.path] if site.pays else []
+    if paying:
+        _, report = collapse(variables, paying)
+        assert report.parameters_after < report.parameters_before
+
+
+@pytest.mark.parametrize("front_end", ["tree", "function"])
+def test_a_bias_counts_in_what_pays(front_end):
+    kernels = np.ones((3, 2), np.float32), np.ones((2, 5), np.float32)
+    first = {"kernel": kernels[0], "bias": np.ones(2, np.float32)}  # 16 weights, or 15 and 5
+    if front_end == "tree":
+        tree = {"dense_0": first, "act_0": {"slope": np.float32(1)}}
+        tree["dense_1"] = {"kernel": kernels[1]}
+        (site,), (_, report) = find_sites(tree), collapse(tree)
+    else:
+        f = collapsible(lambda p, x: nn.relu(x @ p["a"] + p["b"]) @ p["c"])
+        params = {"a": kernels[0], "b": first["bias"], "c": kernels[1]}
+        tree = f.init(params, np.ones((1, 3), np.float32))
+        (site,) = f.sites(tree, np.ones((1, 3), np.float32))
+        _, report = f.collapse(tree, np.ones((1, 3), np.float32), threshold=1)
+    assert not site.pays
+    assert report.parameters_after == site.parameters_after == site.parameters_before == 18

@@ -298,3 +298,34 @@ def test_the_order_of_modules_that_are_not_named_in_order():
     assert lcjax.find_sites(variables).paths == ("a/act_0", "m", "z/act_0")
     traced = lcjax.find_sites(variables, apply_fn=Backwards().apply, inputs=(x,))
     assert traced.paths == ("z/act_0", "a/act_0", "m")
+
+
+def test_stacked_layers_of_which_no_axis_is_known_to_count_them_are_refused():
+    kernel, slope = np.ones((2, 2, 2)), {"slope": np.ones(2, np.float32)}
+    tree = {"dense_0": {"kernel": kernel}, "act_0": slope, "dense_1": {"kernel": kernel}}
+    with pytest.raises(CollapseError, match=r"dense_0: got kernels \(2, 2, 2\) of stacked layers"):
+        collapse(tree)
+
+
+class Shared(nn.Module):
+    """A module with Denses of its own, of a chain's names, in the chain's scope."""
+
+    def setup(self):
+        self.mlp = CollapsibleMLP((9, 6), nn.relu)
+        nn.share_scope(self, self.mlp)
+        self.after = nn.Dense(4, name="dense_2")
+        self.before = nn.Dense(5, name="dense_7")
+
+    def __call__(self, x):
+        return self.after(nn.relu(self.mlp(nn.relu(self.before(x)))))
+
+
+def test_denses_of_others_in_a_shared_scope_are_left_alone():
+    x = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
+    variables = with_slopes(Shared().init(jax.random.key(0), x), 1.0)
+    compact, report = collapse(variables)
+    assert report.collapsed == ("act_0",)
+    for name in ("dense_2", "dense_7"):
+        assert compact["params"][name]["kernel"] is variables["params"][name]["kernel"]
+    got, want = (Shared().apply(tree, x) for tree in (compact, variables))
+    np.testing.assert_allclose(got, want, atol=1e-5)

@@ -134,3 +134,31 @@ def test_other_collections_are_as_long_and_the_tree_is_nested_dicts(stacked):
         unstack_layers({**stacked, "batch_stats": stats}, "layers")
     with pytest.raises(TypeError, match="nested dicts .* got list"):
         unstack_layers([stacked], "layers")
+
+
+@pytest.mark.parametrize("axis", [0, -1, 1])
+def test_layers_come_off_the_axis_that_is_named(axis):
+    layers = [{"kernel": np.full((2, 3), i), "bias": np.full(3, i)} for i in range(2)]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves, axis), *layers)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), stacked)
+    unstacked = unstack_layers({"layers": stacked}, "layers", axis=axis)
+    abstract = unstack_layers({"layers": shapes}, "layers", axis=axis)
+    for i, layer in enumerate(layers):
+        chex.assert_trees_all_equal(unstacked[f"layers_{i}"], layer)
+        assert abstract[f"layers_{i}"]["kernel"].shape == (2, 3)
+
+
+def test_a_box_gives_up_the_name_of_the_axis_that_is_named():
+    box = nn.Partitioned(np.ones((3, 4, 2)), names=("in", "out", "layer"))
+    unstacked = unstack_layers({"layers": {"kernel": box}}, "layers", axis=-1)
+    assert unstacked["layers_1"]["kernel"].names == ("in", "out")
+    assert unstacked["layers_1"]["kernel"].value.shape == (3, 4)
+
+
+def test_layers_that_may_be_along_either_axis_raise():
+    stacked = {"layers": {"kernel": np.ones((2, 2, 2)), "slope": np.ones(2)}}
+    with pytest.raises(CollapseError, match="either may count the layers. Say which: axis=0, or"):
+        unstack_layers(stacked, "layers")
+    assert set(unstack_layers(stacked, "layers", axis=0)) == {"layers_0", "layers_1"}
+    with pytest.raises(CollapseError, match=r"slope: shape \(2,\) has no axis 1"):
+        unstack_layers(stacked, "layers", axis=1)

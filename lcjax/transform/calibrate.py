@@ -9,18 +9,20 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from lcjax.batches import as_batch, check_batches
 from lcjax.calibration import Calibration, Fit, pairs_of
 from lcjax.capture import into, out_of
 from lcjax.chosen import Choice, to_fit
 from lcjax.errors import CollapseError
-from lcjax.gathering import Mask, as_batch, check_batches, gather
+from lcjax.gathering import gather
+from lcjax.masks import Mask
 from lcjax.transform.collapse import changed_runs, held_factors
 from lcjax.transform.found import FoundSite
 from lcjax.transform.joints import taken, units_of
 from lcjax.transform.labels import Label, Labels
 from lcjax.transform.program import scans_around
 from lcjax.transform.run import Env, read, run
-from lcjax.transform.runs import Run, summary, tokens_of
+from lcjax.transform.runs import Run, summary, tokens_of, weights_of
 from lcjax.transform.schedule import environment, schedule_of
 from lcjax.transform.sites import sites_of
 from lcjax.transform.trace import Traced
@@ -54,7 +56,8 @@ def calibrate_function(
     held = held_factors(traced.found, parts)
     gone = {path for paths in held for path in paths}
     chosen, _ = to_fit(sites_of(traced.found, parts, leaves), sites)
-    runs = tuple(summary(run, held) for run in _runs(traced, gone, chosen))
+    changed = _runs(traced, gone, chosen)
+    runs = tuple(summary(run, held) for run in changed)
     pairs = tuple(
         pair._replace(source=_renamed(pair.source), target=_renamed(pair.target))
         for pair in pairs_of(runs, fit)
@@ -68,7 +71,13 @@ def calibrate_function(
         holdout=holdout,
         progress=progress,
     )
-    return Calibration(fitted=gathered.fitted, held=gathered.held, fit=fit, runs=runs)
+    return Calibration(
+        fitted=gathered.fitted,
+        held=gathered.held,
+        fit=fit,
+        runs=runs,
+        weights=tuple(weights_of(run, held, leaves, parts.slopes) for run in changed),
+    )
 
 
 @dataclass(frozen=True)

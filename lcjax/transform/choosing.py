@@ -75,15 +75,7 @@ def choose_sites(
     """
     _check_open(found, gone, method.sites)
     if isinstance(method.fit, Calibration):
-        chosen, kept = to_fit(found, method.fit.sites)
-        asked = chosen if method.sites is None else to_fit(found, method.sites)[0]
-        if asked != chosen:
-            raise CollapseError(
-                f"{', '.join(sorted(asked))}: asked for, but the fit was calibrated for "
-                f"{', '.join(method.fit.sites)}, and holds for those together. Leave sites out, or "
-                "calibrate again with these."
-            )
-        return chosen, kept
+        return to_fit(found, method.fit.sites if method.sites is None else method.sites)
     _check_stacked(found, method)
     chosen, kept = by_gap(found, method.sites, method.threshold)
     return chosen, [(path, _advised(reason, path, found)) for path, reason in kept]

@@ -10,14 +10,13 @@ import numpy as np
 from flax.core import meta
 
 from lcjax.boxes import box_dense
-from lcjax.calibration import Calibration
-from lcjax.errors import CollapseError
+from lcjax.calibration import Calibration, check_calibrated
 from lcjax.paths import leaf_path, slope_paths
 from lcjax.report import CollapseReport, RunFit
 from lcjax.transform.choosing import Method, check_inference, choose_sites
 from lcjax.transform.found import Found, FoundSite
 from lcjax.transform.keys import Fused, encode, in_box
-from lcjax.transform.runs import Held, Run, fuse_run, runs_of, summary
+from lcjax.transform.runs import Held, Run, fuse_run, runs_of, summary, weights_of
 from lcjax.transform.schedule import fused_runs
 from lcjax.transform.sites import sites_of
 from lcjax.transform.trace import Traced
@@ -48,7 +47,9 @@ def collapse_parts(
     chosen, kept = choose_sites(sites_of(found, parts, leaves), gone, method)
     changed = changed_runs(found, gone, chosen)
     if isinstance(method.fit, Calibration):
-        _check_calibrated(changed, held, method.fit)
+        runs = [summary(run, held) for run in changed]
+        weights = [weights_of(run, held, leaves, parts.slopes) for run in changed]
+        check_calibrated(method.fit, runs, weights)
     arrays = dict(zip(found.program.leaves, leaves, strict=True))
     arrays |= dict(zip(found.program.state, inputs, strict=False))
     inside = {path for run in changed for path in run.paths}
@@ -108,14 +109,6 @@ def changed_runs(found: Found, gone: set[str], chosen: set[str]) -> list[Run]:
     linear = [site for site in found.sites if site.path in chosen | gone]
     check_inference(linear)
     return [run for run in runs_of(linear) if chosen.intersection(run.paths)]
-
-
-def _check_calibrated(changed: Sequence[Run], held: Held, stats: Calibration) -> None:
-    if tuple(summary(run, held) for run in changed) != stats.runs:
-        raise CollapseError(
-            f"{', '.join(stats.sites)}: the Dense layers around them are not those that were "
-            "calibrated. Calibrate again with this tree."
-        )
 
 
 def _boxed(entry: dict[str, Any], run: Run, traced: Traced, parts: Parts) -> dict[str, Any]:

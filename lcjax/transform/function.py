@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from lcjax.calibration import Calibration, Fit
 from lcjax.chosen import Choice
 from lcjax.errors import CollapseError
-from lcjax.gathering import Mask
+from lcjax.masks import Mask
 from lcjax.replacement import Rank
 from lcjax.report import CollapseReport
 from lcjax.sites import Sites

@@ -4,12 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 import numpy as np
 
 from lcjax import runs
 from lcjax.chains import Chain
+from lcjax.fingerprints import fingerprint
 from lcjax.fuse import Affine, Norm
 from lcjax.fuse import Dense as Factor
+from lcjax.guarded import replaced
 from lcjax.replacement import Replace
 from lcjax.report import RunFit
 from lcjax.transform.arrays import Leaves, matrix, vector
@@ -98,6 +101,25 @@ def summary(run: Run, held: Held) -> runs.Run:
     )
 
 
+def weights_of(
+    run: Run, held: Held, leaves: Sequence[Any], slopes: Mapping[str, Any]
+) -> str | None:
+    """Returns a fingerprint of a run's weights; None where they are traced or abstract.
+
+    Args:
+      run: the sites.
+      held: what earlier collapses made of some of the sites.
+      leaves: of the model's params; ShapeDtypeStructs of those that are fused away.
+      slopes: by the paths of the sites.
+    """
+    earlier = [factors for paths, factors in held.items() if set(paths) <= set(run.paths)]
+    gone = {path for paths in held for path in paths}
+    away = {i for site in run.sites if site.path in gone for i in site.leaves}
+    own = [leaves[i] for i in sorted(run.leaves - away)]
+    bent = [slopes[path] for path in run.paths if path in slopes]
+    return fingerprint(jax.tree.leaves((own, earlier, bent)))
+
+
 def fuse_run(
     run: Run, leaves: Leaves, held: Held, instead: Replace, *, apart: bool
 ) -> tuple[list[Factor], set[str], tuple[RunFit, ...]]:
@@ -133,7 +155,7 @@ def fuse_run(
             norms[len(denses)] = _as_norm(between)
     whole = replace(summary(run, held), denses=tuple(range(len(denses))), acts=tuple(sites))
     chain = Chain("", dict(enumerate(denses)), dict.fromkeys(sites))
-    parts, fits = instead(chain, whole, norms)
+    parts, fits = replaced(instead, chain, whole, norms)
     factors = [
         _stored(denses[members[-1]], dtypes[members[-1]]) if part is None else part
         for members, part in parts

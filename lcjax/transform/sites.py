@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-from lcjax.sites import Site, Sites, farthest
+from lcjax.sites import Site, Sites, farthest, with_savings
 from lcjax.transform.found import Found, FoundSite
 from lcjax.transform.tree import Parts, read_fused
 
@@ -30,7 +29,6 @@ def _site(found: FoundSite, slope: Any, leaves: Sequence[Any]) -> Site:
     d_in, d_hidden, d_out = found.widths
     layers = math.prod(found.stack)
     match = found.match
-    added = [match.up.bias, match.down.bias, *(step.by for step in match.steps if step.shifts)]
     site = Site(
         path=found.path,
         slope=0.0 if slope is None else farthest(slope),
@@ -41,10 +39,5 @@ def _site(found: FoundSite, slope: Any, leaves: Sequence[Any]) -> Site:
         flops_before=2 * layers * sum(dense.d_in * dense.d_out for dense in found.products),
         layers=layers,
     )
-    weights = d_in * d_out if site.pays else d_hidden * (d_in + d_out)
-    bias = d_out * any(value is not None for value in added)
-    if not site.pays and match.up.bias is not None:
-        bias += d_hidden
-    return replace(
-        site, parameters_after=layers * (weights + bias), flops_after=2 * layers * weights
-    )
+    folded = any(step.by is not None and step.shifts for step in match.steps)
+    return with_savings(site, match.up.bias is not None, match.down.bias is not None or folded)

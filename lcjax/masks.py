@@ -1,0 +1,45 @@
+"""Masks: which positions of a batch count."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lcjax.errors import CollapseError
+
+Mask = Callable[..., Any]
+
+
+def counted(mask: Any) -> tuple[jax.Array, jax.Array]:
+    """Returns which positions count, and whether a number of the mask is negative or NaN."""
+    if mask is None or isinstance(mask, str):
+        raise TypeError(
+            f"mask returned {mask!r}; expected an array, True or not 0 where positions count."
+        )
+    mask = jnp.asarray(mask)
+    if jnp.issubdtype(mask.dtype, jnp.signedinteger) or jnp.issubdtype(mask.dtype, jnp.floating):
+        return mask != 0, ~jnp.all(mask >= 0)
+    return mask.astype(bool), jnp.asarray(False)
+
+
+def check_mask(negative: jax.Array | None) -> None:
+    """Raises where the mask of a batch is none; waits for the batch."""
+    if negative is not None and bool(negative):
+        raise CollapseError(
+            "mask returned negative numbers or NaN; expected True, or not 0, where positions "
+            "count, and 0 where they do not. Of a mask that is added to scores return mask == 0."
+        )
+
+
+def over_tokens(key: str, counts: jax.Array, tokens: tuple[int, ...]) -> jax.Array:
+    """Returns a mask as wide as a site's leading axes, matched from the first one on."""
+    shape = counts.shape + (1,) * (len(tokens) - counts.ndim)
+    if len(shape) != len(tokens) or any(
+        n not in (1, wide) for n, wide in zip(shape, tokens, strict=True)
+    ):
+        raise CollapseError(
+            f"{key}: mask has shape {counts.shape}, the leading axes here are {tokens}. Return a "
+            "mask whose axes are those, from the first on, or 1; or calibrate this site by itself."
+        )
+    return jnp.broadcast_to(counts.reshape(shape), tokens)
