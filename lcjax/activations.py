@@ -7,6 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lcjax.arguments import check_activation
+from lcjax.elementwise import check_elementwise
+
 Activation = Callable[[jax.Array], jax.Array]
 
 
@@ -72,6 +75,9 @@ class CollapsibleActivation(nn.Module):
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
         """Bends z, of any shape; returns the same shape and dtype."""
+        check_activation(self.fn, "CollapsibleActivation")
+        if self.is_initializing():
+            check_elementwise(self.fn, z)
         return bend(self.fn, z, _slope(self, self.slope_init))
 
 
@@ -91,6 +97,9 @@ class CollapsibleGate(nn.Module):
     @nn.compact
     def __call__(self, gate: jax.Array, value: jax.Array) -> jax.Array:
         """Gates value by gate, both of one shape; returns that shape in value's dtype."""
+        check_activation(self.fn, "CollapsibleGate")
+        if self.is_initializing():
+            check_elementwise(self.fn, gate)
         slope = _slope(self, self.slope_init)
         open_part = (1 - slope).astype(value.dtype) * self.fn(gate)
         return (open_part + slope.astype(value.dtype)) * value

@@ -6,11 +6,13 @@ from typing import Any, Literal
 
 import jax
 
+from lcjax.arguments import check_tree
+from lcjax.calls import check_function
 from lcjax.capture import into, out_of
 from lcjax.chains import Chain, find_chains
 from lcjax.chosen import Choice, to_fit
 from lcjax.errors import CollapseError
-from lcjax.gathering import Mask, Pair, gather
+from lcjax.gathering import Mask, Pair, check_batches, gather
 from lcjax.moments import Moments
 from lcjax.runs import Run, runs_of
 from lcjax.sites import find_sites, params_of
@@ -108,6 +110,9 @@ def calibrate(
     References:
       Shopkhoev et al. 2025, arXiv 2505.02819, replace transformer blocks by least squares.
     """
+    check_function(apply_fn)
+    check_tree(variables, "calibrate")
+    check_batches(batches)
     runs = runs_to_fit(variables, sites)
     gathered = gather(
         apply_fn,

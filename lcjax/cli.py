@@ -35,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     try:
         print(options.run(options))
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr, flush=True)
+        sys.exit(130)
     except (OSError, ValueError, TypeError, ImportError, FlaxError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
 

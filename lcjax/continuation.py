@@ -6,6 +6,7 @@ import jax
 import optax
 
 from lcjax.annealing import AnnealState
+from lcjax.arguments import check_optimizer
 from lcjax.optimizer import CollapsingState
 from lcjax.paths import in_params, leaf_path
 from lcjax.penalty import LinearityState, without_selection
@@ -36,6 +37,7 @@ def carry_opt_state(
     Raises:
       ValueError: when opt_state is not a state of tx for old_params.
     """
+    check_optimizer(tx, "tx")
     with without_selection():
         expected = jax.tree.structure(jax.eval_shape(tx.init, old_params))
         fresh = tx.init(new_params)
@@ -73,6 +75,7 @@ def reselect(tx: optax.GradientTransformation, opt_state: Any, params: Any) -> A
       ValueError: when opt_state does not have the structure of tx.init(params), or tx names no
         site.
     """
+    check_optimizer(tx, "tx")
     fresh = tx.init(params)
     if jax.tree.structure(opt_state) != jax.tree.structure(fresh):
         raise ValueError(

@@ -1,7 +1,7 @@
 """One pass over batches that gathers moments of what flows through a Flax model's modules."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 
+from lcjax.arguments import check_number, kind
+from lcjax.calls import check_function, check_not_traced, check_values, explained
 from lcjax.capture import capture
 from lcjax.errors import CollapseError
 from lcjax.moments import Moments, measure, merge
@@ -73,30 +75,38 @@ def gather(
       holdout: part of the rows that is held out.
       progress: whether a pass that takes long shows a bar.
     """
+    check_function(apply_fn)
+    check_not_traced(variables, "calibrate")
+    check_number("holdout", holdout)
     if not 0 <= holdout < 1:
         raise ValueError(f"holdout is {holdout}, must be in [0, 1): a part of the rows.")
     check_batches(batches)
     apply_fn, mask = _hashable(apply_fn), _hashable(mask)
     start, total, behind = 0, None, None
-    for batch in _watched(batches) if progress else batches:
+    for batch in watched(batches) if progress else batches:
         batch = as_batch(batch)
-        moments, done = _measure(
-            variables,
-            compact,
-            batch,
-            np.uint32(start % _WORD),
-            apply_fn=apply_fn,
-            pairs=pairs,
-            mask=mask,
-            holdout=holdout,
-            mesh=_mesh((variables, compact, batch)),
-        )
+        check_values(batch)
+        with explained(apply_fn, variables, batch):
+            moments, done = _measure(
+                variables,
+                compact,
+                batch,
+                np.uint32(start % _WORD),
+                apply_fn=apply_fn,
+                pairs=pairs,
+                mask=mask,
+                holdout=holdout,
+                mesh=_mesh((variables, compact, batch)),
+            )
         total = moments if total is None else _merge(total, moments)
         # At most one batch waits on the device: memory does not grow where batches come fast.
         jax.block_until_ready(behind)
         behind, start = done, start + _rows(batch)
     if total is None:
-        raise ValueError("batches is empty: give at least one batch of what apply_fn takes.")
+        raise ValueError(
+            "batches is empty: give at least one batch of what apply_fn takes; a generator "
+            "that was gone through before has none left."
+        )
     gathered = jax.device_get(total)
     for pair in pairs:
         _check_moments(pair.key, gathered.fitted[pair.key])
@@ -115,10 +125,15 @@ def check_batches(batches: Any, *, more_than_once: str = "") -> None:
       batches: what the user gave.
       more_than_once: what needs a pass of its own, where more than one is needed.
     """
-    if hasattr(batches, "shape") or isinstance(batches, (str, dict)):
+    if hasattr(batches, "shape") or isinstance(batches, str | Mapping):
         raise TypeError(
             f"batches is one {type(batches).__name__}, wanted an iterable of batches: put it in a "
             "list, [batch]."
+        )
+    if hasattr(batches, "sites") or not hasattr(batches, "__iter__"):
+        raise TypeError(
+            f"batches is {kind(batches)}; expected an iterable of batches, such as [batch]. "
+            "Look at the order of the arguments: (apply_fn, variables, batches, sites)."
         )
     if more_than_once and isinstance(batches, Iterator):
         raise TypeError(
@@ -256,8 +271,10 @@ def _hashable(fn: Any) -> Any:
     return fn
 
 
-def _watched(batches: Iterable[Any]) -> Iterable[Any]:
-    """Returns batches under a bar that comes up when the pass is long, where tqdm is installed."""
+def watched(
+    batches: Iterable[Any], what: str = "calibrating", unit: str = "batch"
+) -> Iterable[Any]:
+    """Returns batches under a bar that comes up when a pass is long, where tqdm is installed."""
     try:
         from tqdm import tqdm
     except ImportError:
@@ -265,8 +282,8 @@ def _watched(batches: Iterable[Any]) -> Iterable[Any]:
     calm = 0.2 if sys.stderr.isatty() else 30  # a log file gets a line every half minute
     return tqdm(
         batches,
-        desc="calibrating",
-        unit="batch",
+        desc=what,
+        unit=unit,
         delay=_SHOW_AFTER_S,
         mininterval=calm,
         maxinterval=calm,
@@ -278,6 +295,11 @@ def _check_moments(key: str, moments: Moments) -> None:
         raise CollapseError(
             f"{key}: no token counts, so there is nothing to fit. Look at mask and at holdout, or "
             "give more data."
+        )
+    if moments.count == 1:
+        raise CollapseError(
+            f"{key}: a single token counts, from which nothing can be fitted; expected a batch "
+            "axis and many tokens. Give whole batches, x[None] for one example, and more of them."
         )
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(moments)):
         raise CollapseError(

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from lcjax.arguments import check_path
 from lcjax.leaves import Array, LeafPath, joined
 
 PathLike = str | os.PathLike[str]
@@ -36,6 +37,7 @@ class CheckpointError(ValueError):
 
 def absolute(path: PathLike) -> ocp.path.Path:
     """Returns a path, relative, with `~` or absolute, as orbax wants it."""
+    check_path(path)
     target = ocp.path.Path(path).expanduser()
     return target if "://" in str(target) else target.absolute()
 

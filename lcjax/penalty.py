@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lcjax.arguments import check_state, check_tree
 from lcjax.paths import is_slope, site_of
 from lcjax.selection import Weights, choose, weigh
 from lcjax.strength import Penalty, check_penalty, check_positive, warn_if_short
@@ -73,6 +74,7 @@ def linearity_penalty(
     References:
       Shabgahi, Shariff and Koushanfar 2023, arXiv 2311.17943, section 3.
     """
+    check_tree(variables, "linearity_penalty", nested=False)
     check_penalty(penalty)
     weighed = _weighed(variables, last, where, sites, weights)
     total = jnp.zeros((), jnp.float32)
@@ -121,6 +123,7 @@ def add_linearity_penalty(
 
     def update(updates, state, params=None):
         need_params("add_linearity_penalty", params)
+        check_state("add_linearity_penalty", state.weights, params)
         lam = now(strength, state.count)
 
         def pull(u, p, w):
@@ -179,6 +182,7 @@ def shrink_linearity_gap(
 
     def update(updates, state, params=None):
         need_params("shrink_linearity_gap", params)
+        check_state("shrink_linearity_gap", state.weights, params)
         reach = now(slope_learning_rate, state.count) * now(strength, state.count)
 
         def shrink(u, p, w):

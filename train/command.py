@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -18,12 +18,20 @@ from train.config import AnyConfig, Config, ConfigError, as_json, check
 from train.devices import is_first, join, make_mesh, wait_for_all
 from train.full_disk import full_disk
 from train.heap import keep_freed_memory
+from train.interruption import say_when_stopped, stopped
 from train.loop import Diverged, TrainState
 from train.outcome import conclude
 from train.placement import batch_parts
 from train.protocols import PROTOCOLS, Ending, Protocol
-from train.run_dir import choose_directory, create_directory
+from train.run_dir import (
+    CONFIG,
+    choose_directory,
+    create_directory,
+    read_json,
+    reopen_directory,
+)
 from train.stages import run_stages
+from train.stored_config import restored
 from train.task import Task, keys
 
 # How configurations become flags.
@@ -57,8 +65,40 @@ def run(
         dict(presets), prog=prog, description=about, config=FLAGS
     )
     quieten()
+    flags = sys.argv[1:]
+    flags.remove(config.preset)
+    config = as_started(config, prog, flags)
     keep_freed_memory()
     execute(config, make_task)
+
+
+def as_started(config: AnyConfig, prog: str, flags: Sequence[str]) -> AnyConfig:
+    """Returns, with --resume, the configuration that the run was started with and what flags say.
+
+    Args:
+      config: what the flags say to the preset.
+      prog: how the command is called.
+      flags: all that is given.
+
+    Raises:
+      SystemExit: in one line, when the run is one of another preset.
+    """
+    stored = Path(config.run.runs_dir, config.run.name or "", CONFIG)
+    if not config.run.resume or not config.run.name or not stored.is_file():
+        return config
+    fields = read_json(stored)
+    if fields.get("preset") != config.preset:
+        sys.exit(
+            f"error: {stored.parent} was started with {fields.get('preset')!r}, got "
+            f"{config.preset!r}. Resume it with its own preset, or start another --name."
+        )
+    default = restored(config, fields)
+    started = tyro.cli(type(config), default=default, prog=prog, args=flags, config=FLAGS)
+    here = dataclasses.replace(
+        started.run, name=config.run.name, resume=True, overwrite=config.run.overwrite,
+        runs_dir=config.run.runs_dir,
+    )  # fmt: skip
+    return dataclasses.replace(started, run=here)
 
 
 def execute(
@@ -93,13 +133,19 @@ def _execute(
     protocols: Mapping[str, type[Protocol]],
 ) -> None:
     try:
-        directory = choose_directory(config.run, config.preset, as_json(config))
+        directory = choose_directory(config.run, _name(config), as_json(config))
         job = prepare(config, make_task, protocols)
         wait_for_all("the run is prepared")  # before its directory is there
-        if not config.run.resume and is_first():
-            create_directory(directory, as_json(config), overwrite=config.run.overwrite)
+        if is_first():
+            if config.run.resume:
+                reopen_directory(directory, as_json(config))
+            else:
+                create_directory(directory, as_json(config), overwrite=config.run.overwrite)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {error}")
+    say_when_stopped(
+        f"stopped; the same command with --name {directory.name} --resume continues it"
+    )
     wait_for_all("the run has a directory")
     _say(introduce(job, directory))
     try:
@@ -113,7 +159,13 @@ def _execute(
         warnings.simplefilter("ignore")  # of what orbax then leaves undone
         sys.exit(f"error: {told}")
     except KeyboardInterrupt:
-        sys.exit(f"stopped; the same flags with --name {directory.name} --resume continue it")
+        raise stopped() from None
+
+
+def _name(config: Config) -> str:
+    """Returns how a run is called that was given no name."""
+    student = config.protocol.collapsed_from is not None
+    return f"{config.preset}-student" if student else config.preset
 
 
 def _say(text: str) -> None:

@@ -5,9 +5,14 @@ student begins with new params where the run fused layers. Data, model and optim
 every flag of the command that made it may be given. --teacher OTHER takes another run's deep model.
 """
 
+if __name__ == "__main__":  # before all that takes time to import
+    from train.interruption import end_in_one_line
+
+    end_in_one_line()
+
+
 import dataclasses
 import sys
-import typing
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +30,12 @@ from train import (
 from train.config import Config, RunConfig
 from train.ranges import ConfigError
 from train.run_dir import CONFIG, read_json
+from train.stored_config import restored
 
-_USAGE = "usage: python -m train.distill RUN [--flag value ...]; RUN is a finished run's directory"
+_USAGE = (
+    "usage: python -m train.distill RUN [--flag value ...]; RUN is a finished run's directory;\n"
+    "       python -m train.distill RUN --help lists the flags"
+)
 _KINDS: tuple[tuple[Any, Any], ...] = (
     (presets.PRESETS, image_task.make_task),
     (text_presets.PRESETS, text_task.make_task),
@@ -52,6 +61,7 @@ def main() -> None:
         args=sys.argv[2:],
         config=command.FLAGS,
     )
+    config = command.as_started(config, "python -m train.distill RUN", sys.argv[2:])
     command.execute(config, make_task)
 
 
@@ -79,32 +89,6 @@ def student(run: Path) -> tuple[Config, Any]:
         steps_per_dispatch=config.run.steps_per_dispatch,
     )  # fmt: skip
     return dataclasses.replace(config, protocol=protocol, penalty=penalty, run=ours), make_task
-
-
-def restored(like: Any, fields: dict[str, Any]) -> Any:
-    """Returns a configuration with the values that `train.config.as_json` made JSON of.
-
-    Args:
-      like: a configuration of the same classes.
-      fields: what as_json returned.
-    """
-    hints, values = typing.get_type_hints(type(like)), {}
-    for field in dataclasses.fields(like):
-        if field.name not in fields:
-            continue
-        value, old = fields[field.name], getattr(like, field.name)
-        if dataclasses.is_dataclass(old):
-            value = restored(old, value)
-        elif isinstance(value, list):
-            value = tuple(value)
-        elif isinstance(value, str) and _may_be_path(hints[field.name]):
-            value = Path(value)
-        values[field.name] = value
-    return dataclasses.replace(like, **values)
-
-
-def _may_be_path(hint: Any) -> bool:
-    return hint is Path or Path in typing.get_args(hint)
 
 
 if __name__ == "__main__":

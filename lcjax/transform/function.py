@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lcjax.calibration import Calibration, Fit
+from lcjax.calls import check_function
 from lcjax.chosen import Choice
 from lcjax.errors import CollapseError
 from lcjax.gathering import Mask
@@ -263,4 +264,5 @@ def collapsible(fn: Callable[..., Any]) -> CollapsibleFunction:
       >>> compact["fused"]["up|hidden=4||down:4x2,up:2x4"]["kernel"].shape
       (2, 2)
     """
+    check_function(fn, "fn")
     return CollapsibleFunction(fn)

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import jax
 import jax.numpy as jnp
 
+from lcjax.calls import explained
 from lcjax.errors import CollapseError
 from lcjax.transform.found import Found, find_all
 from lcjax.transform.keys import encode, site_name
@@ -81,7 +82,8 @@ class Tracer:
         spec = _Spec(structure, inputs_structure, static)
         _check_hashable(spec)
         try:
-            traced = self._jitted.trace(spec, leaves, arrays)
+            with explained(partial(self._fn, **kwargs), model, args, "the call"):
+                traced = self._jitted.trace(spec, leaves, arrays)
         except Exception as error:
             error.add_note(
                 "Raised by the function itself, traced by lcjax.collapsible. If it misses params: "
