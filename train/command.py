@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from difflib import get_close_matches
 from pathlib import Path
 
 import jax
@@ -61,13 +62,25 @@ def run(
       presets: configurations to start from, each with what it is about.
       make_task: returns the task that a configuration asks for.
     """
-    config = tyro.extras.overridable_config_cli(
-        dict(presets), prog=prog, description=about, config=FLAGS
-    )
-    quieten()
-    flags = sys.argv[1:]
-    flags.remove(config.preset)
-    config = as_started(config, prog, flags)
+    preset, flags = "".join(sys.argv[1:2]), sys.argv[2:]
+    if preset in presets:
+        default, called = presets[preset][1], f"{prog} {preset}"
+        config = tyro.cli(
+            type(default), default=default, prog=called, description=about, args=flags, config=FLAGS
+        )
+        quieten()
+        config = as_started(config, called, flags)
+    elif preset and not preset.startswith("-"):
+        near = get_close_matches(preset, presets, n=1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        told = f"error: {preset!r} is no preset. {hint}The presets are {', '.join(presets)}."
+        print(told, file=sys.stderr)
+        sys.exit(2)
+    else:
+        config = tyro.extras.overridable_config_cli(
+            dict(presets), prog=prog, description=about, config=FLAGS
+        )
+        quieten()
     keep_freed_memory()
     execute(config, make_task)
 
@@ -201,6 +214,12 @@ def prepare(
     """
     chosen = protocols[config.protocol.protocol]
     task = make_task(chosen.adapted(config))
+    if config.penalty.slope_learning_rate and not lcjax.find_sites(task.variables):
+        raise ConfigError(
+            "the model has no activation between two Dense layers, so no site. Give it hidden "
+            "layers, such as --hidden 128 128 of an MLP, or train it as a plain network with "
+            "--slope-learning-rate 0."
+        )
     protocol = chosen(task)
     return Job(task, protocol, protocol.first())
 

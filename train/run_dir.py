@@ -143,8 +143,8 @@ def _check_resumable(path: Path, config: dict[str, Any]) -> None:
 
 def _at(config: dict[str, Any], place: tuple[str, ...]) -> Any:
     for name in place:
-        config = config.get(name, {}) if isinstance(config, dict) else {}
-    return config or None
+        config = config.get(name, {})
+    return None if isinstance(config, dict) else config
 
 
 def _differences(
