@@ -53,7 +53,22 @@ class Calibration:
             key = run.last if self.fit == "least_squares" else run.sites[0]
             sizes = (run.d_in, run.d_out, int(self.fitted[key].count), int(self.held[key].count))
             rows.append((", ".join(run.sites), *(f"{size:,}" for size in sizes)))
-        return render(("sites of one run", "d_in", "d_out", "tokens", "held out"), rows)
+        table = render(("sites of one run", "d_in", "d_out", "tokens", "held out"), rows)
+        return "\n".join([table, *self.notes])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What there is to say before a fit: runs with fewer tokens than inputs."""
+        if self.fit != "least_squares":
+            return ()
+        counts = {run: int(self.fitted[run.last].count) for run in self.runs}
+        return tuple(
+            f"{', '.join(run.sites)}: {count:,} tokens to fit on for {run.d_in:,} inputs; expected "
+            "more tokens than inputs, several times as many for a fit that holds on other data. "
+            "Give more batches, or take fit='moments'."
+            for run, count in counts.items()
+            if count < run.d_in
+        )
 
 
 def calibrate(

@@ -16,6 +16,7 @@ from lcjax.checkpoint import restore
 from lcjax.inspection import inspect_checkpoint
 from lcjax.plans import Plan
 from lcjax.stablehlo import export
+from lcjax.stopping import STATUS
 from lcjax.streaming import collapse_checkpoint
 
 _MODELS = """
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(options.run(options))
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr, flush=True)
-        sys.exit(130)
+        sys.exit(STATUS)
     except (OSError, ValueError, TypeError, ImportError, FlaxError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
 

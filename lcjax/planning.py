@@ -154,7 +154,7 @@ def plan(
     budget = only_budget(deep, target_params, target_flops, max_drop, count)
     steps = [deep]
     left = _ordered(trials, deep, left, order, fit)
-    most = min(budget.limit, len(left)) if budget.kind == "count" else len(left)
+    most = min(int(budget.limit), len(left)) if budget.kind == "count" else len(left)
     bar = iter(watched(range(most), "planning", "site") if trials.progress else range(most))
     while left and not budget.reached(steps) and not budget.broken(steps):
         next(bar)

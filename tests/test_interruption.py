@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from lcjax import cli
 from train.interruption import interruption
 
 
@@ -39,8 +40,8 @@ def test_outside_the_main_thread_signals_are_left_alone():
 # Commands, in processes of their own.
 
 
-def interrupted(command, at):
-    """Starts a command, sends SIGINT once it says something, and returns status and lines."""
+def interrupted(command, at, number=signal.SIGINT):
+    """Starts a command, sends a signal once it says something, and returns status and lines."""
     process = subprocess.Popen(
         [sys.executable, *command],
         stdout=subprocess.PIPE,
@@ -52,7 +53,7 @@ def interrupted(command, at):
     for line in process.stdout:
         said.append(line.strip())
         if at in line:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             break
     rest = [line.strip() for line in process.communicate()[0].splitlines() if line.strip()]
     return process.returncode, [line for line in rest if not line.startswith("import time:")]
@@ -65,6 +66,22 @@ def test_a_command_that_is_stopped_while_it_imports_ends_in_one_line(name):
     assert interrupted(command, at="numpy.") == (130, ["stopped"])
 
 
+def test_the_command_of_lcjax_does_so_too(tmp_path):
+    (tmp_path / "lcjax").write_text("from lcjax.cli import main\nmain()\n")
+    command = ["-X", "importtime", str(tmp_path / "lcjax"), "inspect", "nowhere"]
+    assert interrupted(command, at="numpy.") == (130, ["stopped"])
+
+
+def test_a_command_of_lcjax_that_is_stopped_ends_in_one_line(monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "inspect_checkpoint", stop)
+    with pytest.raises(SystemExit, match="130"):
+        cli.main(["inspect", "nowhere"])
+    assert capsys.readouterr().err == "\nstopped\n"
+
+
 # Of Python's own code, of compiled code that looks at no signal, and of a callback in which Python
 # only reports exceptions, as JAX has one in the garbage collector.
 PROGRAM = """
@@ -75,7 +92,7 @@ def wait():
     print("waiting", flush=True)
     while True: pass
 def wait_in_compiled_code():
-    forever = jax.jit(lambda: jax.lax.while_loop(lambda i: i < 2, lambda i: i * 1, 1)).lower()
+    forever = jax.jit(lambda: jax.lax.while_loop(lambda x: x < 9, jax.numpy.sin, 1.0)).lower()
     forever = forever.compile()
     print("waiting", flush=True)
     forever().block_until_ready()
@@ -85,10 +102,11 @@ class Held:
 """
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("call", ["wait()", "wait_in_compiled_code()", "Held()"])
-def test_whatever_runs_the_process_ends_in_one_line(call):
-    ended = interrupted(["-c", PROGRAM.format(call=call)], at="waiting")
-    assert ended == (130, ["stopped"])
+def test_whatever_runs_the_process_ends_in_one_line(call, number):
+    ended = interrupted(["-c", PROGRAM.format(call=call)], at="waiting", number=number)
+    assert ended == (128 + number, ["stopped"])
 
 
 STAGES = {

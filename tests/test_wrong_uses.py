@@ -495,6 +495,12 @@ def test_an_nnx_module_that_is_split_is_a_function_of_its_params():  # 52
     assert len(f.sites(f.init(params, world().x), world().x)) == 1
 
 
+def test_statistics_say_before_a_fit_that_tokens_are_few():
+    w = world()
+    few = lcjax.calibrate(w.apply, w.V, [w.x[:6]])
+    assert "tokens to fit on for 8 inputs; expected more" in str(few) and w.stats.notes == ()
+
+
 def test_no_sites_print_what_to_do():  # 5
     assert "use f = lcjax.collapsible(apply_fn)" in str(lcjax.find_sites(world().PV))
 

@@ -74,8 +74,7 @@ def end_in_one_line() -> None:
 
     For the process of a command; call it in the main thread. KeyboardInterrupt is raised as usual,
     so that what is open is closed. Where it is lost, in a callback of a library, or does not come
-    because compiled code is running, the process ends nevertheless. Once JAX runs, SIGTERM may end
-    the process without a line: XLA has a handler of its own for it.
+    because compiled code is running, the process ends nevertheless.
     """
     heard, written = os.pipe()
     os.set_blocking(written, False)

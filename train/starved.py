@@ -26,7 +26,7 @@ def warn_if_starved(task: Task, variables: Any, sites: Any) -> None:
     if task.config.protocol.fit != "least_squares" or not is_first():
         return
     widths = {run.first: run.d_in for run in runs_to_fit(variables, sites)}
-    tokens = _tokens(task, variables, list(widths))
+    tokens = tokens_into(task, variables, list(widths))
     few = {path: width for path, width in widths.items() if tokens[path] < _ENOUGH * width}
     if few:
         worst = max(few, key=lambda path: few[path] / max(tokens[path], 1))
@@ -40,7 +40,7 @@ def warn_if_starved(task: Task, variables: Any, sites: Any) -> None:
         )
 
 
-def _tokens(task: Task, variables: Any, paths: list[str]) -> dict[str, int]:
+def tokens_into(task: Task, variables: Any, paths: list[str]) -> dict[str, int]:
     """Returns how many tokens count that flow into these layers; traced, with nothing computed."""
     names = [into(path) for path in paths]
     total, shapes = dict.fromkeys(paths, 0), {}
