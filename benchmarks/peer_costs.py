@@ -25,7 +25,7 @@ from benchmarks.interleave import interleaved, ratio
 from benchmarks.networks import NETWORKS
 from benchmarks.record import RESULTS, Table, publish
 from lcjax.models import Bert, MLPMixer, ViT
-from lcjax.penalty import selected
+from lcjax.slopes import selected
 from train.command import FLAGS
 from train.comparison import count_parameters
 from train.heap import keep_freed_memory

@@ -1,5 +1,13 @@
 """lcjax makes JAX networks shallower (LayerCollapse, arXiv 2311.17943)."""
 
+import os.path as _path
+import sys as _sys
+
+if _path.basename("".join(_sys.argv[:1])) == "lcjax":  # the command: also while it imports
+    from lcjax.stopping import end_in_one_line as _end_in_one_line
+
+    _end_in_one_line()
+
 from lcjax.activations import CollapsibleActivation, CollapsibleGate
 from lcjax.annealing import anneal_slopes
 from lcjax.calibration import Calibration, calibrate

@@ -9,6 +9,9 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.extend import core
 
+from lcjax.arguments import check_activation
+from lcjax.elementwise import check_elementwise
+
 Activation = Callable[[jax.Array], jax.Array]
 
 
@@ -113,6 +116,9 @@ class CollapsibleActivation(nn.Module):
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
         """Bends z, of any shape; returns the same shape and dtype."""
+        check_activation(self.fn, "CollapsibleActivation")
+        if self.is_initializing():
+            check_elementwise(self.fn, z)
         return bend(self.fn, z, _slope(self, self.slope_init))
 
 
@@ -132,6 +138,9 @@ class CollapsibleGate(nn.Module):
     @nn.compact
     def __call__(self, gate: jax.Array, value: jax.Array) -> jax.Array:
         """Gates value by gate, both of one shape; returns that shape in value's dtype."""
+        check_activation(self.fn, "CollapsibleGate")
+        if self.is_initializing():
+            check_elementwise(self.fn, gate)
         slope = _slope(self, self.slope_init)
         opened = bend(lambda _, gate: self.fn(gate), jnp.ones_like(gate), slope, gate)
         return opened * value

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lcjax.arguments import check_state
 from lcjax.penalty import need_params
 from lcjax.selection import Order
 from lcjax.slopes import kept_patterns, on_marked, selected, slope_tree
@@ -82,6 +83,7 @@ def anneal_slopes(
 
     def update(updates, state, params=None):
         need_params("anneal_slopes", params)
+        check_state("anneal_slopes", state.selected, params)
         state = state._replace(count=optax.safe_increment(state.count))
         wanted = schedule(state.count)
 

@@ -1,11 +1,12 @@
 """Batches of data: what an iterable of them must be, and what each of them must hold."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from lcjax.arguments import kind
 from lcjax.errors import CollapseError
 
 
@@ -38,10 +39,15 @@ def check_batches(batches: Any, *, more_than_once: str = "") -> None:
       batches: what the user gave.
       more_than_once: what needs a pass of its own, where more than one is needed.
     """
-    if hasattr(batches, "shape") or isinstance(batches, (str, dict)):
+    if hasattr(batches, "shape") or isinstance(batches, str | Mapping):
         raise TypeError(
             f"batches is one {type(batches).__name__}, wanted an iterable of batches: put it in a "
             "list, [batch]."
+        )
+    if hasattr(batches, "sites") or not hasattr(batches, "__iter__"):
+        raise TypeError(
+            f"batches is {kind(batches)}; expected an iterable of batches, such as [batch]. "
+            "Look at the order of the arguments: (apply_fn, variables, batches, sites)."
         )
     if more_than_once and isinstance(batches, Iterator):
         raise TypeError(

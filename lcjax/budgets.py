@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lcjax.arguments import check_number
 from lcjax.plans import Step
 
 
@@ -61,6 +62,7 @@ def only_budget(
             f"{' and '.join(given) or 'none'}."
         )
     ((kind, asked),) = given.items()
+    check_number(kind, asked)
     whole = isinstance(asked, int) and not isinstance(asked, bool) and asked >= 1
     if kind == "max_drop" and not asked >= 0:
         raise ValueError(f"max_drop is {asked}, must be at least 0, in the metric's unit.")

@@ -7,6 +7,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from lcjax.arguments import check_tree
+from lcjax.batches import check_batches
+from lcjax.calls import check_function
 from lcjax.capture import into, out_of
 from lcjax.chains import Chain, find_chains
 from lcjax.chosen import Choice, to_fit
@@ -57,7 +60,22 @@ class Calibration:
             key = run.last if self.fit == "least_squares" else run.sites[0]
             sizes = (run.d_in, run.d_out, int(self.fitted[key].count), int(self.held[key].count))
             rows.append((", ".join(run.sites), *(f"{size:,}" for size in sizes)))
-        return render(("sites of one run", "d_in", "d_out", "tokens", "held out"), rows)
+        table = render(("sites of one run", "d_in", "d_out", "tokens", "held out"), rows)
+        return "\n".join([table, *self.notes])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What there is to say before a fit: runs with fewer tokens than inputs."""
+        if self.fit != "least_squares":
+            return ()
+        counts = {run: int(self.fitted[run.last].count) for run in self.runs}
+        return tuple(
+            f"{', '.join(run.sites)}: {count:,} tokens to fit on for {run.d_in:,} inputs; expected "
+            "more tokens than inputs, several times as many for a fit that holds on other data. "
+            "Give more batches, or take fit='moments'."
+            for run, count in counts.items()
+            if count < run.d_in
+        )
 
 
 def calibrate(
@@ -121,6 +139,9 @@ def calibrate(
     References:
       Shopkhoev et al. 2025, arXiv 2505.02819, replace transformer blocks by least squares.
     """
+    check_function(apply_fn)
+    check_tree(variables, "calibrate")
+    check_batches(batches)
     runs = runs_to_fit(variables, sites)
     gathered = gather(
         apply_fn,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from lcjax.arguments import check_sites
 from lcjax.errors import CollapseError
 from lcjax.plans import Plan
 from lcjax.selection import choose
@@ -60,6 +61,7 @@ def _named(found: Sites, sites: Choice) -> set[str]:
         if not sites.sites:
             return set()
         sites = sites.sites
+    check_sites(sites)
     names = [sites] if isinstance(sites, (str, Site)) else list(sites or ())
     names = [name.path if isinstance(name, Site) else name for name in names]
     chosen = set(choose(found.paths, sites=names))

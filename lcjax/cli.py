@@ -18,6 +18,7 @@ from lcjax.json_files import read_bounded
 from lcjax.plans import Plan
 from lcjax.printable import printable, printable_lines
 from lcjax.stablehlo import export
+from lcjax.stopping import STATUS
 from lcjax.streaming import collapse_checkpoint
 
 _MODELS = """
@@ -39,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     try:
         print(printable_lines(options.run(options)))
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr, flush=True)
+        sys.exit(STATUS)
     except (OSError, ValueError, TypeError, ImportError, FlaxError) as error:
         sys.exit(f"error: {printable(' '.join(str(error).split()))}")
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from lcjax.annealing import AnnealState
+from lcjax.arguments import check_optimizer
 from lcjax.optimizer import CollapsingState
 from lcjax.paths import in_params, leaf_path
 from lcjax.penalty import LinearityState
@@ -46,6 +47,7 @@ def carry_opt_state(
       ValueError: when opt_state is not a state of tx for old_params, or has the params' states
         in one vector (`optax.flatten`).
     """
+    check_optimizer(tx, "tx")
     with without_selection():
         expected = jax.tree.structure(jax.eval_shape(tx.init, old_params))
         fresh = tx.init(new_params)
@@ -98,6 +100,7 @@ def reselect(tx: optax.GradientTransformation, opt_state: Any, params: Any) -> A
       ValueError: when opt_state does not have the structure of tx.init(params), or tx names no
         site.
     """
+    check_optimizer(tx, "tx")
     fresh = tx.init(params)
     if jax.tree.structure(opt_state) != jax.tree.structure(fresh):
         raise ValueError(

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 
+from lcjax.arguments import check_number
 from lcjax.batches import as_batch, check_batches, check_devices
+from lcjax.calls import check_function, check_not_traced, explained
 from lcjax.capture import capture
 from lcjax.errors import CollapseError
 from lcjax.masks import Mask, check_mask, counted, over_tokens
@@ -73,6 +75,9 @@ def gather(
       holdout: part of the rows that is held out.
       progress: whether a pass that takes long shows a bar.
     """
+    check_function(apply_fn)
+    check_not_traced(variables, "calibrate")
+    check_number("holdout", holdout)
     if not 0 <= holdout < 1:
         raise ValueError(f"holdout is {holdout}, must be in [0, 1): a part of the rows.")
     check_batches(batches)
@@ -81,18 +86,22 @@ def gather(
     measured = partial(_measure, apply_fn=apply_fn, pairs=pairs, mask=mask, holdout=holdout)
     measure_batch = jax.jit(measured, static_argnames="mesh")
     start, total, behind = 0, None, None
-    for batch in _watched(batches) if progress else batches:
+    for batch in watched(batches) if progress else batches:
         batch = as_batch(batch)
         if total is None:
             check_devices(variables, compact, batch)
         first, mesh = np.uint32(start % _WORD), _mesh((variables, compact, batch))
-        moments, negative = measure_batch(variables, compact, batch, first, mesh=mesh)
+        with explained(apply_fn, variables, batch):
+            moments, negative = measure_batch(variables, compact, batch, first, mesh=mesh)
         total = moments if total is None else _merge(total, moments)
         # At most one batch waits on the device: memory does not grow where batches come fast.
         check_mask(behind)
         behind, start = negative, start + _rows(batch)
     if total is None:
-        raise ValueError("batches is empty: give at least one batch of what apply_fn takes.")
+        raise ValueError(
+            "batches is empty: give at least one batch of what apply_fn takes; a generator "
+            "that was gone through before has none left."
+        )
     check_mask(behind)
     gathered = jax.device_get(total)
     for pair in pairs:
@@ -210,8 +219,19 @@ def _rows(batch: tuple[Any, ...]) -> int:
     return next((np.shape(leaf)[0] for leaf in jax.tree.leaves(batch) if np.ndim(leaf)), 1)
 
 
-def _watched(batches: Iterable[Any]) -> Iterable[Any]:
-    """Returns batches under a bar that comes up when the pass is long, where tqdm is installed."""
+def _hashable(fn: Any) -> Any:
+    """Returns a function by which a compiled one can be looked up again, if need be by itself."""
+    try:
+        hash(fn)
+    except TypeError:
+        return lambda *args: fn(*args)
+    return fn
+
+
+def watched(
+    batches: Iterable[Any], what: str = "calibrating", unit: str = "batch"
+) -> Iterable[Any]:
+    """Returns batches under a bar that comes up when a pass is long, where tqdm is installed."""
     try:
         from tqdm import tqdm
     except ImportError:
@@ -219,8 +239,8 @@ def _watched(batches: Iterable[Any]) -> Iterable[Any]:
     calm = 0.2 if sys.stderr.isatty() else 30  # a log file gets a line every half minute
     return tqdm(
         batches,
-        desc="calibrating",
-        unit="batch",
+        desc=what,
+        unit=unit,
         delay=_SHOW_AFTER_S,
         mininterval=calm,
         maxinterval=calm,
@@ -232,6 +252,11 @@ def _check_moments(key: str, fitted: Moments, held: Moments) -> None:
         raise CollapseError(
             f"{key}: no token counts, so there is nothing to fit. Look at mask and at holdout, or "
             "give more data."
+        )
+    if fitted.count == 1:
+        raise CollapseError(
+            f"{key}: a single token counts, from which nothing can be fitted; expected a batch "
+            "axis and many tokens. Give whole batches, x[None] for one example, and more of them."
         )
     for moments, rows in ((fitted, ""), (held, " in rows that are held out")):
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(moments)):

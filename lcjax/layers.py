@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax.core import meta
 
 from lcjax.activations import Activation, CollapsibleActivation, CollapsibleGate
+from lcjax.arguments import check_activation, check_features
 from lcjax.errors import CollapseError
 
 # Surgery folds a batch norm by this ε, which no tree holds.
@@ -23,6 +24,15 @@ def _held(module: nn.Module, collection: str = "params") -> Mapping[str, Any]:
 
 def _where(module: nn.Module, child: str) -> str:
     return "/".join((*module.path, child))
+
+
+def _check_has_params(module: nn.Module, held: Mapping[str, Any]):
+    if not held and not module.is_initializing() and not module.is_mutable_collection("params"):
+        raise CollapseError(
+            f"{'/'.join(module.path) or type(module).__name__}: the variables hold no params of "
+            "this module; expected variables with a collection 'params'. Pass what init returned, "
+            "or {'params': params}."
+        )
 
 
 class CollapsibleMLP(nn.Module):
@@ -75,6 +85,7 @@ class CollapsibleMLP(nn.Module):
         """
         self._check_fields()
         held = _held(self)
+        _check_has_params(self, held)
         last = len(self.features) - 1
         deep = not any(f"{kind}_{i}" in held for kind in ("dense", "act") for i in range(last + 1))
         if not deep:
@@ -119,6 +130,8 @@ class CollapsibleMLP(nn.Module):
         return x
 
     def _check_fields(self):
+        check_features(self.features, "CollapsibleMLP")
+        check_activation(self.activation, "CollapsibleMLP")
         if not self.features:
             raise ValueError("CollapsibleMLP: features is empty, at least one width is needed.")
         if self.norm not in (None, "batch"):
@@ -196,7 +209,9 @@ class CollapsibleGLU(nn.Module):
 
         It stands there so that a CollapsibleGLU can take a CollapsibleMLP's place.
         """
+        check_activation(self.activation, "CollapsibleGLU")
         held = _held(self)
+        _check_has_params(self, held)
         children = [name for name in ("gate", "up", "act", "down") if name in held]
         deep = not children or len(children) == 4
         if not deep and children not in (["up", "down"], ["down"]):

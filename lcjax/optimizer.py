@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.core import Tracer
 
+from lcjax.arguments import check_number, check_optimizer, check_state
 from lcjax.errors import CollapseError
 from lcjax.inner import (
     Decision,
@@ -118,6 +119,8 @@ def collapsing(
       >>> round(float(updates["mlp"]["act_0"]["slope"]), 3)
       0.01
     """
+    check_optimizer(inner)
+    check_number("momentum", momentum)
     if not isinstance(momentum, Tracer) and not 0 <= momentum < 1:
         raise ValueError(f"momentum is {momentum}, must be in [0, 1).")
     sites = kept_patterns(sites)
@@ -156,6 +159,7 @@ def collapsing(
 
     def update(updates, state, params=None, **extra):
         need_params("collapsing", params)
+        check_state("collapsing", state.selected, params)
         marks = state.selected
         proposed, inner_state = inner.update(
             updates, state.inner, _hide(params, marks), **seeing_slopes(extra, marks, params)

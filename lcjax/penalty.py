@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lcjax.arguments import check_state, check_tree
 from lcjax.errors import CollapseError
 from lcjax.paths import leaf_path, site_of
 from lcjax.selection import Order, Weights
@@ -76,6 +77,7 @@ def linearity_penalty(
     References:
       Shabgahi, Shariff and Koushanfar 2023, arXiv 2311.17943, section 3.
     """
+    check_tree(variables, "linearity_penalty", nested=False)
     check_penalty(penalty)
     sites = kept_patterns(sites)
     owned = owned_slopes(variables, where, sites)
@@ -132,6 +134,7 @@ def add_linearity_penalty(
 
     def update(updates, state, params=None):
         need_params("add_linearity_penalty", params)
+        check_state("add_linearity_penalty", state.weights, params)
         lam = now(strength, state.count)
 
         def pull(u, w, p):
@@ -196,6 +199,7 @@ def shrink_linearity_gap(
 
     def update(updates, state, params=None):
         need_params("shrink_linearity_gap", params)
+        check_state("shrink_linearity_gap", state.weights, params)
         reach = now(slope_learning_rate, state.count) * now(strength, state.count)
 
         def shrink(w, p, u, copy=None):

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
+from lcjax.arguments import check_sites
 from lcjax.batches import as_batch, check_batches
 from lcjax.budgets import only_budget
 from lcjax.chains import find_chains
 from lcjax.chosen import Choice, to_fit
+from lcjax.gathering import watched
 from lcjax.masks import Mask
 from lcjax.paths import natural
 from lcjax.plans import Plan, Sensitivity, SiteCost, Step
@@ -59,6 +61,7 @@ def sensitivity(
       TypeError: batches that can be gone through only once, or missing.
       ValueError: a metric that is not finite; as `lcjax.calibrate` and `lcjax.collapse`.
     """
+    check_sites(sites)
     trials = Trials(
         apply_fn,
         variables,
@@ -159,7 +162,10 @@ def plan(
     budget = only_budget(deep, target_params, target_flops, max_drop, count)
     steps = [deep]
     left = _ordered(trials, deep, left, order, fit)
+    most = min(int(budget.limit), len(left)) if budget.kind == "count" else len(left)
+    bar = iter(watched(range(most), "planning", "site") if trials.progress else range(most))
     while left and not budget.reached(steps) and not budget.broken(steps):
+        next(bar)
         taken = [step.site for step in steps if step.site is not None]
         saving = (path for path in left if rank is not None or _saves(variables, taken, path))
         site = next(saving, None)
@@ -198,7 +204,7 @@ def _as_run(
 def _sensitivity(trials: Trials, baseline: float, paths: list[str], fit: AnyFit) -> Sensitivity:
     trials.learn([[path] for path in paths])
     costs = []
-    for path in paths:
+    for path in watched(paths, "measuring sites", "site") if trials.progress else paths:
         compact, report = trials.collapse([path])
         metric = trials.score(compact)
         r2 = next((run.held_r2 for run in report.fits if run.tokens), None)

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from lcjax.arguments import NO_SITES, check_sites
 from lcjax.errors import CollapseError
-from lcjax.paths import natural
+from lcjax.paths import in_params, natural
 
 Weights = float | Sequence[float] | Mapping[str, float]
 Order = Iterable[Any]  # site paths, or Sites
@@ -35,10 +36,11 @@ def matching(paths: Sequence[str], pattern: str) -> list[str]:
       CollapseError: when it names none; lists the sites there are.
     """
     found = [path for path in paths if path == pattern]
-    found = found or [path for path in paths if fnmatchcase(path, pattern)]
+    found = found or [path for path in paths if fnmatchcase(path, in_params(pattern))]
     if not found:
         raise CollapseError(
-            f"{pattern!r} matches no site. The sites are: {_listed(paths) or 'none'}."
+            f"{pattern!r} matches no site. The sites are: {_listed(paths) or 'none'}. "
+            "Name some of them, or give a glob such as '*'; capitals count."
         )
     return found
 
@@ -71,13 +73,11 @@ def choose(
     """
     chosen = _in_order(set(paths), order)
     if not chosen:
-        raise CollapseError(
-            "no sites: the tree holds no leaf named `slope`. Build the model with "
-            "lcjax.CollapsibleMLP or lcjax.CollapsibleActivation and pass its params."
-        )
+        raise CollapseError(NO_SITES)
     if where is not None:
         chosen = matching(chosen, where)
     if sites is not None:
+        check_sites(sites)
         patterns = [sites] if isinstance(sites, str) else list(sites)
         if not patterns:
             raise CollapseError(f"sites is empty. The sites are: {_listed(chosen)}.")

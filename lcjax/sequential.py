@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from lcjax.arguments import check_tree
 from lcjax.batches import as_batch, check_batches
 from lcjax.calibration import Calibration, Fit, pairs_of, runs_to_fit
+from lcjax.calls import check_function
 from lcjax.capture import beside
 from lcjax.chains import Chain
 from lcjax.chosen import Choice, to_fit
@@ -62,6 +64,8 @@ def collapse_sequential(
       TypeError: batches that can be gone through only once.
       ValueError: as `lcjax.calibrate` and `lcjax.collapse`.
     """
+    check_function(apply_fn)
+    check_tree(variables, "collapse_sequential")
     check_batches(batches, more_than_once="each run of sites")
     return in_turn(
         apply_fn,

@@ -12,6 +12,8 @@ from flax.core import meta
 from jax.core import Tracer
 
 from lcjax.activations import CollapsibleActivation, CollapsibleGate
+from lcjax.arguments import NO_SITES, check_tree
+from lcjax.calls import check_function, check_inputs, explained
 from lcjax.chains import Chain, find_chains
 from lcjax.errors import CollapseError
 from lcjax.fuse import cheapest_cuts, parameters
@@ -71,7 +73,9 @@ class Sites(tuple[Site, ...]):
         return tuple(site.path for site in self)
 
     def __str__(self) -> str:
-        """Returns the table, with what to do about unpaired sites below it."""
+        """Returns the table, with what to do about unpaired sites, or about none, below it."""
+        if not self:
+            return NO_SITES
         headers = ["site", "slope", "gap", "d_in", "d_hidden", "d_out", "parameters", "→"]
         headers += ["FLOPs/token", "→", "fusing"]
         lines = [render(headers, [_row(site) for site in self])]
@@ -109,6 +113,7 @@ def find_sites(
             "got the tree of a collapsible function, whose sites only the function knows. With "
             "f = lcjax.collapsible(fn), call f.sites, f.collapse and f.calibrate."
         )
+    check_tree(variables, "find_sites", nested=False)
     params = meta.unbox(params_of(variables))
     found = {}
     for chain in find_chains(params):
@@ -133,6 +138,8 @@ def params_of(variables: Any) -> Any:
 
 def forward_order(apply_fn: Callable[..., Any], variables: Any, inputs: Sequence[Any]) -> list[str]:
     """Returns the paths of the sites in the order in which a Flax apply function runs them."""
+    check_function(apply_fn)
+    check_inputs(inputs)
     seen: dict[str, None] = {}
 
     def record(next_fn, args, kwargs, context):
@@ -140,7 +147,7 @@ def forward_order(apply_fn: Callable[..., Any], variables: Any, inputs: Sequence
             seen.setdefault("/".join(context.module.path))
         return next_fn(*args, **kwargs)
 
-    with nn.intercept_methods(record):
+    with explained(apply_fn, variables, inputs, "the input"), nn.intercept_methods(record):
         jax.eval_shape(lambda tree, xs: apply_fn(tree, *xs), variables, tuple(inputs))
     return list(seen)
 

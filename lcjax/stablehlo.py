@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from lcjax.arguments import check_path
+from lcjax.calls import check_function, check_inputs
 from lcjax.checkpoint import save
 from lcjax.exported import ABOUT, FORMAT, PROGRAM, WEIGHTS, need_flatbuffers
 from lcjax.leaves import describe, flatten, nest
@@ -67,6 +69,9 @@ def export(
       ValueError: an unknown platform, an input without a batch axis or of another batch, an
         apply_fn that the batch size must not be free in, too many weights to be inside.
     """
+    check_function(apply_fn)
+    check_inputs(inputs)
+    check_path(path)
     target = Path(path).expanduser().absolute()
     if target.exists():
         raise FileExistsError(

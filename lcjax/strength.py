@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
+from lcjax.arguments import check_number
 from lcjax.paths import is_slope, site_of
 
 Penalty = Literal["l1", "l2"]
@@ -130,6 +131,7 @@ def check_positive(name: str, value: Any) -> None:
     """Raises ValueError unless a number is finite and at least 0; schedules and tracers pass."""
     if callable(value) or isinstance(value, Tracer):
         return
+    check_number(name, value)
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"{name} is {value}, must be finite and at least 0.")
 

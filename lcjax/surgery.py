@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import jax
 
+from lcjax.arguments import check_number, check_tree
 from lcjax.calibration import Calibration, check_calibrated, runs_to_fit, weights_of
 from lcjax.chosen import Choice, by_gap, to_fit
 from lcjax.fitting import fitted
@@ -80,16 +81,18 @@ def collapse(
     References:
       Shabgahi, Shariff and Koushanfar 2023, arXiv 2311.17943, section 3 and algorithm 1.
     """
+    check_tree(variables, "collapse")
     truncation = Truncation(rank, tolerance)
     if fit != "exact" and not isinstance(fit, Calibration):
-        raise ValueError(f"fit is {fit!r}, must be 'exact' or what lcjax.calibrate returns.")
+        raise ValueError(
+            f"fit is {fit!r}, must be 'exact' or what lcjax.calibrate returns: "
+            "stats = lcjax.calibrate(apply_fn, variables, batches, fit='least_squares'), then "
+            "fit=stats."
+        )
     for name, value in (("threshold", threshold), ("ridge", ridge)):
+        check_number(name, value)
         if not value >= 0:
             raise ValueError(f"{name} is {value}, must be at least 0.")
-    if not isinstance(variables, Mapping):
-        raise TypeError(
-            f"collapse takes nested dicts (params or variables), got {type(variables).__name__}."
-        )
     judged = variables if slopes_from is None else with_slopes_from(variables, slopes_from)
     found = find_sites(params_of(judged))
     if isinstance(fit, Calibration):

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 from flax.core import meta
 
+from lcjax.calls import check_function, check_inputs, explained
 from lcjax.sites import params_of
 from lcjax.table import render
 
@@ -23,6 +24,8 @@ def tabulate(apply_fn: Callable[..., Any], variables: Any, inputs: Sequence[Any]
       variables: params or variables; arrays or ShapeDtypeStructs.
       inputs: what apply_fn takes after the variables; arrays or ShapeDtypeStructs.
     """
+    check_function(apply_fn)
+    check_inputs(inputs)
     calls: dict[str, tuple[str, Any]] = {}
 
     def record(next_fn, args, kwargs, context):
@@ -34,7 +37,7 @@ def tabulate(apply_fn: Callable[..., Any], variables: Any, inputs: Sequence[Any]
         calls[path] = (kind, jax.tree.map(jax.typeof, result))
         return result
 
-    with nn.intercept_methods(record):
+    with explained(apply_fn, variables, inputs, "the input"), nn.intercept_methods(record):
         jax.eval_shape(lambda tree, xs: apply_fn(tree, *xs), variables, tuple(inputs))
     params = meta.unbox(params_of(variables))
     rows = []

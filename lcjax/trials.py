@@ -4,8 +4,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from lcjax.arguments import check_tree
 from lcjax.batches import check_batches
 from lcjax.calibration import Calibration, Fit, pairs_of, runs_to_fit
+from lcjax.calls import check_function, check_metric, score
 from lcjax.gathering import Pair, gather
 from lcjax.moments import Moments
 from lcjax.replacement import Replacement, Truncation
@@ -48,6 +50,8 @@ class Trials:
         fitting: Mapping[str, Any],
         gathering: Mapping[str, Any],
     ):
+        check_tree(variables, "a plan or sensitivity")
+        check_metric(metric)
         self._variables, self._metric = variables, metric
         self._fit: AnyFit = fit
         self._sequential, self._fitting, self._gathering = sequential, fitting, gathering
@@ -58,8 +62,14 @@ class Trials:
         pairs_of([], fit)  # raises on an unknown fit
         if apply_fn is None or batches is None:
             raise TypeError(f"fit={fit!r} needs apply_fn and batches; fit='exact' does without.")
+        check_function(apply_fn)
         check_batches(batches, more_than_once="each trial")
         self._apply_fn, self._batches = apply_fn, batches
+
+    @property
+    def progress(self) -> bool:
+        """Whether what takes long shows a bar."""
+        return bool(self._gathering["progress"])
 
     def score(self, variables: Any) -> float:
         """Returns the metric of variables.
@@ -67,7 +77,7 @@ class Trials:
         Raises:
           ValueError: when it is not finite.
         """
-        value = float(self._metric(variables))
+        value = score(self._metric, variables)
         if not math.isfinite(value):
             raise ValueError(f"metric returned {value}, wanted a finite number, higher is better.")
         return value

@@ -166,7 +166,7 @@ def test_a_finished_run_is_neither_resumed_nor_replaced(finished, monkeypatch):
     directory, _ = finished
     asked = ["digits-mlp", *flags(**SMALL, dropout=0.1, name="a", runs_dir=directory.parent)]
     before = {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
-    with pytest.raises(SystemExit, match="error: .*a is finished: see its summary.txt"):
+    with pytest.raises(SystemExit, match="error: .*a is finished: see its summary.txt. Give more"):
         main(monkeypatch, *asked, "--resume")
     with pytest.raises(SystemExit, match="error: .*a exists. Choose another --name"):
         main(monkeypatch, *asked)
@@ -285,7 +285,9 @@ BAD = [
     (["--dataset", "no set"], "'no set' is not the name of a data set; wanted 'digits'"),
     (["--last", 4], "last is 4; wanted a number of sites from 1 to 3"),
     (["--where", "block_*"], r"'block_\*' matches no site. The sites are: mlp/act_0"),
-    (["--hidden"], "no sites: the tree holds no leaf named `slope`"),
+    (["--hidden"], "the model has no activation between two Dense layers, so no site. Give it hid"),
+    (["--strength", -1], "--strength is -1.0; wanted at least 0"),
+    (["--mesh", "foo"], ".*mesh.*foo"),
     (["--name", "a/b"], "--name is 'a/b'; wanted a directory's name"),
     (["--resume"], "--resume needs the --name of the run that is meant"),
     (["--name", "a", "--resume"], "a is not a run: there is no config.json in it"),
@@ -333,6 +335,31 @@ def test_resume_with_other_flags_is_an_error_that_lists_them(tmp_path, monkeypat
     wrong = flags(**asked | {"seed": 1, "dropout": 0.5})
     with pytest.raises(SystemExit, match="dropout was 0.0, is 0.5; seed was 0, is 1. Resume it wi"):
         main(monkeypatch, "digits-mlp", *wrong, "--resume")
+    here = ["--name", "a", "--runs-dir", tmp_path, "--resume"]
+    with pytest.raises(SystemExit, match="a was started with 'digits-mlp', got 'digits-mixer'. Re"):
+        main(monkeypatch, "digits-mixer", *here)
+    with pytest.raises(SystemExit, match=r"configuration: learning_rate was .*, is 0.5. Resume it"):
+        main(monkeypatch, "digits-mlp", "--learning-rate", 0.5, *here)
+
+
+@pytest.mark.slow
+def test_a_run_is_resumed_without_its_flags_and_a_finished_one_made_longer(tmp_path, monkeypatch):
+    asked = [*flags(**SMALL, runs_dir=tmp_path, name="a"), "--log-every", 7]
+    main(monkeypatch, "digits-mlp", *asked)
+    (tmp_path / "a" / "summary.json").unlink()  # as of a run that was stopped while it ended
+    here = ["--name", "a", "--runs-dir", tmp_path, "--resume"]
+    main(monkeypatch, "digits-mlp", *here)
+    assert read_json(tmp_path / "a" / "summary.json")["steps"] == 40
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").rglob("*")}
+    epochs = SMALL["epochs"]
+    for more in ([], ["--epochs", epochs]):
+        with pytest.raises(SystemExit, match=f"is finished: .*more --epochs than {epochs}"):
+            main(monkeypatch, "digits-mlp", *here, *more)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "a").rglob("*")} == before
+    main(monkeypatch, "digits-mlp", *here, "--epochs", 2 * epochs)
+    assert read_json(tmp_path / "a" / "summary.json")["steps"] == 80
+    config = read_json(tmp_path / "a" / "config.json")
+    assert config["optimizer"]["epochs"] == 2 * epochs and config["run"]["log_every"] == 7
 
 
 def test_a_run_that_diverges_stops_with_what_to_do_and_has_no_outcome(tmp_path, monkeypatch):
@@ -404,9 +431,9 @@ def test_ctrl_c_says_how_to_resume_and_that_works(kind, asked, varied_dir, tmp_p
     wait_for(lambda: checkpoints(directory), stopped)
     stopped.send_signal(asked)
     _, complained = stopped.communicate()
-    assert stopped.returncode == 1
+    assert stopped.returncode == 128 + asked
     assert "stopping after this step; once more stops at once" in complained
-    hint = "stopped; the same flags with --name digits-mlp --resume continue it"
+    hint = "stopped; the same command with --name digits-mlp --resume continues it"
     assert complained.rstrip().endswith(hint) and "Traceback" not in complained
     resumed = start(*command(config), "--name", "digits-mlp", "--resume")
     _, complained = resumed.communicate()
@@ -416,7 +443,7 @@ def test_ctrl_c_says_how_to_resume_and_that_works(kind, asked, varied_dir, tmp_p
 
 
 @pytest.mark.slow
-def test_an_ending_that_was_interrupted_is_resumed(tmp_path, monkeypatch):
+def test_an_ending_that_was_interrupted_is_resumed(tmp_path, monkeypatch, capsys):
     asked = ["digits-mlp", *flags(**SMALL, runs_dir=tmp_path, name="a")]
 
     def interrupted(*_):
@@ -424,8 +451,9 @@ def test_an_ending_that_was_interrupted_is_resumed(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(outcome, "evaluate_afresh", interrupted)
-        with pytest.raises(SystemExit, match="stopped; the same flags with --name a --resume"):
+        with pytest.raises(SystemExit, match="130"):
             main(patch, *asked)
+    assert "stopped; the same command with --name a --resume" in capsys.readouterr().err
     left = {path.name for path in (tmp_path / "a").iterdir()}
     assert "compact" in left and "summary.json" not in left
     main(monkeypatch, *asked, "--resume")

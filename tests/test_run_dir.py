@@ -15,6 +15,7 @@ from train.run_dir import (
     choose_directory,
     create_directory,
     read_json,
+    reopen_directory,
     write_json,
 )
 
@@ -93,6 +94,30 @@ def test_resume_of_what_is_not_there_or_finished_is_an_error(runs):
     write_json(runs / "a" / SUMMARY, {})
     with pytest.raises(RunError, match="a is finished: see its summary.txt"):
         choose(runs, name="a", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("staged", "place"),
+    [(False, ("optimizer", "epochs")), (True, ("protocol", "heal_epochs"))],
+)
+def test_a_finished_run_may_get_longer(runs, staged, place):
+    section, name = place
+    config = ASKED | {"optimizer": {"epochs": 2}, "protocol": {"heal_epochs": 2}}
+    create_directory(runs / "a", config)
+    write_json(runs / "a" / SUMMARY, {})
+    if staged:
+        (runs / "a" / "stages").mkdir()
+    longer = config | {section: {name: 3}}
+    path = choose(runs, longer, name="a", resume=True)
+    reopen_directory(path, longer)
+    assert read_json(path / CONFIG) == longer and not (path / SUMMARY).exists()
+    write_json(runs / "a" / SUMMARY, {})
+    other = "epochs" if staged else "heal_epochs"
+    wrong = longer | {{"epochs": "optimizer", "heal_epochs": "protocol"}[other]: {other: 9}}
+    for refused in (longer, wrong, config):
+        flag = f"more --{name.replace('_', '-')}"
+        with pytest.raises(RunError, match=flag):
+            choose(runs, refused, name="a", resume=True)
 
 
 def test_resume_with_other_flags_lists_them(runs):

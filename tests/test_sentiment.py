@@ -30,6 +30,7 @@ from train.ranges import ConfigError
 from train.recorder import FILE, read_metrics
 from train.run_dir import create_directory, read_json
 from train.splits import DataError
+from train.starved import tokens_into
 from train.teaching import with_teacher
 from train.text_config import TextConfig
 from train.text_presets import PRESETS
@@ -127,6 +128,7 @@ def test_padding_does_not_count_where_sites_are_fitted(job):
     assert real < 0.8 * sum(inputs.size for (inputs,) in task.calibration)
     _, report = collapse_by_fit(task, variables, ("block_1/mlp/act_0",))
     assert [fit.tokens + fit.held_tokens for fit in report.fits] == [real]
+    assert tokens_into(task, variables, ["block_1/mlp/dense_0"]) == {"block_1/mlp/dense_0": real}
 
 
 @pytest.mark.slow

@@ -4,8 +4,9 @@ import dataclasses
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from difflib import get_close_matches
 from pathlib import Path
 
 import jax
@@ -16,14 +17,22 @@ import lcjax
 from lcjax.printable import printable_lines
 from train.comparison import count_parameters
 from train.config import AnyConfig, Config, ConfigError, as_json, check
+from train.config_json import restored
 from train.devices import is_first, join, make_mesh, wait_for_all
 from train.full_disk import full_disk
 from train.heap import keep_freed_memory
+from train.interruption import say_when_stopped, stopped
 from train.loop import Diverged, TrainState
 from train.outcome import conclude
 from train.placement import batch_parts
 from train.protocols import PROTOCOLS, Ending, Protocol
-from train.run_dir import choose_directory, create_directory
+from train.run_dir import (
+    CONFIG,
+    choose_directory,
+    create_directory,
+    read_json,
+    reopen_directory,
+)
 from train.stages import run_stages
 from train.task import Task, keys
 
@@ -54,12 +63,56 @@ def run(
       presets: configurations to start from, each with what it is about.
       make_task: returns the task that a configuration asks for.
     """
-    config = tyro.extras.overridable_config_cli(
-        dict(presets), prog=prog, description=about, config=FLAGS
-    )
-    quieten()
+    preset, flags = "".join(sys.argv[1:2]), sys.argv[2:]
+    if preset in presets:
+        default, called = presets[preset][1], f"{prog} {preset}"
+        config = tyro.cli(
+            type(default), default=default, prog=called, description=about, args=flags, config=FLAGS
+        )
+        quieten()
+        config = as_started(config, called, flags)
+    elif preset and not preset.startswith("-"):
+        near = get_close_matches(preset, presets, n=1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        told = f"error: {preset!r} is no preset. {hint}The presets are {', '.join(presets)}."
+        print(told, file=sys.stderr)
+        sys.exit(2)
+    else:
+        config = tyro.extras.overridable_config_cli(
+            dict(presets), prog=prog, description=about, config=FLAGS
+        )
+        quieten()
     keep_freed_memory()
     execute(config, make_task)
+
+
+def as_started(config: AnyConfig, prog: str, flags: Sequence[str]) -> AnyConfig:
+    """Returns, with --resume, the configuration that the run was started with and what flags say.
+
+    Args:
+      config: what the flags say to the preset.
+      prog: how the command is called.
+      flags: all that is given.
+
+    Raises:
+      SystemExit: in one line, when the run is one of another preset.
+    """
+    stored = Path(config.run.runs_dir, config.run.name or "", CONFIG)
+    if not config.run.resume or not config.run.name or not stored.is_file():
+        return config
+    fields = read_json(stored)
+    if fields.get("preset") != config.preset:
+        sys.exit(
+            f"error: {stored.parent} was started with {fields.get('preset')!r}, got "
+            f"{config.preset!r}. Resume it with its own preset, or start another --name."
+        )
+    default = restored(config, fields)
+    started = tyro.cli(type(config), default=default, prog=prog, args=flags, config=FLAGS)
+    here = dataclasses.replace(
+        started.run, name=config.run.name, resume=True, overwrite=config.run.overwrite,
+        runs_dir=config.run.runs_dir,
+    )  # fmt: skip
+    return dataclasses.replace(started, run=here)
 
 
 def execute(
@@ -94,13 +147,19 @@ def _execute(
     protocols: Mapping[str, type[Protocol]],
 ) -> None:
     try:
-        directory = choose_directory(config.run, config.preset, as_json(config))
+        directory = choose_directory(config.run, _name(config), as_json(config))
         job = prepare(config, make_task, protocols)
         wait_for_all("the run is prepared")  # before its directory is there
-        if not config.run.resume and is_first():
-            create_directory(directory, as_json(config), overwrite=config.run.overwrite)
+        if is_first():
+            if config.run.resume:
+                reopen_directory(directory, as_json(config))
+            else:
+                create_directory(directory, as_json(config), overwrite=config.run.overwrite)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"error: {printable_lines(error)}")
+    say_when_stopped(
+        f"stopped; the same command with --name {directory.name} --resume continues it"
+    )
     wait_for_all("the run has a directory")
     _say(introduce(job, directory))
     try:
@@ -114,7 +173,13 @@ def _execute(
         warnings.simplefilter("ignore")  # of what orbax then leaves undone
         sys.exit(f"error: {told}")
     except KeyboardInterrupt:
-        sys.exit(f"stopped; the same flags with --name {directory.name} --resume continue it")
+        raise stopped() from None
+
+
+def _name(config: Config) -> str:
+    """Returns how a run is called that was given no name."""
+    student = config.protocol.collapsed_from is not None
+    return f"{config.preset}-student" if student else config.preset
 
 
 def _say(text: str) -> None:
@@ -150,6 +215,12 @@ def prepare(
     """
     chosen = protocols[config.protocol.protocol]
     task = make_task(chosen.adapted(config))
+    if config.penalty.slope_learning_rate and not lcjax.find_sites(task.variables):
+        raise ConfigError(
+            "the model has no activation between two Dense layers, so no site. Give it hidden "
+            "layers, such as --hidden 128 128 of an MLP, or train it as a plain network with "
+            "--slope-learning-rate 0."
+        )
     protocol = chosen(task)
     return Job(task, protocol, protocol.first())
 

@@ -7,6 +7,12 @@ and on which devices it computes are not taken from the run. --teacher OTHER tak
 deep model.
 """
 
+if __name__ == "__main__":  # before all that takes time to import
+    from train.interruption import end_in_one_line
+
+    end_in_one_line()
+
+
 import dataclasses
 import sys
 from pathlib import Path
@@ -31,7 +37,10 @@ from train.run_dir import CONFIG, read_json
 from train.splits import DataError
 from train.tfds_find import data_directory, locate
 
-_USAGE = "usage: python -m train.distill RUN [--flag value ...]; RUN is a finished run's directory"
+_USAGE = (
+    "usage: python -m train.distill RUN [--flag value ...]; RUN is a finished run's directory;\n"
+    "       python -m train.distill RUN --help lists the flags"
+)
 _KINDS: tuple[tuple[Any, Any], ...] = (
     (presets.PRESETS, image_task.make_task),
     (text_presets.PRESETS, text_task.make_task),
@@ -60,6 +69,7 @@ def main() -> None:
         args=sys.argv[2:],
         config=command.FLAGS,
     )
+    config = command.as_started(config, "python -m train.distill RUN", sys.argv[2:])
     command.execute(config, make_task)
 
 

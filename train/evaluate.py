@@ -4,6 +4,12 @@ The checkpoint says which module and data it was made with; nothing else of the 
 Prints one JSON object.
 """
 
+if __name__ == "__main__":  # before all that takes time to import
+    from train.interruption import end_in_one_line
+
+    end_in_one_line()
+
+
 import json
 import os
 import subprocess

@@ -1,5 +1,11 @@
 """Trains an image classifier, collapses it: `python -m train.image PRESET [--flag value ...]`."""
 
+if __name__ == "__main__":  # before all that takes time to import
+    from train.interruption import end_in_one_line
+
+    end_in_one_line()
+
+
 from train import command
 from train.command import Job, fit
 from train.image_config import ImageConfig

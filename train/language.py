@@ -4,6 +4,12 @@
 `python -m train.language generate CHECKPOINT --prompt "a text"` goes on with a text.
 """
 
+if __name__ == "__main__":  # before all that takes time to import
+    from train.interruption import end_in_one_line
+
+    end_in_one_line()
+
+
 import sys
 
 import tyro

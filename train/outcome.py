@@ -13,7 +13,7 @@ from train.comparison import Row, compare, table
 from train.config import Config, as_json
 from train.devices import is_first, wait_for_all
 from train.evaluate import evaluate_afresh
-from train.finished import COMPACT, DEEP
+from train.finished import COMPACT, DEEP, teacher
 from train.picture import draw
 from train.protocols import Ending
 from train.recorder import read_metrics
@@ -39,6 +39,7 @@ def conclude(task: Task, ending: Ending, directory: Path) -> str:
     sites = lcjax.find_sites(ending.deep)
     test = task.data.test()
     rows = _measure(task, {DEEP: ending.deep, COMPACT: ending.compact}, test)
+    beside = _beside(task, test)
     front = _tested(task, ending.front, directory, test)
     save(directory / DEEP, ending.deep, metadata=_metadata(task))
     save(directory / COMPACT, ending.compact, metadata=_metadata(task))
@@ -48,8 +49,14 @@ def conclude(task: Task, ending: Ending, directory: Path) -> str:
 
     metrics = read_metrics(directory)
     title = f"{config.preset}: {task.data.name}, seed {config.run.seed}"
-    draw(directory / "picture.png", title, metrics, rows, front, task.metric)
-    text = _text(task, sites, ending, rows, front, directory)
+    shown = (
+        rows
+        if not beside
+        else {"teacher": beside["teacher"], "student": rows[COMPACT]}
+        | {name: row for name, row in beside.items() if name != "teacher"}
+    )
+    draw(directory / "picture.png", title, metrics, shown, front, task.metric)
+    text = _text(task, sites, ending, rows, shown, front, directory)
     (directory / "summary.txt").write_text(text + "\n", encoding="utf-8")
     summary = {
         "preset": config.preset,
@@ -65,6 +72,7 @@ def conclude(task: Task, ending: Ending, directory: Path) -> str:
         "front": front,
         **ending.facts,
         **rows,
+        "beside": beside,
     }
     write_json(directory / SUMMARY, summary)
     return text
@@ -85,6 +93,25 @@ def _measure(task: Task, forms: dict[str, Any], test: Any) -> dict[str, Row]:
     for name, variables in forms.items():
         rows[name]["validation"] = evaluate(variables, task.data.validation)
         rows[name]["test"] = evaluate(variables, test)
+    return rows
+
+
+def _beside(task: Task, test: Any) -> dict[str, Row]:
+    """Returns, of a student of a run's topology, the rows of its teacher and of that run's compact.
+
+    Nothing where the run is none of a student.
+    """
+    protocol = task.config.protocol
+    if protocol.collapsed_from is None or protocol.teacher is None:
+        return {}
+    forms = {"teacher": teacher(protocol.teacher, {})}
+    fused = protocol.collapsed_from / COMPACT
+    if fused.is_dir():
+        forms[f"{protocol.collapsed_from.name}'s compact"] = (task.classifier, restore(fused))
+    rows = {}
+    for name, (classifier, variables) in forms.items():
+        own = dataclasses.replace(task, classifier=classifier)
+        rows |= _measure(own, {name: variables}, test)
     return rows
 
 
@@ -117,14 +144,16 @@ def _text(
     sites: lcjax.Sites,
     ending: Ending,
     rows: dict[str, Row],
+    shown: dict[str, Row],
     front: list[dict[str, Any]],
     directory: Path,
 ) -> str:
+    heading = "before and after" if shown is rows else "side by side"
     metric, told = task.metric, task.data.evaluation
     parts = [
         f"sites after training\n\n{sites}",
         f"collapse\n\n{ending.account}",
-        f"before and after\n\n{table(rows, task.data.each, metric)}",
+        f"{heading}\n\n{table(shown, task.data.each, metric)}",
         f"{directory / COMPACT} restored in a fresh process: test {metric.name} "
         f"{metric.show(rows[COMPACT]['restored'])}\npicture: {directory / 'picture.png'}",
     ]

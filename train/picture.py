@@ -78,7 +78,9 @@ def _draw_forms(
     sizes = [row["parameters"] for row in rows.values()]
     values = [metric.value(row["test"]) for row in rows.values()]
     axes.plot(sizes, values, color=_FAINT, linewidth=1.2, zorder=1)
-    axes.scatter(sizes, values, s=70, color=["#440154", "#2a9d8f"][: len(rows)], zorder=2)
+    axes.scatter(
+        sizes, values, s=70, color=["#440154", "#2a9d8f", "#e9a23b"][: len(rows)], zorder=2
+    )
     for (name, row), size, value in zip(rows.items(), sizes, values, strict=True):
         axes.annotate(
             f"{name}\n{metric.show(row['test'])}\n{size:,}",

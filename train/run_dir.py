@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,14 @@ _FREE = (
     ("run", "overwrite"),
     ("run", "runs_dir"),
     ("data", "data_dir"),
+    ("run", "log_every"),
+    ("run", "checkpoint_every"),
+    ("run", "keep"),
     ("devices",),
 )
+# Flags by which a run gets longer: of runs of one stage, and of runs whose last stage heals.
+_EPOCHS, _HEAL_EPOCHS = ("optimizer", "epochs"), ("protocol", "heal_epochs")
+_STAGES = "stages"
 
 
 class RunError(ValueError):
@@ -39,7 +46,7 @@ def choose_directory(run: RunConfig, preset: str, config: dict[str, Any]) -> Pat
 
     Raises:
       RunError: a name that is taken, or is no name; with `resume`, no such run, one that is
-        finished, or one of another configuration.
+        finished and shall not get longer, or one of another configuration.
     """
     if run.resume and run.overwrite:
         raise RunError("--resume and --overwrite are both set: keep the run, or start it anew.")
@@ -90,6 +97,18 @@ def create_directory(path: Path, config: dict[str, Any], *, overwrite: bool = Fa
         ) from error
 
 
+def reopen_directory(path: Path, config: dict[str, Any]) -> None:
+    """Makes a run's directory that of a run in progress, of this configuration.
+
+    Args:
+      path: from `choose_directory`, of a run to be resumed.
+      config: the whole configuration, as JSON.
+    """
+    (path / SUMMARY).unlink(missing_ok=True)  # first: without it the run is one to be resumed
+    if _differences(read_json(path / CONFIG), config, free=()):
+        write_json(path / CONFIG, config)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file that is there whole or not at all."""
     partial = path.with_name(path.name + ".partial")
@@ -109,24 +128,41 @@ def read_json(path: Path) -> dict[str, Any]:
 def _check_resumable(path: Path, config: dict[str, Any]) -> None:
     if not (path / CONFIG).is_file():
         raise RunError(f"{path} is not a run: there is no {CONFIG} in it. Start without --resume.")
-    if (path / SUMMARY).exists():
-        raise RunError(f"{path} is finished: see its summary.txt. Start another --name.")
-    changed = _differences(read_json(path / CONFIG), config)
+    started = read_json(path / CONFIG)
+    staged = (path / _STAGES).is_dir()
+    here = _HEAL_EPOCHS if staged else _EPOCHS
+    was, asked = _at(started, here), _at(config, here)
+    longer = was is not None and asked is not None and asked > was
+    changed = _differences(started, config, free=(*_FREE, here) if longer else _FREE)
     if changed:
         raise RunError(
-            f"{path} was started with another configuration: {'; '.join(changed)}. Resume it with "
-            "the preset and flags that it was started with, or start another --name."
+            f"{path} was started with another configuration: {'; '.join(changed)}. Resume it "
+            f"without these flags, with more --{here[1].replace('_', '-')} to make it longer, or "
+            "start another --name."
+        )
+    if (path / SUMMARY).exists() and not longer:
+        raise RunError(
+            f"{path} is finished: see its summary.txt. Give more --{here[1].replace('_', '-')} "
+            f"than {was} to train on, or start another --name."
         )
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], *above: str) -> list[str]:
+def _at(config: dict[str, Any], place: tuple[str, ...]) -> Any:
+    for name in place:
+        config = config.get(name, {})
+    return None if isinstance(config, dict) else config
+
+
+def _differences(
+    old: dict[str, Any], new: dict[str, Any], *above: str, free: Sequence[tuple[str, ...]]
+) -> list[str]:
     found = []
     for key in [*old, *(key for key in new if key not in old)]:
         here, was, now = (*above, key), old.get(key), new.get(key)
-        if here in _FREE:
+        if here in free:
             continue
         if isinstance(was, dict) and isinstance(now, dict):
-            found += _differences(was, now, *here)
+            found += _differences(was, now, *here, free=free)
         elif was != now:
             found.append(f"{printable(key)} was {printable(repr(was), longest=60)}, is {now!r}")
     return found

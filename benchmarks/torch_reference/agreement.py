@@ -19,7 +19,7 @@ import torch  # pyright: ignore[reportMissingImports]
 import lcjax
 from benchmarks.torch_reference.networks import state_of
 from benchmarks.torch_reference.training import Training, arrays
-from lcjax.penalty import selected
+from lcjax.slopes import selected
 from train.command import Job, prepare
 from train.image_config import ImageConfig
 from train.image_task import make_task

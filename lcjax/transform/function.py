@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lcjax.calibration import Calibration, Fit
+from lcjax.calls import check_function
 from lcjax.chosen import Choice
 from lcjax.errors import CollapseError
 from lcjax.masks import Mask
@@ -296,4 +297,5 @@ def collapsible(fn: Callable[..., Any], *, has_state: bool = False) -> Collapsib
       >>> compact["fused"]["up|hidden=4||down:4x2,up:2x4"]["kernel"].shape
       (2, 2)
     """
+    check_function(fn, "fn")
     return CollapsibleFunction(fn, has_state)

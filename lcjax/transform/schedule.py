@@ -105,8 +105,8 @@ def environment(
         elif schedule.plan.alive(value):
             raise CollapseError(
                 f"model/{readable(path)}: was fused away, and this call still needs it: it returns "
-                "what a collapsed site no longer has, and not as the next value of a running statistic. "
-                "Return less: leave out of what the function returns what belongs to "
+                "what a collapsed site no longer has, and not as the next value of a running "
+                "statistic. Return less: leave out of what the function returns what belongs to "
                 f"{', '.join(sorted(_fused_sites(parts)))}."
             )
     env.update(zip(program.inputs, arrays, strict=True))

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from lcjax.calls import explained
 from lcjax.errors import CollapseError
 from lcjax.transform.found import Found, find_all
 from lcjax.transform.keys import encode, site_name
@@ -84,7 +86,8 @@ def trace(
         return fn(jax.tree.unflatten(structure, list(leaves)), *args, **kwargs)
 
     try:
-        closed, out = jax.make_jaxpr(call, return_shape=True)(leaves, arrays)
+        with explained(partial(fn, **kwargs), model, args, "the call"):
+            closed, out = jax.make_jaxpr(call, return_shape=True)(leaves, arrays)
     except Exception as error:
         error.add_note(
             "Raised by the function itself, traced by lcjax.collapsible. If it misses params: "

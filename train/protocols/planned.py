@@ -5,6 +5,8 @@ from typing import Any
 
 import lcjax
 from lcjax.selection import choose
+from train.devices import is_first
+from train.starved import warn_if_starved
 from train.task import Task
 
 
@@ -23,7 +25,14 @@ def says_how_many(task: Task) -> bool:
 
 def planned(task: Task, deep: Any) -> lcjax.Plan:
     """Returns the plan for a deep model within --count, --target-params or --max-drop."""
-    protocol = task.config.protocol
+    protocol, sites = task.config.protocol, candidates(task, deep)
+    if is_first():
+        print(
+            f"planning: {len(sites)} sites, each collapsed on trial and measured on "
+            f"{len(task.data.validation):,} examples",
+            flush=True,
+        )
+    warn_if_starved(task, deep, sites)
     return lcjax.plan(
         task.classifier.logits,
         deep,
@@ -32,7 +41,7 @@ def planned(task: Task, deep: Any) -> lcjax.Plan:
         count=protocol.count,
         target_params=protocol.target_params,
         max_drop=None if says_how_many(task) else protocol.max_drop,
-        sites=candidates(task, deep),
+        sites=sites,
         order=protocol.order,
         fit=protocol.fit,
         sequential=protocol.sequential,

@@ -178,7 +178,8 @@ def _table(metric: Metric, history: History, max_drop: float) -> str:
         sites = ", ".join(path for path in last["too_far"]["collapsed"])
         lines.append(
             f"with {sites} collapsed, validation {metric.name} was {lost} the deep "
-            f"model's, more than --max-drop {max_drop:g}: the model before that was healed."
+            f"model's, more than --max-drop {max_drop:g} allows, {metric.show_drop(max_drop)} it: "
+            f"the model before that was healed."
         )
     if last["kind"] == _BEND:
         lines.append(

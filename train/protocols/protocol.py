@@ -71,11 +71,24 @@ class Protocol(abc.ABC):
     def end(self, directory: Path, history: History, variables: Any) -> Ending:
         """Returns what the run comes to, from the last stage's variables."""
         penalty = self.task.config.penalty
+        run = self.task.config.protocol.collapsed_from
+        if run is not None and penalty.slope_learning_rate == 0:
+            account = (
+                f"the student has the compact topology of {run}, so there is nothing to collapse. "
+                f"Where it is worse than {run}'s own compact model, use that one, or train the "
+                "student longer (--epochs)."
+            )
+            return Ending(variables, variables, (), account)
         if not lcjax.find_sites(variables):
             return Ending(variables, variables, (), "the model has no site to collapse.")
         compact, report = lcjax.collapse(variables, threshold=penalty.threshold)
         account = str(report)
-        if not report.collapsed:
+        if not report.collapsed and penalty.slope_learning_rate == 0:
+            account = (
+                "slopes were not trained (--slope-learning-rate 0), so nothing was collapsed and "
+                "the compact model is the one that was trained."
+            )
+        elif not report.collapsed:
             account = (
                 f"no slope came within {penalty.threshold:g} of 1, so nothing was collapsed and "
                 f"the compact model is the deep one: raise --strength ({penalty.strength:g} now) "

@@ -1,0 +1,46 @@
+"""Whether an activation works on every element alone, which bending and collapsing rest on."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.extend import core
+
+_ACROSS = frozenset("dot_general conv_general_dilated sort argmax argmin top_k".split())
+
+
+def check_elementwise(fn: Callable[[jax.Array], Any], z: jax.Array) -> None:
+    """Raises where a function of an array of this shape mixes its elements; computes nothing.
+
+    Raises:
+      ValueError: a result of another shape, or elements that are summed, sorted or multiplied
+        with one another, as softmax and norms do.
+    """
+    if isinstance(fn, nn.Module) or isinstance(getattr(fn, "__self__", None), nn.Module):
+        return  # it makes params of its own, and may not be called twice
+    name = getattr(fn, "__name__", type(fn).__name__)
+    closed, result = jax.make_jaxpr(fn, return_shape=True)(z)
+    shape = getattr(result, "shape", None)
+    mixing = sorted(set(_mixing(closed.jaxpr)))
+    if shape == z.shape and not mixing:
+        return
+    how = f"uses {', '.join(mixing)}" if mixing else f"returns shape {shape} of {z.shape}"
+    raise ValueError(
+        f"activation: {name} {how}, so it is not elementwise; expected a function of every element "
+        "alone. Pass one such as nn.relu, and put softmax and norms outside of the activation."
+    )
+
+
+def _mixing(jaxpr: Any) -> Iterator[str]:
+    """Yields the names of primitives that mix elements."""
+    for eqn in jaxpr.eqns:
+        name = eqn.primitive.name
+        if name in _ACROSS or name.startswith(("reduce_", "cum")) and name != "reduce_precision":
+            yield name
+        for value in eqn.params.values():
+            for inner in value if isinstance(value, tuple) else (value,):
+                if isinstance(inner, core.ClosedJaxpr):
+                    yield from _mixing(inner.jaxpr)
+                elif isinstance(inner, core.Jaxpr):
+                    yield from _mixing(inner)
