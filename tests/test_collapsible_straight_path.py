@@ -217,3 +217,23 @@ def test_fits_go_through_constants_too(form, fit):
         fitted = f.calibrate(tree, [x], fit=fit, holdout=0.0, progress=False)
         compact, _ = f.collapse(tree, x, fit=fitted, ridge=0.0)
         close(f(compact, x), FORMS[form](lambda z: z, p, x), 1e-5)
+
+
+def test_constants_fold_under_strict_promotion_and_in_scans():
+    scales = np.array([0.5, 2.0], np.float32)
+    layers = {name: jnp.stack([P[name], -P[name]]).astype("float32") for name in ("u", "v", "b")}
+
+    def form(a, p, x):
+        def step(x, layer):
+            p, scale = layer
+            h = a(scale * up(p, x)) * np.float32(R2) + p["b"][None, None]
+            return x + jnp.pad(down(p, h), ((0, 0), (0, 0), (0, D - OUT))), None
+
+        return jax.lax.scan(step, x, (p, scales))[0]
+
+    f = lcjax.collapsible(lambda p, x: form(nn.relu, p, x))
+    x = jnp.asarray(X, jnp.float32)
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
+        tree = f.init(layers, x)
+        compact, _ = f.collapse(tree, x, threshold=1.0)
+        close(f(compact, x), form(lambda z: z, layers, x), 1e-5)

@@ -19,6 +19,7 @@ from lcjax.transform.run import run
 def bent(match: Match, slope: Value, kinds: Kinds) -> Replacement:
     """Returns what computes `α z + (1 − α) σ(z)`, or `α v + (1 − α) σ(g) ⊙ v` of a gated unit.
 
+    What scales a gate scales its value too: `c (α v + (1 − α) σ(g) ⊙ v)`.
     Where σ is a function of z alone, by `lcjax.activations.bend`, whose backward pass keeps z only.
 
     Args:

@@ -137,7 +137,8 @@ def _order(match: Match) -> np.ndarray:
 def shaped(fn: Any, *arrays: Any) -> Any:
     """Returns what a function of arrays returns, in shapes where they are shapes."""
     abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(arrays))
-    return jax.eval_shape(fn, *arrays) if abstract else fn(*arrays)
+    with jax.numpy_dtype_promotion("standard"):  # constants are NumPy's, and wide
+        return jax.eval_shape(fn, *arrays) if abstract else fn(*arrays)
 
 
 def wide(array: Any) -> Any:

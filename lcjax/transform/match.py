@@ -114,7 +114,7 @@ class Matcher:
             return gated
         if count == 1:
             reason = why_one_kernel(end, near[0], self.kinds) or reason
-            return Misfit(tuple(near), reason, bool(cone.denses) or not mixed)
+            return Misfit(tuple(near), reason or reasons.SUM, bool(cone.denses) or not mixed)
         if reason or count > 2:
             return Misfit(tuple(near), reason or reasons.SEVERAL, sure=False)
         return Misfit((near[0],), reasons.TWO_DENSES)

@@ -36,10 +36,11 @@ def at_large(end: Value, start: Value, kinds: Kinds) -> float | None:
         return None
     try:
         with jax.ensure_compile_time_eval():
-            known = {start: jnp.asarray(LARGE, start.aval.dtype)}
+            known: dict[Value, Any] = {start: jnp.asarray(LARGE, start.aval.dtype)}
             for op in ops:
                 operands = [_read(value, known) for value in op.ins]
-                known.update(dict.fromkeys(op.outs, _apply(op.eqn, operands)))
+                result = _apply(op.eqn, operands)
+                known.update({out: result for out in op.outs})
             return float(known[end])
     except _UnknownError:
         return None
