@@ -127,6 +127,12 @@ def check_names(arrays: Mapping[LeafPath, Any]) -> None:
         raise ValueError("compact: got no named array with elements in it; wanted a tree of them.")
     stored: dict[str, LeafPath] = {}
     for path in arrays:
+        try:
+            joined(path).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{joined(path)!r}: got a key that is no UTF-8, expected text. Rename it."
+            ) from error
         other = stored.setdefault(".".join(map(str, path)), path)
         if other != path:
             raise ValueError(
