@@ -15,7 +15,7 @@ from flax.core import meta
 from jax.core import Tracer
 
 from lcjax.errors import CollapseError
-from lcjax.paths import is_slope, leaf_path
+from lcjax.paths import leaf_path, slope_paths
 
 _LEAVES = frozenset({"kernel", "bias", "slope", "scale"})
 _OTHER_LIBRARIES = (
@@ -119,15 +119,19 @@ def check_state(name: str, state: Any, params: Any) -> None:
       state: a tree like the params that it was made for, with leaves at slopes alone.
       params: that are trained now.
     """
-    ours = {leaf_path(keys) for keys, _ in jax.tree_util.tree_leaves_with_path(state)}
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    other = ours ^ {leaf_path(keys) for keys, _ in leaves if is_slope(keys)}
+    ours, known, there = _paths(state), _paths(state, optax.MaskedNode), _paths(params)
+    other = (ours - there) | (slope_paths(there) - known)
     if other:
         raise CollapseError(
             f"{name}: the optimizer state is of other params than these; they differ in "
             f"{some(other)}. After a collapse convert it: opt_state = lcjax.carry_opt_state(tx, "
             "opt_state, old_params, new_params, report)."
         )
+
+
+def _paths(tree: Any, leaf: type | tuple[type, ...] = ()) -> set[str]:
+    found = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: isinstance(node, leaf))
+    return {leaf_path(keys) for keys, _ in found}
 
 
 def check_path(path: Any) -> None:

@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 
@@ -145,16 +145,13 @@ def _locked(claim: Path, target: ocp.path.Path) -> int:
             continue
         try:
             _take(lock, new, claim, target)
-            if os.path.exists(claim / _LOCK) and os.path.samestat(
-                os.stat(claim / _LOCK), os.fstat(lock)
-            ):
-                return lock
-        except FileNotFoundError:
-            pass
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(claim / _LOCK), os.fstat(lock)):
+                    return lock
         except BaseException:
             os.close(lock)
             raise
-        os.close(lock)
+        os.close(lock)  # of a claim that its owner ended just now
 
 
 def _take(lock: int, new: bool, claim: Path, target: ocp.path.Path) -> None:
@@ -175,20 +172,17 @@ def _take(lock: int, new: bool, claim: Path, target: ocp.path.Path) -> None:
 
 
 def _clear(claim: Path) -> None:
-    for left in claim.iterdir():
-        if left.name != _LOCK:
-            shutil.rmtree(left, ignore_errors=True)
+    with suppress(FileNotFoundError):  # somebody removed the claim
+        for left in claim.iterdir():
+            if left.name != _LOCK:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _release(claim: Path, lock: int) -> None:
-    os.unlink(claim / _LOCK)
-    try:
+    with suppress(OSError):  # the next owner is there already, or somebody removed the claim
+        os.unlink(claim / _LOCK)
         claim.rmdir()
-    except OSError:  # the next owner is there already
-        pass
     if fcntl is not None:
-        try:
+        with suppress(OSError):  # a file system without locks
             fcntl.flock(lock, fcntl.LOCK_UN)
-        except OSError:  # a file system without locks
-            pass
     os.close(lock)

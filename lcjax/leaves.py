@@ -26,7 +26,10 @@ def flatten(tree: Any) -> dict[LeafPath, Any]:
     Raises:
       TypeError: a key that is neither a string nor an index.
     """
-    boxed = jax.tree_util.tree_leaves_with_path(tree, is_leaf=meta.is_axis_metadata)
+    try:
+        boxed = jax.tree_util.tree_leaves_with_path(tree, is_leaf=meta.is_axis_metadata)
+    except ValueError as error:  # JAX cannot sort them
+        raise TypeError(f"The tree has a dict with keys of several kinds ({error}).") from error
     paths = [tuple(map(key_of, keys)) for keys, _ in boxed]
     return dict(zip(paths, jax.tree.leaves(tree), strict=True))
 
@@ -60,6 +63,8 @@ def saveable(path: LeafPath, leaf: Any) -> Array:
       TypeError: no array with values, or of a dtype that cannot be saved; names the leaf.
       ValueError: an array that was donated or deleted; names the leaf.
     """
+    if isinstance(leaf, np.ma.MaskedArray):
+        raise TypeError(f"{joined(path)}: got a masked array, whose mask is not saved; fill it.")
     if isinstance(leaf, bool | int | float | complex | np.generic | np.ndarray):
         leaf = np.asarray(leaf)
         leaf = leaf.astype(leaf.dtype.newbyteorder("="), copy=False)

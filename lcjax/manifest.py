@@ -16,7 +16,7 @@ from orbax.checkpoint import v1 as ocp
 from lcjax.containers import Containers
 from lcjax.leaves import Array, LeafPath, joined
 from lcjax.printable import printable_lines
-from lcjax.sealed import CheckpointError, checked, checksum
+from lcjax.sealed import CheckpointError, DamagedError, checked, checksum
 
 ARRAYS = "state"  # what orbax's part of a checkpoint is called
 METADATA = "_CHECKPOINT_METADATA"
@@ -116,11 +116,9 @@ def own_manifest(target: ocp.path.Path, record: Mapping[str, Any]) -> dict[str, 
         raise damaged(target, f"its manifest is none that lcjax writes: {error}") from error
 
 
-def damaged(target: ocp.path.Path, what: str) -> CheckpointError:
+def damaged(target: ocp.path.Path, what: str) -> DamagedError:
     """Returns the error to raise for a checkpoint that is not what was saved."""
-    return CheckpointError(
-        f"{target} is damaged: {printable_lines(what)}. Restore from another copy."
-    )
+    return DamagedError(f"{target} is damaged: {printable_lines(what)}. Restore from another copy.")
 
 
 def check_names(arrays: Mapping[LeafPath, Any]) -> None:
@@ -129,6 +127,12 @@ def check_names(arrays: Mapping[LeafPath, Any]) -> None:
         raise ValueError("compact: got no named array with elements in it; wanted a tree of them.")
     stored: dict[str, LeafPath] = {}
     for path in arrays:
+        try:
+            joined(path).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{joined(path)!r}: got a key that is no UTF-8, expected text. Rename it."
+            ) from error
         other = stored.setdefault(".".join(map(str, path)), path)
         if other != path:
             raise ValueError(

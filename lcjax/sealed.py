@@ -24,6 +24,10 @@ class CheckpointError(ValueError):
     """
 
 
+class DamagedError(CheckpointError):
+    """A checkpoint is not what was written."""
+
+
 def checksum(manifest: Any) -> int:
     """Returns the seal of a manifest."""
     return zlib.crc32(json.dumps(manifest, sort_keys=True).encode())

@@ -75,7 +75,8 @@ def export(
     target = Path(path).expanduser().absolute()
     if target.exists():
         raise FileExistsError(
-            f"{target} exists and export never overwrites: name another path or delete it first."
+            f"{target} exists and nothing is ever overwritten: name another path, or move what is "
+            "there."
         )
     _check_choices(platforms, weights)
     specs = _free_batch(inputs)
@@ -103,7 +104,12 @@ def export(
         if weights == "beside":
             save(making / WEIGHTS, nest(held))
         (making / ABOUT).write_text(json.dumps(about))
-        making.rename(target)
+        try:
+            making.rename(target)
+        except OSError as error:
+            if target.exists():
+                raise FileExistsError(f"{target}: another export wrote it meanwhile.") from error
+            raise
     except BaseException:
         shutil.rmtree(making, ignore_errors=True)
         raise

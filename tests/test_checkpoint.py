@@ -297,6 +297,7 @@ def test_metadata_that_json_cannot_hold(tmp_path, metadata):
         (lambda: np.ones(2, np.longdouble), "a/b: got dtype float128"),
         (lambda: jnp.ones(2, jnp.int4), "a/b: got dtype int4"),
         (lambda: 2**70, "a/b: got dtype object"),
+        (lambda: np.ma.masked_array([1.0, 2.0], [0, 1]), "a/b: got a masked array"),
         (lambda: "text", "a/b: got str, wanted an array"),
         (lambda: jax.ShapeDtypeStruct((2,), np.float32), "a/b: got ShapeDtypeStruct"),
     ],
@@ -328,6 +329,10 @@ def test_keys_that_cannot_be_saved(tmp_path):
     for key in (2.5, -1, True):
         with pytest.raises(TypeError, match=rf"has the key \[{key}\]; wanted a string or an index"):
             save(tmp_path / "a", {"a": {key: np.ones(2)}})
+    with pytest.raises(TypeError, match="a dict with keys of several kinds"):
+        save(tmp_path / "a", {"a": {0: np.ones(2), "b": np.ones(2)}})
+    with pytest.raises(ValueError, match="got a key that is no UTF-8"):
+        save(tmp_path / "a", {"a": {"\ud800": np.ones(2)}})
     with pytest.raises(ValueError, match=r"a/b and a\.b: orbax stores both under one name"):
         save(tmp_path / "a", {"a": {"b": np.ones(2)}, "a.b": np.ones(2)})
     assert not any(tmp_path.iterdir())

@@ -449,7 +449,7 @@ def test_saving_never_overwrites_and_refuses_what_it_cannot_give_back(tmp_path):
     _, variables = random_chain((4, 3), 5)
     path = tmp_path / "t.safetensors"
     save_safetensors(path, variables)
-    with pytest.raises(FileExistsError, match="never overwrites"):
+    with pytest.raises(FileExistsError, match="nothing is ever overwritten"):
         save_safetensors(path, variables)
     other = tmp_path / "other.safetensors"
     for tree, kind, message in (

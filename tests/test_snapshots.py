@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from orbax.checkpoint import v1 as ocp
 
-from lcjax import collapsing
+from lcjax import CheckpointError, collapsing, restore
 from tests.runs import same_bits
 from train.loop import TrainState
 from train.snapshots import Snapshots
@@ -68,6 +69,58 @@ def test_a_state_may_be_donated_as_soon_as_save_returns(tmp_path):
             assert leaf.is_deleted()
     with Snapshots(tmp_path) as snapshots:
         same_bits(snapshots.restore(like=state()), want)
+
+
+def test_lcjax_restores_a_snapshot_and_knows_what_it_is(tmp_path):
+    with Snapshots(tmp_path) as snapshots:
+        snapshots.save(3, state(1, step=3))
+    back = restore(tmp_path / "checkpoints" / "3")
+    same_bits(back["params"], state(1, step=3).params)
+    assert set(back) == {"step", "params", "stats", "opt_state"}
+
+
+def _flip(file, where):
+    data = bytearray(file.read_bytes())
+    data[int(where * (len(data) - 1))] ^= 0x04
+    file.write_bytes(data)
+
+
+def test_no_flipped_byte_of_the_arrays_goes_unseen(tmp_path):
+    """Random bits do not compress, so nearly every byte of the largest file is one of a leaf."""
+    big = {"step": jnp.int32(2), "w": jnp.asarray(np.random.default_rng(0).normal(size=(64, 64)))}
+    with Snapshots(tmp_path / "run") as snapshots:
+        snapshots.save(1, big)
+        snapshots.save(2, big)
+    step = tmp_path / "run" / "checkpoints" / "2"
+    data = max(step.rglob("d/*"), key=lambda file: file.stat().st_size)
+    whole = data.read_bytes()
+    for where in np.linspace(0.05, 0.95, 15):
+        _flip(data, where)
+        with Snapshots(tmp_path / "run") as snapshots:
+            with pytest.raises(CheckpointError, match="go on from step 1, move .*checkpoints/2 "):
+                snapshots.restore(like=big)
+        data.write_bytes(whole)
+    with Snapshots(tmp_path / "run") as snapshots:
+        same_bits(snapshots.restore(like=big), big)
+    step.rename(tmp_path / "moved")
+    with Snapshots(tmp_path / "run") as snapshots:
+        same_bits(snapshots.restore(like=big), big)
+
+
+def test_a_snapshot_without_checksums_is_still_restored(tmp_path):
+    """As they were written before they had a manifest."""
+    old = ocp.training.Checkpointer(str(tmp_path / "checkpoints"))
+    old.save(4, state(2, step=4))
+    old.close()
+    with Snapshots(tmp_path) as snapshots:
+        same_bits(snapshots.restore(like=state()), state(2, step=4))
+
+
+def test_a_state_of_another_structure_is_named(tmp_path):
+    with Snapshots(tmp_path) as snapshots:
+        snapshots.save(1, {"w": jnp.ones(2)})
+        with pytest.raises(CheckpointError, match="checkpoint and like differ at 1 leaves"):
+            snapshots.restore(like={"w": jnp.ones(3)})
 
 
 KILLED = """

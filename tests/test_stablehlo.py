@@ -179,7 +179,7 @@ def test_too_many_weights_to_be_inside(chain, tmp_path, monkeypatch):
 def test_nothing_is_overwritten_and_nothing_stays_half_written(chain, tmp_path, monkeypatch):
     model, variables = chain
     (tmp_path / "there").mkdir()
-    with pytest.raises(FileExistsError, match="there exists and export never overwrites"):
+    with pytest.raises(FileExistsError, match="there exists and nothing is ever overwritten"):
         export(model.apply, variables, [X], tmp_path / "there")
 
     def full(path, tree):

@@ -16,7 +16,7 @@ from lcjax.containers import as_stored, containers
 from lcjax.leaves import flatten
 from lcjax.locations import absolute, orbax_context
 from lcjax.manifest import ARRAYS, check_names, entry, own_manifest, read_record, seal
-from lcjax.sealed import CheckpointError
+from lcjax.sealed import DamagedError
 
 _MERIT = "merit"
 
@@ -34,6 +34,7 @@ class Snapshots:
           directory: of the run.
           keep: how many of the last ones stay.
         """
+        self._saving: Any = None
         policies = ocp.training.preservation_policies
         best = policies.BestN(
             get_metric_fn=lambda metrics: metrics[_MERIT],
@@ -60,7 +61,7 @@ class Snapshots:
         """
         leaves, kinds = flatten(state), containers(state)
         check_names(leaves)
-        self._orbax.save_async(
+        self._saving = self._orbax.save_async(
             step,
             as_stored(leaves, kinds),
             checkpointable_name=ARRAYS,
@@ -81,6 +82,8 @@ class Snapshots:
         Raises:
           CheckpointError: when it is damaged, or of another structure.
         """
+        if self._saving is not None:
+            self._saving.result()
         latest = self._orbax.latest
         if latest is None:
             return None
@@ -89,10 +92,10 @@ class Snapshots:
             return self._orbax.load(latest, wanted)
         try:
             return restore(place, like=wanted)
-        except CheckpointError as error:
+        except DamagedError as error:
             others = [str(found.step) for found in self._orbax.checkpoints[:-1]]
             before = f"go on from step {others[-1]}" if others else "start the run anew"
-            raise CheckpointError(
+            raise DamagedError(
                 f"{error} To {before}, move {place} out of the run's directory and resume."
             ) from error
 

@@ -49,8 +49,8 @@ def save_safetensors(path: str | os.PathLike[str], variables: Any) -> None:
     target = Path(path).expanduser()
     if target.exists():
         raise FileExistsError(
-            f"{target} exists and save_safetensors never overwrites: name another path or delete "
-            "it first."
+            f"{target} exists and nothing is ever overwritten: name another path, or move what is "
+            "there."
         )
     leaves = {name: saveable(name, leaf) for name, leaf in flatten(variables).items()}
     for name in leaves:
