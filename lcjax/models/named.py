@@ -59,7 +59,7 @@ def model_named(name: str, variables: Any) -> nn.Module | Callable[..., Any]:
     if kind not in _MODELS:
         return _imported(kind, rest)
     cls: Any = _MODELS[kind]
-    if cls is MLP and any(child.startswith("dense_") for child in _params(variables)):
+    if kind == "mlp" and any(child.startswith("dense_") for child in _params(variables)):
         cls = CollapsibleMLP
     preset, fields = _fields(name, rest)
     if cls in _WITH_CLASSES:
