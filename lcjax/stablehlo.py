@@ -135,7 +135,7 @@ def _free_batch(inputs: Sequence[Any]) -> tuple[Any, ...]:
                 f"inputs {leaf_path(keys)}: got {describe(leaf)}, which has no batch axis; wanted "
                 "arrays whose leading axis is the batch."
             )
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
             raise TypeError(
                 f"inputs {leaf_path(keys)}: got {leaf.dtype}, a typed key; expected an array of "
                 "numbers. Pass jax.random.key_data(key), and wrap_key_data it in apply_fn."
@@ -171,7 +171,7 @@ def _inside(variables: Any) -> Any:
 def _array(keys: Any, leaf: Any) -> Any:
     """Returns a leaf as an array in the dtype that JAX computes with."""
     if isinstance(leaf, jax.Array):
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
             raise TypeError(
                 f"variables {leaf_path(keys)}: got {leaf.dtype}, a typed key; expected an array of "
                 "numbers. Leave it out, or hold jax.random.key_data(key)."

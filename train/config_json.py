@@ -14,7 +14,7 @@ from train.ranges import ConfigError
 def restored(like: Any, fields: Any, *above: str) -> Any:
     """Returns a configuration with the values that `train.config.as_json` made JSON of.
 
-    Fields that the configuration lacks are left aside, as those of another version are.
+    A field that JSON lacks and that has a default, as one of a later version, stays as in `like`.
 
     Args:
       like: a configuration of the same classes.
@@ -22,14 +22,21 @@ def restored(like: Any, fields: Any, *above: str) -> Any:
       *above: names of the sections that this one is in, for messages.
 
     Raises:
-      ConfigError: when a value is not of its field's type; names the field.
+      ConfigError: when a value is not of its field's type, or a field is missing or unknown;
+        names the field.
     """
     if not isinstance(fields, dict):
         name = ".".join(above) or "the configuration"
         raise ConfigError(f"{name} is a JSON {kind_of(fields)}, expected an object.")
     hints, values = typing.get_type_hints(type(like)), {}
+    known = {field.name for field in dataclasses.fields(like)}
+    if unknown := fields.keys() - known:
+        shown = printable(".".join((*above, min(unknown))), longest=100)
+        raise ConfigError(f"{shown} is not known; expected a run of this version of lcjax.")
     for field in dataclasses.fields(like):
         if field.name not in fields:
+            if field.default is dataclasses.MISSING and above:
+                raise ConfigError(f"{'.'.join((*above, field.name))} is missing; expected it.")
             continue
         value, old = fields[field.name], getattr(like, field.name)
         here = (*above, field.name)

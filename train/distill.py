@@ -93,7 +93,9 @@ def student(run: Path) -> tuple[Config, Any]:
         raise ConfigError(f"{run} was started with {shown}; wanted one of today's presets.")
     like, make_task = kind[0][name][1], kind[1]
     try:
-        config = restored(like, {key: fields[key] for key in _COUNTS if key in fields})
+        if lacking := [key for key in _COUNTS if key not in fields]:
+            raise ConfigError(f"it lacks {', '.join(lacking)}; expected them in a run's.")
+        config = restored(like, {key: fields[key] for key in _COUNTS})
         drawn = fields.get("run", {})
         if not isinstance(drawn, dict):
             raise ConfigError("run is not an object")

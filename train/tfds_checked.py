@@ -52,11 +52,12 @@ def check_prepared(directory: Path) -> None:
     features = _read(directory / FEATURES)
     for key, value in _entries(features):
         if key in _OWN_CODE or (key in _NAMING and isinstance(value, str)):
-            if value not in _CLASSES:
+            if not isinstance(value, str) or value not in _CLASSES:
+                shown = printable(repr(value), longest=80)
                 raise DataError(
-                    f"{directory / FEATURES} names the class {printable(value, longest=80)}, whose "
-                    "module TFDS would import and run; expected one of TFDS's own features. Prepare"
-                    " the set again with features of tfds.features."
+                    f"{directory / FEATURES} names the class {shown}, whose module TFDS would "
+                    "import and run; expected one of TFDS's own features. Prepare the set again "
+                    "with features of tfds.features."
                 )
         elif key in _COUNTING and not _is_count(value):
             raise DataError(

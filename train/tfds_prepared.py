@@ -38,7 +38,7 @@ class Prepared:
                 "set again."
             ) from error
         self._splits = self._builder.info.splits
-        self.name: str = self._builder.info.full_name
+        self.name: str = printable(self._builder.info.full_name, longest=200)
         self.features: Any = self._builder.info.features
         labels = self.named(tfds.features.ClassLabel)
         self.label = "label" if "label" in labels else next(iter(labels), "")
@@ -103,7 +103,9 @@ class Prepared:
 
         missing = [path for path in self.files(split) if not path.is_file()]
         if missing:
-            raise DataError(f"{missing[0]} is not there. Prepare {self.name} again with TFDS.")
+            raise DataError(
+                f"{printable(missing[0])} is not there. Prepare {self.name} again with TFDS."
+            )
         count = self._splits[split].num_examples
         instruction = f"{split}[:{min(limit, count)}]" if limit else split
         encoded = {name: tfds.decode.SkipDecoding() for name in self.named(tfds.features.Image)}

@@ -93,7 +93,7 @@ def read_own(tensors: Tensors) -> dict[str, Any]:
 def _empty(tensors: Tensors) -> list[tuple[str, ...]]:
     """Returns the paths of the dicts without a leaf, which the header lists."""
     header = parse_json(tensors.metadata[_KEY], tensors.where, error=WeightsError)
-    paths = header.get("empty") if isinstance(header, dict) else None
+    paths: Any = header.get("empty") if isinstance(header, dict) else None
     lists = isinstance(paths, list) and all(isinstance(path, list) for path in paths)
     if not lists or not all(isinstance(key, str) for path in paths for key in path):
         raise WeightsError(

@@ -103,7 +103,7 @@ def _value(name: str, value: Any, hint: Any) -> Any:
         return _widths(name, value)
     if hint is int or hint == int | None and value is not None:
         return _whole(name, value, _DEEPEST if name == "depth" else _LARGEST)
-    number = type(value) in (int, float) and 0 <= value <= 1
+    number = isinstance(value, int | float) and type(value) is not bool and 0 <= value <= 1
     choice = value is None or (isinstance(value, str) and value.isidentifier())
     if not (number if hint is float else type(value) is bool if hint is bool else choice):
         raise ValueError(f"{name} is {value!r}")

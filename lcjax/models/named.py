@@ -58,8 +58,8 @@ def model_named(name: str, variables: Any) -> nn.Module | Callable[..., Any]:
         )
     if kind not in _MODELS:
         return _imported(kind, rest)
-    cls = _MODELS[kind]
-    if cls is MLP and any(child.startswith("dense_") for child in _params(variables)):
+    cls: Any = _MODELS[kind]
+    if kind == "mlp" and any(child.startswith("dense_") for child in _params(variables)):
         cls = CollapsibleMLP
     preset, fields = _fields(name, rest)
     if cls in _WITH_CLASSES:
