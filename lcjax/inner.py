@@ -138,7 +138,7 @@ def with_true_slopes(state: Any, marks: Any, slopes: Any) -> Any:
     def put(node: Any) -> Any:
         if not keeps(node):
             return node
-        z = on_marked(lambda z, _, s: jnp.asarray(s).astype(z.dtype), node.z, marks, slopes)
+        z = on_marked(lambda z, _, s: jnp.array(s, z.dtype), node.z, marks, slopes)
         return node._replace(z=z)
 
     return jax.tree.map(put, state, is_leaf=keeps)

@@ -147,14 +147,17 @@ def collapsing(
         marks = slope_tree(params, lambda site, _: jnp.array(site in chosen), where, sites)
         inner_state = inner.init(_hide(params, marks))
         check_inner(inner_state)
-        still = only_marked(lambda _, p: jnp.zeros(jnp.shape(p), jnp.float32), marks, params)
         adds_up = accumulates(inner_state)
+
+        def still():
+            return only_marked(lambda _, p: jnp.zeros(jnp.shape(p), jnp.float32), marks, params)
+
         return CollapsingState(
             inner=with_true_slopes(inner_state, marks, params),
-            momentum=still,
+            momentum=still(),
             selected=marks,
             shrink=shrink.init(params),
-            accumulated=Accumulated(jnp.zeros([], jnp.int32), still) if adds_up else None,
+            accumulated=Accumulated(jnp.zeros([], jnp.int32), still()) if adds_up else None,
         )
 
     def update(updates, state, params=None, **extra):
@@ -184,9 +187,7 @@ def collapsing(
         moved = on_marked(lambda _, m: -rate * m, proposed, momenta)
         moved, shrunk = shrink.update(moved, state.shrink, params)
         proposed = on_marked(
-            lambda u, chosen, new: jnp.where(chosen & moves, new.astype(u.dtype), 0).astype(
-                u.dtype
-            ),
+            lambda u, chosen, new: jnp.where(chosen & moves, new, 0).astype(u.dtype),
             proposed,
             marks,
             moved,

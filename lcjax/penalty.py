@@ -192,7 +192,8 @@ def shrink_linearity_gap(
     def init(params):
         state = _init(params, last, where, sites, weights, order)
         if any(narrow(slope) for slope in jax.tree.leaves(_slopes(params, state.weights))):
-            state = state._replace(slopes=only_marked(_wide, state.weights, params))
+            copies = only_marked(lambda w, p: _wide(w, p).copy(), state.weights, params)
+            state = state._replace(slopes=copies)
         if steps is not None and selecting():
             warn_if_short(params, state.weights, slope_learning_rate, strength, penalty, steps)
         return state

@@ -24,7 +24,9 @@ FIELDS = {
 }
 DEFAULT_RATE = {"dog", "dowg", "polyak_sgd", "lbfgs"}
 STEPS_OF = {"cocob": 40}  # its bets grow exponentially where gradients keep their sign
-JUMP_OF = {"galore": 4.0}  # its state starts afresh as a whole, with another projection
+# GaLore's state starts afresh as a whole, with another projection; optimistic_adam (deprecated)
+# amplifies the growth of its first moment.
+JUMP_OF = {"galore": 4.0, "optimistic_adam": 3.0}
 REFUSED = {
     "lbfgs": "train with a first-order optimizer",
     "sm3": "use optax.adafactor",
@@ -35,7 +37,9 @@ FAST = {"adam", "adafactor", "acprop", "schedule_free_sgd"}
 
 def is_optimizer(module, name):
     fn = getattr(module, name)
-    if not callable(fn) or inspect.isclass(fn) or name.startswith(("_", "scale_by_")):
+    if not (inspect.isfunction(fn) or isinstance(fn, partial)) or name.startswith(
+        ("_", "scale_by_")
+    ):
         return False
     return bool({"learning_rate", "max_learning_rate"} & inspect.signature(fn).parameters.keys())
 

@@ -367,6 +367,21 @@ def test_weights_may_be_injected_and_last_may_not():
         make(inner=optax.sgd(0.1), strength=0.1, last=1).init(params)
 
 
+@pytest.mark.parametrize(
+    "inner",
+    [optax.MultiSteps(optax.sgd(0.1), 2), optax.contrib.schedule_free_sgd(0.1), optax.adam(0.1)],
+    ids=["MultiSteps", "schedule_free", "adam"],
+)
+def test_params_and_state_can_be_donated(inner):
+    tx, params = collapsing(inner, strength=0.1), params_of(0.0)
+    params |= {"act_1": {"slope": jnp.zeros((), jnp.bfloat16)}}
+    step = jax.jit(lambda p, s: tx.update(jax.tree.map(jnp.ones_like, p), s, p), donate_argnums=1)
+    buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((params, tx.init(params)))]
+    assert len(set(buffers)) == len(buffers)
+    updates, _ = step(params, tx.init(params))
+    assert float(params["act_0"]["slope"]) == 0 and jnp.isfinite(updates["act_0"]["slope"])
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match=r"momentum is 1.0, must be in \[0, 1\)"):
         collapsing(optax.sgd(0.1), strength=0.1, momentum=1.0)
