@@ -26,16 +26,15 @@ def collapsible(fn: Callable[..., Any], *, has_state: bool = False) -> Collapsib
 
     What a norm folds in has to be in the params or, its statistics, in the state: with `has_state`
     the function's second argument is state, which is given to every method after the params, folds
-    in as params do, and stands outside of the tree that is trained, decayed and saved. After a
+    in as params do, and is no part of the tree that is trained, decayed and saved. After a
     collapse a call as in training returns the statistics of a norm that was folded in as they were.
 
-    At frozen slopes of 0 (closed over,
-    or left out of the tree) the program is the function's own. What no site needs, whole models
-    with `while` loops or kernels of their own included, is left as it is.
+    At frozen slopes of 0 (closed over, or left out of the tree) the program is the function's own.
+    What no site needs, whole models with `while` loops or kernels of their own included, is left as
+    it is.
 
     Args:
-      fn: `fn(params, *args, **kwargs)`; params a pytree of arrays.
-        Flax linen `module.apply`; for NNX `lambda params, rest, x: nnx.merge(graphdef, params,
+      fn: `fn(params, *args, **kwargs)`; params a pytree of arrays. Flax linen `module.apply`; for NNX `lambda params, rest, x: nnx.merge(graphdef, params,
         rest)(x)` of `nnx.split(model, nnx.Param, ...)`; `lambda params, x: eqx.combine(params,
         static)(x)` of `eqx.partition(model, eqx.is_array)`; Haiku's `apply`; a plain function. It
         may not return its kernels.

@@ -41,9 +41,9 @@ class CollapsibleFunction:
           **kwargs: those given by name.
 
         Returns:
-          what the function returns. Running statistics of a norm that was folded in, which a call
-          as in training returns, are those of the state where they stand there; where they were in
-          the params, dicts lose them and None stands in other containers.
+          what the function returns. Of running statistics of a norm that was folded in, which a
+          call as in training returns, those of the state come back as they were; those that were
+          among the params are left out: dicts lose them, other containers have None.
 
         Raises:
           CollapseError: params of another function, or which are no such tree at all; a call that

@@ -16,7 +16,7 @@ def lost_outputs(
     removed: Collection[Value],
     replaced: Collection[Op],
 ) -> Instead:
-    """Returns the running statistics that need what is fused away, and what stands for each.
+    """Returns the running statistics that need what is fused away, and what is returned for each.
 
     A statistic is updated from its own last value, element by element, `m ← ρ m + (1 − ρ) batch`.
     That value is returned as it is where the call is still given it, else nothing is; so it goes
