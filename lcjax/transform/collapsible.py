@@ -34,10 +34,11 @@ def collapsible(fn: Callable[..., Any], *, has_state: bool = False) -> Collapsib
     it is.
 
     Args:
-      fn: `fn(params, *args, **kwargs)`; params a pytree of arrays. Flax linen `module.apply`; for NNX `lambda params, rest, x: nnx.merge(graphdef, params,
-        rest)(x)` of `nnx.split(model, nnx.Param, ...)`; `lambda params, x: eqx.combine(params,
-        static)(x)` of `eqx.partition(model, eqx.is_array)`; Haiku's `apply`; a plain function. It
-        may not return its kernels.
+      fn: `fn(params, *args, **kwargs)`; params a pytree of arrays. Flax linen `module.apply`; for
+        NNX `lambda params, rest, x: nnx.merge(graphdef, params, rest)(x)` of `nnx.split(model,
+        nnx.Param, ...)`; `lambda params, x: eqx.combine(params, static)(x)` of
+        `eqx.partition(model, eqx.is_array)`; Haiku's `apply`; a plain function. It may not return
+        its kernels.
       has_state: whether it is `fn(params, state, *args, **kwargs)`; state a pytree of what is not
         trained: linen `lambda params, state, x, train: model.apply({"params": params, **state}, x,
         train, mutable=["batch_stats"])`, Haiku's `apply`, an `nnx.State` of `nnx.BatchStat`, Keras'
