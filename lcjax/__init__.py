@@ -29,7 +29,8 @@ from lcjax.streaming import collapse_checkpoint
 from lcjax.strength import strength_for_gap
 from lcjax.surgery import abstract_collapse, collapse
 from lcjax.tabulate import tabulate
-from lcjax.transform.function import CollapsibleFunction, collapsible
+from lcjax.transform.collapsible import collapsible
+from lcjax.transform.function import CollapsibleFunction
 from lcjax.unstacking import unstack_layers
 
 __all__ = [

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -39,7 +40,7 @@ def bend(
 
 def _opened(
     fn: Callable[..., jax.Array], inputs: Sequence[jax.Array]
-) -> tuple[Callable[..., jax.Array], list[jax.Array]]:
+) -> tuple[Callable[..., jax.Array], list[Any]]:
     """Returns a function that is given the traced values that fn closes over, and those values.
 
     As `jax.closure_convert`, which keeps every fn that it was given.

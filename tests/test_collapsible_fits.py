@@ -151,3 +151,19 @@ def test_what_cannot_be_calibrated():
         f.collapse(params, ALL, fit=stats, ridge=-1)
     with pytest.raises(ValueError, match="fit is 'best', must be 'exact'"):
         f.collapse(params, ALL, fit="best")
+
+
+def test_an_abstract_compact_tree_has_the_shapes_of_its_fit_and_rank():
+    bare = lambda p, x: jax.nn.relu(x @ p["w1"]) @ p["w2"]
+    f = lcjax.collapsible(bare)
+    params = f.init({name: CHAIN[name] for name in ("w1", "w2")}, ALL)
+    stats = f.calibrate(params, BATCHES, progress=False)
+    for how in (dict(fit=stats), dict(fit=stats, rank=2), dict(rank=2), {}):
+        compact, _ = f.collapse(params, ALL, sites="w1", threshold=9, **how)
+        shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), compact)
+        abstract = f.abstract_compact(params, ALL, sites="w1", **how)
+        assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), abstract) == shapes
+        assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(abstract))
+    shapes = jax.eval_shape(lambda: params)
+    with pytest.raises(CollapseError, match="w1: traced or abstract"):
+        f.abstract_compact(shapes, ALL, sites="w1", rank=2)

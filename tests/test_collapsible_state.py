@@ -137,6 +137,24 @@ def test_a_moving_average_of_several_numbers_keeps_each():
     close(new, {"ema": {"hidden": hidden, "average": average, "count": 4.0}})
 
 
+def test_statistics_in_a_list_of_which_others_have_the_shape():
+    """As Keras's: known by what they are updated from, since a place in a list says little."""
+
+    def fn(params, state, x, train):
+        z, (_, mean) = x @ params[0], state
+        new = 0.9 * mean + 0.1 * z.mean(0)
+        y = nn.relu(z - (z.mean(0) if train else mean)) @ params[1]
+        return y, [state[0] + 1, new if train else mean]
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    params = [jax.random.normal(keys[0], (6, 8)), jax.random.normal(keys[1], (8, 3))]
+    state = list(jax.random.normal(keys[2], (2, 8)))
+    f = lcjax.collapsible(fn, has_state=True)
+    tree = f.init(params, state, X, False)
+    compact, _ = f.collapse(linear(tree, *tree["slopes"]), state, X, False)
+    close(f(compact, state, X, True)[1], [state[0] + 1, state[1]])
+
+
 def test_nnx_statistics_as_state():
     class Model(nnx.Module):
         def __init__(self, rngs):

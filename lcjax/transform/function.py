@@ -1,5 +1,6 @@
 """A JAX function, unchanged, with the life cycle of a collapsible model."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -7,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from lcjax.calibration import Calibration, Fit
-from lcjax.calls import check_function
 from lcjax.chosen import Choice
 from lcjax.errors import CollapseError
 from lcjax.masks import Mask
@@ -22,11 +22,11 @@ from lcjax.transform.collapse import collapse_parts
 from lcjax.transform.explain import Explanation
 from lcjax.transform.sites import sites_of
 from lcjax.transform.trace import Traced, trace
-from lcjax.transform.tree import Parts, filled, parts_of, removed_leaves
+from lcjax.transform.tree import Parts, filled, parts_of, removed_leaves, shapes_of
 
 
 class CollapsibleFunction:
-    """What `collapsible` returns; see there."""
+    """What `lcjax.collapsible` returns; see there."""
 
     def __init__(self, fn: Callable[..., Any], has_state: bool = False):
         self._fn = fn
@@ -42,9 +42,9 @@ class CollapsibleFunction:
           **kwargs: those given by name.
 
         Returns:
-          what the function returns. Running statistics of a norm that was folded in, which a call
-          as in training returns, are those of the state where they stand there; where they were in
-          the params, dicts lose them and None stands in other containers.
+          what the function returns. Of running statistics of a norm that was folded in, which a
+          call as in training returns, those of the state come back as they were; those that were
+          among the params are left out: dicts lose them, other containers have None.
 
         Raises:
           CollapseError: params of another function, or which are no such tree at all; a call that
@@ -210,7 +210,15 @@ class CollapsibleFunction:
             progress=progress,
         )
 
-    def abstract_compact(self, params: Any, *args: Any, sites: Choice, **kwargs: Any) -> Any:
+    def abstract_compact(
+        self,
+        params: Any,
+        *args: Any,
+        sites: Choice,
+        fit: Literal["exact"] | Calibration = "exact",
+        rank: Rank = None,
+        **kwargs: Any,
+    ) -> Any:
         """Returns the tree that `collapse` returns for these sites, in ShapeDtypeStructs.
 
         What `lcjax.restore(path, like=...)` needs where the model's params are not plain dicts. The
@@ -218,23 +226,19 @@ class CollapsibleFunction:
         the checkpoint.
 
         Args:
-          params: what `init` returns, of arrays or ShapeDtypeStructs.
+          params: what `init` returns, of arrays or ShapeDtypeStructs; with a fit or a rank, on
+            which shapes depend then, the arrays that were collapsed.
           *args: the function's other arguments; arrays or ShapeDtypeStructs.
           sites: paths, globs or Sites.
-          **kwargs: the function's arguments given by name.
+          fit: as for `collapse`.
+          rank: as for `collapse`.
+          **kwargs: the function's arguments given by name; ridge and tolerance, as for `collapse`.
         """
-
-        def shape(leaf: Any) -> Any:
-            if not hasattr(leaf, "shape"):
-                return leaf
-            return jax.ShapeDtypeStruct(
-                leaf.shape,
-                leaf.dtype,
-                sharding=getattr(leaf, "sharding", None),
-                weak_type=jax.typeof(leaf).weak_type,
-            )
-
-        return self.collapse(jax.tree.map(shape, params), *args, sites=sites, **kwargs)[0]
+        if fit == "exact" and rank is None:
+            shapes = shapes_of(params)
+            return self.collapse(shapes, *args, sites=sites, **kwargs)[0]
+        how: Any = dict(sites=sites, fit=fit, rank=rank, threshold=math.inf)
+        return shapes_of(self.collapse(params, *args, **how, **kwargs)[0])
 
     def _traced(
         self, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -249,53 +253,3 @@ class CollapsibleFunction:
         model = filled(parts.model, removed_leaves(parts.fused))
         traced, leaves, arrays = self._traced(model, args, kwargs)
         return traced, parts, leaves, arrays
-
-
-def collapsible(fn: Callable[..., Any], *, has_state: bool = False) -> CollapsibleFunction:
-    """Gives any JAX function of params and inputs the life cycle of a collapsible model.
-
-    Its jaxpr is searched for `Dense → activation → Dense`, the kernels being leaves of the params:
-    products and 1×1 convolutions, whatever the axes, under jit, remat and `lax.scan`; biases,
-    inference norms and dropout may stand between; gated units count. Each such site gets a slope
-    α, `a(z) = α z + (1 − α) σ(z)`, and can be fused once it is linear. The function's code stays
-    what it is, and one that is not elementwise, tied, or used twice is left alone.
-
-    The result is called like the function, with the tree that its `init` returns in the place of
-    the params. The compact tree needs the function alone to run again: in another process,
-    `collapsible(fn)(restored, x)`.
-
-    Every call is traced anew, so that it sees what the function reads from outside (an attribute, a
-    global) as it is then. That takes about as long as the function itself takes uncompiled: where
-    time counts, call `jax.jit(f)`. What a function compiled by `jax.jit` read, this one or one that
-    it calls, stays as it was when it was compiled.
-
-    What a norm folds in has to be in the params or, its statistics, in the state: with `has_state`
-    the function's second argument is state, which is given to every method after the params, folds
-    in as params do, and stands outside of the tree that is trained, decayed and saved. After a
-    collapse a call as in training returns the statistics of a norm that was folded in as they were.
-
-    At frozen slopes of 0 (closed over,
-    or left out of the tree) the program is the function's own. What no site needs, whole models
-    with `while` loops or kernels of their own included, is left as it is.
-
-    Args:
-      fn: `fn(params, *args, **kwargs)`; params a pytree of arrays.
-        Flax linen `module.apply`; for NNX `lambda params, rest, x: nnx.merge(graphdef, params,
-        rest)(x)` of `nnx.split(model, nnx.Param, ...)`; `lambda params, x: eqx.combine(params,
-        static)(x)` of `eqx.partition(model, eqx.is_array)`; Haiku's `apply`; a plain function. It
-        may not return its kernels.
-      has_state: whether it is `fn(params, state, *args, **kwargs)`; state a pytree of what is not
-        trained: linen `lambda params, state, x, train: model.apply({"params": params, **state}, x,
-        train, mutable=["batch_stats"])`, Haiku's `apply`, an `nnx.State` of `nnx.BatchStat`, Keras'
-        non-trainable variables.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> f = collapsible(lambda p, x: jax.nn.relu(x @ p["up"]) @ p["down"])
-      >>> params = f.init({"up": jnp.ones((2, 4)), "down": jnp.ones((4, 2))}, jnp.ones((1, 2)))
-      >>> compact, report = f.collapse(params, jnp.ones((1, 2)), threshold=1.0)
-      >>> compact["fused"]["up|hidden=4||down:4x2,up:2x4"]["kernel"].shape
-      (2, 2)
-    """
-    check_function(fn, "fn")
-    return CollapsibleFunction(fn, has_state)

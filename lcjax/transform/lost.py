@@ -1,9 +1,9 @@
 """Outputs that a compact tree cannot give: running statistics of norms that were folded in."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from lcjax.transform.primitives import hands_on, is_elementwise
-from lcjax.transform.program import Op, Program, Value, sources
+from lcjax.transform.program import Op, Program, Region, Value, sources
 
 # What is returned in the place of an output; None where nothing is.
 Instead = Mapping[Value, Value | None]
@@ -16,7 +16,7 @@ def lost_outputs(
     removed: Collection[Value],
     replaced: Collection[Op],
 ) -> Instead:
-    """Returns the running statistics that need what is fused away, and what stands for each.
+    """Returns the running statistics that need what is fused away, and what is returned for each.
 
     A statistic is updated from its own last value, element by element, `m ← ρ m + (1 − ρ) batch`.
     That value is returned as it is where the call is still given it, else nothing is; so it goes
@@ -30,32 +30,32 @@ def lost_outputs(
       removed: the leaves that are fused away.
       replaced: operations that are computed in another way.
     """
-    gone = set(replaced)
+    lost = set(removed)
+    _spread(program.body, lost, set(replaced))
     instead: dict[Value, Value | None] = {}
     for out in dict.fromkeys(program.outs):
-        if _needs(out, set(removed), gone):
+        if out in lost:
             last = _last_value(out, leaf_paths, out_paths[out])
             if last is not None:
                 instead[out] = None if last in removed else last
     return instead
 
 
-def _needs(value: Value, removed: set[Value], gone: set[Op]) -> bool:
-    """Tells whether a value is computed from one of those that are removed."""
-    seen: set[Value] = set()
-    todo = [value]
-    while todo:
-        value = todo.pop()
-        if value in removed:
-            return True
-        if value in seen or value.maker in gone:
-            continue
-        seen.add(value)
-        if isinstance(value.maker, Op):
-            todo += value.maker.ins
-        elif value.maker is not None:
-            todo += sources(value.maker)[value]
-    return False
+def _spread(body: Sequence[Op | Region], lost: set[Value], replaced: set[Op]) -> None:
+    """Adds what is computed from values that are lost to these."""
+    for item in body:
+        if isinstance(item, Op):
+            if item not in replaced and not lost.isdisjoint(item.ins):
+                lost.update(item.outs)
+        elif item.kind != "scan":
+            _spread(item.body, lost, replaced)
+        else:
+            before = -1
+            while before != len(lost):  # until what is carried loses no more
+                before = len(lost)
+                made = sources(item).items()
+                lost.update(value for value, origins in made if not lost.isdisjoint(origins))
+                _spread(item.body, lost, replaced)
 
 
 def _last_value(out: Value, leaf_paths: Mapping[Value, str], path: str) -> Value | None:

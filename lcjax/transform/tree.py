@@ -127,6 +127,22 @@ def _inserted(node: Any, names: list[str], leaf: Any, path: str) -> Any:
     )
 
 
+def shapes_of(tree: Any) -> Any:
+    """Returns a tree with ShapeDtypeStructs in the places of its arrays."""
+    return jax.tree.map(_shape, tree)
+
+
+def _shape(leaf: Any) -> Any:
+    if not hasattr(leaf, "shape"):
+        return leaf
+    return jax.ShapeDtypeStruct(
+        leaf.shape,
+        leaf.dtype,
+        sharding=getattr(leaf, "sharding", None),
+        weak_type=jax.typeof(leaf).weak_type,
+    )
+
+
 def read_fused(fused: Mapping[str, Any]) -> dict[str, Fused]:
     """Returns what every key of the fused entries says."""
     return {key: parse(key) for key in fused}
