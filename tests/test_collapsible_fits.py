@@ -151,3 +151,25 @@ def test_what_cannot_be_calibrated():
         f.collapse(params, ALL, fit=stats, ridge=-1)
     with pytest.raises(ValueError, match="fit is 'best', must be 'exact'"):
         f.collapse(params, ALL, fit="best")
+
+
+def test_statistics_are_of_the_weights_and_of_runs_apart():
+    def two(params, x):
+        for a, b in (("a", "b"), ("c", "d")):
+            x = x + jax.nn.relu(x @ params[a]) @ params[b]
+        return x
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(32, 3)).astype(np.float32)
+    shapes = {"a": (3, 5), "b": (5, 3), "c": (3, 5), "d": (5, 3)}
+    weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    f = lcjax.collapsible(two)
+    params = f.init(weights, x)
+    stats = f.calibrate(params, [x], progress=False)
+    one, report = f.collapse(params, x, sites="c", fit=stats)
+    assert report.collapsed == ("c",)
+    both, _ = f.collapse(one, x, sites="a", fit=stats)
+    np.testing.assert_allclose(f(both, x), f(f.collapse(params, x, fit=stats)[0], x), rtol=1e-5)
+    other = f.init(weights | {"b": weights["b"] + 1}, x)
+    with pytest.raises(CollapseError, match="a: got statistics of other weights than this tree"):
+        f.collapse(other, x, fit=stats)
