@@ -11,6 +11,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import optax
 from flax.core import meta
 from jax.core import Tracer
 

@@ -167,3 +167,25 @@ def test_an_abstract_compact_tree_has_the_shapes_of_its_fit_and_rank():
     shapes = jax.eval_shape(lambda: params)
     with pytest.raises(CollapseError, match="w1: traced or abstract"):
         f.abstract_compact(shapes, ALL, sites="w1", rank=2)
+
+
+def test_statistics_are_of_the_weights_and_of_runs_apart():
+    def two(params, x):
+        for a, b in (("a", "b"), ("c", "d")):
+            x = x + jax.nn.relu(x @ params[a]) @ params[b]
+        return x
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(32, 3)).astype(np.float32)
+    shapes = {"a": (3, 5), "b": (5, 3), "c": (3, 5), "d": (5, 3)}
+    weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    f = lcjax.collapsible(two)
+    params = f.init(weights, x)
+    stats = f.calibrate(params, [x], progress=False)
+    one, report = f.collapse(params, x, sites="c", fit=stats)
+    assert report.collapsed == ("c",)
+    both, _ = f.collapse(one, x, sites="a", fit=stats)
+    np.testing.assert_allclose(f(both, x), f(f.collapse(params, x, fit=stats)[0], x), rtol=1e-5)
+    other = f.init(weights | {"b": weights["b"] + 1}, x)
+    with pytest.raises(CollapseError, match="a: got statistics of other weights than this tree"):
+        f.collapse(other, x, fit=stats)

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -43,3 +47,36 @@ def test_shapes_and_traced_arrays_have_no_name():
     names = []
     jax.make_jaxpr(lambda x: names.append(fingerprint([x])) or x)(1.0)
     assert names == [None]
+
+
+SCRIPT = """
+import jax, numpy as np, pytest, lcjax
+from flax import linen as nn
+from jax.sharding import AxisType, NamedSharding
+from lcjax.fingerprints import fingerprint
+
+array = np.random.default_rng(0).normal(size=(8, 12)).astype(np.float32)
+for kind in (AxisType.Auto, AxisType.Explicit):
+    mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(kind, kind))
+    for spec in (jax.P(), jax.P("a"), jax.P("b", "a"), jax.P(None, ("a", "b"))):
+        there = jax.device_put(array, NamedSharding(mesh, spec))
+        assert fingerprint([there]) == fingerprint([array])
+
+model, x = lcjax.CollapsibleMLP((8, 4), nn.relu), np.ones((4, 3), np.float32)
+params = model.init(jax.random.key(0), x)["params"]
+for i in range(2):
+    params[f"dense_{i}"] = jax.device_put(params[f"dense_{i}"], jax.devices()[i])
+with pytest.raises(lcjax.CollapseError, match="act_0: got kernels in different places: .*:0 "):
+    lcjax.collapse(params, threshold=1)
+with pytest.raises(lcjax.CollapseError, match="got variables and batches on different devices"):
+    lcjax.calibrate(model.apply, {"params": params}, [x])
+print("done")
+"""
+
+
+def test_names_do_not_depend_on_sharding_and_other_devices_are_named():
+    mesh = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=os.environ | mesh, capture_output=True, text=True
+    )
+    assert done.stdout == "done\n", done.stderr
