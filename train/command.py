@@ -32,7 +32,7 @@ from train.run_dir import (
     reopen_directory,
 )
 from train.stages import run_stages
-from train.stored_config import restored
+from train.stored_config import booleans_of, restored
 from train.task import Task, keys
 
 # How configurations become flags.
@@ -69,7 +69,7 @@ def run(
             type(default), default=default, prog=called, description=about, args=flags, config=FLAGS
         )
         quieten()
-        config = as_started(config, called, flags)
+        config = as_started(config, default, called, flags)
     elif preset and not preset.startswith("-"):
         near = get_close_matches(preset, presets, n=1)
         hint = f"Did you mean {near[0]}? " if near else ""
@@ -85,11 +85,12 @@ def run(
     execute(config, make_task)
 
 
-def as_started(config: AnyConfig, prog: str, flags: Sequence[str]) -> AnyConfig:
+def as_started(config: AnyConfig, preset: AnyConfig, prog: str, flags: Sequence[str]) -> AnyConfig:
     """Returns, with --resume, the configuration that the run was started with and what flags say.
 
     Args:
-      config: what the flags say to the preset.
+      config: what the flags make of the preset.
+      preset: the configuration without flags.
       prog: how the command is called.
       flags: all that is given.
 
@@ -105,8 +106,11 @@ def as_started(config: AnyConfig, prog: str, flags: Sequence[str]) -> AnyConfig:
             f"error: {stored.parent} was started with {fields.get('preset')!r}, got "
             f"{config.preset!r}. Resume it with its own preset, or start another --name."
         )
-    default = restored(config, fields)
+    kept = restored(config, fields)
+    # A flag is --flip or --no-flip after the preset's own value, so those values have to stay.
+    default = booleans_of(kept, preset)
     started = tyro.cli(type(config), default=default, prog=prog, args=flags, config=FLAGS)
+    started = booleans_of(started, kept, unless=preset)
     here = dataclasses.replace(
         started.run, name=config.run.name, resume=True, overwrite=config.run.overwrite,
         runs_dir=config.run.runs_dir,
