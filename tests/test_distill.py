@@ -26,6 +26,7 @@ from train.config import as_json
 from train.ranges import ConfigError
 from train.recorder import read_metrics
 from train.run_dir import create_directory, read_json
+from train.stored_config import booleans_of
 
 KINDS = {"image": image_task, "language": language_task, "text": text_task}
 SHORT = {"epochs": 1, "count": 1, "heal_epochs": 0, "protocol": "fit-heal", "dropout": 0.0}
@@ -36,6 +37,15 @@ def test_every_preset_comes_back_from_json(kind):
     for _, config in kind.PRESETS.values():
         changed = dataclasses.replace(config, run=dataclasses.replace(config.run, name="a", seed=3))
         assert distill.restored(config, as_json(changed)) == changed
+
+
+def test_a_boolean_that_is_not_given_is_the_stored_one():
+    preset = configured()
+    kept, given = configured(flip=True, seed=3), configured(flip=True)
+    default = booleans_of(kept, preset)
+    assert not default.data.flip and default.run.seed == 3
+    assert booleans_of(default, kept, unless=preset).data.flip  # no flag
+    assert booleans_of(given, preset, unless=preset).data.flip  # --flip, not stored
 
 
 def test_what_is_no_run_is_an_error(tmp_path, monkeypatch):
@@ -74,8 +84,13 @@ def test_a_student_has_the_runs_topology_and_learns_from_its_deep_model(
     asked = ["--name", "student", "--epochs", "2", "--log-every", "1", "--teacher-weight", "0.9"]
     monkeypatch.setattr(sys, "argv", ["train.distill", str(tmp_path / "deep"), *asked])
     distill.main()
-    assert "protocol natural" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "protocol natural" in said and "raise --strength" not in said
+    assert "so there is nothing to collapse" in said
+    columns = said.partition("side by side\n\n")[2].partition("\n")[0].split()
+    assert columns == ["teacher", "student", "deep's", "compact"]
     summary = read_json(tmp_path / "student" / "summary.json")
+    assert summary["beside"].keys() == {"teacher", "deep's compact"}
     teacher = read_json(tmp_path / "deep" / "summary.json")
     assert len(teacher["collapsed"]) == 1 and summary["collapsed"] == []
     student, compact = (

@@ -17,7 +17,7 @@ import lcjax
 from lcjax.printable import printable_lines
 from train.comparison import count_parameters
 from train.config import AnyConfig, Config, ConfigError, as_json, check
-from train.config_json import restored
+from train.config_json import booleans_of, restored
 from train.devices import is_first, join, make_mesh, wait_for_all
 from train.full_disk import full_disk
 from train.heap import keep_freed_memory
@@ -70,7 +70,7 @@ def run(
             type(default), default=default, prog=called, description=about, args=flags, config=FLAGS
         )
         quieten()
-        config = as_started(config, called, flags)
+        config = as_started(config, default, called, flags)
     elif preset and not preset.startswith("-"):
         near = get_close_matches(preset, presets, n=1)
         hint = f"Did you mean {near[0]}? " if near else ""
@@ -86,11 +86,12 @@ def run(
     execute(config, make_task)
 
 
-def as_started(config: AnyConfig, prog: str, flags: Sequence[str]) -> AnyConfig:
+def as_started(config: AnyConfig, preset: AnyConfig, prog: str, flags: Sequence[str]) -> AnyConfig:
     """Returns, with --resume, the configuration that the run was started with and what flags say.
 
     Args:
-      config: what the flags say to the preset.
+      config: what the flags make of the preset.
+      preset: the configuration without flags.
       prog: how the command is called.
       flags: all that is given.
 
@@ -106,8 +107,11 @@ def as_started(config: AnyConfig, prog: str, flags: Sequence[str]) -> AnyConfig:
             f"error: {stored.parent} was started with {fields.get('preset')!r}, got "
             f"{config.preset!r}. Resume it with its own preset, or start another --name."
         )
-    default = restored(config, fields)
+    kept = restored(config, fields)
+    # A flag is --flip or --no-flip after the preset's own value, so those values have to stay.
+    default = booleans_of(kept, preset)
     started = tyro.cli(type(config), default=default, prog=prog, args=flags, config=FLAGS)
+    started = booleans_of(started, kept, unless=preset)
     here = dataclasses.replace(
         started.run, name=config.run.name, resume=True, overwrite=config.run.overwrite,
         runs_dir=config.run.runs_dir,

@@ -84,3 +84,22 @@ def _typed(hint: Any, value: Any) -> Any:
 
 def _name(old: Any) -> str:
     return f"a value such as {str(old)!r}" if isinstance(old, Path) else f"a value such as {old!r}"
+
+
+def booleans_of(config: Any, other: Any, unless: Any = None) -> Any:
+    """Returns a configuration with another's booleans.
+
+    Args:
+      config: a frozen dataclass of such dataclasses.
+      other: of the same classes.
+      unless: where it is given, a boolean that differs from its own stays as it is in config.
+    """
+    changed = {}
+    for field in dataclasses.fields(config):
+        ours, theirs = getattr(config, field.name), getattr(other, field.name)
+        base = None if unless is None else getattr(unless, field.name)
+        if dataclasses.is_dataclass(ours):
+            changed[field.name] = booleans_of(ours, theirs, base)
+        elif isinstance(ours, bool) and (unless is None or ours == base):
+            changed[field.name] = theirs
+    return dataclasses.replace(config, **changed)

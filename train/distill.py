@@ -61,15 +61,16 @@ def main() -> None:
         config, make_task = student(Path(sys.argv[1]))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {printable(error)}")
+    default, flags = config, sys.argv[2:]
     config = tyro.cli(
         type(config),
-        default=config,
+        default=default,
         prog="python -m train.distill RUN",
         description=__doc__,
-        args=sys.argv[2:],
+        args=flags,
         config=command.FLAGS,
     )
-    config = command.as_started(config, "python -m train.distill RUN", sys.argv[2:])
+    config = command.as_started(config, default, "python -m train.distill RUN", flags)
     command.execute(config, make_task)
 
 

@@ -35,7 +35,7 @@ class Interruption:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
             _raise(number, frame)
-        self.asked = True
+        self.asked, _Process.number = True, number
         self.announce()
 
 

@@ -98,15 +98,19 @@ def create_directory(path: Path, config: dict[str, Any], *, overwrite: bool = Fa
 
 
 def reopen_directory(path: Path, config: dict[str, Any]) -> None:
-    """Makes a run's directory that of a run in progress, of this configuration.
+    """Makes a run's directory that of a run in progress, as long as this configuration says.
 
     Args:
       path: from `choose_directory`, of a run to be resumed.
       config: the whole configuration, as JSON.
     """
     (path / SUMMARY).unlink(missing_ok=True)  # first: without it the run is one to be resumed
-    if _differences(read_json(path / CONFIG), config, free=()):
-        write_json(path / CONFIG, config)
+    started = read_json(path / CONFIG)
+    longer = {place: _at(config, place) for place in (_EPOCHS, _HEAL_EPOCHS)}
+    for (section, name), value in longer.items():
+        if value is not None and section in started:
+            started[section][name] = value
+    write_json(path / CONFIG, started)
 
 
 def write_json(path: Path, value: Any) -> None:
