@@ -23,10 +23,10 @@ from train import (
     text_task,
 )
 from train.config import as_json
+from train.config_json import booleans_of
 from train.ranges import ConfigError
 from train.recorder import read_metrics
 from train.run_dir import create_directory, read_json
-from train.stored_config import booleans_of
 
 KINDS = {"image": image_task, "language": language_task, "text": text_task}
 SHORT = {"epochs": 1, "count": 1, "heal_epochs": 0, "protocol": "fit-heal", "dropout": 0.0}
