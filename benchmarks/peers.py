@@ -23,6 +23,7 @@ from lcjax.paths import in_params, leaf_path
 from train import command
 from train.comparison import count_parameters
 from train.config import RunConfig
+from train.config_json import restored
 from train.distill import student
 from train.heap import keep_freed_memory
 from train.loop import TrainState
@@ -92,13 +93,12 @@ def heal(asked: Asked, make: Make) -> None:
     try:
         config, make_task = student(asked.source)
         sites = read_json(asked.source / SUMMARY)["collapsed"]
-        taught = read_json(asked.source / CONFIG)["protocol"]["deep_teacher"]
+        ran = restored(config.protocol, read_json(asked.source / CONFIG)["protocol"], "protocol")
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     protocol = dataclasses.replace(
-        config.protocol, protocol="fit-heal", deep=asked.source, deep_teacher=taught, teacher=None,
-        collapsed_from=None,
-    )  # fmt: skip
+        ran, protocol="fit-heal", deep=asked.source, teacher=None, collapsed_from=None
+    )
     run = RunConfig(**{k: v for k, v in vars(asked).items() if k != "source"})
     config = dataclasses.replace(config, protocol=protocol, run=run)
     command.execute(config, make_task, {"fit-heal": healing(make, sites)})

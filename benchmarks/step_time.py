@@ -11,11 +11,13 @@ import jax
 
 from benchmarks.interleave import interleaved
 from train.command import prepare
+from train.config_json import restored
 from train.distill import student
 from train.heap import keep_freed_memory
 from train.loop import make_dispatch
 from train.protocols.planned import planned
 from train.protocols.protocol import collapse_by_fit
+from train.run_dir import CONFIG, read_json
 from train.task import Task, keys
 
 
@@ -53,8 +55,9 @@ def surgery_seconds(run: Path) -> float:
       run: finished, of protocol fit-heal.
     """
     config, make_task = student(run)
+    ran = restored(config.protocol, read_json(run / CONFIG)["protocol"], "protocol")
     protocol = dataclasses.replace(
-        config.protocol, protocol="fit-heal", deep=run, teacher=None, collapsed_from=None
+        ran, protocol="fit-heal", deep=run, teacher=None, collapsed_from=None
     )
     task = prepare(dataclasses.replace(config, protocol=protocol), make_task).task
     seconds = 0.0

@@ -137,7 +137,7 @@ def _paths(tree: Any, leaf: type | tuple[type, ...] = ()) -> set[str]:
 
 def check_path(path: Any) -> None:
     """Raises TypeError unless this is a path."""
-    if not isinstance(path, str | os.PathLike):
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
         raise TypeError(
             f"path is {kind(path)}; expected the name of a directory. Look at the order of the "
             "arguments: save(path, tree), restore(path), export(apply_fn, variables, inputs, path)."

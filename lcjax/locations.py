@@ -9,6 +9,8 @@ from urllib.parse import unquote, urlsplit
 
 from orbax.checkpoint import v1 as ocp
 
+from lcjax.arguments import check_path
+
 PathLike = str | os.PathLike[str]
 
 # What the name of a checkpoint ends in while it is written: by `save`, and by orbax alone.
@@ -53,15 +55,8 @@ def absolute(path: PathLike) -> ocp.path.Path:
       TypeError: no path.
       ValueError: a path that no checkpoint can have.
     """
-    try:
-        text = os.fspath(path)
-    except TypeError:
-        text = None
-    if not isinstance(text, str):
-        raise TypeError(
-            f"path: got {type(path).__name__}, expected a str or an os.PathLike of str: "
-            "the path comes first, save(path, tree)."
-        )
+    check_path(path)
+    text = os.fspath(path)
     if text.startswith("file://"):
         text = _of_url(text)
     if "://" in text:

@@ -114,10 +114,10 @@ REFUSED = [
     ("x.lcjax-unfinished", ValueError, "which marks"),
     ("x" * 256, OSError, "File name too long"),
     ("x.orbax-checkpoint-tmp-9", ValueError, "which marks"),
-    (b"bytes", TypeError, "path: got bytes, expected a str"),
-    ({"w": np.ones(2)}, TypeError, r"path: got dict.* the path comes first, save\(path, tree\)"),
-    (None, TypeError, "path: got NoneType"),
-    (3, TypeError, "path: got int"),
+    (b"bytes", TypeError, "path is a bytes; expected the name"),
+    ({"w": np.ones(2)}, TypeError, r"path is a dict; .*save\(path, tree\)"),
+    (None, TypeError, "path is .*None.*; expected the name"),
+    (3, TypeError, "path is an int; expected the name"),
 ]
 
 
