@@ -71,7 +71,7 @@ def anneal_slopes(
             "optax.linear_schedule(0, 1, steps)."
         )
 
-    sites = kept_patterns(sites)
+    sites, order = kept_patterns(sites), kept_patterns(order)
 
     def init(params):
         chosen = set(selected(params, last, where, sites, order))

@@ -71,7 +71,7 @@ class Calibration:
         counts = {run: int(self.fitted[run.last].count) for run in self.runs}
         return tuple(
             f"{', '.join(run.sites)}: {count:,} tokens to fit on for {run.d_in:,} inputs; expected "
-            "more tokens than inputs, several times as many for a fit that holds on other data. "
+            "more tokens than inputs, several times as many for a fit that generalizes. "
             "Give more batches, or take fit='moments'."
             for run, count in counts.items()
             if count < run.d_in
@@ -127,7 +127,7 @@ def calibrate(
         apply_fn does not run; a mask of another shape, or with negative numbers; values that are
         complex or not finite; nothing counts; arrays on different devices.
       ValueError: no batch; an unknown fit; a holdout out of range.
-      TypeError: batches that are one array, or hold what is none.
+      TypeError: batches that are a single array, or that hold something other than arrays.
 
     Example:
       >>> import flax.linen as nn, jax.numpy as jnp, jax, lcjax

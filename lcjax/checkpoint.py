@@ -45,7 +45,7 @@ def save(path: PathLike, compact: Any, *, metadata: Mapping[str, Any] | None = N
       FileExistsError: there is something at path, or another save is writing there: nothing is
         ever overwritten.
       TypeError: a leaf that is no array of numbers, a key of another kind, metadata that JSON
-        cannot hold, a path that is none.
+        cannot hold, a path that is neither a string nor PathLike.
       ValueError: a tree without arrays, a donated array, two leaves whose names orbax cannot
         tell apart, or a path that no checkpoint can have.
     """

@@ -54,12 +54,14 @@ def _parser() -> argparse.ArgumentParser:
     told = "show the sites of a checkpoint, its sizes and metadata; reads no kernels"
     inspect = commands.add_parser("inspect", help=told, description=told)
     inspect.set_defaults(run=lambda options: inspect_checkpoint(options.checkpoint))
-    inspect.add_argument("checkpoint", help="a directory of lcjax.save, or of orbax")
+    inspect.add_argument("checkpoint", help="a checkpoint directory written by lcjax.save or orbax")
 
     told = "write the collapsed checkpoint, with one site in memory at a time"
     collapse = commands.add_parser("collapse", help=told, description=told)
     collapse.set_defaults(run=_collapse)
-    collapse.add_argument("source", metavar="IN", help="a directory of lcjax.save, or of orbax")
+    collapse.add_argument(
+        "source", metavar="IN", help="a checkpoint directory written by lcjax.save or orbax"
+    )
     collapse.add_argument("target", metavar="OUT", help="the directory to make")
     collapse.add_argument(
         "--threshold", type=float, default=0.05, help="largest gap |1 - slope| (default 0.05)"
@@ -77,7 +79,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     exporting.set_defaults(run=_export)
-    exporting.add_argument("checkpoint", help="a directory of lcjax.save, or of orbax")
+    exporting.add_argument(
+        "checkpoint", help="a checkpoint directory written by lcjax.save or orbax"
+    )
     exporting.add_argument("target", metavar="OUT", help="the directory to make")
     exporting.add_argument("--model", help="see below; by default as the checkpoint describes it")
     exporting.add_argument(

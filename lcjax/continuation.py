@@ -15,7 +15,7 @@ from lcjax.report import CollapseReport
 from lcjax.seeding import origins, seeded
 from lcjax.slopes import without_selection
 
-# Of optimistic gradient descent, whose next step needs no gradient before it then.
+# Set in optimistic gradient descent's first step, which needs no earlier gradient.
 _FIRST_STEP = "is_initial_step"
 
 
@@ -30,11 +30,10 @@ def carry_opt_state(
 
     What belongs to an untouched leaf (moments, momentum, penalty weight) is carried over; counts
     stay, so schedules do not restart. Leaves that surgery made, as the report names them, since
-    shapes cannot tell, start with first moments of 0 and with second moments at the level of the
-    leaves that they were made of, so that their updates grow to their settled size and not past
-    it. The states of `optax.lbfgs` and
-    `optax.contrib.galore` start afresh. Which sites are penalised was decided when the
-    old state was made and stays decided.
+    shapes cannot tell, start with first moments of 0 and second moments at the level of the leaves
+    they were made of, so that updates grow to their settled size and not past it. The states of
+    `optax.lbfgs` and `optax.contrib.galore` start afresh. Which sites are penalized was decided
+    when the old state was made and stays decided.
 
     Args:
       tx: the optimizer that opt_state is of.

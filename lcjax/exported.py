@@ -171,8 +171,8 @@ def _program(target: Path, serialized: bytes, custom_calls: Sequence[str]) -> ja
     if unknown:
         names = ", ".join(printable(name, longest=60) for name in unknown[:5])
         raise CheckpointError(
-            f"{target}: the program calls code outside itself: {names}; expected none but known "
-            "kernels of linear algebra. If you trust it, name these in custom_calls=."
+            f"{target}: the program calls code outside itself: {names}; expected only known "
+            "kernels of linear algebra. If you trust the program, name them in custom_calls=."
         )
     if program.nr_devices != 1:
         raise CheckpointError(

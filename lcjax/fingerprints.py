@@ -43,6 +43,10 @@ def _words(leaf: np.ndarray) -> np.ndarray:
 
 @jax.jit
 def _device_sums(leaf: jax.Array) -> tuple[jax.Array, ...]:
+    if leaf.dtype == bool:
+        leaf = leaf.astype(np.uint8)
+    elif jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        leaf = jnp.stack([leaf.real, leaf.imag], -1)
     word = _WORDS[min(leaf.dtype.itemsize, 4)]
     return _mixed(jnp, jax.lax.bitcast_convert_type(leaf, word))
 

@@ -28,7 +28,7 @@ def with_fused(like: Any, manifest: Mapping[str, Any]) -> Any:
         return like
     saved: dict[Any, dict[Any, Any]] = {}
     for path, entry in manifest["leaves"].items():
-        if path[0] == _FUSED and len(path) > 2:
+        if len(path) > 2 and path[0] == _FUSED:
             shape = jax.ShapeDtypeStruct(entry["shape"], np.dtype(entry["dtype"]))
             saved.setdefault(path[1], {})[path[2:]] = shape
     fused = {

@@ -100,7 +100,7 @@ def gather(
     if total is None:
         raise ValueError(
             "batches is empty: give at least one batch of what apply_fn takes; a generator "
-            "that was gone through before has none left."
+            "can be consumed only once."
         )
     check_mask(behind)
     gathered = jax.device_get(total)
@@ -217,15 +217,6 @@ def _mesh(tree: Any) -> Mesh | None:
 def _rows(batch: tuple[Any, ...]) -> int:
     """Returns the length of a batch's first axis."""
     return next((np.shape(leaf)[0] for leaf in jax.tree.leaves(batch) if np.ndim(leaf)), 1)
-
-
-def _hashable(fn: Any) -> Any:
-    """Returns a function by which a compiled one can be looked up again, if need be by itself."""
-    try:
-        hash(fn)
-    except TypeError:
-        return lambda *args: fn(*args)
-    return fn
 
 
 def watched(

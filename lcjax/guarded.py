@@ -46,7 +46,7 @@ def _check_dense(name: str, dense: Mapping[str, Any]) -> None:
     others = sorted(set(dense) - {"kernel", "bias"})
     if others:
         raise CollapseError(
-            f"{name}: holds {', '.join(others)} beside its kernel, which fusing would lose; "
+            f"{name}: holds {', '.join(others)} besides its kernel, which fusing would drop; "
             "expected a kernel and perhaps a bias. Multiply scales into the kernel, or merge "
             "adapters, and collapse that."
         )

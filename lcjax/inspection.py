@@ -39,7 +39,7 @@ def inspect_checkpoint(path: PathLike) -> str:
     except CollapseError as error:
         lines = [f"no sites: {printable(error)}"]
     leaves = {joined(path): leaf for path, leaf in manifest["leaves"].items()}
-    whole = any(path[0] == "params" for path in manifest["leaves"])
+    whole = any(path[:1] == ("params",) for path in manifest["leaves"])
     params = {
         name: leaf for name, leaf in leaves.items() if not whole or name.startswith("params/")
     }

@@ -40,13 +40,14 @@ def load(
         loaded = _read(source, as_stored(stored, source.manifest["containers"]), partial)
     leaves = {}
     for path, saved in entries.items():
-        leaf = loaded.get(tuple(map(str, path)), blanks[path])
+        name = tuple(map(str, path))
+        if blanks[path].size and name not in loaded:
+            raise damaged(source.path, f"{joined(path)} is missing")
+        leaf = loaded.get(name, blanks[path])
         checksums = {saved["crc32"]} - {None}
         checksums |= {crc32(leaf)} - {None} if checksums else set()
         if describe(leaf) != describe(blanks[path]) or len(checksums) > 1:
             raise damaged(source.path, f"{joined(path)} is not what was saved")
-        if blanks[path].size and tuple(map(str, path)) not in loaded:
-            raise damaged(source.path, f"{joined(path)} is missing")
         leaves[path] = leaf
     return leaves
 

@@ -113,7 +113,7 @@ def own_manifest(target: ocp.path.Path, record: Mapping[str, Any]) -> dict[str, 
     try:
         return checked(manifest)
     except (ValueError, RecursionError) as error:
-        raise damaged(target, f"its manifest is none that lcjax writes: {error}") from error
+        raise damaged(target, f"its manifest is not one that lcjax writes: {error}") from error
 
 
 def damaged(target: ocp.path.Path, what: str) -> DamagedError:

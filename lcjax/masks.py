@@ -24,7 +24,7 @@ def counted(mask: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def check_mask(negative: jax.Array | None) -> None:
-    """Raises where the mask of a batch is none; waits for the batch."""
+    """Raises CollapseError if a batch's mask held negative numbers or NaN; waits for the batch."""
     if negative is not None and bool(negative):
         raise CollapseError(
             "mask returned negative numbers or NaN; expected True, or not 0, where positions "

@@ -123,7 +123,7 @@ def collapsing(
     check_number("momentum", momentum)
     if not isinstance(momentum, Tracer) and not 0 <= momentum < 1:
         raise ValueError(f"momentum is {momentum}, must be in [0, 1).")
-    sites = kept_patterns(sites)
+    sites, order = kept_patterns(sites), kept_patterns(order)
     shrink = shrink_linearity_gap(
         slope_learning_rate,
         strength,

@@ -79,7 +79,7 @@ def linearity_penalty(
     """
     check_tree(variables, "linearity_penalty", nested=False)
     check_penalty(penalty)
-    sites = kept_patterns(sites)
+    sites, order = kept_patterns(sites), kept_patterns(order)
     owned = owned_slopes(variables, where, sites)
     weight_of = weighed(variables, last, where, sites, weights, order)
     total = jnp.zeros((), jnp.float32)
@@ -126,7 +126,7 @@ def add_linearity_penalty(
       Shabgahi, Shariff and Koushanfar 2023, arXiv 2311.17943, section 3.
     """
     check_positive("strength", strength)
-    sites = kept_patterns(sites)
+    sites, order = kept_patterns(sites), kept_patterns(order)
 
     def init(params):
         slope_tree(params, _check_wide, where, sites)
@@ -187,7 +187,7 @@ def shrink_linearity_gap(
     check_penalty(penalty)
     check_positive("strength", strength)
     check_positive("slope_learning_rate", slope_learning_rate)
-    sites = kept_patterns(sites)
+    sites, order = kept_patterns(sites), kept_patterns(order)
 
     def init(params):
         state = _init(params, last, where, sites, weights, order)

@@ -175,7 +175,10 @@ def plan(
         steps.append(_step(trials, deep, [*taken, site]))
     too_far = budget.broken(steps)
     if not too_far and not budget.reached(steps):
-        refused += [(path, "would grow: one matrix is larger than two") for path in left]
+        refused += [
+            (path, "would not pay: one matrix with its bias is no smaller than two")
+            for path in left
+        ]
     kept = len(steps) - 1 - too_far
     return Plan(
         steps=tuple(steps),

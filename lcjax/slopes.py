@@ -178,8 +178,8 @@ def slopes_by_path(tree: Any) -> dict[str, tuple[str, Any]]:
     return {path: leaves[path] for path in leaves if path in found}
 
 
-def kept_patterns(sites: Iterable[str] | None) -> tuple[str, ...] | str | None:
-    """Returns patterns that can be gone through more than once."""
+def kept_patterns(sites: Iterable[Any] | None) -> tuple[Any, ...] | str | None:
+    """Returns patterns, or an order, that can be iterated more than once."""
     return sites if sites is None or isinstance(sites, str) else tuple(sites)
 
 

@@ -138,7 +138,8 @@ def _free_batch(inputs: Sequence[Any]) -> tuple[Any, ...]:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
             raise TypeError(
                 f"inputs {leaf_path(keys)}: got {leaf.dtype}, a typed key; expected an array of "
-                "numbers. Pass jax.random.key_data(key), and wrap_key_data it in apply_fn."
+                "numbers. Pass jax.random.key_data(key), and call "
+                "jax.random.wrap_key_data in apply_fn."
             )
         batches.add(leaf.shape[0])
         dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
@@ -174,7 +175,7 @@ def _array(keys: Any, leaf: Any) -> Any:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
             raise TypeError(
                 f"variables {leaf_path(keys)}: got {leaf.dtype}, a typed key; expected an array of "
-                "numbers. Leave it out, or hold jax.random.key_data(key)."
+                "numbers. Leave it out, or store jax.random.key_data(key) instead."
             )
         return leaf
     try:

@@ -39,7 +39,8 @@ def collapse(
     With statistics from `lcjax.calibrate` the calibrated sites are collapsed, whatever their
     slopes: each run of Denses gives way to the ridge regression of its outputs on its inputs
     ("least_squares"), `W = (Σxx + ρ D)⁻¹ Σxt`, `b = E t − E x W`, with ρ the ridge and D the
-    variances of the inputs, so that their units do not matter, or each activation to a gain and an
+    variances of the inputs, larger for inputs that contribute little to the first kernel's output,
+    so that their units do not matter, or each activation to a gain and an
     offset for every unit ("moments"), as `g ⊙ z + c` before the fuse. Where one matrix would be
     larger, the regression is cut to the run's narrowest width (reduced-rank regression). Solved in
     float64 on the host; the report tells how well each does on its own tokens and on those held

@@ -64,7 +64,7 @@ def in_a_while_loop(p, x):
     return lax.while_loop(lambda x: x.sum() < 1, lambda x: x + pair(nn.relu)(p, x) @ p["w4"], x)
 
 
-SUM = "a norm, softmax or pooling over units or tokens stands between"
+SUM = "a norm, softmax or pooling over units or tokens is between"
 CASES = {
     "used elsewhere": (used_again, TWO, "its hidden value is used elsewhere too, by `reduce_sum`"),
     "two heads": (two_heads, TWO, "its hidden value is used elsewhere too, by `dot_general`"),
@@ -99,13 +99,13 @@ CASES = {
     "sort": (
         lambda p, x: dense(p, 2, jnp.sort(dense(p, 1, x))),
         TWO,
-        "`sort` stands between, which does not work on every unit alone",
+        "`sort` is between, which does not work on every unit alone",
     ),
     "pooling": (lambda p, x: dense(p, 2, hidden(p, x).mean(1)), TWO, f"{SUM} (`reduce_sum`)"),
     "linear": (
         pair(lambda z: 1 * z),
         TWO,
-        "nothing but linear steps stands between, so there is no activation to bend",
+        "only linear steps are between them, so there is no activation to bend",
     ),
     "two Dense, not a gate": (
         lambda p, x: dense(p, 2, nn.relu(x @ p["g"]) + nn.relu(x @ p["w1"])),
@@ -122,7 +122,7 @@ CASES = {
         TWO | {"q": jnp.ones((6, 16), jnp.int8)},
         "the kernel before it is stored as int8, and only real floats fuse",
     ),
-    "different loops": (different_loops, TWO, "the two Dense layers stand in different loops"),
+    "different loops": (different_loops, TWO, "the two Dense layers are in different loops"),
     "a layer and all of them": (
         shared_and_stacked,
         {"w1": STACKED["w1"], "w2": PAIR["w1"].T},
@@ -131,12 +131,12 @@ CASES = {
     "tokens merged": (
         lambda p, x: hidden(p, x).reshape(-1, 16) @ p["w2"],
         TWO,
-        "`reshape` stands between, which merges or splits axes of tokens or units",
+        "`reshape` is between, which merges or splits axes of tokens or units",
     ),
     "a condition": (
         lambda p, x: lax.cond(p["n"] > 0, nn.relu, nn.tanh, dense(p, 1, x)) @ p["w2"],
         TWO | {"n": jnp.int32(1)},
-        "`cond` stands between, which does not work on every unit alone",
+        "`cond` is between, which does not work on every unit alone",
     ),
     "two parts of one leaf": (
         lambda p, x: nn.relu(x @ p["both"][0]) @ p["both"][1],
@@ -197,7 +197,7 @@ def test_other_data_that_enters():
 def test_conditions_and_statistics_that_are_inputs():
     chosen = lambda p, x, flag: lax.cond(flag, nn.relu, nn.tanh, dense(p, 1, x)) @ p["w2"]
     ((_, reason),) = lcjax.collapsible(chosen).explain({"model": TWO}, X, jnp.array(True)).left
-    assert reason.startswith("`cond` stands between")
+    assert reason.startswith("`cond` is between")
     normed = lambda p, x, mean: dense(p, 2, nn.relu(dense(p, 1, x) - mean))
     ((_, reason),) = lcjax.collapsible(normed).explain({"model": TWO}, X, jnp.ones(16)).left
     assert "statistics of a norm fold in where they are given with the params" in reason

@@ -117,7 +117,7 @@ def test_kernels_of_integers_are_refused(dtype):
 
 def test_scales_and_adapters_beside_a_kernel_are_refused():
     kernel = full("float32", 1)
-    with pytest.raises(CollapseError, match="act_0: dense_0: holds scale beside its kernel"):
+    with pytest.raises(CollapseError, match="act_0: dense_0: holds scale besides its kernel"):
         collapse(pair(kernel, kernel, scale=np.ones(2)))
 
 

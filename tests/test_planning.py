@@ -159,7 +159,9 @@ def test_what_is_refused_and_why(variables, metric):
     assert "refused act_1: gap 1.0000 over 0.3" in str(got)
     _, narrow = random_chain((2, 40), 40)
     got = plan(None, narrow, lambda tree: 0.0, fit="exact", target_params=0.9)
-    assert got.refused == (("act_0", "would grow: one matrix is larger than two"),)
+    assert got.refused == (
+        ("act_0", "would not pay: one matrix with its bias is no smaller than two"),
+    )
     assert not got.met and got.sites == ()
     compact, report = collapse(narrow, got)
     assert report.collapsed == () and set(compact["params"]) == set(narrow["params"])

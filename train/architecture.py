@@ -12,10 +12,7 @@ from lcjax.models import MLP, MLPMixer, ViT
 from lcjax.models.named_activations import ACTIVATIONS as PRETRAINED_ACTIVATIONS
 from train.ranges import require
 
-ACTIVATIONS = {
-    **{name: PRETRAINED_ACTIVATIONS[name] for name in ("relu", "gelu", "silu")},
-    "tanh": nn.tanh,
-}
+ACTIVATIONS = {name: PRETRAINED_ACTIVATIONS[name] for name in ("relu", "gelu", "silu", "tanh")}
 
 _WIDEST, _DEEPEST = 2**24, 2**10
 

@@ -74,7 +74,7 @@ def run(
     elif preset and not preset.startswith("-"):
         near = get_close_matches(preset, presets, n=1)
         hint = f"Did you mean {near[0]}? " if near else ""
-        told = f"error: {preset!r} is no preset. {hint}The presets are {', '.join(presets)}."
+        told = f"error: {preset!r} is not a preset. {hint}The presets are {', '.join(presets)}."
         print(told, file=sys.stderr)
         sys.exit(2)
     else:
@@ -96,18 +96,21 @@ def as_started(config: AnyConfig, preset: AnyConfig, prog: str, flags: Sequence[
       flags: all that is given.
 
     Raises:
-      SystemExit: in one line, when the run is one of another preset.
+      SystemExit: in one line, when the run is of another preset, or its configuration is damaged.
     """
     stored = Path(config.run.runs_dir, config.run.name or "", CONFIG)
     if not config.run.resume or not config.run.name or not stored.is_file():
         return config
-    fields = read_json(stored)
-    if fields.get("preset") != config.preset:
-        sys.exit(
-            f"error: {stored.parent} was started with {fields.get('preset')!r}, got "
-            f"{config.preset!r}. Resume it with its own preset, or start another --name."
-        )
-    kept = restored(config, fields)
+    try:
+        fields = read_json(stored)
+        if fields.get("preset") != config.preset:
+            raise ConfigError(
+                f"{stored.parent} was started with {fields.get('preset')!r}, got "
+                f"{config.preset!r}. Resume it with its own preset, or start another --name."
+            )
+        kept = restored(config, fields)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {printable_lines(error)}")
     # A flag is --flip or --no-flip after the preset's own value, so those values have to stay.
     default = booleans_of(kept, preset)
     started = tyro.cli(type(config), default=default, prog=prog, args=flags, config=FLAGS)

@@ -60,8 +60,6 @@ _WRONG = object()
 def _typed(hint: Any, value: Any) -> Any:
     """Returns a JSON value as a hint wants it; `_WRONG` where it is not of the type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Annotated:
-        return _typed(arguments[0], value)
     if origin is typing.Literal:
         same = (value == one and type(value) is type(one) for one in arguments)
         return value if any(same) else _WRONG

@@ -95,11 +95,11 @@ def student(run: Path) -> tuple[Config, Any]:
     like, make_task = kind[0][name][1], kind[1]
     try:
         if lacking := [key for key in _COUNTS if key not in fields]:
-            raise ConfigError(f"it lacks {', '.join(lacking)}; expected them in a run's.")
+            raise ConfigError(f"it lacks {', '.join(lacking)}. Restore the run's {CONFIG}.")
         config = restored(like, {key: fields[key] for key in _COUNTS})
         drawn = fields.get("run", {})
         if not isinstance(drawn, dict):
-            raise ConfigError("run is not an object")
+            raise ConfigError(f"run is not an object; expected one. Restore the run's {CONFIG}.")
         ours = restored(RunConfig(), {key: drawn[key] for key in _DRAWN if key in drawn}, "run")
         config = dataclasses.replace(
             config,

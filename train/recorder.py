@@ -106,7 +106,9 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
         record = parse_json(line, where, allow_nan=True)
         step = record.pop("step", None) if isinstance(record, dict) else None
         if type(step) is not int or not all(type(one) in (int, float) for one in record.values()):
-            raise ValueError(f"{where}: expected an object of a step and numbers. Delete it.")
+            raise ValueError(
+                f"{where}: expected an object of a step and numbers. Restore it from a copy."
+            )
         records.append({"step": step, **record})
     return records
 

@@ -88,9 +88,9 @@ class Snapshots:
         if latest is None:
             return None
         wanted, place = jax.tree.map(_abstract, like), absolute(latest.path)
-        if own_manifest(place, read_record(place)) is None:  # by an lcjax that wrote none
-            return self._orbax.load(latest, wanted)
         try:
+            if own_manifest(place, read_record(place)) is None:  # by an lcjax that wrote none
+                return self._orbax.load(latest, wanted)
             return restore(place, like=wanted)
         except DamagedError as error:
             others = [str(found.step) for found in self._orbax.checkpoints[:-1]]

@@ -94,4 +94,4 @@ def _entries(found: Any) -> Iterator[tuple[str, Any]]:
 
 def _is_count(value: Any) -> bool:
     text = str(value)
-    return text.isascii() and text.isdecimal() and len(text) < 9 and int(text) <= _MOST_CLASSES
+    return text.isascii() and text.isdecimal() and len(text) < 9 and 1 <= int(text) <= _MOST_CLASSES

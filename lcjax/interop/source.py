@@ -82,7 +82,7 @@ def read_config(path: Path) -> dict[str, Any] | None:
 
 
 def _indexed(index: Path) -> list[Path]:
-    """Returns the files that an index of several names, which lie beside it."""
+    """Returns the files that an index of several names, which are in the same folder."""
     named = read_json(index, error=WeightsError).get("weight_map")
     if not isinstance(named, dict) or not named:
         raise WeightsError(

@@ -153,6 +153,8 @@ class CollapsibleFunction:
             tolerance=tolerance,
         )
         judged = params if slopes_from is None else with_slopes_from(params, slopes_from)
+        if isinstance(fit, Calibration):
+            judged = params  # statistics are of its own slopes, and a fit takes any
         traced, parts, leaves, arrays = self._open(judged, args, kwargs)
         compact, report = collapse_parts(traced, parts, leaves, arrays, method)
         if slopes_from is not None:

@@ -84,6 +84,8 @@ def _apply(eqn: Any, operands: Sequence[Any]) -> Any:
     """Returns the one result of an equation, all values being scalars."""
     if eqn.primitive.name in _SAME:
         return operands[0]
+    if len(eqn.outvars) != 1:
+        raise _UnknownError
     inner = inner_jaxprs(eqn)
     if not inner:
         return bind(eqn, operands)[0]
@@ -95,5 +97,5 @@ def _apply(eqn: Any, operands: Sequence[Any]) -> Any:
         return _scalar(atom.val) if isinstance(atom, core.Literal) else known[atom]
 
     for each in jaxpr.eqns:
-        known[each.outvars[0]] = _apply(each, [read(atom) for atom in each.invars])
+        known |= dict.fromkeys(each.outvars, _apply(each, [read(atom) for atom in each.invars]))
     return read(jaxpr.outvars[0])
