@@ -128,6 +128,12 @@ def test_what_cannot_be_read_is_named(others, name, said):
     assert "elete" not in str(end.value.code)
 
 
+def test_a_checkpoint_of_one_bare_array_is_shown(tmp_path, capsys):
+    ocp.save(tmp_path / "a", np.ones(3))
+    main(["inspect", str(tmp_path / "a")])
+    assert "no sites" in capsys.readouterr().out
+
+
 def test_leaves_that_are_no_arrays_are_named(tmp_path):
     ocp.save(tmp_path / "a", {"a": np.ones(2), "name": "text"})
     with pytest.raises(lcjax.CheckpointError, match="name in it is no array of numbers"):

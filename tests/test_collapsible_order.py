@@ -73,3 +73,22 @@ def test_processes_lower_to_the_same_text():
         )
         digests.add(done.stdout)
     assert len(digests) == 1
+
+
+def test_a_call_of_several_results_may_be_part_of_an_activation():
+    two = jax.jit(lambda z: (jnp.tanh(z), jnp.sin(z)))
+
+    @jax.custom_jvp
+    def gate(z):
+        first, second = two(z)
+        return first + 0 * second
+
+    gate.defjvp(lambda primals, tangents: (gate(*primals), tangents[0] / jnp.cosh(primals[0]) ** 2))
+
+    def act(z):
+        return (gate(z) * z + z) * 0.5
+
+    f = lcjax.collapsible(pair(act))
+    tree = f.init(PAIR, X)
+    assert f.sites(tree, X).paths == ("w1",)
+    assert jnp.abs(f(tree, X) - pair(act)(PAIR, X)).max() < 1e-5

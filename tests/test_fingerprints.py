@@ -11,6 +11,7 @@ import pytest
 from lcjax.fingerprints import fingerprint
 
 DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, np.int8]
+DTYPES += [np.bool_, np.complex64]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

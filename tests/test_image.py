@@ -340,6 +340,9 @@ def test_resume_with_other_flags_is_an_error_that_lists_them(tmp_path, monkeypat
         main(monkeypatch, "digits-mixer", *here)
     with pytest.raises(SystemExit, match=r"configuration: learning_rate was .*, is 0.5. Resume it"):
         main(monkeypatch, "digits-mlp", "--learning-rate", 0.5, *here)
+    (tmp_path / "a" / "config.json").write_text("{bad")
+    with pytest.raises(SystemExit, match="error: .*config.json is not valid JSON"):
+        main(monkeypatch, "digits-mlp", *here)
 
 
 @pytest.mark.slow

@@ -120,12 +120,13 @@ def test_last_and_weights_count_in_the_order_that_is_given(make):
             change = jax.grad(lambda p: -linearity_penalty(p, **selection))(params)
         else:
             tx, zero = make(**selection), jax.tree.map(jnp.zeros_like, params)
+            tx.init(params)  # an order that is an iterator lasts
             change, _ = tx.update(zero, tx.init(params), params)
         return {name: abs(float(change[name]["act_0"]["slope"])) for name in params}
 
     with pytest.raises(CollapseError, match="names do not tell whether .* Pass order="):
         moved(last=1)
-    one = moved(last=1, order=order)
+    one = moved(last=1, order=iter(order))
     assert one["decoder"] > 0 == one["encoder"]
     if getattr(make, "func", make) is not anneal_slopes:
         with pytest.raises(CollapseError, match="a list of weights counts in forward order"):

@@ -32,6 +32,9 @@ def test_an_average_of_a_functions_tree_too():
     compact, report = f.collapse(ema, X, slopes_from=raw)
     assert report.collapsed == ("a",)
     assert float(compact["slopes"]["b"]["slope"]) == np.float32(0.2)
+    stats = f.calibrate(ema, [X], sites="a", progress=False)
+    compact, report = f.collapse(ema, X, fit=stats, slopes_from=raw)
+    assert report.collapsed == ("a",) and float(compact["slopes"]["b"]["slope"]) == np.float32(0.2)
 
 
 def test_a_models_own_slope_is_no_site_and_counts_as_a_parameter():
