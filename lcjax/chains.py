@@ -149,10 +149,13 @@ def _check(chain: Chain) -> None:
             )
         for leaf in ("kernel", "bias"):
             if leaf in dense and not isinstance(dense[leaf], _ARRAYS):
+                kind = type(dense[leaf])
+                nnx = kind.__module__.startswith("flax.nnx")
+                remedy = "If it is quantized, dequantize it before the collapse."
                 raise CollapseError(
-                    f"{join(chain.path, chain.dense_name(i))}/{leaf}: got a "
-                    f"{type(dense[leaf]).__name__}, expected an array of NumPy or JAX. If it is "
-                    "quantized, dequantize it before the collapse."
+                    f"{join(chain.path, chain.dense_name(i))}/{leaf}: got a {kind.__name__}, "
+                    "expected an array of NumPy or JAX. "
+                    + ("Pass nnx.to_pure_dict(state)." if nnx else remedy)
                 )
     for i, slope in chain.acts.items():
         if i not in chain.denses or i >= max(chain.denses):
