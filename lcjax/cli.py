@@ -18,7 +18,7 @@ from lcjax.json_files import read_bounded
 from lcjax.plans import Plan
 from lcjax.printable import printable, printable_lines
 from lcjax.stablehlo import export
-from lcjax.stopping import STATUS
+from lcjax.stopping import STATUS, raise_as_usual
 from lcjax.streaming import collapse_checkpoint
 
 _MODELS = """
@@ -36,6 +36,7 @@ A checkpoint that a training run saved, runs/NAME/compact, describes its model: 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; ends with status 1 and one line on stderr where it cannot be done."""
+    raise_as_usual()
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax tells errors, and then raises
     options = _parser().parse_args(arguments)
     try:

@@ -1,13 +1,22 @@
 """Ctrl-C ends the command `lcjax` at once and in one line, while it imports too."""
 
 import os
+import signal
 import sys
+import threading
+from types import FrameType
 
 STATUS = 130  # 128 and the number of SIGINT
 
 
 def end_in_one_line() -> None:
-    """Lets Ctrl-C end the process with one line on stderr and status 130, wherever it comes."""
+    """Lets Ctrl-C end the process with one line on stderr and status 130, wherever it comes.
+
+    At once until `raise_as_usual` is called: an import would turn KeyboardInterrupt into an
+    ImportError. Then by KeyboardInterrupt, so that what is open is closed.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _on_signal)
     shown, unraisable = sys.excepthook, sys.unraisablehook
 
     def on_exception(kind, error, trace):
@@ -17,6 +26,16 @@ def end_in_one_line() -> None:
         _leave() if issubclass(lost.exc_type, KeyboardInterrupt) else unraisable(lost)
 
     sys.excepthook, sys.unraisablehook = on_exception, on_unraisable
+
+
+def raise_as_usual() -> None:
+    """Lets Ctrl-C raise KeyboardInterrupt again, once everything is imported."""
+    if signal.getsignal(signal.SIGINT) is _on_signal:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    _leave()
 
 
 def _leave() -> None:

@@ -195,6 +195,7 @@ SHARDED = """
 """
 
 
+@pytest.mark.slow
 def test_on_a_mesh_statistics_are_reduced_and_fits_stand_where_kernels_stood():
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(SHARDED)],

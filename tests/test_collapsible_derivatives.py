@@ -42,6 +42,7 @@ def bent_gated(p, x, slopes):
     return ((slopes[0] * value + (1 - slopes[0]) * jax.nn.silu(x @ p["gate"]) * value) @ p["w3"])[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fn, bent", [(potential, bent_potential), (gated, bent_gated)])
 def test_laplacians_and_their_slope_gradients_are_those_of_the_formula(fn, bent):
     f = lcjax.collapsible(fn)

@@ -23,6 +23,7 @@ print(statistics.median(faults))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc is told")
 def test_scratch_memory_stays_with_the_process():
     def pages(how: str) -> float:

@@ -221,6 +221,7 @@ def with_chance(kind, data_dir, **fields):
     return configured(**SMALL | RANDOM | often | streamed | strong | fields)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["in memory", "streamed"])
 def test_an_interrupted_run_ends_bit_for_bit_where_the_whole_one_does(
     kind, varied_dir, tmp_path, monkeypatch

@@ -189,6 +189,7 @@ assert few["collectives"] == many["collectives"] != {}, (few, many)
 """
 
 
+@pytest.mark.slow
 def test_devices_send_each_other_weights_and_gradients_but_no_activations():
     done = subprocess.run(
         [sys.executable, "-c", _TWO_BATCHES],

@@ -173,7 +173,7 @@ ERRORS = [
         28,
         lambda w: lcjax.calibrate(w.apply, w.V, (each for each in ())),
         ValueError,
-        "batches is empty: give at least one.*generator that was gone through before",
+        "batches is empty: give at least one.*generator can be consumed only once",
     ),
     Use(
         29,
