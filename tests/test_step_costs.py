@@ -17,6 +17,8 @@ from lcjax.models.attention import attend
 from lcjax.models.gelu import exact_gelu
 from train.flat_tokens import flat_tokens
 
+pytestmark = pytest.mark.slow
+
 POINTS = np.concatenate([np.linspace(-12, 12, 4801), [-1e30, 0.0, 1e30]])
 
 
