@@ -35,6 +35,7 @@ def goes_round(path):
     assert read_metadata(path) == {"a": 1} and "leaves" in inspect_checkpoint(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("character", [*LEGAL, "\x01", "\x7f", "ü", "\u202e"])
 def test_every_printable_character(tmp_path, character):
     goes_round(tmp_path / f"run{character}3")

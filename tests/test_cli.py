@@ -114,6 +114,7 @@ def test_inspect_of_trees_without_sites(tree, said, tmp_path, capsys):
 # collapse
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "sites", "threshold", "at_once"),
     [
@@ -279,6 +280,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "when", ["half-way", pytest.param("before the last rename", marks=pytest.mark.slow)]
 )

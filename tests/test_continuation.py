@@ -105,6 +105,7 @@ def test_training_goes_on_from_where_it_was():
     assert int(after_state.inner[0].count) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "tx",
     [

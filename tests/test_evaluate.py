@@ -13,6 +13,8 @@ from train import evaluate
 from train.image import prepare
 from train.outcome import _metadata
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def job():

@@ -240,6 +240,7 @@ class Vmap(nn.Module):
         return stacked(*self.widths, name="mlp")(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outer", [Remat, Scan, Vmap])
 @pytest.mark.parametrize(
     ("kind", "widths", "site"),

@@ -167,6 +167,7 @@ for flags, said in (
 """
 
 
+@pytest.mark.slow
 def test_a_mesh_or_a_batch_that_does_not_fit_is_an_error(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", _BAD_INPUT],

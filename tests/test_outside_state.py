@@ -72,6 +72,7 @@ def sensed(apply):
     return lcjax.sensitivity(apply, VARIABLES, None, metric, [X], progress=False).costs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [collapsed, planned, sensed])
 def test_every_way_to_collapse_sees_what_is_outside_as_it_is_now(way):
     model, fresh = Outside(), Outside()

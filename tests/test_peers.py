@@ -19,6 +19,8 @@ from train.ranges import ConfigError
 from train.recorder import read_metrics
 from train.run_dir import SUMMARY, create_directory, read_json, write_json
 
+pytestmark = pytest.mark.slow
+
 SITES = ["mlp/act_0", "mlp/act_1"]
 
 

@@ -60,6 +60,7 @@ def kernels(variables):
     return {name: mlp[name]["kernel"].shape for name in mlp if name.startswith("dense")}
 
 
+@pytest.mark.slow
 def test_anneal_brings_the_chosen_sites_to_1_when_it_says(tmp_path):
     _, ending = ran(tmp_path / "a", protocol="anneal", last=2, start=0.25, anneal_fraction=0.5)
     assert slopes(ending.deep) == [0, 1, 1]
@@ -71,6 +72,7 @@ def test_anneal_brings_the_chosen_sites_to_1_when_it_says(tmp_path):
     assert records[10] == 0 and records[20] == pytest.approx(0.5) and records[30] == 1
 
 
+@pytest.mark.slow
 @SHORT
 def test_ramp_keeps_a_compact_model_at_every_arrival(tmp_path):
     job, ending = ran(

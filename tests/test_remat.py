@@ -11,6 +11,8 @@ from tests.runs import configured
 from train import image
 from train.ranges import ConfigError
 
+pytestmark = pytest.mark.slow
+
 _IMAGES, _TOKENS = jnp.ones((4, 8, 8, 3)), jnp.arange(48).reshape(4, 12) % 11
 _WIDTHS = dict(depth=2, width=8, num_heads=2, mlp_hidden=32)
 MODELS = {

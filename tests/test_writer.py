@@ -21,6 +21,8 @@ from train.ranges import ConfigError
 from train.vocabulary import Characters
 from train.writer import Writer, draw
 
+pytestmark = pytest.mark.slow
+
 VOCABULARY = Characters.of([" ".join(WORDS)])
 SIZES = dict(depth=1, width=16, num_heads=2, vocab_size=VOCABULARY.size, max_length=12)
 PLAIN = GPT2(**SIZES, activation=ACTIVATIONS["gelu"])
