@@ -56,12 +56,10 @@ def save(path: PathLike, compact: Any, *, metadata: Mapping[str, Any] | None = N
     kinds = containers(compact)
     entries = {name: entry(name, leaf) for name, leaf in leaves.items()}
     sealed = seal(entries.values(), kinds, metadata)
-    with claimed(target) as place:
-        with orbax_context(place):
-            ocp.save(
-                place, as_stored(arrays, kinds), checkpointable_name=ARRAYS, custom_metadata=sealed
-            )
-        verify(place)
+    with claimed(target, verify) as place, orbax_context(place):
+        ocp.save(
+            place, as_stored(arrays, kinds), checkpointable_name=ARRAYS, custom_metadata=sealed
+        )
 
 
 def restore(path: PathLike, *, like: Any = None, sharding: Any = None) -> Any:

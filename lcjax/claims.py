@@ -8,7 +8,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Lock
@@ -33,19 +33,30 @@ _guard = Lock()
 
 
 @contextmanager
-def claimed(target: ocp.path.Path) -> Iterator[ocp.path.Path]:
+def claimed(
+    target: ocp.path.Path, check: Callable[[ocp.path.Path], None] | None = None
+) -> Iterator[ocp.path.Path]:
     """Yields where to write the checkpoint of a path that is claimed; then gives it its name.
 
     When the body raises, what it wrote is deleted and there is nothing at the path. In a job of
-    several processes each enters this; the first of them claims the path for all.
+    several processes each enters this; the first of them claims the path for all, and checks what
+    was written: the others may come to the end of the body before it is whole.
+
+    Args:
+      target: the path.
+      check: raises where what was written is not to get its name.
 
     Raises:
       FileExistsError: there is something at the path, or another save is writing it.
+      OSError: in every process, where the check raised in the first.
       ValueError: a name that no checkpoint may have.
     """
     if is_remote(target):  # a name there is given to what is whole, by orbax
         check_free(target)
         yield target
+        with _agreed(target):
+            if _first() and check is not None:
+                check(target)
         return
     with ExitStack() as stack:
         with _agreed(target):
@@ -55,6 +66,8 @@ def claimed(target: ocp.path.Path) -> Iterator[ocp.path.Path]:
         yield LiteralPath(claim / name)
         with _agreed(target):
             if _first():
+                if check is not None:
+                    check(LiteralPath(claim / name))
                 check_free(target)
                 os.rename(claim / name, target)
 

@@ -120,7 +120,7 @@ def write_pieces(
     """
     entries: dict[LeafPath, Any] = {}
     kinds = containers(expected)
-    with claimed(target) as place, orbax_context(place):
+    with claimed(target, verify) as place, orbax_context(place):
         together: dict[LeafPath, Array] = {}
         for piece in pieces:
             if sum(leaf.nbytes for leaf in (*together.values(), *piece.values())) > _AT_ONCE:
@@ -131,7 +131,6 @@ def write_pieces(
         ordered = [entries[path] for path in flatten(expected)]
         _add(place, together, kinds, seal(ordered, kinds, metadata))
         ocp.partial.finalize(place)
-        verify(place)
 
 
 def _why_none(found: Sites, threshold: float) -> str:

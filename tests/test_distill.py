@@ -82,6 +82,7 @@ def test_a_student_has_the_runs_topology_and_learns_from_its_deep_model(
     command.conclude(job.task, ending, tmp_path / "deep")
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # which it replaces
     asked = ["--name", "student", "--epochs", "2", "--log-every", "1", "--teacher-weight", "0.9"]
+    asked += ["--runs-dir", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["train.distill", str(tmp_path / "deep"), *asked])
     distill.main()
     said = capsys.readouterr().out
