@@ -26,7 +26,7 @@ test-newest:
 	@$(NEWEST) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || \
 	  { echo "the newest JAX needs Python 3.12 or newer: make NEWEST=python3.13 test-newest"; exit 1; }
 	$(MAKE) PYTHON=$(NEWEST) VENV=$(VENV)-newest upgrade
-	$(VENV)-newest/bin/python -m pytest -m "" tests/test_collapsible*.py
+	$(VENV)-newest/bin/python -m pytest -m "" tests/lcjax/transform
 
 .PHONY: upgrade
 upgrade: $(VENV)/.models

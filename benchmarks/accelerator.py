@@ -17,9 +17,9 @@ import lcjax
 from benchmarks.interleave import interleaved, ratio
 from benchmarks.record import RESULTS, Table, machine, publish
 from benchmarks.subjects import FORMS, Form, Subject, gpt2, vit
-from train.heap import keep_freed_memory
-from train.latency import flops
-from train.loop import TrainState
+from train.engine.loop import TrainState
+from train.runs.latency import flops
+from train.runtime.memory import keep_freed_memory
 
 # Dense bfloat16 FLOPs a second of one device, by what JAX calls it; from the vendors' data sheets:
 # NVIDIA H100 (SXM), H200 and A100 Tensor Core GPU; Google Cloud TPU system architecture.

@@ -15,9 +15,9 @@ import tyro
 import lcjax
 from benchmarks.interleave import interleaved, ratio
 from benchmarks.record import RESULTS, Table, publish
-from lcjax.chains import find_chains
 from lcjax.models import ViT
-from lcjax.paths import is_slope
+from lcjax.structure.chains import find_chains
+from lcjax.tree.paths import is_slope
 
 
 def random_vit(preset: str, dtype: str) -> Any:

@@ -21,7 +21,7 @@ import tyro
 import lcjax
 from benchmarks.cubic_picture import draw
 from benchmarks.record import RESULTS, Table, publish
-from train.comparison import count_parameters
+from train.runs.comparison import count_parameters
 
 NOISE = 0.3
 POINTS, HELD_OUT = 24, 24
@@ -44,12 +44,14 @@ class Way:
         """Returns Adam, regularised."""
         rate = optax.cosine_decay_schedule(3e-3, steps)
         if self.name == "plain":
-            return lcjax.collapsing(optax.adam(rate), strength=0.0, slope_learning_rate=0.0)
+            return lcjax.with_linearity_penalty(
+                optax.adam(rate), strength=0.0, slope_learning_rate=0.0
+            )
         if self.name == "weight decay":
             decayed = optax.adamw(rate, weight_decay=self.strength)
-            return lcjax.collapsing(decayed, strength=0.0, slope_learning_rate=0.0)
+            return lcjax.with_linearity_penalty(decayed, strength=0.0, slope_learning_rate=0.0)
         penalty = "l2" if "L2" in self.name else "l1"
-        return lcjax.collapsing(
+        return lcjax.with_linearity_penalty(
             optax.adam(rate), strength=self.strength, penalty=penalty, slope_learning_rate=0.05
         )
 

@@ -19,8 +19,8 @@ import lcjax
 from benchmarks.interleave import interleaved, ratio
 from benchmarks.record import RESULTS, Table, publish
 from lcjax.models import Bert
-from train.heap import keep_freed_memory
-from train.latency import compile_forward, flops
+from train.runs.latency import compile_forward, flops
+from train.runtime.memory import keep_freed_memory
 
 FORMS = {"deep": 0, "3 of 6 FFNs": 3, "4 of 6 FFNs": 4, "6 of 6 FFNs": 6}
 

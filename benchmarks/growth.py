@@ -17,9 +17,9 @@ import tyro
 import lcjax
 from benchmarks.record import RESULTS, Table, publish
 from lcjax.models import GPT2
-from lcjax.paths import is_slope
-from train.comparison import count_parameters
-from train.heap import keep_freed_memory
+from lcjax.tree.paths import is_slope
+from train.runs.comparison import count_parameters
+from train.runtime.memory import keep_freed_memory
 
 SIZES: dict[str, dict[str, int]] = {
     "1M": dict(depth=4, width=128, num_heads=4, vocab_size=512, max_length=256),

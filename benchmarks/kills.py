@@ -19,8 +19,8 @@ import tyro
 
 import lcjax
 from benchmarks.record import RESULTS, Table, publish
-from train.recorder import FILE
-from train.run_dir import CONFIG
+from train.engine.metrics_writer import FILE
+from train.engine.run_directory import CONFIG
 
 RUN = (
     *("train.image", "digits-mixer", "--epochs", "15"),

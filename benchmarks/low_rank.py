@@ -22,9 +22,9 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from benchmarks import peers
-from lcjax.chains import Chain, join
-from lcjax.fits import singular, truncated
-from train.ranges import ConfigError
+from lcjax.algebra.regression import singular, truncated
+from lcjax.structure.chains import Chain, join
+from train.validation import ConfigError
 
 Factors = dict[str, jax.Array]
 

@@ -25,13 +25,13 @@ from benchmarks.interleave import interleaved, ratio
 from benchmarks.networks import NETWORKS
 from benchmarks.record import RESULTS, Table, publish
 from lcjax.models import Bert, MLPMixer, ViT
-from lcjax.slopes import selected
-from train.command import FLAGS
-from train.comparison import count_parameters
-from train.heap import keep_freed_memory
-from train.language_presets import PRESETS as LANGUAGE
-from train.latency import compile_forward, flops
-from train.presets import PRESETS as IMAGES
+from lcjax.tree.slopes import selected
+from train.runs.command import FLAGS
+from train.runs.comparison import count_parameters
+from train.runs.latency import compile_forward, flops
+from train.runtime.memory import keep_freed_memory
+from train.tasks.image.presets import PRESETS as IMAGES
+from train.tasks.language.presets import PRESETS as LANGUAGE
 
 _CHARACTERS = 65  # of tiny_shakespeare
 _HEADERS = (

@@ -15,8 +15,8 @@ import numpy as np
 
 from benchmarks import low_rank, peers, pruned
 from lcjax import CollapsibleMLP
-from lcjax.activations import bend
-from lcjax.chains import find_chains, join
+from lcjax.nn.activations import bend
+from lcjax.structure.chains import find_chains, join
 
 
 def without_units(deep: Any, sites: Sequence[str]) -> Any:

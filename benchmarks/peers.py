@@ -18,21 +18,21 @@ import optax
 import tyro
 
 import lcjax
-from lcjax.chains import Chain, find_chains, join
-from lcjax.paths import in_params, leaf_path
-from train import command
-from train.comparison import count_parameters
-from train.config import RunConfig
-from train.config_json import restored
+from lcjax.structure.chains import Chain, find_chains, join
+from lcjax.tree.paths import in_params, leaf_path
+from train.config.base import RunConfig
+from train.config.from_json import restored
 from train.distill import student
-from train.heap import keep_freed_memory
-from train.loop import TrainState
+from train.engine.loop import TrainState
+from train.engine.run_directory import CONFIG, SUMMARY, read_json
+from train.engine.stages import History, Stage
 from train.protocols import Ending
 from train.protocols.healing import Healing
-from train.ranges import ConfigError
-from train.run_dir import CONFIG, SUMMARY, read_json
-from train.stages import History, Stage
-from train.task import Task
+from train.runs import command
+from train.runs.comparison import count_parameters
+from train.runtime.memory import keep_freed_memory
+from train.tasks.base import Task
+from train.validation import ConfigError
 
 # Modules of the peers that keep their MLPs deep, and what they are called.
 PEERS = {"pruned": "hidden units pruned", "low_rank": "low rank"}

@@ -10,17 +10,17 @@ import jax.numpy as jnp
 import lcjax
 from lcjax.models import Bert
 from lcjax.models.gelu import exact_gelu
-from train.classifier import Classifier
-from train.config import Config
-from train.image_classifier import ImageClassifier
-from train.language_model import LanguageModel
-from train.language_presets import PRESETS as LANGUAGE
-from train.loop import TrainState, make_dispatch
-from train.optimizers import make_optimizer
-from train.presets import PRESETS as IMAGES
-from train.sources import Source
-from train.text_classifier import TextClassifier
-from train.text_presets import PRESETS as TEXTS
+from train.config.base import Config
+from train.data.batches import Source
+from train.engine.loop import TrainState, make_dispatch
+from train.engine.optimizers import make_optimizer
+from train.tasks.image.objective import ImageClassifier
+from train.tasks.image.presets import PRESETS as IMAGES
+from train.tasks.language.objective import LanguageModel
+from train.tasks.language.presets import PRESETS as LANGUAGE
+from train.tasks.objective import Classifier
+from train.tasks.text.objective import TextClassifier
+from train.tasks.text.presets import PRESETS as TEXTS
 
 NAMES = ("fashion-mixer", "fashion-vit", "sst2-minilm", "shakespeare-small")
 _CHARACTERS = 65
@@ -69,7 +69,7 @@ class Preset:
         return jax.jit(self.classifier.module.init)(jax.random.key(0), inputs)
 
     def step(self) -> Program:
-        """Returns a training step of `train.loop`, with slopes and penalty."""
+        """Returns a training step of `train.engine.loop`, with slopes and penalty."""
         tx = make_optimizer(self.config.optimizer, self.config.penalty, 1000)
         held = TrainState.create(self.variables(), tx)
         source = Source(1, (), lambda _, batch: batch, lambda _: iter(()))

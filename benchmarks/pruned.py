@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import peers
-from lcjax.chains import Chain, join
-from train.ranges import ConfigError
+from lcjax.structure.chains import Chain, join
+from train.validation import ConfigError
 
 
 def pruned(deep: Any, sites: Sequence[str]) -> peers.Peer:

@@ -19,9 +19,9 @@ from benchmarks.interleave import interleaved, ratio
 from benchmarks.record import RESULTS, Table, publish
 from benchmarks.torch_reference.agreement import COMPARED, agreement, ready
 from benchmarks.torch_reference.timing import forward_calls, repeated, step_calls
-from train.heap import keep_freed_memory
-from train.image_config import ImageConfig
-from train.presets import PRESETS
+from train.runtime.memory import keep_freed_memory
+from train.tasks.image.config import ImageConfig
+from train.tasks.image.presets import PRESETS
 
 # Seconds: gcc's OpenMP threads look for work for some milliseconds after a call.
 REST = 0.02

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from lcjax.table import render
+from lcjax._table import render
 
 RESULTS = Path(__file__).parent / "results"
 

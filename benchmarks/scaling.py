@@ -22,9 +22,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from benchmarks.collectives import collectives
 from benchmarks.record import RESULTS, Table, publish
 from benchmarks.subjects import FORMS, Form, Subject, gpt2, vit
-from train.devices import DevicesConfig, make_mesh
-from train.loop import TrainState
-from train.placement import BATCH, shardings
+from train.engine.loop import TrainState
+from train.runtime.devices import DevicesConfig, make_mesh
+from train.runtime.sharding import BATCH, shardings
 
 MESHES = {
     "8": "fsdp=8",

@@ -2,10 +2,10 @@
 
 `python -m benchmarks.step_costs`: the small Mixer, ViT, encoder (MiniLM-L6) and decoder of the
 presets. Before: dense layers on (batch, tokens, width), `nn.gelu`'s exact form and
-`jax.nn.dot_product_attention`. After: what `train.loop` and `lcjax.models` do: dense layers (not
-attention's own) on flat tokens in training, `exact_gelu`, and `attend`. Compact inference has the
-later half of the MLPs fused. Both take turns in one run; what the time goes to is read from a trace
-of the later one.
+`jax.nn.dot_product_attention`. After: what the training loop and `lcjax.models` do: dense layers
+(not attention's own) on flat tokens in training, `exact_gelu`, and `attend`. Compact inference has
+the later half of the MLPs fused. Both are interleaved in one run; a trace of the later one shows
+where the time goes.
 """
 
 import statistics
@@ -25,8 +25,8 @@ from benchmarks.preset_steps import NAMES, Preset, Program, preset
 from benchmarks.record import RESULTS, Table, publish
 from benchmarks.trace import KINDS, shares
 from lcjax.models import attention
-from train import loop
-from train.heap import keep_freed_memory
+from train.engine import loop
+from train.runtime.memory import keep_freed_memory
 
 
 @contextmanager

@@ -10,15 +10,15 @@ from typing import Any
 import jax
 
 from benchmarks.interleave import interleaved
-from train.command import prepare
-from train.config_json import restored
+from train.config.from_json import restored
 from train.distill import student
-from train.heap import keep_freed_memory
-from train.loop import make_dispatch
-from train.protocols.planned import planned
-from train.protocols.protocol import collapse_by_fit
-from train.run_dir import CONFIG, read_json
-from train.task import Task, keys
+from train.engine.loop import make_dispatch
+from train.engine.run_directory import CONFIG, read_json
+from train.protocols.base import collapse_by_fit
+from train.protocols.site_plan import planned
+from train.runs.command import prepare
+from train.runtime.memory import keep_freed_memory
+from train.tasks.base import Task, keys
 
 
 def step_seconds(run: Path, *, rounds: int = 15) -> dict[str, float]:

@@ -24,15 +24,15 @@ from orbax.checkpoint import v1 as ocp
 
 import lcjax
 from benchmarks.record import RESULTS, Table, publish
-from lcjax.leaves import flatten, joined
-from lcjax.locations import absolute
-from lcjax.manifest import ARRAYS
+from lcjax.io.leaves import flatten, joined
+from lcjax.io.locations import absolute
+from lcjax.io.manifest import ARRAYS
+from lcjax.io.opening import opened
+from lcjax.io.streaming import outline, write_pieces
 from lcjax.models import GPT2
-from lcjax.opening import opened
-from lcjax.paths import is_slope_path
-from lcjax.streaming import outline, write_pieces
+from lcjax.tree.paths import is_slope_path
 
-COMMAND = "from lcjax.cli import main; main()"
+COMMAND = "from lcjax.cli.command import main; main()"
 MAKE = "import sys; from benchmarks.streaming_collapse import make; make(*sys.argv[1:])"
 ALONE = "import sys; from benchmarks.streaming_collapse import alone; alone(*sys.argv[1:])"
 PARTS = ("reading", "products", "writing")

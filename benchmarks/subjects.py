@@ -13,15 +13,15 @@ import optax
 
 import lcjax
 from lcjax.models import GPT2, ViT
-from train.classifier import Classifier
-from train.config import OptimizerConfig, PenaltyConfig
-from train.image_classifier import ImageClassifier
-from train.language_model import LanguageModel
-from train.language_presets import PRESETS as LANGUAGE
-from train.loop import make_dispatch
-from train.optimizers import holding_slopes, make_adamw, make_optimizer, warmup_cosine
-from train.presets import PRESETS as IMAGES
-from train.sources import Source
+from train.config.base import OptimizerConfig, PenaltyConfig
+from train.data.batches import Source
+from train.engine.loop import make_dispatch
+from train.engine.optimizers import holding_slopes, make_adamw, make_optimizer, warmup_cosine
+from train.tasks.image.objective import ImageClassifier
+from train.tasks.image.presets import PRESETS as IMAGES
+from train.tasks.language.objective import LanguageModel
+from train.tasks.language.presets import PRESETS as LANGUAGE
+from train.tasks.objective import Classifier
 
 Form = Literal["deep", "compact"]
 FORMS: tuple[Form, ...] = ("deep", "compact")
@@ -71,7 +71,7 @@ class Subject:
         return holding_slopes(make_adamw(self.optimizer, warmup_cosine(self.optimizer, _STEPS)))
 
     def dispatch(self, form: Form, shardings: Any = None) -> Callable[..., Any]:
-        """Returns the jitted `dispatch(state, (), inputs)` of `train.loop`.
+        """Returns the jitted `dispatch(state, (), inputs)` of `train.engine.loop`.
 
         Args:
           form: of the network.

@@ -1,9 +1,9 @@
 """What slopes and penalty cost: a training step with them against the plain one.
 
 `python -m benchmarks.train_step`: two networks, each built twice from the same blocks: with
-CollapsibleMLP and `lcjax.collapsing(adamw)`, and with `nn.Dense`, the plain activation and adamw.
+CollapsibleMLP and `lcjax.with_linearity_penalty(adamw)`, and with `nn.Dense`, the plain activation and adamw.
 A step of the MLP is a call of its own, as in many people's loops, or one of ten in a `lax.scan`,
-much as `train.loop` takes them.
+much as `train.engine.loop` takes them.
 """
 
 import statistics
@@ -22,7 +22,7 @@ import lcjax
 from benchmarks.interleave import interleaved, ratio
 from benchmarks.record import RESULTS, Table, publish
 from lcjax.models.gelu import exact_gelu
-from train.heap import keep_freed_memory
+from train.runtime.memory import keep_freed_memory
 
 MakeMLP = Callable[..., nn.Module]
 
@@ -111,7 +111,9 @@ def main(rounds: int = 100, results_dir: Path = RESULTS) -> None:
     keep_freed_memory()
     results, rows = {}, []
     for name, (build, x, count) in networks().items():
-        slopes = lcjax.collapsing(optax.adamw(1e-4), strength=1e-3, slope_learning_rate=1e-3)
+        slopes = lcjax.with_linearity_penalty(
+            optax.adamw(1e-4), strength=1e-3, slope_learning_rate=1e-3
+        )
         seconds = interleaved(
             {
                 "plain": make_steps(build(PlainMLP), optax.adamw(1e-4), x, count),

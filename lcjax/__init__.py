@@ -4,34 +4,34 @@ import os.path as _path
 import sys as _sys
 
 if _path.basename("".join(_sys.argv[:1])) == "lcjax":  # the command: also while it imports
-    from lcjax.stopping import end_in_one_line as _end_in_one_line
+    from lcjax._interrupt import end_in_one_line as _end_in_one_line
 
     _end_in_one_line()
 
-from lcjax.activations import CollapsibleActivation, CollapsibleGate
-from lcjax.annealing import anneal_slopes
-from lcjax.calibration import Calibration, calibrate
-from lcjax.checkpoint import read_metadata, restore, save
-from lcjax.continuation import carry_opt_state, reselect
+from lcjax.calibration.calibrate import Calibration, calibrate
 from lcjax.errors import CollapseError
-from lcjax.exported import ExportedModel, load_exported
-from lcjax.layers import CollapsibleGLU, CollapsibleMLP
-from lcjax.optimizer import collapsing
-from lcjax.penalty import add_linearity_penalty, linearity_penalty, shrink_linearity_gap
-from lcjax.planning import plan, sensitivity
-from lcjax.plans import Plan, Sensitivity
-from lcjax.report import CollapseReport, RunFit
-from lcjax.sealed import CheckpointError
-from lcjax.sequential import collapse_sequential
-from lcjax.sites import Site, Sites, find_sites
-from lcjax.stablehlo import export
-from lcjax.streaming import collapse_checkpoint
-from lcjax.strength import strength_for_gap
-from lcjax.surgery import abstract_collapse, collapse
-from lcjax.tabulate import tabulate
+from lcjax.io.checkpoint import read_metadata, restore, save
+from lcjax.io.schema import CheckpointError
+from lcjax.io.streaming import collapse_checkpoint
+from lcjax.nn.activations import CollapsibleActivation, CollapsibleGate
+from lcjax.nn.layers import CollapsibleGLU, CollapsibleMLP
+from lcjax.optim.anneal import anneal_slopes
+from lcjax.optim.opt_state import carry_opt_state, update_site_selection
+from lcjax.optim.penalty import add_linearity_penalty, linearity_penalty, proximal_linearity_penalty
+from lcjax.optim.strength import strength_for_gap
+from lcjax.optim.wrapper import with_linearity_penalty
+from lcjax.planning.plan import plan, sensitivity
+from lcjax.planning.results import Plan, Sensitivity
+from lcjax.stablehlo.exporting import ExportedModel, load_exported
+from lcjax.stablehlo.loading import export
+from lcjax.structure.sites import Site, Sites, find_sites
+from lcjax.structure.tabulate import tabulate
+from lcjax.structure.unstack import unstack_layers
+from lcjax.surgery.collapse import abstract_collapse, collapse
+from lcjax.surgery.report import CollapseReport, SegmentFit
+from lcjax.surgery.sequential import collapse_sequential
 from lcjax.transform.collapsible import collapsible
 from lcjax.transform.function import CollapsibleFunction
-from lcjax.unstacking import unstack_layers
 
 __all__ = [
     "Calibration",
@@ -45,7 +45,7 @@ __all__ = [
     "CollapsibleMLP",
     "ExportedModel",
     "Plan",
-    "RunFit",
+    "SegmentFit",
     "Sensitivity",
     "Site",
     "Sites",
@@ -57,7 +57,7 @@ __all__ = [
     "collapse",
     "collapse_checkpoint",
     "collapse_sequential",
-    "collapsing",
+    "with_linearity_penalty",
     "collapsible",
     "export",
     "find_sites",
@@ -65,11 +65,11 @@ __all__ = [
     "load_exported",
     "plan",
     "read_metadata",
-    "reselect",
+    "update_site_selection",
     "restore",
     "save",
     "sensitivity",
-    "shrink_linearity_gap",
+    "proximal_linearity_penalty",
     "strength_for_gap",
     "tabulate",
     "unstack_layers",

@@ -8,7 +8,7 @@ deep model.
 """
 
 if __name__ == "__main__":  # before all that takes time to import
-    from train.interruption import end_in_one_line
+    from train.runtime.interrupts import end_in_one_line
 
     end_in_one_line()
 
@@ -20,22 +20,20 @@ from typing import Any
 
 import tyro
 
-from lcjax.printable import printable
-from train import (
-    command,
-    image_task,
-    language_presets,
-    language_task,
-    presets,
-    text_presets,
-    text_task,
-)
-from train.config import Config, DataConfig, ProtocolConfig, RunConfig, check
-from train.config_json import restored
-from train.ranges import ConfigError
-from train.run_dir import CONFIG, read_json
-from train.splits import DataError
-from train.tfds_find import data_directory, locate
+from lcjax.validation.printable import printable
+from train.config.base import Config, DataConfig, ProtocolConfig, RunConfig, check
+from train.config.from_json import restored
+from train.data.images.splits import DataError
+from train.data.tfds.locate import data_directory, locate
+from train.engine.run_directory import CONFIG, read_json
+from train.runs import command
+from train.tasks.image import presets
+from train.tasks.image import task as image_task
+from train.tasks.language import presets as language_presets
+from train.tasks.language import task as language_task
+from train.tasks.text import presets as text_presets
+from train.tasks.text import task as text_task
+from train.validation import ConfigError
 
 _USAGE = (
     "usage: python -m train.distill RUN [--flag value ...]; RUN is a finished run's directory;\n"

@@ -5,7 +5,7 @@ Prints one JSON object.
 """
 
 if __name__ == "__main__":  # before all that takes time to import
-    from train.interruption import end_in_one_line
+    from train.runtime.interrupts import end_in_one_line
 
     end_in_one_line()
 
@@ -20,13 +20,13 @@ from typing import Any
 import jax
 import tyro
 
-from lcjax.checkpoint import restore
-from lcjax.printable import printable
-from train.data import load
-from train.finished import classifier_of
-from train.known import ALL
-from train.language_task import text_to_test
-from train.text_task import texts_to_test
+from lcjax.io.checkpoint import restore
+from lcjax.validation.printable import printable
+from train.data.images.dataset import load
+from train.data.spec import ALL
+from train.runs.finished import classifier_of
+from train.tasks.language.task import text_to_test
+from train.tasks.text.task import texts_to_test
 
 # A second process cannot share a device that its parent holds whole.
 _BESIDE_PARENT = {

@@ -1,17 +1,17 @@
 """Trains an image classifier, collapses it: `python -m train.image PRESET [--flag value ...]`."""
 
 if __name__ == "__main__":  # before all that takes time to import
-    from train.interruption import end_in_one_line
+    from train.runtime.interrupts import end_in_one_line
 
     end_in_one_line()
 
 
-from train import command
-from train.command import Job, fit
-from train.image_config import ImageConfig
-from train.image_task import make_task
-from train.outcome import conclude
-from train.presets import PRESETS
+from train.runs import command
+from train.runs.command import Job, fit
+from train.runs.conclude import conclude
+from train.tasks.image.config import ImageConfig
+from train.tasks.image.presets import PRESETS
+from train.tasks.image.task import make_task
 
 __all__ = ["conclude", "fit", "main", "prepare"]
 

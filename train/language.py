@@ -5,7 +5,7 @@
 """
 
 if __name__ == "__main__":  # before all that takes time to import
-    from train.interruption import end_in_one_line
+    from train.runtime.interrupts import end_in_one_line
 
     end_in_one_line()
 
@@ -14,13 +14,13 @@ import sys
 
 import tyro
 
-from lcjax.printable import printable, printable_lines
-from train import command
-from train.command import Job
-from train.generate import generate
-from train.language_config import LanguageConfig
-from train.language_presets import PRESETS
-from train.language_task import make_task
+from lcjax.validation.printable import printable, printable_lines
+from train.generation.generate import generate
+from train.runs import command
+from train.runs.command import Job
+from train.tasks.language.config import LanguageConfig
+from train.tasks.language.presets import PRESETS
+from train.tasks.language.task import make_task
 
 _PROG = "python -m train.language"
 

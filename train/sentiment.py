@@ -5,7 +5,7 @@
 """
 
 if __name__ == "__main__":  # before all that takes time to import
-    from train.interruption import end_in_one_line
+    from train.runtime.interrupts import end_in_one_line
 
     end_in_one_line()
 
@@ -14,13 +14,13 @@ import sys
 
 import tyro
 
-from lcjax.printable import printable
-from train import command
-from train.command import Job
-from train.predict import predict
-from train.text_config import TextConfig
-from train.text_presets import PRESETS
-from train.text_task import make_task
+from lcjax.validation.printable import printable
+from train.generation.predict import predict
+from train.runs import command
+from train.runs.command import Job
+from train.tasks.text.config import TextConfig
+from train.tasks.text.presets import PRESETS
+from train.tasks.text.task import make_task
 
 _PROG = "python -m train.sentiment"
 

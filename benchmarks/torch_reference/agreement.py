@@ -19,12 +19,12 @@ import torch  # pyright: ignore[reportMissingImports]
 import lcjax
 from benchmarks.torch_reference.networks import state_of
 from benchmarks.torch_reference.training import Training, arrays
-from lcjax.slopes import selected
-from train.command import Job, prepare
-from train.image_config import ImageConfig
-from train.image_task import make_task
-from train.loop import SLOPE, TrainState, make_dispatch
-from train.task import keys
+from lcjax.tree.slopes import selected
+from train.engine.loop import SLOPE, TrainState, make_dispatch
+from train.runs.command import Job, prepare
+from train.tasks.base import keys
+from train.tasks.image.config import ImageConfig
+from train.tasks.image.task import make_task
 
 # lcjax's distance from float64 is at most so many times that of PyTorch's float32: the two add up
 # in different orders, which training makes more of, so that either may be the nearer one.

@@ -12,7 +12,7 @@ import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 from torch import nn  # pyright: ignore[reportMissingImports]
 
-from train.config import OptimizerConfig
+from train.config.base import OptimizerConfig
 
 SLOPE = 0.01
 

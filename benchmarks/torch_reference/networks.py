@@ -8,8 +8,8 @@ import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 from torch import nn  # pyright: ignore[reportMissingImports]
 
-from lcjax.paths import leaf_path
-from train.architecture import AnyModel, MixerConfig, MLPConfig
+from lcjax.tree.paths import leaf_path
+from train.models.architecture import AnyModel, MixerConfig, MLPConfig
 
 
 def chain(*widths: int) -> nn.Sequential:

@@ -16,8 +16,8 @@ from benchmarks.torch_reference.agreement import (
     dispatching,
     torch_training,
 )
-from train.command import Job
-from train.latency import compile_forward
+from train.runs.command import Job
+from train.runs.latency import compile_forward
 
 Calls = dict[str, Callable[[], Any]]
 

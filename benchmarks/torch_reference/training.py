@@ -18,7 +18,7 @@ from benchmarks.torch_reference.method import (
     swap_in,
 )
 from benchmarks.torch_reference.networks import build, load
-from train.image_config import ImageConfig
+from train.tasks.image.config import ImageConfig
 
 
 class Training:
@@ -47,7 +47,7 @@ class Training:
 
         Args:
           config: of the run; without augmentation, dropout or clipping.
-          data: `train.data.ImageData` in memory.
+          data: `train.data.images.dataset.ImageData` in memory.
           params: lcjax's, with which it begins.
           sites: paths of the chosen sites, as lcjax names them.
           steps: of the whole run, for the schedule.

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 
 from lcjax.interop.errors import WeightsError
-from lcjax.json_files import kind_of
 from lcjax.models.named_activations import ACTIVATIONS
-from lcjax.printable import printable
+from lcjax.validation.json_files import kind_of
+from lcjax.validation.printable import printable
 
 Config = Mapping[str, Any]
 

@@ -8,10 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lcjax.layers import CollapsibleMLP
 from lcjax.models.gelu import exact_gelu
 from lcjax.models.patches import PatchEmbedding, preset_fields
 from lcjax.models.transformer import run_block
+from lcjax.nn.layers import CollapsibleMLP
 
 _SIZES = {
     "S": dict(depth=8, width=512, token_hidden=256, channel_hidden=2048),

@@ -6,8 +6,8 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 
-from lcjax.layers import CollapsibleGLU, CollapsibleMLP
 from lcjax.models.attention import Attention
+from lcjax.nn.layers import CollapsibleGLU, CollapsibleMLP
 
 
 def run_block(block: nn.Module, *inputs: Any, deterministic: bool, remat: bool) -> jax.Array:

@@ -9,24 +9,24 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from lcjax.batches import as_batch, check_batches
-from lcjax.calibration import Calibration, Fit, pairs_of
-from lcjax.capture import into, out_of
-from lcjax.chosen import Choice, to_fit
+from lcjax.calibration.calibrate import Calibration, Fit, pairs_of
+from lcjax.calibration.capture import into, out_of
+from lcjax.calibration.masks import Mask
+from lcjax.calibration.statistics import gather
 from lcjax.errors import CollapseError
-from lcjax.gathering import gather
-from lcjax.masks import Mask
+from lcjax.structure.choice import Choice, to_fit
+from lcjax.transform.analysis.axes import Label, Labels
 from lcjax.transform.collapse import changed_runs, held_factors
-from lcjax.transform.found import FoundSite
-from lcjax.transform.joints import taken, units_of
-from lcjax.transform.labels import Label, Labels
-from lcjax.transform.program import scans_around
-from lcjax.transform.run import Env, read, run
-from lcjax.transform.runs import Run, summary, tokens_of, weights_of
-from lcjax.transform.schedule import environment, schedule_of
+from lcjax.transform.ir.interpreter import Env, read, run
+from lcjax.transform.ir.program import scans_around
+from lcjax.transform.lowering.execution_plan import environment, schedule_of
+from lcjax.transform.lowering.joints import taken, units_of
+from lcjax.transform.lowering.segments import Run, summary, tokens_of, weights_of
+from lcjax.transform.matching.find_sites import FoundSite
+from lcjax.transform.matching.tracing import Traced
+from lcjax.transform.params.tree import Parts
 from lcjax.transform.sites import sites_of
-from lcjax.transform.trace import Traced
-from lcjax.transform.tree import Parts
+from lcjax.validation.batches import as_batch, check_batches
 
 # Traces a call: the call, the parts of the tree, the leaves of the model and those of the inputs.
 Open = Callable[[Any, Sequence[Any]], tuple[Traced, Parts, list[Any], list[Any]]]

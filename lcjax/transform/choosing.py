@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lcjax.calibration import Calibration
-from lcjax.chosen import Choice, by_gap, to_fit
+from lcjax.calibration.calibrate import Calibration
 from lcjax.errors import CollapseError
-from lcjax.fitting import fitted
-from lcjax.plans import Plan
-from lcjax.replacement import Rank, Replace, Truncation, exactly
-from lcjax.sites import Site, Sites, finite_gap
-from lcjax.transform.found import FoundSite
+from lcjax.planning.results import Plan
+from lcjax.structure.choice import Choice, by_gap, to_fit
+from lcjax.structure.sites import Site, Sites, finite_gap
+from lcjax.surgery.fitting import fitted
+from lcjax.surgery.replacement import Rank, Replace, Truncation, exactly
+from lcjax.transform.matching.find_sites import FoundSite
 
 _UNROLL = (
     "the layers of a scan collapse together. To collapse some of them, unroll it: hold a tree of "
@@ -115,7 +115,7 @@ def _check_stacked(found: Sites, method: Method) -> None:
                 raise CollapseError(
                     f"{site.path}: the largest gap of its {site.layers} layers is {site.gap:.4g}, "
                     f"over the threshold {method.threshold:g}, and {_UNROLL}. Or train on with "
-                    "lcjax.collapsing, or raise the threshold."
+                    "lcjax.with_linearity_penalty, or raise the threshold."
                 )
 
 

@@ -9,18 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax.core import meta
 
-from lcjax.boxes import box_dense
-from lcjax.calibration import Calibration, check_calibrated
-from lcjax.paths import leaf_path, slope_paths
-from lcjax.report import CollapseReport, RunFit
+from lcjax.algebra.boxes import box_dense
+from lcjax.calibration.calibrate import Calibration, check_calibrated
+from lcjax.surgery.report import CollapseReport, SegmentFit
 from lcjax.transform.choosing import Method, check_inference, choose_sites
-from lcjax.transform.found import Found, FoundSite
-from lcjax.transform.keys import Fused, encode, in_box
-from lcjax.transform.runs import Held, Run, fuse_run, runs_of, summary, weights_of
-from lcjax.transform.schedule import fused_runs
+from lcjax.transform.lowering.execution_plan import fused_runs
+from lcjax.transform.lowering.segments import Held, Run, fuse_run, runs_of, summary, weights_of
+from lcjax.transform.matching.find_sites import Found, FoundSite
+from lcjax.transform.matching.tracing import Traced
+from lcjax.transform.params.keys import Fused, encode, in_box
+from lcjax.transform.params.tree import Parts, entry_of, factors_of, parts_of, read_fused, without
 from lcjax.transform.sites import sites_of
-from lcjax.transform.trace import Traced
-from lcjax.transform.tree import Parts, entry_of, factors_of, parts_of, read_fused, without
+from lcjax.tree.paths import leaf_path, slope_paths
 
 
 def collapse_parts(
@@ -59,7 +59,7 @@ def collapse_parts(
         if not inside.intersection(each.sites)
     }
     factored: set[str] = set()
-    fits: list[RunFit] = []
+    fits: list[SegmentFit] = []
     after = 0
     for run in changed:
         factors, cuts, told = fuse_run(

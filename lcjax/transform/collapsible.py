@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from lcjax.calls import check_function
 from lcjax.transform.function import CollapsibleFunction
+from lcjax.validation.functions import check_function
 
 
 def collapsible(fn: Callable[..., Any], *, has_state: bool = False) -> CollapsibleFunction:

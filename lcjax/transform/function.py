@@ -7,22 +7,22 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from lcjax.calibration import Calibration, Fit
-from lcjax.chosen import Choice
+from lcjax.calibration.calibrate import Calibration, Fit
+from lcjax.calibration.masks import Mask
 from lcjax.errors import CollapseError
-from lcjax.masks import Mask
-from lcjax.replacement import Rank
-from lcjax.report import CollapseReport
-from lcjax.sites import Sites
-from lcjax.slopes import with_slopes_from
+from lcjax.structure.choice import Choice
+from lcjax.structure.sites import Sites
+from lcjax.surgery.replacement import Rank
+from lcjax.surgery.report import CollapseReport
 from lcjax.transform.calibrate import calibrate_function
-from lcjax.transform.call import call
 from lcjax.transform.choosing import Method
 from lcjax.transform.collapse import collapse_parts
-from lcjax.transform.explain import Explanation
+from lcjax.transform.lowering.call import call
+from lcjax.transform.matching.explain import Explanation
+from lcjax.transform.matching.tracing import Traced, trace
+from lcjax.transform.params.tree import Parts, filled, parts_of, removed_leaves, shapes_of
 from lcjax.transform.sites import sites_of
-from lcjax.transform.trace import Traced, trace
-from lcjax.transform.tree import Parts, filled, parts_of, removed_leaves, shapes_of
+from lcjax.tree.slopes import with_slopes_from
 
 
 class CollapsibleFunction:

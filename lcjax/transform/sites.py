@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from lcjax.sites import Site, Sites, farthest, with_savings
-from lcjax.transform.found import Found, FoundSite
-from lcjax.transform.tree import Parts, read_fused
+from lcjax.structure.sites import Site, Sites, farthest, with_savings
+from lcjax.transform.matching.find_sites import Found, FoundSite
+from lcjax.transform.params.tree import Parts, read_fused
 
 
 def sites_of(found: Found, parts: Parts, leaves: Sequence[Any]) -> Sites:

@@ -8,12 +8,12 @@ from typing import Any
 import optax
 
 import lcjax
-from train.devices import is_first
-from train.optimizers import holding_slopes, make_adamw, warmup_cosine
-from train.protocols.planned import candidates, planned, says_how_many
-from train.protocols.protocol import Ending, Protocol
-from train.stages import History
-from train.task import Task
+from train.engine.optimizers import holding_slopes, make_adamw, warmup_cosine
+from train.engine.stages import History
+from train.protocols.base import Ending, Protocol
+from train.protocols.site_plan import candidates, planned, says_how_many
+from train.runtime.devices import is_first
+from train.tasks.base import Task
 
 
 class Anneal(Protocol):

@@ -7,13 +7,13 @@ from typing import Any
 import optax
 
 import lcjax
-from train.comparison import count_parameters
-from train.devices import is_first
-from train.loop import TrainState
+from train.engine.loop import TrainState
+from train.engine.stages import History, Stage, Start
+from train.protocols.base import Ending, collapse_by_fit
 from train.protocols.healing import Healing
-from train.protocols.planned import planned
-from train.protocols.protocol import Ending, collapse_by_fit
-from train.stages import History, Stage, Start
+from train.protocols.site_plan import planned
+from train.runs.comparison import count_parameters
+from train.runtime.devices import is_first
 
 
 class FitHeal(Healing):

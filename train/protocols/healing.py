@@ -5,11 +5,11 @@ from typing import Any
 
 import optax
 
-from train.optimizers import holding_slopes, make_adamw, warmup_cosine
-from train.protocols.protocol import Protocol
-from train.stages import History, Stage, last_state
-from train.task import teaching
-from train.teaching import with_teacher
+from train.engine.optimizers import holding_slopes, make_adamw, warmup_cosine
+from train.engine.stages import History, Stage, last_state
+from train.protocols.base import Protocol
+from train.tasks.base import teaching
+from train.tasks.distillation import with_teacher
 
 
 class Healing(Protocol):

@@ -6,16 +6,16 @@ from typing import Any
 import optax
 
 import lcjax
-from lcjax.paths import natural
-from lcjax.table import render
-from train.comparison import count_parameters
-from train.loop import TrainState
-from train.metric import Metric
-from train.optimizers import make_adamw, warmup_cosine
+from lcjax._table import render
+from lcjax.tree.paths import natural
+from train.engine.loop import TrainState
+from train.engine.optimizers import make_adamw, warmup_cosine
+from train.engine.stages import History, Stage, Start, first_variables
+from train.protocols.base import Ending, collapse_by_fit
 from train.protocols.healing import Healing
-from train.protocols.planned import candidates
-from train.protocols.protocol import Ending, collapse_by_fit
-from train.stages import History, Stage, Start, first_variables
+from train.protocols.site_plan import candidates
+from train.runs.comparison import count_parameters
+from train.tasks.metric import Metric
 
 Facts = dict[str, Any]
 _BEND, _HEAL = "bend", "heal"
@@ -44,7 +44,7 @@ class Progressive(Healing):
             return self.heal_optimizer(facts["step"])
         config, steps = self.task.config, self._stage_steps
         rate = warmup_cosine(config.optimizer, steps, start=facts["step"], peak=self.heal_peak)
-        return lcjax.collapsing(
+        return lcjax.with_linearity_penalty(
             make_adamw(config.optimizer, rate),
             strength=config.penalty.strength,
             penalty=config.penalty.penalty,
@@ -130,7 +130,7 @@ class Progressive(Healing):
         if not left:
             return Start(_with(state, compact, carried.inner), got | {"kind": _HEAL})
         got = self._bend(state.step, compact, collapsed, left)
-        opt_state = lcjax.reselect(self.optimizer([got]), carried, compact["params"])
+        opt_state = lcjax.update_site_selection(self.optimizer([got]), carried, compact["params"])
         return Start(_with(state, compact, opt_state), got)
 
     def _bend(self, step: Any, variables: Any, collapsed: list[str], left: list[str]) -> Facts:

@@ -7,12 +7,12 @@ from typing import Any
 import optax
 
 import lcjax
-from train.comparison import count_parameters
-from train.front import forget_after, keep, kept
-from train.loop import TrainState
-from train.optimizers import make_optimizer
-from train.protocols.protocol import Ending, Protocol
-from train.stages import History, Stage
+from train.engine.loop import TrainState
+from train.engine.optimizers import make_optimizer
+from train.engine.stages import History, Stage
+from train.protocols.base import Ending, Protocol
+from train.runs.comparison import count_parameters
+from train.runs.kept_models import forget_after, keep, kept
 
 
 class Ramp(Protocol):

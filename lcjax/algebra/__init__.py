@@ -1,0 +1,1 @@
+"""Arrays only, no Flax: fusing, moments, regression, placement on a mesh."""

@@ -1,0 +1,221 @@
+"""The linear fits, on moments alone: float64, in NumPy, on the host."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lcjax.algebra.moments import Moments
+
+# Below this part of the mean, a deviation of float32 moments is rounding.
+_ROUNDING = 1e-6
+# Of an input whose share of what flows through a kernel is less than this part of the mean share,
+# a few tokens may decide the weights: it is penalised as if its variance were as large as that.
+_SMALL_SHARE = 0.3
+
+
+class LinearMap(NamedTuple):
+    """An affine map from x to t, found from moments.
+
+    Attributes:
+      kernel: W, (d_in, d_out).
+      bias: b, (d_out,).
+      root: R with Rᵀ R = Σxx + ρ D, (d_in, d_in): `‖R (W − M)‖` is what M in place of W costs.
+      rank: of Σxx, up to rounding.
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray
+    root: np.ndarray
+    rank: int
+
+
+class Gains(NamedTuple):
+    """What stands for an activation, unit by unit: `g ⊙ z + c`.
+
+    Attributes:
+      gain: g, (d,).
+      offset: c, (d,).
+      dead: which units have a constant activation, bool (d,).
+    """
+
+    gain: np.ndarray
+    offset: np.ndarray
+    dead: np.ndarray
+
+
+class Score(NamedTuple):
+    """How well a fit does on tokens.
+
+    Attributes:
+      error: `sqrt(Σ ‖t − t̂‖² / Σ ‖t‖²)`, 0 for a perfect fit; None without tokens.
+      r2: `1 − Σ ‖t − t̂‖² / Σ ‖t − E t‖²`, 1 for a perfect fit; None where t never varies.
+    """
+
+    error: float | None
+    r2: float | None
+
+
+def least_squares(moments: Moments, ridge: float, weights: np.ndarray | None = None) -> LinearMap:
+    """Returns the ridge regression of t on x.
+
+    `W = (Σxx + ρ D)⁻¹ Σxt`, `b = E t − E x W`, with Σ the covariances, ρ the ridge, and D diagonal
+    with the variances of the inputs: the ridge regression on standardised inputs, which does not
+    depend on their units. An input that varies but hardly acts on the network, as a pixel that is
+    lit in few images, would get its weights from a few tokens. So D is larger where an input has a
+    small share of what flows through `weights`, the kernel that x runs into:
+    `D = Var(x) max(1, 0.3 / u)`, `u = Var(x) ‖w‖²` over its mean. That has no units either, since
+    a row w has those of 1/x.
+
+    Where x does not vary in some direction, that direction gets weight 0, without a ridge too.
+
+    Args:
+      moments: whole, not unitwise.
+      ridge: ρ; dimensionless, at least 0.
+      weights: (d_in, width); None takes D for the variances alone.
+
+    References:
+      Hoerl and Kennard 1970, "Ridge regression: biased estimation for nonorthogonal problems".
+    """
+    count, mean_x, mean_t, xx, xt = (
+        np.asarray(part, np.float64)
+        for part in (moments.count, moments.mean_x, moments.mean_t, moments.xx, moments.xt)
+    )
+    squares = np.maximum(np.diagonal(xx), 0) / count
+    varies = ~_constant(squares * count, mean_x, count)
+    deviation = np.sqrt(np.where(varies, squares, 0))
+    unit = np.divide(1, deviation, out=np.zeros_like(deviation), where=varies)
+    correlation = (xx + xx.T) / 2 / count * unit[:, None] * unit
+    values, vectors = np.linalg.eigh(correlation)
+    certain = values > max(values[-1], 0) * _rounding(moments.xx)
+    vectors = vectors[:, certain]
+    penalty = ridge * _penalties(deviation, varies, weights)
+    scaled = (vectors.T * penalty) @ vectors + np.diag(values[certain])
+    upper = np.linalg.cholesky(scaled).T
+    solved = np.linalg.solve(scaled, vectors.T @ (unit[:, None] * (xt / count)))
+    kernel = unit[:, None] * (vectors @ solved)
+    root = np.zeros_like(xx)
+    root[: len(upper)] = upper @ vectors.T * deviation
+    return LinearMap(kernel, mean_t - mean_x @ kernel, root, int(certain.sum()))
+
+
+def gains(moments: Moments) -> Gains:
+    """Returns each unit's regression of activation t on pre-activation x.
+
+    `g = Cov(x, t) / Var(x)`, `c = E t − g E x`; where x never varies, `g = 0` and `c = E t`.
+
+    Args:
+      moments: unitwise.
+    """
+    mean_x, mean_t, xx, xt, tt = (
+        np.asarray(part, np.float64)
+        for part in (moments.mean_x, moments.mean_t, moments.xx, moments.xt, moments.tt)
+    )
+    varies = ~_constant(xx, mean_x, moments.count)
+    gain = np.divide(xt, xx, out=np.zeros_like(xx), where=varies)
+    return Gains(gain, mean_t - gain * mean_x, _constant(tt, mean_t, moments.count))
+
+
+def score(moments: Moments, kernel: np.ndarray, bias: np.ndarray) -> Score:
+    """Returns how well `x W + b` predicts t on the tokens of the moments, in closed form.
+
+    Accurate to the moments' own rounding: an error of 1e-3 may stand for a perfect fit.
+
+    Args:
+      moments: whole or unitwise; of these tokens, be they those fitted on or others.
+      kernel: W, (d_in, d_out); for unitwise moments the gains, (d,).
+      bias: b, (d_out,).
+    """
+    count, mean_x, mean_t, xx, xt, tt = (
+        np.asarray(part, np.float64)
+        for part in (
+            moments.count,
+            moments.mean_x,
+            moments.mean_t,
+            moments.xx,
+            moments.xt,
+            moments.tt,
+        )
+    )
+    if not count:
+        return Score(None, None)
+    if moments.unitwise:
+        explained, off = kernel * (2 * xt - kernel * xx), mean_t - mean_x * kernel - bias
+    else:
+        explained, off = kernel * (2 * xt - xx @ kernel), mean_t - mean_x @ kernel - bias
+    varied = tt.sum()
+    missed = max(varied - explained.sum() + count * (off**2).sum(), 0.0)
+    size = varied + count * (mean_t**2).sum()
+    error = float(np.sqrt(missed / size)) if size else 0.0
+    return Score(error, float(1 - missed / varied) if varied else None)
+
+
+def singular(kernel: np.ndarray, root: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the singular values of `R W`, largest first, and its right singular vectors in rows.
+
+    Args:
+      kernel: W, (d_in, d_out).
+      root: R as in `LinearMap`; None stands for the identity, the Frobenius metric.
+    """
+    _, values, rows = np.linalg.svd(kernel if root is None else root @ kernel, full_matrices=False)
+    return values, rows
+
+
+def truncation_errors(values: np.ndarray) -> np.ndarray:
+    """Returns the relative error of keeping r singular values, for every r from 0 to all."""
+    tail = np.append(np.cumsum(values[::-1] ** 2)[::-1], 0.0)
+    return np.sqrt(tail / tail[0]) if tail[0] else tail
+
+
+def truncated(kernel: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns two factors, (d_in, r) and (r, d_out), of the nearest map of rank r.
+
+    With V the first r right singular vectors of `R W`, in rows: `W Vᵀ V`, nearest in the metric of
+    R (reduced-rank regression); each column of the first is as long as its row of the second.
+
+    Args:
+      kernel: W, (d_in, d_out).
+      rows: V, (r, d_out).
+
+    References:
+      Izenman 1975, "Reduced-rank regression for the multivariate linear model", section 2.
+    """
+    first = kernel @ rows.T
+    length = np.sqrt(np.linalg.norm(first, axis=0))
+    length = np.where(length > 0, length, 1.0)
+    return first / length, rows * length[:, None]
+
+
+def rank_deficiency(tokens: int, inputs: int, rank: int) -> list[str]:
+    """Returns what there is to say of data that cannot determine every weight."""
+    if tokens <= inputs:
+        return [f"{tokens:,} tokens for {inputs:,} inputs: give more data"]
+    return [f"inputs have rank {rank:,} of {inputs:,}"] if rank < inputs else []
+
+
+def unvarying(moments: Moments) -> int:
+    """Returns the number of inputs that are the same in every token."""
+    squares = np.asarray(moments.xx if moments.unitwise else np.diagonal(np.asarray(moments.xx)))
+    return int(_constant(squares, np.asarray(moments.mean_x), moments.count).sum())
+
+
+def _constant(squares: np.ndarray, mean: np.ndarray, count: Any) -> np.ndarray:
+    """Tells where centred squares that add up to this are the mean's rounding."""
+    return np.sqrt(squares / np.asarray(count)) <= _ROUNDING * np.abs(mean)
+
+
+def _rounding(array: Any) -> float:
+    """Returns the part of the largest below which an eigenvalue of moments is rounding."""
+    wide = np.asarray(array).dtype == np.float64
+    return 1e-12 if wide else 8 * float(np.finfo(np.float32).eps)
+
+
+def _penalties(deviation: np.ndarray, varies: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """Returns the penalty of every standardised input, 1 where it has its share of what flows."""
+    ones = np.ones_like(deviation)
+    if weights is None:
+        return ones
+    flows = (deviation * np.linalg.norm(np.asarray(weights, np.float64), axis=1)) ** 2
+    if not flows.any():
+        return ones
+    share = np.maximum(flows / flows[varies].mean(), np.finfo(np.float32).eps)
+    return np.maximum(ones, _SMALL_SHARE / share)

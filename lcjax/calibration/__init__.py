@@ -1,0 +1,1 @@
+"""Statistics of a network's values on data."""

@@ -1,0 +1,1 @@
+"""Names of tensors in other libraries' checkpoints, one module a model."""

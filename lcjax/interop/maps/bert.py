@@ -1,0 +1,71 @@
+"""BERT as Hugging Face's transformers name it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lcjax.interop import configs
+from lcjax.interop.layouts import SAME, linear
+from lcjax.interop.name_map import Names, Rule, dense_rules, norm_rules
+from lcjax.models.bert import Bert
+
+_LAYER = "encoder.layer.{i}"
+# A decoder is causal, and may read another model's output; relative positions have own weights.
+_ONLY = {
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "position_embedding_type": "absolute",
+}
+_RULES = (
+    Rule("token_embedding/embedding", "embeddings.word_embeddings.weight", SAME),
+    Rule("position_embedding/embedding", "embeddings.position_embeddings.weight", SAME),
+    Rule("type_embedding/embedding", "embeddings.token_type_embeddings.weight", SAME),
+    *norm_rules("norm", "embeddings.LayerNorm"),
+    *dense_rules("block_{i}/attention/query", f"{_LAYER}.attention.self.query"),
+    *dense_rules("block_{i}/attention/key", f"{_LAYER}.attention.self.key"),
+    *dense_rules("block_{i}/attention/value", f"{_LAYER}.attention.self.value"),
+    *dense_rules("block_{i}/attention/out", f"{_LAYER}.attention.output.dense", linear(inputs=2)),
+    *norm_rules("block_{i}/norm_1", f"{_LAYER}.attention.output.LayerNorm"),
+    *dense_rules("block_{i}/mlp/dense_0", f"{_LAYER}.intermediate.dense"),
+    *dense_rules("block_{i}/mlp/dense_1", f"{_LAYER}.output.dense"),
+    *norm_rules("block_{i}/norm_2", f"{_LAYER}.output.LayerNorm"),
+    *dense_rules("pooler", "pooler.dense"),
+    *dense_rules("head", "classifier"),
+)
+
+
+def _inputs(model: Bert, stored: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, 1), jnp.int32)
+
+
+def _fields(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    if config.get("model_type") != "bert":
+        return None
+    configs.refuse_other_functions(config, _ONLY, "Bert")
+    return dict(
+        num_classes=configs.classes(config),
+        depth=configs.depth(config, "num_hidden_layers"),
+        width=configs.whole(config, "hidden_size"),
+        num_heads=configs.heads(config, "num_attention_heads", "hidden_size"),
+        mlp_hidden=configs.whole(config, "intermediate_size"),
+        vocab_size=configs.whole(config, "vocab_size"),
+        max_length=configs.whole(config, "max_position_embeddings"),
+        token_types=configs.whole(config, "type_vocab_size"),
+        activation=configs.activation(config, "hidden_act"),
+        epsilon=configs.epsilon(config, "layer_norm_eps"),
+    )
+
+
+BERT_NAMES = Names(
+    library="Hugging Face",
+    model=Bert,
+    marker="embeddings.word_embeddings.weight",
+    rules=lambda model: _RULES,
+    inputs=_inputs,
+    fields=_fields,
+    prefix="bert.",
+    renamed={"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"},
+    buffers=(r"embeddings\.(position|token_type)_ids",),
+)

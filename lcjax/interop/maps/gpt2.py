@@ -1,0 +1,77 @@
+"""GPT-2 as OpenAI's release and Hugging Face's transformers name it, with Conv1D's layout."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lcjax.interop import configs
+from lcjax.interop.layouts import FLAT, SAME, conv1d, third
+from lcjax.interop.name_map import Names, Rule, dense_rules, norm_rules
+from lcjax.models.gpt2 import GPT2
+
+# Attention divides by the root of the heads' width alone; the head is the embedding.
+_ONLY = {
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+}
+
+
+def _joined(child: str, which: int) -> list[Rule]:
+    """Returns the rules of query, key or value, which c_attn holds side by side."""
+    path = f"block_{{i}}/attention/{child}"
+    return [
+        Rule(f"{path}/kernel", "h.{i}.attn.c_attn.weight", third(which, conv1d(), axis=1)),
+        Rule(f"{path}/bias", "h.{i}.attn.c_attn.bias", third(which, FLAT, axis=0)),
+    ]
+
+
+_RULES = (
+    Rule("token_embedding/embedding", "wte.weight", SAME),
+    Rule("position_embedding/embedding", "wpe.weight", SAME),
+    *norm_rules("block_{i}/norm_1", "h.{i}.ln_1"),
+    *_joined("query", 0),
+    *_joined("key", 1),
+    *_joined("value", 2),
+    *dense_rules("block_{i}/attention/out", "h.{i}.attn.c_proj", conv1d(inputs=2)),
+    *norm_rules("block_{i}/norm_2", "h.{i}.ln_2"),
+    *dense_rules("block_{i}/mlp/dense_0", "h.{i}.mlp.c_fc", conv1d()),
+    *dense_rules("block_{i}/mlp/dense_1", "h.{i}.mlp.c_proj", conv1d()),
+    *norm_rules("norm", "ln_f"),
+)
+
+
+def _inputs(model: GPT2, stored: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, 1), jnp.int32)
+
+
+def _fields(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    if config.get("model_type") != "gpt2":
+        return None
+    configs.refuse_other_functions(config, _ONLY, "GPT2")
+    return dict(
+        depth=configs.depth(config, "n_layer"),
+        width=configs.whole(config, "n_embd"),
+        num_heads=configs.heads(config, "n_head", "n_embd"),
+        mlp_hidden=configs.optional_whole(config, "n_inner"),
+        vocab_size=configs.whole(config, "vocab_size"),
+        max_length=configs.whole(config, "n_positions"),
+        activation=configs.activation(config, "activation_function"),
+        epsilon=configs.epsilon(config, "layer_norm_epsilon"),
+    )
+
+
+GPT2_NAMES = Names(
+    library="Hugging Face",
+    model=GPT2,
+    marker="wpe.weight",
+    rules=lambda model: _RULES,
+    inputs=_inputs,
+    fields=_fields,
+    prefix="transformer.",
+    buffers=(r"h\.\d+\.attn\.(masked_)?bias",),  # the causal mask
+    tied={"lm_head.weight": "wte.weight"},
+)

@@ -1,0 +1,151 @@
+"""The activation that a learned slope bends toward the identity, and its gated form."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jax.extend import core
+
+from lcjax.nn.elementwise import check_elementwise
+from lcjax.validation.arguments import check_activation
+
+Activation = Callable[[jax.Array], jax.Array]
+
+
+def bend(
+    fn: Callable[..., jax.Array], z: jax.Array, slope: jax.Array, *others: jax.Array
+) -> jax.Array:
+    """Returns `α z + (1 − α) fn(z)` in z's dtype; `1 − α` is formed in the slope's own dtype.
+
+    Differentiable in both modes and to any order. The backward pass keeps the inputs alone and
+    recomputes fn; the slope's gradient is formed and summed in the slope's own dtype, or in z's
+    where that is wider.
+
+    Args:
+      fn: an elementwise function; floats that it closes over are differentiated too.
+      z: pre-activations of any shape.
+      slope: scalar α.
+      *others: what fn takes after z, as the gate of a gated unit.
+    """
+    of_z, of_slope = (jax.typeof(x).manual_axis_type.varying for x in (z, slope))
+    varying = tuple(of_z - of_slope)  # in jax.shard_map
+    slope = jax.lax.pcast(slope, varying, to="varying") if varying else slope
+    fn, captured = _opened(fn, (z, *others))
+    return _bend(fn, z, slope, *others, *captured)
+
+
+def _opened(
+    fn: Callable[..., jax.Array], inputs: Sequence[jax.Array]
+) -> tuple[Callable[..., jax.Array], list[Any]]:
+    """Returns a function that is given the traced values that fn closes over, and those values.
+
+    As `jax.closure_convert`, which keeps every fn that it was given.
+    """
+    closed = jax.make_jaxpr(lambda *inputs: fn(*inputs))(*inputs)
+    captured = [value for value in closed.consts if isinstance(value, Tracer)]
+    if not captured:
+        return fn, []
+    consts = [None if isinstance(value, Tracer) else value for value in closed.consts]
+    jaxpr = closed.jaxpr
+    opened = jaxpr.replace(constvars=[], invars=[*jaxpr.constvars, *jaxpr.invars])
+    run = core.jaxpr_as_fun(core.ClosedJaxpr(opened, ()))
+
+    def given(*values: jax.Array) -> jax.Array:
+        own, traced = values[: len(inputs)], iter(values[len(inputs) :])
+        return run(*(next(traced) if each is None else each for each in consts), *own)[0]
+
+    return given, captured
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _bend(
+    fn: Callable[..., jax.Array], z: jax.Array, slope: jax.Array, *rest: jax.Array
+) -> jax.Array:
+    return slope.astype(z.dtype) * z + (1 - slope).astype(z.dtype) * fn(z, *rest)
+
+
+@_bend.defjvp
+def _bend_jvp(
+    fn: Callable[..., jax.Array], primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
+    # As a checkpoint the linear map keeps its primals only. Without barriers XLA may still share
+    # fn(z) with the forward pass.
+    linear = jax.checkpoint(partial(_bend_linear, fn), prevent_cse=False)
+    return _bend(fn, *primals), linear(primals, tangents)
+
+
+def _bend_linear(
+    fn: Callable[..., jax.Array], primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> jax.Array:
+    """Returns `α dz + (1 − α) dh + (z − h) dα`, h being what fn returns."""
+    (z, slope, *rest), (dz, d_slope, *d_rest) = primals, tangents
+    h, dh = jax.jvp(fn, (z, *rest), (dz, *d_rest))
+    with jax.numpy_dtype_promotion("standard"):
+        wide = jnp.promote_types(z.dtype, slope.dtype)
+    through_slope = (z.astype(wide) - h.astype(wide)) * d_slope.astype(wide)
+    through_fn = (1 - slope).astype(z.dtype) * dh
+    return slope.astype(z.dtype) * dz + through_fn + through_slope.astype(z.dtype)
+
+
+class CollapsibleActivation(nn.Module):
+    """An elementwise activation with a learned slope α: `a(z) = α z + (1 − α) fn(z)`.
+
+    At slope 0 it is exactly `fn`, at slope 1 exactly the identity; with relu it is PReLU with
+    negative slope α. Computed in the dtype of z; the slope is a float32 scalar in params.
+
+    Attributes:
+      fn: the elementwise activation to bend, such as `nn.gelu`.
+      slope_init: the slope that `init` gives; dimensionless.
+
+    Example:
+      >>> import flax.linen as nn, jax, jax.numpy as jnp
+      >>> act = CollapsibleActivation(nn.relu, slope_init=0.25)
+      >>> act.apply(act.init(jax.random.key(0), jnp.ones(2)), jnp.array([-4.0, 2.0])).tolist()
+      [-1.0, 2.0]
+
+    References:
+      Shabgahi, Shariff and Koushanfar 2023, arXiv 2311.17943, section 3.
+    """
+
+    fn: Activation
+    slope_init: float = 0.0
+
+    @nn.compact
+    def __call__(self, z: jax.Array) -> jax.Array:
+        """Bends z, of any shape; returns the same shape and dtype."""
+        check_activation(self.fn, "CollapsibleActivation")
+        if self.is_initializing():
+            check_elementwise(self.fn, z)
+        return bend(self.fn, z, _slope(self, self.slope_init))
+
+
+class CollapsibleGate(nn.Module):
+    """A gated unit's activation with a slope: `(1 − α) fn(gate) ⊙ value + α value`.
+
+    At slope 1 the gate is gone and what remains is the value.
+
+    Attributes:
+      fn: the elementwise activation of the gate, such as `nn.silu` (SwiGLU).
+      slope_init: the slope that `init` gives; dimensionless.
+    """
+
+    fn: Activation
+    slope_init: float = 0.0
+
+    @nn.compact
+    def __call__(self, gate: jax.Array, value: jax.Array) -> jax.Array:
+        """Gates value by gate, both of one shape; returns that shape in value's dtype."""
+        check_activation(self.fn, "CollapsibleGate")
+        if self.is_initializing():
+            check_elementwise(self.fn, gate)
+        slope = _slope(self, self.slope_init)
+        opened = bend(lambda _, gate: self.fn(gate), jnp.ones_like(gate), slope, gate)
+        return opened * value
+
+
+def _slope(module: nn.Module, start: float) -> jax.Array:
+    return module.param("slope", nn.initializers.constant(start), (), jnp.float32)

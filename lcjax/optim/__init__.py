@@ -1,0 +1,1 @@
+"""Optax transforms that bring slopes to 1."""

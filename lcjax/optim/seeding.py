@@ -1,0 +1,89 @@
+"""First optimizer states of leaves that surgery made, from those of the leaves they came from.
+
+A leaf that starts with a second moment of 0 beside a count of many steps gets no bias correction:
+Adam's first updates would be 5 times their settled size, adafactor's 16 times. So its second moment
+starts, in every element, at the level of the leaves that it was made of: the largest of their
+means. First moments start at 0, and updates grow to their size as under a warm-up.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lcjax.tree.paths import is_slope_path
+
+# Fields of optax's states that hold second moments and other sizes of gradients or steps.
+_LEVELS = {"nu", "nu_max", "v", "v_row", "v_col", "n", "sum_of_squares", "exp_avg_sq"}
+_LEVELS |= {"grad_sum_sq", "e_g", "e_x", "step_sizes", "scale", "subgradients", "reward"}
+_FACTORED = ("v", "v_row", "v_col")
+
+
+def origins(new: str, leaf: Any, old: Mapping[str, Any], gone: Iterable[str]) -> list[str]:
+    """Returns the paths of the old params of which surgery made a new one.
+
+    Those among the leaves that are gone or new that share the longest part of its path, its own
+    name or else its number of axes.
+
+    Args:
+      new: path of the new param.
+      leaf: the new param.
+      old: the old params by path.
+      gone: paths of old params that are no more or that the report calls new.
+    """
+    near = [path for path in gone if path in old and not is_slope_path(path)]
+    name = new.rpartition("/")[2]
+    alike = [path for path in near if path.rpartition("/")[2] == name]
+    alike = alike or [path for path in near if np.ndim(old[path]) == np.ndim(leaf)] or near
+    shared = {path: _shared(path, new) for path in alike}
+    return [path for path in alike if shared[path] == max(shared.values())]
+
+
+def seeded(
+    fresh: Any, owner: str, path: str, sources: Sequence[str], old: Mapping[str, Any], belief: bool
+) -> Any:
+    """Returns the first value of a new param's state.
+
+    Args:
+      fresh: what `init` gives.
+      owner: path of the new param.
+      path: of the state's leaf; it ends in owner.
+      sources: paths of the params that it was made of.
+      old: the old state's leaves by path.
+      belief: whether the state predicts gradients by their first moment `mu`, which starts at 0,
+        so that the first errors of its prediction are the gradients themselves.
+    """
+    before = path[: len(path) - len(owner)]
+    names = before.removesuffix("params/").removesuffix("/").split("/")
+    if names[-1] not in _LEVELS or not jnp.issubdtype(jnp.result_type(fresh), jnp.floating):
+        return fresh
+    found = _values(before, names[-1], names[-1], sources, old)
+    if names[-1] in _FACTORED:  # a matrix has either v, or v_row and v_col; else one zero
+        each = [_values(before, names[-1], one, sources, old) for one in _FACTORED]
+        found = [value for values in each for value in values if value.size > 1] or found
+    if not found:
+        return fresh
+    usable = jnp.stack([(value >= 0).all() for value in found]).all()
+    level = jnp.stack([jnp.mean(value, dtype=jnp.float32) for value in found]).max()
+    if belief:
+        firsts = _values(before, names[-1], "mu", sources, old)
+        squares = [jnp.mean(jnp.square(value), dtype=jnp.float32) for value in firsts]
+        level = jnp.stack([level, *squares]).max()
+    usable &= jnp.isfinite(level)
+    return jnp.where(usable, level.astype(fresh.dtype), fresh)
+
+
+def _values(
+    before: str, name: str, field: str, sources: Sequence[str], old: Mapping[str, Any]
+) -> list[jax.Array]:
+    """Returns what a field of the same state has for the sources."""
+    start, _, end = before.rpartition(name + "/")
+    paths = [f"{start}{field}/{end}{path}" for path in sources]
+    return [jnp.asarray(old[path]) for path in paths if path in old]
+
+
+def _shared(one: str, other: str) -> int:
+    pairs = list(zip(one.split("/")[:-1], other.split("/")[:-1], strict=False))
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))

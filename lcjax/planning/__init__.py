@@ -1,0 +1,1 @@
+"""Which sites to collapse under a budget."""

@@ -1,0 +1,1 @@
+"""Exported StableHLO programs: written and loaded."""

@@ -1,0 +1,1 @@
+"""What can be collapsed: chains of Dense layers, sites, segments."""

@@ -1,0 +1,227 @@
+"""The sites of a tree: where its activations stand, how linear they are, what fusing would save."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from flax.core import meta
+from jax.core import Tracer
+
+from lcjax._table import render
+from lcjax.algebra.fuse import cheapest_cuts, parameters
+from lcjax.errors import CollapseError
+from lcjax.nn.activations import CollapsibleActivation, CollapsibleGate
+from lcjax.structure.chains import Chain, find_chains
+from lcjax.tree.paths import natural
+from lcjax.tree.slopes import slopes_by_path
+from lcjax.validation.arguments import NO_SITES, check_tree
+from lcjax.validation.functions import check_function, check_inputs, explained
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """A collapsible activation with the Dense before it and the Dense after it.
+
+    Attributes:
+      path: inside params, such as `block_3/mlp/act_0`.
+      slope: α; of layers stacked by `nn.scan` the one farthest from 1; None where it is abstract.
+      d_in: input width of the Dense before; 0 where the site is unpaired.
+      d_hidden: width of the activation; 0 where the site is unpaired.
+      d_out: output width of the Dense after; 0 where the site is unpaired.
+      parameters_before: in the Dense layers (and gate, and norm) that fusing replaces.
+      parameters_after: in what replaces them.
+      flops_before: multiply-adds times two for one token through those matrices.
+      flops_after: the same once collapsed.
+      layers: how many layers `nn.scan` stacked in this site; they collapse together.
+      pays: whether one matrix, with its bias, has fewer parameters than two with theirs, and than
+        there are now. About `d_in d_out < d_hidden (d_in + d_out)`.
+    """
+
+    path: str
+    slope: float | None
+    d_in: int = 0
+    d_hidden: int = 0
+    d_out: int = 0
+    parameters_before: int = 0
+    parameters_after: int = 0
+    flops_before: int = 0
+    flops_after: int = 0
+    layers: int = 1
+    pays: bool = False
+
+    @property
+    def gap(self) -> float | None:
+        """`|1 − α|`, how far the activation is from the identity; None where abstract."""
+        return None if self.slope is None else abs(1 - self.slope)
+
+    @property
+    def paired(self) -> bool:
+        """Whether a Dense stands on both sides, so that the site can be collapsed."""
+        return self.d_hidden > 0
+
+
+class Sites(tuple[Site, ...]):
+    """Sites in forward order; prints as a table."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The sites' paths, in forward order."""
+        return tuple(site.path for site in self)
+
+    def __str__(self) -> str:
+        """Returns the table, with what to do about unpaired sites, or about none, below it."""
+        if not self:
+            return NO_SITES
+        headers = ["site", "slope", "gap", "d_in", "d_hidden", "d_out", "parameters", "→"]
+        headers += ["FLOPs/token", "→", "fusing"]
+        lines = [render(headers, [_row(site) for site in self])]
+        if any(not site.paired for site in self):
+            lines.append(
+                "unpaired: this activation stands between no `dense_i` and `dense_{i+1}` of one "
+                "chain, so there is nothing to fuse. Build the pair with lcjax.CollapsibleMLP."
+            )
+        return "\n".join(lines)
+
+
+def find_sites(
+    variables: Any,
+    *,
+    apply_fn: Callable[..., Any] | None = None,
+    inputs: Sequence[Any] = (),
+) -> Sites:
+    """Returns the sites that a tree holds, in forward order.
+
+    The order is the natural sort of the paths (block_2 before block_10). Where a model's names do
+    not follow its forward order, `apply_fn` is traced to find the true one; nothing is computed.
+
+    Args:
+      variables: params, or variables with "params"; plain, frozen or boxed; arrays or
+        ShapeDtypeStructs, whose slopes are then None.
+      apply_fn: a Flax apply function; `apply_fn(variables, *inputs)` runs the model.
+      inputs: what apply_fn takes after the variables; arrays or ShapeDtypeStructs.
+
+    Raises:
+      CollapseError: when the tree is half collapsed or its kernels do not compose, or is that of a
+        collapsible function.
+    """
+    if isinstance(variables, Mapping) and set(variables) == {"model", "slopes", "fused"}:
+        raise CollapseError(
+            "got the tree of a collapsible function, whose sites only the function knows. With "
+            "f = lcjax.collapsible(fn), call f.sites, f.collapse and f.calibrate."
+        )
+    check_tree(variables, "find_sites", nested=False)
+    params = meta.unbox(params_of(variables))
+    found = {}
+    for chain in find_chains(params):
+        for i in chain.acts:
+            found[chain.site(i)] = _site(chain, i)
+    for path, leaf in slopes_by_path(params).values():
+        found.setdefault(path, Site(path=path, slope=farthest(leaf)))
+    order = sorted(found, key=natural)
+    if apply_fn is not None:
+        traced = forward_order(apply_fn, variables, inputs)
+        order.sort(key=lambda path: traced.index(path) if path in traced else len(traced))
+    return Sites(found[path] for path in order)
+
+
+def params_of(variables: Any) -> Any:
+    """Returns the params of whole variables, or the tree itself where it is params already."""
+    try:
+        return variables["params"]
+    except (KeyError, TypeError, IndexError):
+        return variables
+
+
+def forward_order(apply_fn: Callable[..., Any], variables: Any, inputs: Sequence[Any]) -> list[str]:
+    """Returns the paths of the sites in the order in which a Flax apply function runs them."""
+    check_function(apply_fn)
+    check_inputs(inputs)
+    seen: dict[str, None] = {}
+
+    def record(next_fn, args, kwargs, context):
+        if isinstance(context.module, (CollapsibleActivation, CollapsibleGate)):
+            seen.setdefault("/".join(context.module.path))
+        return next_fn(*args, **kwargs)
+
+    with explained(apply_fn, variables, inputs, "the input"), nn.intercept_methods(record):
+        jax.eval_shape(lambda tree, xs: apply_fn(tree, *xs), variables, tuple(inputs))
+    return list(seen)
+
+
+def _site(chain: Chain, i: int) -> Site:
+    d_in, d_hidden, d_out = chain.widths(i)
+    first, second = chain.denses[i], chain.denses[chain.after(i)]
+    slope = chain.acts[i]
+    layers = math.prod(slope.shape)
+    kernels = [first["kernel"], second["kernel"]]
+    parts = [first, second, chain.norms.get(i, {}), chain.gate or {}]
+    if chain.gate is not None:
+        kernels.append(chain.gate["kernel"])
+    site = Site(
+        path=chain.site(i),
+        slope=farthest(slope),
+        d_in=d_in,
+        d_hidden=d_hidden,
+        d_out=d_out,
+        parameters_before=sum(math.prod(leaf.shape) for part in parts for leaf in part.values()),
+        flops_before=2 * sum(math.prod(kernel.shape) for kernel in kernels),
+        layers=layers,
+    )
+    return with_savings(site, "bias" in first, "bias" in second or i in chain.norms)
+
+
+def with_savings(site: Site, first: bool, second: bool) -> Site:
+    """Returns a paired site with what is left of it after a collapse.
+
+    Args:
+      site: what there is before.
+      first: whether the Dense before the activation has a bias.
+      second: whether the Dense after it has one, or gets one from what is folded into it.
+    """
+    widths, biased = (site.d_in, site.d_hidden, site.d_out), (first, second)
+    cuts = cheapest_cuts(widths, biased)
+    after = site.layers * parameters(widths, cuts, biased)
+    return replace(
+        site,
+        parameters_after=after,
+        flops_after=2 * site.layers * parameters(widths, cuts),
+        pays=len(cuts) == 2 and after < site.parameters_before,
+    )
+
+
+def farthest(slope: Any) -> float | None:
+    """Returns the slope, of several the one farthest from 1; NaN where any is not finite."""
+    if isinstance(slope, (jax.ShapeDtypeStruct, Tracer)):
+        return None
+    flat = np.asarray(slope, np.float64).reshape(-1)
+    return float(flat[np.argmax(np.abs(1 - flat))]) if np.isfinite(flat).all() else math.nan
+
+
+def _row(site: Site) -> list[str]:
+    slope = ["?", "?"] if site.slope is None else [f"{site.slope:.4f}", f"{site.gap:.4f}"]
+    name = site.path or "(root)"
+    if not site.paired:
+        return [name, *slope, *["–"] * 7, "unpaired"]
+    name += f" ×{site.layers}" if site.layers > 1 else ""
+    sizes = [site.d_in, site.d_hidden, site.d_out, site.parameters_before, site.parameters_after]
+    sizes += [site.flops_before, site.flops_after]
+    pays = "pays" if site.pays else "grows"
+    return [name, *slope, *(f"{size:,}" for size in sizes), pays]
+
+
+def finite_gap(site: Site) -> float:
+    """Returns a site's gap.
+
+    Raises:
+      CollapseError: when the slope is NaN or infinite; names the site.
+    """
+    if site.gap is None or not math.isfinite(site.gap):
+        raise CollapseError(
+            f"{site.path}: the slope is {site.slope}, not a finite number: training has diverged. "
+            "Restore an earlier checkpoint."
+        )
+    return site.gap

@@ -1,0 +1,1 @@
+"""Collapsing sites of a model."""

@@ -1,0 +1,132 @@
+"""What the values of a program depend on: constants, params, random numbers, or its inputs."""
+
+from collections.abc import Mapping
+from enum import IntEnum
+
+from lcjax.transform.ir.primitives import (
+    ACROSS_DEVICES,
+    MOVES,
+    RANDOM,
+    REDUCTIONS,
+    SAME,
+    is_elementwise,
+)
+from lcjax.transform.ir.program import Op, Program, Region, Value
+
+
+class Kind(IntEnum):
+    """What a value depends on; what depends on several has the last of their kinds."""
+
+    CONSTANT = 0
+    PARAM = 1
+    RANDOM = 2
+    DATA = 3
+
+
+Kinds = Mapping[Value, Kind]
+
+
+class _Kinds(dict[Value, Kind]):
+    """Kinds by value; a value that no operation made is a constant."""
+
+    def __missing__(self, value: Value) -> Kind:
+        return Kind.CONSTANT
+
+
+def find_kinds(program: Program) -> Kinds:
+    """Returns the kind of every value of a program."""
+    kinds = _Kinds(dict.fromkeys(program.leaves, Kind.PARAM))
+    kinds.update(dict.fromkeys(program.inputs, Kind.DATA))
+    kinds.update(dict.fromkeys(program.state, Kind.PARAM))
+    _visit(program.body, kinds)
+    return kinds
+
+
+def _visit(body: list[Op | Region], kinds: _Kinds):
+    for item in body:
+        if isinstance(item, Op):
+            kind = max((kinds[value] for value in item.ins), default=Kind.CONSTANT)
+            kind = Kind.RANDOM if item.name in RANDOM else kind
+            kinds.update(dict.fromkeys(item.outs, kind))
+        elif item.kind == "scan":
+            kinds.update(dict.fromkeys([*item.carried, *item.outs], Kind.DATA))
+            kinds.update({layer: kinds[outside] for layer, outside in item.layers.items()})
+            _visit(item.body, kinds)
+        else:
+            _visit(item.body, kinds)
+
+
+def is_fixed(kind: Kind) -> bool:
+    """Tells whether a value of this kind is known once the params are."""
+    return kind <= Kind.PARAM
+
+
+def axes_varied(value: Value) -> frozenset[int]:
+    """Returns the axes along which a value may differ: one that was spread does not."""
+    return _varied(value, {})
+
+
+def _varied(value: Value, known: dict[Value, frozenset[int]]) -> frozenset[int]:
+    if value in known:
+        return known[value]
+    axes = frozenset(axis for axis, size in enumerate(value.shape) if size > 1)
+    op = value.maker
+    if axes and isinstance(op, Op):
+        if op.name == "broadcast_in_dim":
+            dims = op.eqn.params["broadcast_dimensions"]
+            axes &= frozenset(int(dims[axis]) for axis in _varied(op.ins[0], known))
+        elif op.name == "transpose":
+            inner = _varied(op.ins[0], known)
+            permutation = enumerate(op.eqn.params["permutation"])
+            axes = frozenset(i for i, axis in permutation if axis in inner)
+        elif is_elementwise(op):
+            own = [operand for operand in op.ins if len(operand.shape) == len(value.shape)]
+            axes &= frozenset().union(*(_varied(operand, known) for operand in own))
+    known[value] = axes
+    return axes
+
+
+def is_statistic(value: Value, kinds: Kinds, tokens: frozenset[int], rank: int) -> bool:
+    """Tells whether a value is the same for all tokens: means and variances of a whole batch.
+
+    Args:
+      value: of any kind; one that does not depend on the inputs is no statistic.
+      kinds: of all values.
+      tokens: which axes of the value that it is joined with are those of tokens.
+      rank: how many axes that value has.
+    """
+    if kinds[value] is not Kind.DATA:
+        return False
+    todo, seen = [value], {value}
+    for each in todo:  # which grows; what is near comes first, and mostly tells
+        op = each.maker
+        if not isinstance(op, Op):
+            return False
+        if op.name in REDUCTIONS:
+            (operand,) = op.ins
+            axes = frozenset(op.eqn.params["axes"])
+            if op.name != "reduce_sum" or len(operand.shape) != rank or axes != tokens:
+                return False
+            if _divides(op.outs[0]):  # a softmax
+                return False
+        elif is_elementwise(op) or op.name in ACROSS_DEVICES | MOVES:
+            data = [operand for operand in op.ins if kinds[operand] is Kind.DATA]
+            todo += [operand for operand in dict.fromkeys(data) if operand not in seen]
+            seen.update(data)
+        else:
+            return False
+    return True
+
+
+def _divides(value: Value) -> bool:
+    """Tells whether something is divided by a sum itself, as in a softmax, and not by its mean."""
+    while len(value.users) == 1:
+        (op,) = value.users
+        if not isinstance(op, Op):
+            return False
+        if op.name == "div":
+            return op.ins[1] is value
+        if op.name not in SAME | MOVES | ACROSS_DEVICES:
+            return False
+        value = op.outs[0]
+    return False

@@ -1,0 +1,82 @@
+"""Kernels and the leaves of the params: what they are called, and which are no whole leaves."""
+
+from collections.abc import Collection, Mapping
+
+import jax.numpy as jnp
+
+from lcjax.transform.analysis import reasons
+from lcjax.transform.analysis.dense import Dense, origin_of, root
+from lcjax.transform.analysis.dependence import Kind, Kinds
+from lcjax.transform.ir.program import Op, Program, Value, scans_around
+
+PICKS = frozenset({"dynamic_slice", "gather"})
+
+
+def leaves_of(value: Value, leaves: Collection[Value]) -> list[Value]:
+    """Returns the leaves of the params that a value is computed from."""
+    found: dict[Value, None] = {}
+    seen, todo = set(), [value]
+    while todo:
+        value = todo.pop()
+        if value in leaves:
+            found.setdefault(value)
+        if value not in seen:
+            seen.add(value)
+            todo += value.maker.ins if isinstance(value.maker, Op) else []
+            todo += [value.layer_of] if value.layer_of is not None else []
+    return list(found)
+
+
+def name_of(kernel: Value, named: Mapping[Value, str], called: Mapping[Value, str]) -> str:
+    """Returns what a Dense with this kernel is called.
+
+    Args:
+      kernel: of the Dense.
+      named: what a site is called by its first kernel's leaf.
+      called: what a leaf is called.
+    """
+    origin, _ = origin_of(_stack(kernel) or kernel)
+    if origin in named:
+        return named[origin]
+    return f"(from {', '.join(sorted(called[leaf] for leaf in leaves_of(kernel, called)))})"
+
+
+def why_not_a_leaf(dense: Dense, which: str, called: Mapping[Value, str]) -> str | None:
+    """Returns why the kernel of a Dense is no leaf that can be fused; None where it is.
+
+    Args:
+      dense: the Dense.
+      which: "before" or "after" the activation.
+      called: what the leaves are called.
+    """
+    origin, ops = origin_of(dense.kernel)
+    if any(op.name == "stop_gradient" for op in ops):
+        return reasons.FROZEN.format(which=which)
+    if dense.leaf is not None:
+        return None
+    while isinstance(origin.maker, Op) and origin.maker.name == "convert_element_type":
+        origin, _ = origin_of(origin.maker.ins[0])
+    if origin in called and not jnp.issubdtype(origin.aval.dtype, jnp.floating):
+        return reasons.DTYPE.format(which=which, dtype=origin.aval.dtype.name)
+    if _stack(dense.kernel) in called and scans_around(dense.product):
+        return reasons.PICKED
+    return reasons.COMPUTED.format(which=which)
+
+
+def picked(program: Program, kinds: Kinds, named: Mapping[Value, str]) -> list[tuple[str, str]]:
+    """Returns the kernels that a loop's counter picks out of a stack of them."""
+    found: dict[str, None] = {}
+    for op in program.ops():
+        data = all(kinds[value] is Kind.DATA for value in op.ins)
+        if op.name == "dot_general" and data and scans_around(op):
+            stacks = [stack for value in op.ins if (stack := _stack(value)) is not None]
+            found |= dict.fromkeys(named[stack] for stack in stacks if stack in named)
+    return [(path, reasons.PICKED) for path in found]
+
+
+def _stack(kernel: Value) -> Value | None:
+    """Returns the stack out of which a kernel is picked by an index."""
+    maker = root(kernel)[0].maker
+    if not isinstance(maker, Op) or maker.name not in PICKS:
+        return None
+    return root(maker.ins[0])[0]

@@ -1,0 +1,108 @@
+"""Products with kernels that are read as no Dense: by batches, by groups, or picked by the data."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from lcjax.transform.analysis import reasons
+from lcjax.transform.analysis.dense import Dense
+from lcjax.transform.analysis.dependence import Kind, Kinds, is_fixed
+from lcjax.transform.analysis.kernels import PICKS, leaves_of, name_of
+from lcjax.transform.ir.primitives import MOVES, PRODUCTS, SAME
+from lcjax.transform.ir.program import Op, Program, Value
+
+_GROUPED = frozenset({"ragged_dot", "ragged_dot_general"})
+
+
+class Other(NamedTuple):
+    """A product of data with a kernel that is read as no Dense.
+
+    Attributes:
+      x: the data.
+      kernel: the other operand.
+      reason: why it is read as none.
+    """
+
+    x: Value
+    kernel: Value
+    reason: str
+
+
+class Others:
+    """Finds where such products, and Dense layers, lead to each other."""
+
+    def __init__(self, program: Program, denses: Mapping[Value, Dense], kinds: Kinds):
+        self._kinds, self._denses = kinds, denses
+        self._others: dict[Value, Other] = {}
+        self._leaves = dict.fromkeys(program.leaves)
+        for op in program.ops():
+            other = self._read(op) if op.outs and op.outs[0].users else None
+            if other is not None and op.outs[0] not in denses:
+                self._others[op.outs[0]] = other
+
+    def pairs(
+        self, named: Mapping[Value, str], called: Mapping[Value, str]
+    ) -> list[tuple[str, str]]:
+        """Returns what leads to such a product, or is one and leads to a Dense, and why not.
+
+        Args:
+          named: what a site is called by its first kernel's leaf.
+          called: what a leaf is called.
+        """
+        rows: dict[tuple[str, str], None] = {}
+        if not self._others:
+            return []
+        downs = [(each.x, each.reason) for each in self._others.values()]
+        downs += [(each.x, "") for each in self._denses.values()]
+        for x, reason in downs:
+            for up in self._before(x):
+                other = self._others.get(up)
+                kernel = self._denses[up].kernel if other is None else other.kernel
+                why = reason if other is None else other.reason
+                if why:
+                    rows.setdefault((name_of(kernel, named, called), why))
+        return list(rows)
+
+    def _before(self, value: Value) -> list[Value]:
+        """Returns the products with kernels that a value comes from."""
+        found: list[Value] = []
+        seen, todo = set(), [value]
+        while todo:
+            value = todo.pop()
+            if value in seen or self._kinds[value] is not Kind.DATA:
+                continue
+            seen.add(value)
+            if value in self._denses or value in self._others:
+                found.append(value)
+            elif isinstance(value.maker, Op) and value.maker.name not in PRODUCTS:
+                todo += reversed(value.maker.ins)
+        return found
+
+    def _read(self, op: Op) -> Other | None:
+        if op.name in _GROUPED:
+            x, kernel = op.ins[:2]
+            fixed = is_fixed(self._kinds[kernel]) and self._kinds[x] is Kind.DATA
+            return Other(x, kernel, reasons.RAGGED.format(op=op.name)) if fixed else None
+        if op.name != "dot_general":
+            return None
+        for x, kernel in (op.ins, op.ins[::-1]):
+            if self._kinds[x] is not Kind.DATA:
+                continue
+            if self._kinds[kernel] is Kind.PARAM:
+                return Other(x, kernel, reasons.BATCHED) if self._is_batched(op) else None
+            if self._kinds[kernel] is Kind.DATA and (pick := self._pick(kernel)):
+                return Other(x, kernel, reasons.GATHERED.format(op=pick))
+        return None
+
+    def _is_batched(self, op: Op) -> bool:
+        contracted, batch = op.eqn.params["dimension_numbers"]
+        return any(batch) and bool(contracted[0])
+
+    def _pick(self, value: Value) -> str | None:
+        """Returns which operation picks a value out of params, by an index that is data."""
+        op = value.maker
+        while isinstance(op, Op) and op.name in SAME | MOVES:
+            value = op.ins[0]
+            op = value.maker
+        if not isinstance(op, Op) or op.name not in PICKS or not is_fixed(self._kinds[op.ins[0]]):
+            return None
+        return op.name if leaves_of(op.ins[0], self._leaves) else None

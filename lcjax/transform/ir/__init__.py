@@ -1,0 +1,1 @@
+"""A traced program: its equations, their interpreter, rewrites of it."""

@@ -1,0 +1,78 @@
+"""What is known of JAX's primitives: which work on every element alone, and how to run one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jax.extend import core
+
+from lcjax.transform.ir.program import Op
+
+# Of one operand, which they hand on as it is, but for its dtype, its place or its name.
+SAME = frozenset(
+    "convert_element_type copy copy_p name sharding_constraint reshard mesh_cast stop_gradient"
+    " optimization_barrier reduce_precision pvary pcast".split()
+)
+# Of one operand, whose elements they move about.
+MOVES = frozenset("transpose reshape squeeze expand_dims broadcast_in_dim".split())
+# Every element of the result is made of the elements at its own place.
+ELEMENTWISE = SAME | frozenset(
+    "abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp cos cosh div eq erf"
+    " erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma log log1p logistic lt"
+    " max min mul ne neg nextafter not or pow rem round rsqrt select_n sign sin sinh sqrt square"
+    " sub tan tanh xor digamma".split()
+)
+RANDOM = frozenset("random_bits random_gamma threefry2x32 rng_bit_generator rng_uniform".split())
+REDUCTIONS = frozenset("reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or".split())
+ACROSS_DEVICES = frozenset("psum psum_invariant pmax pmin".split())
+PRODUCTS = frozenset({"dot_general", "conv_general_dilated"})
+_OPEN = frozenset("custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr jit pjit".split())
+
+
+def hands_on(op: Op) -> bool:
+    """Tells whether an operation returns its one operand as it is, but for float dtype and place.
+
+    A cast to an integer does not: it rounds.
+    """
+    if op.name not in SAME | MOVES or len(op.ins) != 1 or len(op.outs) != 1:
+        return False
+    dtypes = (op.ins[0].aval.dtype, op.outs[0].aval.dtype)
+    return dtypes[0] == dtypes[1] or all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes)
+
+
+def is_elementwise(op: Op) -> bool:
+    """Tells whether every element of the one result is made of the elements at its own place.
+
+    Functions with a derivative of their own count where what is inside them does.
+    """
+    return len(op.outs) == 1 and _elementwise(op.eqn)
+
+
+def _elementwise(eqn: Any) -> bool:
+    if eqn.primitive.name in _OPEN:
+        inner = [eqn for jaxpr, _ in inner_jaxprs(eqn) for eqn in jaxpr.eqns]
+        return all(_elementwise(eqn) or _scalar(eqn) for eqn in inner)
+    return eqn.primitive.name in ELEMENTWISE
+
+
+def _scalar(eqn: Any) -> bool:
+    """Tells whether an equation spreads a scalar, as those do that fill in a constant."""
+    return eqn.primitive.name == "broadcast_in_dim" and eqn.invars[0].aval.shape == ()
+
+
+def holds_products(eqn: Any) -> bool:
+    """Tells whether a jaxpr inside an equation multiplies by a kernel, or may."""
+    inner = [eqn for jaxpr, _ in inner_jaxprs(eqn) for eqn in jaxpr.eqns]
+    return any(eqn.primitive.name in PRODUCTS or holds_products(eqn) for eqn in inner)
+
+
+def inner_jaxprs(eqn: Any) -> list[tuple[Any, Sequence[Any]]]:
+    """Returns the jaxprs in an equation's parameters, each with its constants."""
+    found = []
+    for value in eqn.params.values():
+        for part in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(part, core.ClosedJaxpr):
+                found.append((part.jaxpr, part.consts))
+            elif isinstance(part, core.Jaxpr):
+                found.append((part, ()))
+    return found

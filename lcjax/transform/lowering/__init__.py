@@ -1,0 +1,1 @@
+"""From chosen sites to the program that runs."""

@@ -1,0 +1,107 @@
+"""The slope mixed in where a site's activation returns."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import jax
+from jax import lax
+from jax.core import Tracer
+
+from lcjax._jaxpr import bind
+from lcjax.nn.activations import bend
+from lcjax.transform.analysis.dependence import Kind, Kinds
+from lcjax.transform.ir.interpreter import run
+from lcjax.transform.ir.program import Op, Region, Value, ops_in
+from lcjax.transform.ir.rewrites import Plan, Read, Replacement
+from lcjax.transform.matching.match import Match
+
+
+def bent(match: Match, slope: Value, kinds: Kinds) -> Replacement:
+    """Returns what computes `α z + (1 − α) σ(z)`, or `α v + (1 − α) σ(g) ⊙ v` of a gated unit.
+
+    What scales a gate scales its value too: `c (α v + (1 − α) σ(g) ⊙ v)`.
+    Where σ is a function of z alone, by `lcjax.nn.activations.bend`, whose backward pass keeps z
+    only.
+
+    Args:
+      match: the site.
+      slope: the value that holds α.
+      kinds: of all values.
+    """
+    op, start, end = match.end.maker, match.start, match.end
+    assert isinstance(op, Op)
+    scales = [step.by for step in match.on_gate if step.by is not None]
+    items = None if match.gated else _function(match, kinds)
+
+    def mix(read: Read) -> jax.Array:
+        z, h = read(start), read(end)
+        for step in match.on_gate:
+            z = lax.convert_element_type(z, step.value.aval.dtype)
+            (z,) = bind(step.op.eqn, [z if v is step.value else read(v) for v in step.op.ins])
+        return bend(lambda z, h: h, lax.convert_element_type(z, h.dtype), read(slope), h)
+
+    if items is None or start.aval.dtype != end.aval.dtype:
+        return Replacement(op, (start, *scales), mix, own=True)
+
+    def sigma(z: jax.Array) -> jax.Array:
+        env = {start: z}
+        run(items, Plan(), env)
+        return env[end]
+
+    return Replacement(op, (start,), lambda read: bend(sigma, read(start), read(slope)))
+
+
+def _function(match: Match, kinds: Kinds) -> list[Op | Region] | None:
+    """Returns what runs the activation as a function of its input alone; None if it needs more.
+
+    Calls that belong to it as a whole stay calls, with what derivatives of their own they have.
+    """
+    needed: dict[Op, None] = {}
+    seen, todo = {match.start}, [match.end]
+    while todo:
+        value = todo.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        op = value.maker
+        if isinstance(value.constant, Tracer):
+            return None
+        if value.constant is None:
+            if not isinstance(op, Op) or kinds[value] in (Kind.PARAM, Kind.RANDOM):
+                return None
+            needed.setdefault(op)
+            todo += op.ins
+    return _in_order({op: _whole(op, needed) for op in needed}, match.end.maker)
+
+
+def _whole(op: Op, ops: Collection[Op]) -> Op | Region:
+    """Returns the outermost call around an operation that does nothing but these; or itself."""
+    item: Op | Region = op
+    while item.scope is not None and item.scope.kind != "scan" and _all_in(item.scope, ops):
+        item = item.scope
+    return item
+
+
+def _all_in(region: Region, ops: Collection[Op]) -> bool:
+    return all(op in ops for op in ops_in(region.body) if any(out.users for out in op.outs))
+
+
+def _in_order(items: Mapping[Op, Op | Region], last: Any) -> list[Op | Region]:
+    """Returns operations and calls such that each comes after those whose results it reads.
+
+    In the order of their operands: it is the same in every process.
+
+    Args:
+      items: what runs each operation.
+      last: the operation whose result is wanted.
+    """
+    done: dict[Op | Region, None] = {}
+    todo = [items[last]]
+    while todo:
+        item = todo[-1]
+        makers = [value.maker for value in item.ins if isinstance(value.maker, Op)]
+        before = [items[op] for op in makers if op in items and items[op] not in done]
+        todo += before
+        if not before:
+            done.setdefault(todo.pop())
+    return list(done)

@@ -1,0 +1,174 @@
+"""The arrays of a site: its kernels as matrices, its biases and norms as vectors over units."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lcjax._jaxpr import bind
+from lcjax.transform.analysis.axes import Labels
+from lcjax.transform.analysis.dense import Dense, root
+from lcjax.transform.ir.primitives import SAME
+from lcjax.transform.ir.program import Op, Region, Value
+
+Leaves = Mapping[Value, Any]
+
+
+def matrix(dense: Dense, leaves: Leaves) -> Any:
+    """Returns a kernel as a matrix (..., d_in, d_out), in the dtype in which it is stored.
+
+    The leaf itself where it is one already. Leading axes are the layers of scans.
+
+    Args:
+      dense: the layer.
+      leaves: arrays or ShapeDtypeStructs.
+    """
+    used = (*dense.kernel_in, *dense.kernel_out)
+    rest = [axis for axis in range(len(dense.kernel.shape)) if axis not in used]  # of size 1
+    order, shape = [*rest, *used], (dense.d_in, dense.d_out)
+
+    def arrange(array: jax.Array) -> jax.Array:
+        return jnp.reshape(jnp.transpose(array, order), shape)
+
+    return _viewed(_levels(dense.kernel), leaves, None if order == [0, 1] else arrange)
+
+
+def vector(
+    value: Value, labels: Labels, shape: Sequence[int], leaves: Leaves, scans: Sequence[Region]
+) -> Any:
+    """Returns a fixed value that is the same for every token as a vector (..., d) over units.
+
+    Args:
+      value: has the axes of what it is joined with, or none.
+      labels: of the result; its units are wanted in the order in which they are counted.
+      shape: of the result.
+      leaves: arrays or ShapeDtypeStructs.
+      scans: whose layers the leading axes are.
+    """
+    units = sorted(
+        (label[1], axis) for axis, label in enumerate(labels) if label and label[0] == "unit"
+    )
+    axes = [axis for _, axis in units]
+    sizes = tuple(shape[axis] for axis in axes)
+    width = int(np.prod(sizes))
+
+    def arrange(array: jax.Array) -> jax.Array:
+        if array.ndim:
+            others = tuple(axis for axis in range(array.ndim) if axis not in axes)
+            array = jnp.transpose(array, (*others, *axes))[(0,) * len(others)]
+        return jnp.reshape(jnp.broadcast_to(array, sizes), (width,))
+
+    levels = _levels(value)
+    origin = levels[0][0]
+    if origin in leaves and len(levels) == len(scans) + 1:
+        stack = tuple(scan.eqn.params["length"] for scan in scans)
+        moved = any(op.name in ("transpose", "slice") for _, ops in levels for op in ops)
+        plain = leaves[origin].shape == (*stack, width) and not moved
+        return leaves[origin] if plain else _viewed(levels, leaves, arrange)
+    return _computed(value, leaves, scans, arrange)
+
+
+def _levels(value: Value) -> list[tuple[Value, list[Op]]]:
+    """Returns what a value is but for dtype and place, and what was done to it since.
+
+    One pair for every scan that it is a layer of and one for outside, which comes first.
+    """
+    origin, ops = root(value)
+    levels = [(origin, ops)]
+    while origin.layer_of is not None:
+        origin, ops = root(origin.layer_of)
+        levels.insert(0, (origin, ops))
+    return levels
+
+
+def _viewed(
+    levels: Sequence[tuple[Value, Sequence[Op]]],
+    leaves: Leaves,
+    arrange: Callable[[jax.Array], jax.Array] | None,
+) -> Any:
+    """Returns a leaf with its axes moved as the program moves them, and arranged; not cast."""
+    moves: list[tuple[int, Callable[[jax.Array], jax.Array]]] = []
+    for depth, (_, ops) in enumerate(levels):
+        for op in ops:
+            if op.name not in SAME:
+                moves.append((depth, lambda array, op=op: bind(op.eqn, [array])[0]))
+    if arrange is not None:
+        moves.append((len(levels) - 1, arrange))
+    leaf = leaves[levels[0][0]]
+    if not moves:
+        return leaf
+
+    def view(array: jax.Array) -> jax.Array:
+        for depth, move in moves:
+            array = _mapped(move, depth)(array)
+        return array
+
+    return jax.eval_shape(view, leaf) if isinstance(leaf, jax.ShapeDtypeStruct) else view(leaf)
+
+
+def _mapped(fn: Callable[[jax.Array], jax.Array], depth: int) -> Callable[[jax.Array], jax.Array]:
+    return _mapped(jax.vmap(fn), depth - 1) if depth else fn
+
+
+def _computed(
+    value: Value,
+    leaves: Leaves,
+    scans: Sequence[Region],
+    arrange: Callable[[jax.Array], jax.Array],
+) -> Any:
+    """Returns what a value computed from leaves is, for every layer of the scans, arranged."""
+
+    def layered(known: Mapping[Value, Any], scans: Sequence[Region]) -> jax.Array:
+        if not scans:
+            return arrange(jnp.asarray(_evaluate(value, dict(known))))
+        scan, *rest = scans
+        outside = dict(known)
+        layers = [layer for layer, stacked in scan.layers.items() if _is_known(stacked, outside)]
+        xs = [_evaluate(scan.layers[layer], outside) for layer in layers]
+
+        def one(xs: Sequence[Any]) -> jax.Array:
+            return layered(outside | dict(zip(layers, xs, strict=True)), rest)
+
+        return jax.vmap(one, axis_size=scan.eqn.params["length"])(xs)
+
+    needed = [leaf for leaf in leaves if leaf in _origins(value)]
+
+    def compute(arrays: Sequence[Any]) -> jax.Array:
+        return layered(dict(zip(needed, arrays, strict=True)), scans)
+
+    arrays = [leaves[leaf] for leaf in needed]
+    abstract = any(isinstance(array, jax.ShapeDtypeStruct) for array in arrays)
+    return jax.eval_shape(compute, arrays) if abstract else compute(arrays)
+
+
+def _origins(value: Value) -> set[Value]:
+    """Returns every value from which a fixed value is computed, and the layers of scans in it."""
+    seen: set[Value] = set()
+    todo = [value]
+    while todo:
+        value = todo.pop()
+        if value not in seen:
+            seen.add(value)
+            todo += value.maker.ins if isinstance(value.maker, Op) else []
+            todo += [value.layer_of] if value.layer_of is not None else []
+    return seen
+
+
+def _is_known(value: Value, known: Mapping[Value, Any]) -> bool:
+    """Tells whether a value can be computed from those that are known."""
+    ends = [each for each in _origins(value) if not isinstance(each.maker, Op)]
+    return all(each in known or each.constant is not None for each in ends)
+
+
+def _evaluate(value: Value, known: dict[Value, Any]) -> Any:
+    """Returns a value, computing what it needs and is not known, and adding it to what is."""
+    if value.constant is not None:
+        return value.constant
+    if value not in known:
+        op = value.maker
+        assert isinstance(op, Op)
+        results = bind(op.eqn, [_evaluate(operand, known) for operand in op.ins])
+        known.update(zip(op.outs, results, strict=True))
+    return known[value]

@@ -1,0 +1,149 @@
+"""What a value is made of, back to the Dense layers that it comes from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+
+from lcjax.transform.analysis.affine_ops import data_operands
+from lcjax.transform.analysis.axes import Labels, labels_before
+from lcjax.transform.analysis.dense import Dense
+from lcjax.transform.analysis.dependence import Kind, Kinds
+from lcjax.transform.analysis.reasons import MERGES, NOT_BY_UNIT, OTHER, STATE, SUM
+from lcjax.transform.ir.primitives import MOVES, PRODUCTS, REDUCTIONS, is_elementwise
+from lcjax.transform.ir.program import Op, Value
+
+
+@dataclass
+class Cone:
+    """What a value is made of, back to the Dense layers: every operation elementwise, or named.
+
+    Attributes:
+      ops: the operations, from the value backwards.
+      denses: the Dense layers it comes from.
+      odd: what else it comes from, and what stands in the way.
+    """
+
+    ops: list[Op]
+    denses: list[Dense]
+    odd: list[str]
+
+    @property
+    def reason(self) -> str:
+        """What to say of it where it is no activation of Dense layers; "" where it may be one."""
+        return max(self.odd, key=lambda reason: reason.startswith(SUM), default="")
+
+
+class Cones:
+    """Finds what values are made of.
+
+    Attributes:
+      dense_of: the Dense layers of the program, by the bare product and by the output.
+      kinds: of all values.
+    """
+
+    def __init__(self, denses: Mapping[Value, Dense], kinds: Kinds):
+        self.dense_of = dict(denses) | {dense.out: dense for dense in denses.values()}
+        self.kinds = kinds
+        self._walked: set[Value] = set()
+
+    def of(self, end: Value, labels: Labels) -> Cone:
+        """Returns the cone of a value with these labels."""
+        cone, seen, todo = Cone([], [], []), set(), [(end, labels)]
+        while todo:
+            value, labels = todo.pop()
+            if value in seen:
+                continue
+            seen.add(value)
+            op = value.maker
+            if value in self.dense_of:
+                dense = self.dense_of[value]
+                cone.denses += [dense] if dense not in cone.denses else []
+            elif not isinstance(op, Op):
+                cone.odd.append(self._obstacle(value))
+            elif op.name in MOVES or op.name in ("slice", "split"):
+                earlier = labels_before(op, op.ins[0], labels)
+                if earlier is None:
+                    cone.odd.append(self._obstacle(value))
+                else:
+                    cone.ops.append(op)
+                    todo.append((op.ins[0], earlier))
+            elif is_elementwise(op):
+                operands = data_operands(op, self.kinds, labels)
+                cone.ops.append(op)
+                for operand in operands:
+                    if operand.shape == value.shape:
+                        todo.append((operand, labels))
+                    else:
+                        cone.odd.append(self._obstacle(operand))
+            else:
+                cone.odd.append(self._obstacle(value))
+        return cone
+
+    def _obstacle(self, value: Value) -> str:
+        """Returns what to say of a value that is in the way, by the operation that made it."""
+        if not self._comes_from_dense(value):
+            return self._other(value)
+        op, moved = value.maker, ""
+        while isinstance(op, Op) and (op.name in MOVES or is_elementwise(op)):
+            moved = op.name if op.name in MOVES else moved
+            data = [operand for operand in op.ins if self.kinds[operand] is Kind.DATA]
+            value = data[0] if data else value
+            op = data[0].maker if data else None
+            if moved and value in self.dense_of:
+                return MERGES.format(op=moved)
+        if not isinstance(op, Op):
+            return OTHER
+        if op.name in REDUCTIONS:
+            return f"{SUM} (`{op.name}`)"
+        return NOT_BY_UNIT.format(op=op.name)
+
+    def _other(self, value: Value) -> str:
+        """Returns what to say of a value that comes from no Dense."""
+        while isinstance(value.maker, Op):
+            data = [operand for operand in value.maker.ins if self.kinds[operand] is Kind.DATA]
+            if not data or not (value.maker.name in MOVES or is_elementwise(value.maker)):
+                return OTHER
+            value = data[0]
+        by_unit = sum(size != 1 for size in value.shape) <= 1
+        floats = jnp.issubdtype(value.aval.dtype, jnp.floating)
+        return OTHER + STATE if by_unit and floats else OTHER
+
+    def _comes_from_dense(self, end: Value) -> bool:
+        seen, todo = set(), [end]
+        while todo:
+            value = todo.pop()
+            if value in self.dense_of:
+                return True
+            op = value.maker
+            if value not in seen and isinstance(op, Op) and op.name not in PRODUCTS:
+                todo += [operand for operand in op.ins if self.kinds[operand] is Kind.DATA]
+            seen.add(value)
+        return False
+
+    def near(self, end: Value) -> tuple[list[Dense], bool]:
+        """Returns the Dense layers that a value comes from through whatever but products.
+
+        And whether other streams of values enter: inputs, products of data, and what an earlier
+        call came across already: of a residual stream each Dense is returned once.
+        """
+        found: list[Dense] = []
+        mixed, todo = False, [end]
+        own: set[Value] = set()
+        while todo:
+            value = todo.pop()
+            if value in own or self.kinds[value] is not Kind.DATA:
+                continue
+            own.add(value)
+            if value in self.dense_of:
+                found.append(self.dense_of[value])
+                continue
+            op = value.maker
+            if value in self._walked:
+                mixed = True
+            elif isinstance(op, Op) and op.name not in PRODUCTS:
+                todo += reversed(op.ins)
+            elif isinstance(op, Op) or jnp.issubdtype(value.aval.dtype, jnp.floating):
+                mixed = True  # what is no float, as an index or a condition, is no stream
+        self._walked |= own
+        return found, mixed

@@ -1,0 +1,108 @@
+"""A call of a function, traced to a program."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lcjax.errors import CollapseError
+from lcjax.transform.ir.program import open_program
+from lcjax.transform.matching.find_sites import Found, find_all
+from lcjax.transform.params.keys import encode, site_name
+from lcjax.validation.functions import explained
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Traced:
+    """A call of the function with given shapes.
+
+    Attributes:
+      found: what is found in it.
+      paths: the encoded paths of the leaves of the model's params.
+      state_paths: those of the leaves of its state.
+      out_paths: those of the leaves of what it returns.
+      out: the structure of what it returns.
+    """
+
+    found: Found
+    paths: tuple[str, ...]
+    state_paths: tuple[str, ...]
+    out_paths: tuple[str, ...]
+    out: Any
+
+    @property
+    def leaf_paths(self) -> tuple[str, ...]:
+        """The encoded paths of the leaves of params and state."""
+        return self.paths + self.state_paths
+
+
+def trace(
+    fn: Callable[..., Any],
+    model: Any,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    *,
+    has_state: bool = False,
+) -> tuple[Traced, list[Any], list[Any]]:
+    """Returns the traced call, the leaves of the model's params, and those of the inputs.
+
+    Every call is traced: what the function reads from outside may have changed since the last one.
+
+    Args:
+      fn: the function.
+      model: the params, whole; arrays or ShapeDtypeStructs.
+      args: the function's other arguments; leaves that are no arrays are not traced.
+      kwargs: those given by name.
+      has_state: whether the first of args is state.
+
+    Raises:
+      CollapseError: a leaf of the params is no array.
+      TypeError: no state, where the function has one.
+    """
+    if has_state and not args:
+        raise TypeError(
+            "got no argument after the params, expected the state: the function is collapsible "
+            "with has_state=True. Give the state after the params, f(params, state, *args)."
+        )
+    flat, structure = jax.tree_util.tree_flatten_with_path(model)
+    for keys, leaf in flat:
+        if not _is_array(leaf) and not isinstance(leaf, bool | int | float | complex):
+            raise CollapseError(
+                f"{encode(keys)}: got {type(leaf).__name__} in params, wanted an array. Split "
+                "off what is no array: nnx.split, or eqx.partition(model, eqx.is_array)."
+            )
+    leaves = [leaf if _is_array(leaf) else jnp.asarray(leaf) for _, leaf in flat]
+    inputs, inputs_structure = jax.tree.flatten((tuple(args), dict(kwargs)))
+    arrays = [leaf for leaf in inputs if _is_array(leaf)]
+
+    # JAX keeps traces by the function that is traced: this one is new in every call.
+    def call(leaves: Sequence[Any], arrays: Sequence[Any]) -> Any:
+        rest = iter(arrays)
+        filled = [next(rest) if _is_array(leaf) else leaf for leaf in inputs]
+        args, kwargs = jax.tree.unflatten(inputs_structure, filled)
+        return fn(jax.tree.unflatten(structure, list(leaves)), *args, **kwargs)
+
+    try:
+        with explained(partial(fn, **kwargs), model, args, "the call"):
+            closed, out = jax.make_jaxpr(call, return_shape=True)(leaves, arrays)
+    except Exception as error:
+        error.add_note(
+            "Raised by the function itself, traced by lcjax.collapsible. If it misses params: "
+            "are these another model's, or a compact tree without its part `fused`?"
+        )
+        raise
+    state = jax.tree_util.tree_flatten_with_path(args[0])[0] if has_state else []
+    state_paths = tuple(encode(keys) for keys, leaf in state if _is_array(leaf))
+    paths = tuple(encode(keys) for keys, _ in flat)
+    program = open_program(closed, len(leaves), len(state_paths))
+    found = find_all(program, paths, [site_name(keys) for keys, _ in flat])
+    outs, out = jax.tree_util.tree_flatten_with_path(out)
+    out_paths = tuple(encode(keys) for keys, _ in outs)
+    return Traced(found, paths, state_paths, out_paths, out), leaves, arrays
+
+
+def _is_array(leaf: Any) -> bool:
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")

@@ -1,0 +1,1 @@
+"""The params of a collapsible function, and the keys of fused sites."""

@@ -1,0 +1,128 @@
+"""Names in a compact tree: the path of a leaf as text, and keys that tell what was fused away."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, unquote
+
+import jax
+import numpy as np
+from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
+
+from lcjax.errors import CollapseError
+from lcjax.tree.paths import in_params, leaf_path
+
+_KERNELS = frozenset({"kernel", "weight", "w"})
+_SAFE = " ~.-_"
+
+
+def site_name(keys: Sequence[Any]) -> str:
+    """Returns what a site is called whose first kernel is the leaf at this key path.
+
+    The path of the leaf inside params, without its own name where that says no more than that it
+    is a kernel: `block_3/Dense_0` for `params/block_3/Dense_0/kernel`, `w1` for `w1`.
+    """
+    parent, _, name = in_params(leaf_path(keys)).rpartition("/")
+    return parent if parent and name in _KERNELS else in_params(leaf_path(keys))
+
+
+def encode(keys: Sequence[Any]) -> str:
+    """Returns a key path as text: `mlp/Dense_0/kernel`, `layers/[0]/@weight`."""
+    return "/".join(map(_encode, keys))
+
+
+def _encode(key: Any) -> str:
+    match key:
+        case DictKey(key=str(name)):
+            return quote(name, safe=_SAFE)
+        case GetAttrKey(name=name):
+            return "@" + quote(name, safe=_SAFE)
+        case DictKey(key=int(index)) | SequenceKey(idx=int(index)):
+            return f"[{index}]"
+        case FlattenedIndexKey(key=index):
+            return f"[{index}]"
+    return "@" + quote(str(key), safe=_SAFE)
+
+
+def in_box(path: str) -> str:
+    """Returns the encoded path of the box that a leaf is in, which is its own where there is none.
+
+    A box that held a leaf is gone with it; what is put back has none.
+    """
+    return path.removesuffix("/@value")
+
+
+def decode(name: str) -> str | int | None:
+    """Returns the key that leads into a dict or, an int, into a list; None into anything else."""
+    if name.startswith("@"):
+        return None
+    return int(name[1:-1]) if name.startswith("[") else unquote(name)
+
+
+def readable(path: str) -> str:
+    """Returns an encoded path as messages name it: `layers/0/weight` for `layers/[0]/@weight`."""
+    names = in_box(path).split("/")
+    keys = [decode(name) for name in names]
+    pairs = zip(names, keys, strict=True)
+    return "/".join(unquote(name[1:]) if key is None else str(key) for name, key in pairs)
+
+
+@dataclass(frozen=True)
+class Fused:
+    """What the key of a fused entry says.
+
+    Attributes:
+      sites: the paths of its sites, in forward order.
+      widths: the width of every one.
+      removed: shape and dtype of the leaves that are gone, by encoded path; None for the dtype of
+        the fused kernel.
+    """
+
+    sites: tuple[str, ...]
+    widths: tuple[int, ...]
+    removed: dict[str, tuple[tuple[int, ...], str | None]]
+
+    def __str__(self) -> str:
+        """Returns the key: `block_3/Dense_0|hidden=512|block_3|Dense_0/bias:512,...`."""
+        sites = "+".join(quote(site, safe=_SAFE + "/") for site in self.sites)
+        widths = "+".join(map(str, self.widths))
+        folders = [path.split("/")[:-1] for path in self.removed]
+        shared = 0
+        while len({tuple(names[: shared + 1]) for names in folders}) == 1 and shared < min(
+            map(len, folders)
+        ):
+            shared += 1
+        prefix = "/".join(folders[0][:shared])
+        leaves = []
+        for path, (shape, dtype) in sorted(self.removed.items()):
+            name = "/".join(path.split("/")[shared:])
+            leaves.append(":".join([name, "x".join(map(str, shape)), *([dtype] if dtype else [])]))
+        return f"{sites}|hidden={widths}|{prefix}|{','.join(leaves)}"
+
+
+def parse(key: str) -> Fused:
+    """Returns what the key of a fused entry says.
+
+    Raises:
+      CollapseError: when it is no such key.
+    """
+    try:
+        sites, widths, prefix, leaves = key.split("|")
+        removed = {}
+        for leaf in leaves.split(","):
+            name, shape, *dtype = leaf.split(":")
+            sizes = tuple(int(size) for size in shape.split("x") if size)
+            path = f"{prefix}/{name}" if prefix else name
+            removed[path] = (sizes, dtype[0] if dtype else None)
+        numbers = tuple(int(width) for width in widths.removeprefix("hidden=").split("+"))
+        return Fused(tuple(unquote(site) for site in sites.split("+")), numbers, removed)
+    except ValueError as error:
+        raise CollapseError(
+            f"fused/{key}: got a key that no collapse of a collapsible function makes, wanted "
+            "`site|hidden=width|folder|leaf:shape,...`. Restore a tree that `collapse` returned."
+        ) from error
+
+
+def abstract(shape: Sequence[int], dtype: str) -> jax.ShapeDtypeStruct:
+    """Returns a removed leaf as its shape and dtype."""
+    return jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype))

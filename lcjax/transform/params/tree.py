@@ -1,0 +1,173 @@
+"""The tree of a collapsible function: leaves taken out of the model's params, and put in again."""
+
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+import jax
+from flax.core import FrozenDict, meta
+
+from lcjax.errors import CollapseError
+from lcjax.transform.params.keys import Fused, abstract, decode, encode, parse
+
+PARTS = ("model", "slopes", "fused")
+
+
+class Parts(NamedTuple):
+    """The tree of a collapsible function.
+
+    Attributes:
+      model: the function's own params, without what was fused away.
+      slopes: `{"slope": α}` by site.
+      fused: by key, the Dense that stands for a run of sites, or its factors.
+    """
+
+    model: Any
+    slopes: Mapping[str, Any]
+    fused: Mapping[str, Any]
+
+
+def parts_of(params: Any) -> Parts:
+    """Returns the parts of a tree that `init`, `collapse` or a restore returned.
+
+    Raises:
+      CollapseError: when it is none.
+    """
+    keys = set(params) if isinstance(params, Mapping) else None
+    if not keys or not keys <= set(PARTS):
+        got = type(params).__name__ if not keys else f"a mapping of {sorted(map(str, keys))}"
+        raise CollapseError(
+            f"params: got {got}, wanted a mapping of 'model', 'slopes' and 'fused'. Pass what the "
+            "collapsible function's own `init` or `collapse` returned, not the bare params."
+        )
+    # A model of lists alone of which nothing is left does not come back from a restore.
+    return Parts(params.get("model"), params.get("slopes", {}), params.get("fused", {}))
+
+
+def without(tree: Any, removed: Collection[str]) -> Any:
+    """Returns a tree without some leaves, by encoded path.
+
+    Dicts lose the keys, and dicts and lists that held nothing else are gone; in anything else None
+    stands in the place of the leaf.
+    """
+    flat, structure = jax.tree_util.tree_flatten_with_path(tree)
+    leaves = [None if encode(keys) in removed else leaf for keys, leaf in flat]
+    return _pruned(tree, jax.tree.unflatten(structure, leaves))
+
+
+def _pruned(before: Any, after: Any) -> Any:
+    if isinstance(before, (dict, FrozenDict)):
+        opens = {name for name in before if type(name) in (str, int)}  # which `_inserted` enters
+        kept = {
+            name: _pruned(child, after[name]) if name in opens else after[name]
+            for name, child in before.items()
+            if name not in opens or jax.tree.leaves(after[name]) or not _remade(child)
+        }
+        return FrozenDict(kept) if isinstance(before, FrozenDict) else kept
+    if type(before) is list:
+        return [_pruned(*pair) for pair in zip(before, after, strict=True)]
+    return after
+
+
+def _remade(node: Any) -> bool:
+    """Tells whether `filled` makes a node anew, just as it was, from the paths of its leaves."""
+    if isinstance(node, (dict, FrozenDict)):
+        return bool(node) and all(isinstance(k, str) and _remade(v) for k, v in node.items())
+    if type(node) is list:
+        return bool(node) and all(map(_remade, node))
+    return meta.is_axis_metadata(node) or jax.tree_util.all_leaves([node])
+
+
+def filled(tree: Any, missing: Mapping[str, Any]) -> Any:
+    """Returns a tree with leaves, by encoded path, put in where `without` took them out.
+
+    Raises:
+      CollapseError: when there is no place for one, or it is taken; names the path.
+    """
+    places = [encode(keys) for keys, _ in _with_gaps(tree)]
+    for path, leaf in missing.items():
+        if path not in places:
+            tree = _inserted(tree, path.split("/"), leaf, path)
+    flat = _with_gaps(tree)
+    structure = jax.tree.structure(tree, is_leaf=_is_gap)
+    leaves = []
+    for keys, leaf in flat:
+        wanted = missing.get(encode(keys))
+        if wanted is not None and leaf is not None and leaf is not wanted:
+            raise CollapseError(
+                f"model/{encode(keys)}: the leaf is there, and an entry of `fused` says that it "
+                "was fused away. Restore a tree that the function's `collapse` returned."
+            )
+        leaves.append(leaf if wanted is None else wanted)
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _is_gap(node: Any) -> bool:
+    return node is None
+
+
+def _with_gaps(tree: Any) -> list[tuple[Any, Any]]:
+    return jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_gap)[0]
+
+
+def _inserted(node: Any, names: list[str], leaf: Any, path: str) -> Any:
+    """Returns a node with a leaf added; only dicts and lists are opened or made."""
+    if not names or names == ["@value"]:  # the box that a leaf stood in is gone with it
+        return leaf
+    key = decode(names[0])
+    node = ([] if isinstance(key, int) else {}) if node is None else node
+    if isinstance(key, int) and type(node) is list:
+        grown = node + [None] * (key + 1 - len(node))
+        grown[key] = _inserted(grown[key], names[1:], leaf, path)
+        return grown
+    if key is not None and isinstance(node, (dict, FrozenDict)):
+        return type(node)({**node, key: _inserted(node.get(key), names[1:], leaf, path)})
+    raise CollapseError(
+        f"model/{path}: was fused away, and there is no place to put its shape back: "
+        f"{type(node).__name__} has none. Restore with like=f.abstract_compact(...)."
+    )
+
+
+def shapes_of(tree: Any) -> Any:
+    """Returns a tree with ShapeDtypeStructs in the places of its arrays."""
+    return jax.tree.map(_shape, tree)
+
+
+def _shape(leaf: Any) -> Any:
+    if not hasattr(leaf, "shape"):
+        return leaf
+    return jax.ShapeDtypeStruct(
+        leaf.shape,
+        leaf.dtype,
+        sharding=getattr(leaf, "sharding", None),
+        weak_type=jax.typeof(leaf).weak_type,
+    )
+
+
+def read_fused(fused: Mapping[str, Any]) -> dict[str, Fused]:
+    """Returns what every key of the fused entries says."""
+    return {key: parse(key) for key in fused}
+
+
+def removed_leaves(fused: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns shape and dtype of all leaves that are fused away, by encoded path."""
+    missing = {}
+    for key, entry in fused.items():
+        own = str(factors_of(entry)[-1]["kernel"].dtype)
+        for path, (shape, dtype) in parse(key).removed.items():
+            missing[path] = abstract(shape, dtype or own)
+    return missing
+
+
+def factors_of(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Returns the Dense, or the several, that an entry of `fused` holds, out of their boxes."""
+    entry = meta.unbox(entry)
+    if "kernel" in entry:
+        return [entry]
+    return [entry[name] for name in sorted(entry, key=int)]
+
+
+def entry_of(factors: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the entry of `fused` that holds these factors: the Dense itself where it is one."""
+    if len(factors) == 1:
+        return dict(factors[0])
+    return {str(i): dict(factor) for i, factor in enumerate(factors)}

@@ -1,0 +1,1 @@
+"""Pytrees of params: paths, slopes, selection of sites."""

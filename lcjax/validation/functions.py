@@ -1,0 +1,195 @@
+"""Functions that users pass: checked before they are called, explained where their call fails."""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from numbers import Real
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from flax.errors import FlaxError, ScopeCollectionNotFound
+from jax.core import Tracer
+
+from lcjax.errors import CollapseError
+from lcjax.validation.arguments import kind, some
+
+# Arguments of a Flax module's apply that its `__call__` does not see.
+_OF_APPLY = frozenset({"rngs", "method", "mutable", "capture_intermediates"})
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def check_function(fn: Any, name: str = "apply_fn") -> None:
+    """Raises TypeError unless this is a function of variables and inputs."""
+    if isinstance(fn, nn.Module):
+        raise TypeError(
+            f"{name} is a Flax module, {type(fn).__name__}; expected a function of variables and "
+            "inputs. Pass model.apply."
+        )
+    if _is_nnx_module(fn):
+        raise TypeError(
+            f"{name} is a Flax NNX module, {type(fn).__name__}, which holds its params itself; "
+            "expected a function of params and inputs. Split it, graphdef, params, rest = "
+            "nnx.split(model, nnx.Param, ...), and pass lambda params, rest, x: "
+            "nnx.merge(graphdef, params, rest)(x) to lcjax.collapsible."
+        )
+    if not callable(fn):
+        raise TypeError(
+            f"{name} is {kind(fn)}; expected a function of variables and inputs. Pass model.apply."
+        )
+
+
+def check_inputs(inputs: Any) -> None:
+    """Raises TypeError unless inputs are a sequence of what a function takes after variables."""
+    if hasattr(inputs, "shape") or not isinstance(inputs, Sequence) or isinstance(inputs, str):
+        raise TypeError(
+            f"inputs is {kind(inputs)}; expected a list or tuple of what apply_fn takes after the "
+            "variables. Pass [x]."
+        )
+
+
+def check_not_traced(tree: Any, name: str) -> None:
+    """Raises CollapseError under a transform of JAX, where no values can be looked at."""
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree)):
+        raise CollapseError(
+            f"{name}: got traced values, under jax.jit or another transform; expected arrays, "
+            "since it looks at what it gathers. Call it outside; it compiles by itself."
+        )
+
+
+def check_metric(metric: Any) -> None:
+    """Raises TypeError unless this is a function."""
+    if not callable(metric):
+        raise TypeError(
+            f"metric is {kind(metric)}; expected a function metric(variables) that returns a "
+            "number, higher is better. Wrap what measures: lambda variables: accuracy(variables)."
+        )
+
+
+def score(metric: Callable[[Any], Any], variables: Any) -> float:
+    """Returns what a metric says of variables.
+
+    Raises:
+      TypeError: a metric of other arguments, or one that does not return one number.
+    """
+    try:
+        value = metric(variables)
+    except TypeError as error:
+        if _mismatch(metric, (variables,), {}):
+            raise TypeError(
+                f"metric{inspect.signature(metric)} was called with the variables alone: {error}. "
+                "Close over the data: lambda variables: accuracy(variables, data)."
+            ) from error
+        raise
+    if np.ndim(value) or not (isinstance(value, Real) or hasattr(value, "dtype")):
+        raise TypeError(
+            f"metric returned {kind(value)}; expected one number, higher is better. Return, for "
+            "example, the mean as a float."
+        )
+    return float(value)
+
+
+@contextmanager
+def explained(
+    fn: Any, variables: Any, inputs: Sequence[Any], what: str = "a batch"
+) -> Iterator[None]:
+    """Within it, errors of calling a user's function say what was passed and what to do.
+
+    Args:
+      fn: called as `fn(variables, *inputs)`, such as `model.apply`, jitted or not.
+      variables: its first argument.
+      inputs: its other arguments.
+      what: what the inputs are called.
+
+    Raises:
+      CollapseError: in the place of Flax's errors.
+      TypeError: in the place of an error about the number of arguments, or on a dict.
+    """
+    try:
+        yield
+    except FlaxError as error:
+        if isinstance(error, ScopeCollectionNotFound) and "params" not in variables:
+            raise CollapseError(
+                f"variables hold {some(variables)} and no 'params'; model.apply expects variables "
+                "with a collection 'params'. Pass {'params': params}."
+            ) from error
+        reason = str(error).partition(" (https://flax.")[0]
+        raise CollapseError(
+            f"the function cannot run on {what} of {_shapes(inputs)} with these variables: "
+            f"{reason} Give inputs of the shapes, and variables of the model, that init had."
+        ) from error
+    except (TypeError, IndexError, KeyError, AttributeError) as error:
+        _explain_call(error, fn, variables, inputs, what)
+        if any(isinstance(each, Mapping) for each in inputs):
+            raise TypeError(
+                f"{what} is {_shapes(inputs)}; the function expects something else "
+                f"({type(error).__name__}: {error}). Give what it takes after the variables, such "
+                "as [batch['image'] for batch in batches]."
+            ) from error
+        error.add_note(f"Raised when the function was called on {what} of {_shapes(inputs)}.")
+        raise
+
+
+def _explain_call(error: Exception, fn: Any, variables: Any, inputs: Sequence[Any], what: str):
+    """Raises TypeError where a function cannot take so many inputs after the variables."""
+    fn, before, given = _unwrapped(fn)
+    leading = (*before, variables)
+    if isinstance(getattr(fn, "__self__", None), nn.Module):
+        if "method" in given:
+            return
+        fn, leading = fn.__self__.__call__, leading[1:]
+        given = {name: value for name, value in given.items() if name not in _OF_APPLY}
+    if not _mismatch(fn, (*leading, *inputs), given):
+        return
+    taken = inspect.signature(fn).parameters.values()
+    wanted = [each.name for each in taken if each.kind in _POSITIONAL][len(leading) :]
+    raise TypeError(
+        f"{what} has {len(inputs)} {'part' if len(inputs) == 1 else 'parts'} "
+        f"({_shapes(inputs) or 'nothing'}); the function expects {', '.join(wanted) or 'nothing'} "
+        f"after its variables ({error}). Pass what it takes and no more: from a loader of images "
+        "and labels, ((images,) for images, labels in loader)."
+    ) from error
+
+
+def _mismatch(fn: Any, args: Sequence[Any], given: Mapping[str, Any]) -> bool:
+    """Tells whether a function's signature, where it is known, does not take these arguments."""
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):
+        return False
+    try:
+        signature.bind(*args, **given)
+    except TypeError:
+        return True
+    return False
+
+
+def _unwrapped(fn: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """Returns the function inside partial and jit, with the arguments that are set already."""
+    before: tuple[Any, ...] = ()
+    given: dict[str, Any] = {}
+    while not isinstance(getattr(fn, "__self__", None), nn.Module):
+        if isinstance(fn, partial):
+            before, given = (*fn.args, *before), {**fn.keywords, **given}
+            fn = fn.func
+        elif hasattr(fn, "__wrapped__"):
+            fn = fn.__wrapped__
+        else:
+            break
+    return fn, before, given
+
+
+def _is_nnx_module(value: Any) -> bool:
+    """Tells whether this is a module of Flax NNX, which is not imported for it."""
+    nnx = sys.modules.get("flax.nnx")
+    return nnx is not None and isinstance(value, nnx.Module)
+
+
+def _shapes(inputs: Sequence[Any]) -> str:
+    return ", ".join(
+        f"a dict of {some(one)}" if isinstance(one, Mapping) else kind(one) for one in inputs
+    )

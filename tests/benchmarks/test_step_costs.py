@@ -1,0 +1,121 @@
+"""What makes a training step cheap changes nothing but rounding."""
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.preset_steps import preset
+from benchmarks.step_costs import programs
+from benchmarks.trace import kinds_of, shares
+from lcjax import CollapsibleMLP
+from lcjax.models.attention import attend
+from lcjax.models.gelu import exact_gelu
+from train.engine.flat_tokens import flat_tokens
+
+pytestmark = pytest.mark.slow
+
+POINTS = np.concatenate([np.linspace(-12, 12, 4801), [-1e30, 0.0, 1e30]])
+
+
+def test_exact_gelu_is_x_times_the_normal_distribution():
+    x = jnp.asarray(POINTS, "float32")
+    wide = np.asarray(x, np.float64)
+    phi = np.array([0.5 * math.erfc(-z / math.sqrt(2)) for z in wide])
+    density = np.exp(-0.5 * wide**2) / math.sqrt(2 * math.pi)
+    ours = exact_gelu(x)
+    assert ours.dtype == "float32"
+    np.testing.assert_allclose(np.asarray(ours, np.float64), wide * phi, rtol=1e-6, atol=2e-6)
+    slopes = jax.vmap(jax.grad(exact_gelu))(x)
+    wanted = phi + wide * density
+    np.testing.assert_allclose(np.asarray(slopes, np.float64), wanted, atol=2e-6)
+
+
+def test_exact_gelu_of_half_precision_keeps_its_small_results():
+    x = jnp.asarray(POINTS, "bfloat16")
+    np.testing.assert_array_equal(exact_gelu(x), nn.gelu(x, approximate=False))
+    assert exact_gelu(x).dtype == "bfloat16"
+
+
+def test_dense_layers_on_flat_tokens_compute_the_same_and_contract_one_axis():
+    model = CollapsibleMLP((8, 3))
+    x = jax.random.normal(jax.random.key(0), (5, 4, 6))
+    variables = model.init(jax.random.key(1), x)
+
+    def flat(variables):
+        with flat_tokens():
+            return model.apply(variables, x).sum()
+
+    plain, ours = jax.grad(lambda v: model.apply(v, x).sum()), jax.grad(flat)
+    for one, other in zip(*map(jax.tree.leaves, (plain(variables), ours(variables))), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    assert most_axes(plain, variables) == 2 and most_axes(ours, variables) == 1
+
+
+def most_axes(function, variables):
+    """The most axes that a product of the function's program sums over."""
+    steps = jax.make_jaxpr(function)(variables).eqns
+    products = [step for step in steps if step.primitive.name == "dot_general"]
+    return max(len(step.params["dimension_numbers"][0][0]) for step in products)
+
+
+def test_dense_layers_on_matrices_and_other_modules_are_left_alone():
+    x = jnp.ones((3, 4))
+    for module in (nn.Dense(2), nn.LayerNorm()):
+        variables = module.init(jax.random.key(0), x)
+        with flat_tokens():
+            np.testing.assert_array_equal(module.apply(variables, x), module.apply(variables, x))
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 2e-6), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_is_that_of_jax(dtype, tolerance, masked):
+    keys = jax.random.split(jax.random.key(0), 3)
+    query = jax.random.normal(keys[0], (2, 5, 3, 4), dtype)
+    key, value = (3 * jax.random.normal(each, (2, 7, 3, 4), dtype) for each in keys[1:])
+    mask = jnp.arange(7) < jnp.array([[[[3]]], [[[1]]]]) if masked else None
+    both = [
+        jax.vjp(lambda *given, attention=attention: attention(*given, mask=mask), query, key, value)
+        for attention in (attend, jax.nn.dot_product_attention)
+    ]
+    (ours, pull_ours), (theirs, pull_theirs) = both
+    assert ours.dtype == dtype and ours.shape == query.shape
+    for one, other in zip((ours, *pull_ours(ours)), (theirs, *pull_theirs(theirs)), strict=True):
+        one, other = (np.asarray(each, np.float64) for each in (one, other))
+        np.testing.assert_allclose(one, other, rtol=tolerance, atol=20 * tolerance)
+
+
+def test_the_kinds_of_operations_go_by_what_made_them_and_copies_by_their_name():
+    text = """
+  %dot.1 = f32[2] fusion(), metadata={op_name="jit(f)/jvp(M)/mlp/dense_0/dot_general"}
+  ROOT copy_fusion.2 = f32[2] fusion(), metadata={op_name="jit(f)/jvp(M)/mlp/dense_0/dot_general"}
+  exp.3 = f32[2] exponential(), metadata={op_name="jit(f)/jvp(M)/mlp/act_0/erf"}
+  div.4 = f32[2] divide(), metadata={op_name="jit(f)/jvp(M)/attention/div"}
+  mul.5 = f32[2] multiply(), metadata={op_name="jit(f)/optimizer/mul"}
+  add.6 = f32[2] add()
+"""
+    assert list(kinds_of(text).values()) == [
+        *("matrix products", "copies", "activations", "attention", "optimizer", "rest")
+    ]
+
+
+def test_before_and_after_compute_the_same_and_their_time_goes_somewhere():
+    which = preset("shakespeare-small")
+    module = which.classifier.module.clone(depth=1, width=16, num_heads=2, mlp_hidden=16)
+    small = dataclasses.replace(
+        which,
+        classifier=dataclasses.replace(which.classifier, module=module),
+        batch=tuple(leaf[:2, :16] + jnp.arange(16) for leaf in which.batch),
+    )
+    forms = programs(small)
+    for _ in range(2):
+        one, other = (each.call() for each in forms["training step"].values())
+        np.testing.assert_allclose(one["train/loss"], other["train/loss"], rtol=1e-5)
+    inference = forms["compact inference"]
+    np.testing.assert_allclose(inference["before"].call(), inference["after"].call(), atol=1e-5)
+    spent = shares(forms["training step"]["after"], calls=1)
+    assert sum(spent.values()) == pytest.approx(1) and spent["matrix products"] > 0

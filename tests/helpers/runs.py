@@ -1,0 +1,144 @@
+"""Runs of train.image for tests: configurations by flag, the command line, what a run left."""
+
+import dataclasses
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tensorboardX.proto.event_pb2 import Event
+
+from train import image
+from train.engine.checkpoints import Snapshots
+from train.engine.run_directory import create_directory
+from train.tasks.image.presets import PRESETS
+
+
+def configured(preset="digits-mlp", presets=PRESETS, **flags):
+    """Returns a preset's configuration with fields set by name, whichever section they are in."""
+    config = presets[preset][1]
+    left = set(flags)
+    for section in ("data", "model", "optimizer", "penalty", "protocol", "run", "devices"):
+        part = getattr(config, section)
+        mine = {f.name for f in dataclasses.fields(part)} & flags.keys()
+        part = dataclasses.replace(part, **{name: flags[name] for name in mine})
+        config = dataclasses.replace(config, **{section: part})
+        left -= mine
+    assert not left, f"no such flags: {left}"
+    return config
+
+
+def main(monkeypatch, *flags):
+    """Runs the command line in this process."""
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # which it replaces
+    monkeypatch.setattr(sys, "argv", ["train.image", *map(str, flags)])
+    image.main()
+
+
+def start(*flags, module="train.image", **environment):
+    """Starts the command line in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *map(str, flags)],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(condition, process, seconds=120):
+    """Waits until a condition holds; fails where the process ends or the time is over before."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} seconds"
+        try:
+            process.wait(timeout=0.02)
+        except subprocess.TimeoutExpired:
+            continue
+        raise AssertionError(f"the process ended first: {process.communicate()}")
+
+
+def checkpoints(directory):
+    """Returns the steps at which a run has whole checkpoints."""
+    found = (path.parent.name for path in directory.glob("checkpoints/*/commit_success.txt"))
+    return sorted(int(name) for name in found if name.isdecimal())  # others are being saved
+
+
+def kill_and_resume(*flags, directory, saves=2, module="train.image"):
+    """Starts a run, kills it once it has saved so many times, and lets it end."""
+    killed, seen = start(*flags, module=module), set()
+    wait_for(lambda: len(seen.update(checkpoints(directory)) or seen) >= saves, killed)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert not (directory / "summary.json").exists()
+    resumed = start(*flags, "--resume", module=module)
+    _, complained = resumed.communicate()
+    assert resumed.returncode == 0, complained
+
+
+def fit(directory, job):
+    """Trains in a directory, or goes on there, and returns the last state; the job stays fresh."""
+    if not directory.exists():
+        create_directory(directory, {})
+    image.fit(dataclasses.replace(job, state=jax.tree.map(jnp.copy, job.state)), directory)
+    return last_state(directory, job)
+
+
+def interrupt_after(monkeypatch, saves):
+    """Makes a run stop as by Ctrl-C right after it has started to save so many times."""
+    save, left = Snapshots.save, [saves]
+
+    def interrupted(self, step, state, **merit):
+        save(self, step, state, **merit)
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Snapshots, "save", interrupted)
+
+
+def last_state(directory, job):
+    """Returns the last training state that a run saved."""
+    with Snapshots(directory) as snapshots:
+        return snapshots.restore(like=job.state)
+
+
+def same_bits(ours, theirs):
+    """Asserts that two trees hold the same bits."""
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert (a.dtype, np.asarray(a).tobytes()) == (b.dtype, np.asarray(b).tobytes())
+
+
+def events(directory):
+    """Returns (step, name, value) of every scalar that TensorBoard shows, in order."""
+    found = []
+    for file in sorted((directory / "tensorboard").iterdir()):
+        raw, at = file.read_bytes(), 0
+        while at < len(raw):  # length in 8 bytes, its checksum, the event, its checksum
+            (length,) = struct.unpack_from("<Q", raw, at)
+            event = Event.FromString(raw[at + 12 : at + 12 + length])
+            found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+            at += 16 + length
+    return found
+
+
+def made_up_rows(deep=0.91, compact=0.905):
+    """Returns a made-up result of `train.runs.comparison.compare`, with test accuracies."""
+    return {
+        name: {
+            "parameters": size,
+            "mlp_parameters": size // 2,
+            "flops_per_image": 2.0 * size,
+            "latency_ms": {"1": 0.5, "64": 2.25},
+            "validation": {"accuracy": accuracy},
+            "test": {"accuracy": accuracy},
+        }
+        for name, size, accuracy in (("deep", 932_362, deep), ("compact", 407_050, compact))
+    }

@@ -1,0 +1,52 @@
+"""A small text that can be learned, and configurations of train.language on it."""
+
+import numpy as np
+
+from tests.helpers.runs import configured
+from train.tasks.language.presets import PRESETS
+
+WORDS = "the king and his fool walk in rain to see a play of love".split()
+SMALL = {
+    "depth": 2,
+    "width": 16,
+    "num_heads": 2,
+    "mlp_hidden": 32,
+    "context": 12,
+    "batch_size": 16,
+    "epochs": 1,
+    "learning_rate": 1e-2,
+    "dropout": 0.0,
+    "validation": 0.1,
+    "test": 0.1,
+    "calibration_images": 64,
+    "steps_per_dispatch": 5,
+}
+PLAIN = {"protocol": "natural", "slope_learning_rate": 0.0, "strength": 0.0}
+
+
+def write_text(path, words=500, seed=0):
+    """Writes words at random, in lines of ten, and returns the path."""
+    chosen = np.random.default_rng(seed).choice(WORDS, words).tolist()
+    lines = [" ".join(chosen[i : i + 10]) for i in range(0, words, 10)]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def on_text(path, preset="shakespeare-small", **fields):
+    """Returns a preset's configuration, small, on a file."""
+    return configured(preset, PRESETS, **SMALL | {"dataset": str(path)} | fields)
+
+
+def flags(config):
+    """Returns what asks for a configuration on the command line."""
+    preset, found = PRESETS[config.preset][1], [config.preset]
+    for section in ("data", "model", "optimizer", "penalty", "protocol", "run"):
+        for name, value in vars(getattr(config, section)).items():
+            flag = "from" if name == "deep" else name.replace("_", "-")
+            if value == getattr(getattr(preset, section), name) or name == "kind":
+                continue
+            if isinstance(value, bool):
+                found.append(f"--{'' if value else 'no-'}{flag}")
+            else:
+                found += [f"--{flag}", str(value)]
+    return found

@@ -1,0 +1,77 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lcjax.algebra import moments
+
+pytestmark = pytest.mark.usefixtures("strict_promotion")
+
+measure = jax.jit(moments.measure, static_argnames="unitwise")
+merge = jax.jit(moments.merge)
+TOKENS, D_IN, D_OUT = 24, 5, 3
+rng = np.random.default_rng(0)
+# Far from zero, so that second moments not centred would lose their digits.
+X = (rng.normal(size=(TOKENS, D_IN)) + 100).astype(np.float32)
+T = (rng.normal(size=(TOKENS, D_OUT)) - 50).astype(np.float32)
+
+
+def reference(x, t, unitwise):
+    """Plain float64 moments of the stacked tokens."""
+    x, t = np.float64(x), np.float64(t)
+    dx, dt = x - x.mean(0), t - t.mean(0)
+    if unitwise:
+        return len(x), x.mean(0), t.mean(0), (dx**2).sum(0), (dx * dt).sum(0), (dt**2).sum(0)
+    return len(x), x.mean(0), t.mean(0), dx.T @ dx, dx.T @ dt, (dt**2).sum()
+
+
+def assert_moments(got, want):
+    parts = (got.count, got.mean_x, got.mean_t, got.xx, got.xt, got.tt)
+    for part, wanted in zip(parts, want, strict=True):
+        np.testing.assert_allclose(part, wanted, rtol=2e-5, atol=2e-4)
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    cuts=st.sets(st.sampled_from([8, 16])),
+    keep=st.lists(st.booleans(), min_size=TOKENS, max_size=TOKENS).filter(any),
+    unitwise=st.booleans(),
+)
+def test_however_the_tokens_are_cut_and_masked_the_moments_are_those_of_the_stack(
+    cuts, keep, unitwise
+):
+    t = X[:, ::-1] ** 2 / 100 if unitwise else T
+    keep = np.array(keep)
+    masked = np.where(keep[:, None], X, np.nan)  # what does not count may be anything
+    edges = [0, *sorted(cuts), TOKENS]
+    merged = None
+    for start, end in zip(edges, edges[1:], strict=False):
+        part = slice(start, end)
+        one = measure(
+            jnp.asarray(masked[part]), jnp.asarray(t[part]), keep[part], unitwise=unitwise
+        )
+        merged = one if merged is None else merge(merged, one)
+    assert_moments(merged, reference(X[keep], t[keep], unitwise))
+
+
+def test_every_place_along_the_leading_axes_is_a_token():
+    got = measure(jnp.asarray(X.reshape(2, 4, 3, D_IN)), jnp.asarray(T.reshape(2, 4, 3, D_OUT)))
+    assert_moments(got, reference(X, T, False))
+
+
+def test_a_batch_of_which_nothing_counts_changes_nothing():
+    some = measure(jnp.asarray(X), jnp.asarray(T))
+    nothing = measure(jnp.full_like(X, jnp.nan), jnp.asarray(T), np.zeros(TOKENS, bool))
+    for merged in (merge(some, nothing), merge(nothing, some)):
+        assert_moments(merged, reference(X, T, False))
+
+
+def test_half_precision_is_measured_in_float32_and_double_in_float64():
+    shape = lambda dtype: jax.ShapeDtypeStruct((TOKENS, D_IN), dtype)
+    half = jax.eval_shape(measure, shape(jnp.bfloat16), shape(jnp.bfloat16))
+    assert half.xx.dtype == half.count.dtype == jnp.float32
+    with jax.enable_x64(True):
+        double = jax.eval_shape(measure, shape(jnp.float64), shape(jnp.float32))
+    assert double.xx.dtype == jnp.float64

@@ -1,0 +1,351 @@
+import itertools
+import subprocess
+import sys
+import textwrap
+
+import chex
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from lcjax import CollapseError, CollapsibleGLU, CollapsibleMLP, calibrate, collapse
+from lcjax.calibration.statistics import _GOLDEN
+from tests.helpers.trees import with_slopes
+
+FEATURES = (96, 80, 10)
+X = (load_digits().data / 16).astype(np.float32)[:1024]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """A relu MLP on real images, and its variables; slopes are 0."""
+    model = CollapsibleMLP(FEATURES, nn.relu)
+    return model, jax.jit(model.init)(jax.random.key(0), X[:1])
+
+
+def hidden(variables, x):
+    """Inputs and outputs of the last run, dense_1 to dense_2, in NumPy float64."""
+    layers = [variables["params"][f"dense_{i}"] for i in range(3)]
+    dense = lambda layer, x: x @ np.float64(layer["kernel"]) + np.float64(layer["bias"])
+    h = np.maximum(dense(layers[0], np.float64(x)), 0)
+    return h, dense(layers[2], np.maximum(dense(layers[1], h), 0))
+
+
+def ridge_predictions(x, t, at, ridge, weights):
+    """Predictions of the ridge regression of stacked float64 data, solved by another route."""
+    mean, varies = x.mean(0), x.std(0) > 0
+    flows = x.var(0) * (np.float64(weights) ** 2).sum(1)
+    share = flows / flows[varies].mean()
+    penalty = ridge * x.var(0) * np.maximum(1, 0.3 / np.where(varies, share, 1))
+    rows = np.concatenate([x - mean, np.diag(np.sqrt(penalty * len(x)))])
+    targets = np.concatenate([t - t.mean(0), np.zeros((x.shape[1], t.shape[1]))])
+    kernel = np.linalg.lstsq(rows, targets, rcond=None)[0]
+    return (at - mean) @ kernel + t.mean(0)
+
+
+def relative(got, want):
+    return np.linalg.norm(got - want) / np.linalg.norm(want)
+
+
+def held_out(count, holdout=0.1):
+    """Which rows are held out, written as the documentation says it."""
+    return (np.arange(1, count + 1) * _GOLDEN % 2**32) / 2**32 < holdout
+
+
+@pytest.mark.parametrize("ridge", [1e-4, 1e-2])
+@pytest.mark.parametrize("batch_size", [1024, 64])
+@pytest.mark.parametrize("masked", [False, True])
+def test_least_squares_is_the_ridge_solution_of_the_stacked_data(digits, ridge, batch_size, masked):
+    model, variables = digits
+    counts = np.arange(len(X)) % 3 > 0 if masked else np.ones(len(X), bool)
+    x = np.where(counts[:, None], X, np.nan)  # what does not count may be anything
+    batches = [(x[i:][:batch_size], counts[i:][:batch_size]) for i in range(0, len(X), batch_size)]
+    stats = calibrate(apply_first, variables, batches, "act_1", mask=second)
+    compact, report = collapse(variables, fit=stats, ridge=ridge)
+    fitted, held = counts & ~held_out(len(X)), counts & held_out(len(X))
+    h, t = hidden(variables, X)
+    weights = variables["params"]["dense_1"]["kernel"]
+    want = ridge_predictions(h[fitted], t[fitted], h, ridge, weights)
+    dense = compact["params"]["dense_2"]
+    got = h @ np.float64(dense["kernel"]) + np.float64(dense["bias"])
+    assert relative(got, want) < 1e-4
+    (fit,) = report.fits
+    assert (fit.tokens, fit.held_tokens) == (fitted.sum(), held.sum())
+    for rows, error, r2 in ((fitted, fit.error, fit.r2), (held, fit.held_error, fit.held_r2)):
+        assert error == pytest.approx(relative(want[rows], t[rows]), rel=1e-2)
+        missed = ((want[rows] - t[rows]) ** 2).sum() / ((t[rows] - t[rows].mean(0)) ** 2).sum()
+        assert r2 == pytest.approx(1 - missed, rel=1e-3)
+    assert fit.held_error > fit.error
+
+
+def apply_first(variables, x, _):
+    return CollapsibleMLP(FEATURES, nn.relu).apply(variables, x)
+
+
+def second(_, counts):
+    return counts
+
+
+@pytest.mark.parametrize("fit", ["least_squares", "moments"])
+def test_however_the_data_is_cut_the_moments_are_the_same(digits, fit):
+    model, variables = digits
+    whole = calibrate(model.apply, variables, [X], fit=fit)
+    parts = calibrate(model.apply, variables, iter([X[:512], X[512:]]), fit=fit)
+    assert whole.sites == parts.sites == ("act_0", "act_1")
+    chex.assert_trees_all_close(whole, parts, rtol=1e-4, atol=1e-3)
+    rows = str(whole).splitlines()
+    assert "act_0, act_1" in rows[2] and f"{(~held_out(1024)).sum():,}" in rows[2]
+
+
+def test_moments_replace_each_activation_by_its_regression_line(digits):
+    model, variables = digits
+    stats = calibrate(model.apply, variables, [X], "act_1", fit="moments", holdout=0.0)
+    compact, report = collapse(variables, fit=stats)
+    h, _ = hidden(variables, X)
+    layers = [variables["params"][f"dense_{i}"] for i in (1, 2)]
+    kernels = [np.float64(layer["kernel"]) for layer in layers]
+    z = h @ kernels[0] + np.float64(layers[0]["bias"])
+    lines = [np.polyfit(z[:, unit], np.maximum(z[:, unit], 0), 1) for unit in range(80)]
+    gain, offset = np.array(lines).T
+    want = (z * gain + offset) @ kernels[1] + np.float64(layers[1]["bias"])
+    got = jax.jit(model.apply)(compact, X)
+    assert relative(np.float64(got), want) < 1e-5
+    assert report.fits[0].held_error is None and report.fits[0].r2 > 0.5
+
+
+@pytest.mark.parametrize("fit", ["least_squares", "moments"])
+def test_at_slope_1_a_fit_is_the_exact_fuse(digits, fit):
+    model, variables = digits
+    linear = with_slopes(variables, 1.0)
+    exact, _ = collapse(linear)
+    compact, report = collapse(linear, fit=calibrate(model.apply, linear, [X], fit=fit), ridge=0.0)
+    apply = jax.jit(model.apply)
+    assert relative(apply(compact, X), apply(exact, X)) < 1e-3
+    assert report.fits[0].r2 == pytest.approx(1, abs=1e-4)
+
+
+def test_memory_and_work_do_not_grow_with_the_number_of_batches(digits):
+    model, variables = digits
+    alive = []
+
+    def endless():
+        for i in itertools.count():
+            alive.append(len(jax.live_arrays()))
+            yield X[i % 16 * 64 :][:64]
+
+    stats = calibrate(model.apply, variables, itertools.islice(endless(), 300), "act_1")
+    assert stats.fitted["dense_2"].count + stats.held["dense_2"].count == 300 * 64
+    assert max(alive[10:]) <= max(alive[:10])
+
+
+def test_a_function_that_cannot_be_hashed_is_compiled_once_too(digits, strict_promotion):
+    model, variables = digits
+    traces = []
+
+    class Apply:
+        __hash__ = None
+
+        def __call__(self, variables, x):
+            traces.append(x.shape)
+            return model.apply(variables, x)
+
+    calibrate(Apply(), variables, [X[:64], X[64:128], X[128:192]], "act_1")
+    assert traces == [(64, 64)]
+
+
+SHARDED = """
+    import flax.linen as nn, jax, jax.numpy as jnp, numpy as np, lcjax
+    from jax.sharding import AxisType, NamedSharding
+    x = np.random.default_rng(0).normal(size=(64, 3, 8)).astype(np.float32)
+    x = np.maximum(x, 0)
+    counts = np.arange(64 * 3).reshape(64, 3) % 5 > 0
+    model = lcjax.CollapsibleMLP((16, 4), nn.relu)
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    apply = lambda variables, x, counts: model.apply(variables, x)
+    mask = lambda x, counts: counts
+    one = lcjax.calibrate(apply, variables, [(x, counts)], mask=mask)
+    want, _ = lcjax.collapse(variables, fit=one)
+    for kind in (AxisType.Auto, AxisType.Explicit):
+        mesh = jax.make_mesh((4,), ("data",), axis_types=(kind,))
+        rows, whole = NamedSharding(mesh, jax.P("data")), NamedSharding(mesh, jax.P())
+        held = jax.device_put(variables, whole)
+        cut = [jax.device_put((x[i:][:16], counts[i:][:16]), rows) for i in range(0, 64, 16)]
+        many = lcjax.calibrate(apply, held, cut, mask=mask)
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+        compact, _ = lcjax.collapse(held, fit=many)
+        kernel = compact["params"]["dense_1"]["kernel"]
+        assert kernel.sharding.is_equivalent_to(whole, 2), kernel.sharding
+        np.testing.assert_allclose(kernel, want["params"]["dense_1"]["kernel"], atol=1e-4)
+    mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
+    specs = {"kernel": jax.P("a", "b"), "bias": jax.P("b")}
+    put = lambda node: {name: jax.device_put(leaf, NamedSharding(mesh, specs[name]))
+                        for name, leaf in node.items()}
+    held = {"params": {name: put(node) if "kernel" in node else node
+                       for name, node in variables["params"].items()}}
+    one = lcjax.calibrate(apply, held, [(x, counts)], mask=mask)
+    compact, _ = lcjax.collapse(held, fit=one)
+    kernel, bias = compact["params"]["dense_1"]["kernel"], compact["params"]["dense_1"]["bias"]
+    assert kernel.sharding.spec == jax.P("a", "b") and bias.sharding.spec == jax.P("b")
+    odd, _ = lcjax.collapse(held, fit=one, rank=1)
+    assert odd["params"]["dense_0"]["kernel"].sharding.spec == jax.P("a", None)
+    print("sharded ok")
+"""
+
+
+@pytest.mark.slow
+def test_on_a_mesh_statistics_are_reduced_and_fits_stand_where_kernels_stood():
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(SHARDED)],
+        env={"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert "sharded ok" in done.stdout, done.stderr
+
+
+class Stacked(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        body = nn.scan(
+            lambda mlp, x, _: (mlp(x), None),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=3,
+        )
+        return body(CollapsibleMLP((8, 64), nn.relu, name="mlp"), x, None)[0]
+
+
+def test_stacked_layers_are_named():
+    stacked = jax.eval_shape(Stacked().init, jax.random.key(0), X[:2])
+    with pytest.raises(CollapseError, match=r"mlp/dense_0: kernel \(3, 64, 8\) is of layers stack"):
+        calibrate(Stacked().apply, stacked, [X])
+
+
+def test_bad_input_is_named(digits):
+    model, variables = digits
+    with pytest.raises(ValueError, match="batches is empty"):
+        calibrate(model.apply, variables, [])
+    with pytest.raises(TypeError, match="batches is one ndarray, wanted an iterable"):
+        calibrate(model.apply, variables, X)
+    with pytest.raises(ValueError, match=r"holdout is 1, must be in \[0, 1\)"):
+        calibrate(model.apply, variables, [X], holdout=1)
+    with pytest.raises(ValueError, match="fit is 'ridge', must be 'least_squares' or 'moments'"):
+        calibrate(model.apply, variables, [X], fit="ridge")
+    with pytest.raises(CollapseError, match="'act_9' matches no site"):
+        calibrate(model.apply, variables, [X], "act_9")
+    with pytest.raises(CollapseError, match="no token counts, so there is nothing to fit"):
+        calibrate(model.apply, variables, [X], mask=lambda x: np.zeros(len(x), bool))
+    with pytest.raises(CollapseError, match=r"mask has shape \(1024, 64\), the leading axes here"):
+        calibrate(model.apply, variables, [X], mask=lambda x: x > 0)
+    with pytest.raises(CollapseError, match="its values are not finite on this data"):
+        calibrate(model.apply, variables, [np.full_like(X, np.nan)])
+
+
+def test_other_sites_or_another_tree_than_calibrated_raise(digits):
+    model, variables = digits
+    stats = calibrate(model.apply, variables, [X])
+    with pytest.raises(CollapseError, match="act_1: asked for, but the fit was calibrated for"):
+        collapse(variables, "act_1", fit=stats)
+    collapse(variables, "act_*", fit=stats)
+    single = calibrate(model.apply, variables, [X], "act_1")
+    compact, _ = collapse(variables, fit=single)
+    with pytest.raises(CollapseError, match="'act_1' matches no site"):
+        collapse(compact, fit=single)
+    first = calibrate(model.apply, variables, [X], "act_0")
+    with pytest.raises(CollapseError, match="act_0: the Dense layers around them are not"):
+        collapse(compact, fit=first)
+    with pytest.raises(CollapseError, match="dense_1: traced or abstract, but fits and ranks need"):
+        jax.jit(lambda v: collapse(v, fit=single)[0])(variables)
+
+
+def test_masks_match_leading_axes_from_the_first():
+    glu = CollapsibleGLU(12, 5, nn.silu)
+    x = np.random.default_rng(0).normal(size=(64, 3, 6)).astype(np.float32)
+    variables = glu.init(jax.random.key(0), x)
+    lengths = np.arange(64) % 4
+    counts = np.arange(3) < lengths[:, None]
+    want = calibrate(glu.apply, variables, [x], mask=lambda x: counts)
+    assert want.fitted["down"].count + want.held["down"].count == counts.sum()
+    whole = calibrate(glu.apply, variables, [x], mask=lambda x: lengths > 0)
+    again = calibrate(glu.apply, variables, [x], mask=lambda x: lengths[:, None] > 0)
+    chex.assert_trees_all_equal(whole, again)
+    assert whole.fitted["down"].count + whole.held["down"].count == 3 * 48
+
+
+@pytest.mark.parametrize("fit", ["least_squares", "moments"])
+def test_statistics_of_other_weights_are_refused(digits, fit):
+    model, variables = digits
+    stats = calibrate(model.apply, variables, [X[:64]], fit=fit)
+    host = jax.tree.map(np.asarray, variables)
+    collapse(host, fit=stats)  # the same numbers in NumPy
+    other = jax.jit(model.init)(jax.random.key(1), X[:1])
+    trained = jax.tree.map(np.copy, host)
+    trained["params"]["dense_1"]["kernel"][3, 5] += 1e-3
+    for tree in (other, trained, with_slopes(variables, 0.5)):
+        with pytest.raises(CollapseError, match="act_0, act_1: got statistics of other weights"):
+            collapse(tree, fit=stats)
+
+
+def two_chains():
+    layers = [CollapsibleMLP((8, 6), nn.relu), CollapsibleMLP((8, 7, 5), nn.relu)]
+    return nn.Sequential(layers)
+
+
+def test_of_what_is_calibrated_some_runs_can_be_collapsed():
+    model, x = two_chains(), X[:64, :5]
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    stats = calibrate(model.apply, variables, [x])
+    compact, report = collapse(variables, "layers_0/*", fit=stats)
+    assert report.collapsed == ("layers_0/act_0",)
+    alone = calibrate(model.apply, variables, [x], "layers_0/*")
+    chex.assert_trees_all_close(compact, collapse(variables, fit=alone)[0], rtol=1e-5)
+    both, report = collapse(compact, "layers_1/*", fit=stats)
+    assert report.collapsed == ("layers_1/act_0", "layers_1/act_1")
+    chex.assert_trees_all_equal(both, collapse(variables, fit=stats)[0])
+    with pytest.raises(CollapseError, match="layers_1/act_0: asked for, but the fit was calib"):
+        collapse(variables, "layers_1/act_0", fit=stats)
+
+
+@pytest.mark.parametrize("kind", ["ids", "0/2", "uint8", "float"])
+def test_what_is_not_zero_in_a_mask_counts(digits, kind):
+    model, variables = digits
+    ids = np.arange(len(X)) % 4
+    masks = {
+        "ids": ids,
+        "0/2": 2 * (ids > 0),
+        "uint8": np.uint8(254) * (ids > 0),
+        "float": np.float32(ids > 0) / 2,
+    }
+    stats, want = (
+        calibrate(model.apply, variables, [X], "act_1", mask=lambda _, mask=mask: mask)
+        for mask in (masks[kind], ids > 0)
+    )
+    chex.assert_trees_all_equal(stats.fitted, want.fitted)
+
+
+def test_a_mask_that_is_none_raises(digits):
+    model, variables = digits
+    added = np.where(np.arange(len(X)) % 4 > 0, 0, -np.inf)
+    with pytest.raises(CollapseError, match="mask returned negative numbers or NaN; expected"):
+        calibrate(model.apply, variables, [X], mask=lambda _: added)
+    with pytest.raises(TypeError, match="mask returned None; expected an array"):
+        calibrate(model.apply, variables, [X], mask=lambda _: None)
+
+
+def test_what_is_no_array_in_a_batch_raises(digits):
+    model, variables = digits
+    with pytest.raises(TypeError, match=r"batch\[1\] is False, a bool; expected an array.*Bind"):
+        calibrate(model.apply, variables, [(X, False)])
+    with pytest.raises(TypeError, match=r"batch\[0\] is <object .*, a object; expected an array"):
+        calibrate(model.apply, variables, [object()])
+
+
+def test_rows_that_are_held_out_must_be_finite(digits):
+    model, variables = digits
+    broken = X.copy()
+    broken[np.flatnonzero(held_out(len(X)))[0]] = np.nan
+    with pytest.raises(CollapseError, match="not finite on this data in rows that are held out"):
+        calibrate(model.apply, variables, [broken])

@@ -1,0 +1,393 @@
+"""The command: what it writes is what the functions give; it fails in one line and cleanly."""
+
+import importlib
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from orbax.checkpoint import v1 as ocp
+
+import lcjax
+from lcjax.cli.command import main
+from lcjax.cli.model_spec import model_named, takes_tokens
+from lcjax.io import checkpoint, manifest, streaming
+from lcjax.models import MLP, ViT
+from lcjax.nn.layers import CollapsibleGLU
+from lcjax.planning.results import Plan, Step
+from tests.helpers.trees import random_chain, with_slopes
+
+
+@pytest.fixture(autouse=True)
+def absl_as_it_was():
+    level = logging.getLogger("absl").level
+    yield
+    logging.getLogger("absl").setLevel(level)
+
+
+def _tree():
+    """Chains of every kind, one that stays, and what is no chain; jax and NumPy, lists and gaps."""
+    x = jnp.ones((1, 6))
+    normed = random_chain((32, 24, 16), 8, norm="batch")[1]
+    gated = CollapsibleGLU(8, 6).init(jax.random.key(0), x)["params"]
+    params = {
+        "block_2": normed["params"],
+        "block_10": {"mlp": random_chain((8, 7, 5), 6, dtype=jnp.bfloat16)[1]["params"]},
+        "gated": with_slopes(gated, 1.0),
+        "stays": with_slopes(random_chain((8, 5), 6)[1]["params"], 0.5),
+        "factors": random_chain((4, 30), 20, seed=1)[1]["params"],
+        "head": {"kernel": np.ones((5, 2), np.float64)},
+    }
+    others = {"state": [np.arange(3), {"empty": np.ones((0, 2))}, np.float32(1)], "nothing": {}}
+    stats = {"block_2": normed["batch_stats"]}
+    return {"params": params, "batch_stats": stats, **others}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    path = tmp_path_factory.mktemp("source") / "deep"
+    lcjax.save(path, _tree(), metadata={"model": "tiny", "steps": 3})
+    return path
+
+
+def same(got, want):
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert type(one) is type(other) and one.dtype == other.dtype and one.shape == other.shape
+        assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
+
+
+def failed(capsys, *arguments):
+    """What the command says when it fails, in one line and with status 1."""
+    with pytest.raises(SystemExit) as end:
+        main([str(argument) for argument in arguments])
+    assert isinstance(end.value.code, str)  # which Python prints, ending with status 1
+    assert "\n" not in end.value.code and capsys.readouterr().out == ""
+    return end.value.code
+
+
+# inspect
+
+
+def test_inspect_reads_only_slopes_and_needs_no_model(source, capsys, monkeypatch):
+    read = []
+    load = checkpoint.ocp.load
+    keep = lambda path, tree, **options: read.append(tree) or load(path, tree, **options)
+    monkeypatch.setattr(checkpoint.ocp, "load", keep)
+    main(["inspect", str(source)])
+    assert {leaf.shape for leaf in jax.tree.leaves(read)} == {()}
+    shown = capsys.readouterr().out
+    assert str(lcjax.find_sites(lcjax.restore(source))) in shown
+    params = _tree()["params"]
+    count = sum(np.size(leaf) for leaf in jax.tree.leaves(params)) - 7
+    total = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(_tree()))
+    assert f"parameters  {count:,}, and 7 slopes" in shown
+    assert "besides     batch_stats 112, state 4" in shown
+    assert f"bytes       {total:,} in " in shown
+    assert 'metadata    {"model": "tiny", "steps": 3}' in shown
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        ({"model": {"w": np.ones((2, 3))}, "slopes": {"a": {"slope": np.ones(())}}, "fused": {}},
+         "no sites: got the tree of a collapsible function"),
+        ({"w": np.ones((2, 3))}, "no sites: the tree holds no leaf named `slope`"),
+    ],
+)  # fmt: skip
+def test_inspect_of_trees_without_sites(tree, said, tmp_path, capsys):
+    lcjax.save(tmp_path / "a", tree)
+    main(["inspect", str(tmp_path / "a")])
+    shown = capsys.readouterr().out
+    assert said in shown and "parameters  6" in shown
+
+
+# collapse
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "sites", "threshold", "at_once"),
+    [
+        ([], None, 0.05, 2**26),  # in one piece, and in many
+        (["--threshold", "0.6"], None, 0.6, 200),
+        (
+            ["--sites", "block_10/*", "stays/*", "--threshold", "inf"],
+            ["block_10/*", "stays/*"],
+            np.inf,
+            200,
+        ),
+    ],
+    ids=["all", "threshold", "sites"],
+)
+def test_what_it_writes_is_what_collapse_gives(
+    source, tmp_path, capsys, monkeypatch, arguments, sites, threshold, at_once
+):
+    monkeypatch.setattr(streaming, "_AT_ONCE", at_once)
+    main(["collapse", str(source), str(tmp_path / "parents" / "out"), *arguments])
+    want, report = lcjax.collapse(lcjax.restore(source), sites, threshold=threshold)
+    same(lcjax.restore(tmp_path / "parents" / "out"), want)
+    assert str(report) in capsys.readouterr().out
+    assert lcjax.read_metadata(tmp_path / "parents" / "out") == {"model": "tiny", "steps": 3}
+    assert os.listdir(tmp_path / "parents") == ["out"]
+
+
+def test_it_is_written_as_save_writes_it(source, tmp_path):
+    report = lcjax.collapse_checkpoint(source, tmp_path / "out")
+    compact, want = lcjax.collapse(lcjax.restore(source))
+    lcjax.save(tmp_path / "saved", compact, metadata=lcjax.read_metadata(source))
+    manifests = [
+        json.loads((tmp_path / name / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]
+        for name in ("out", "saved")
+    ]
+    assert manifests[0] == manifests[1]
+    assert jax.tree.map(float, report) == jax.tree.map(float, want)
+    host = jax.tree.map(np.asarray, {key: compact[key] for key in ("params", "batch_stats")
+                                     if key in compact})  # fmt: skip
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context:  # orbax alone reads it
+        same(ocp.load(tmp_path / "out", host, checkpointable_name="state"), host)
+
+
+def test_one_chain_is_in_memory_at_a_time(source, tmp_path, monkeypatch):
+    sizes = []
+    load = checkpoint.ocp.load
+    monkeypatch.setattr(streaming, "_AT_ONCE", 1)
+
+    def watched(path, tree, **options):
+        sizes.append(len(jax.tree.leaves(tree)))
+        return load(path, tree, **options)
+
+    monkeypatch.setattr(checkpoint.ocp, "load", watched)
+    lcjax.collapse_checkpoint(source, tmp_path / "out")
+    normed = _tree()["params"]["block_2"], _tree()["batch_stats"]["block_2"]
+    assert max(sizes) == len(jax.tree.leaves(normed)) < len(jax.tree.leaves(_tree())) / 2
+
+
+def plan(*sites, fit="exact"):
+    steps = [Step(site=site, metric=0.0, parameters=1, flops=1) for site in (None, *sites)]
+    budget = dict(chosen=len(sites), budget="count = 1", met=True)
+    return Plan(steps=tuple(steps), fit=fit, order="last", **budget)
+
+
+def test_a_plan_is_carried_out(source, tmp_path):
+    (tmp_path / "plan.json").write_text(plan("gated/act").to_json())
+    main(["collapse", str(source), str(tmp_path / "out"), "--plan", str(tmp_path / "plan.json")])
+    same(lcjax.restore(tmp_path / "out"), lcjax.collapse(lcjax.restore(source), "gated/act")[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (plan("encoder/act_0").to_json(), "'encoder/act_0' matches no site. The sites are: "),
+        (plan("gated/act", fit="moments").to_json(), "the plan is for a moments fit, which needs"),
+        (plan().to_json(), "nothing to collapse: the plan has no site."),
+        ("{}", "plan.json: not a plan that Plan.to_json wrote"),
+    ],
+)
+def test_plans_that_cannot_be_carried_out(source, tmp_path, capsys, text, said):
+    (tmp_path / "plan.json").write_text(text)
+    arguments = ["collapse", source, tmp_path / "out", "--plan", tmp_path / "plan.json"]
+    assert said in failed(capsys, *arguments)
+    assert os.listdir(tmp_path) == ["plan.json"]
+
+
+def test_what_cannot_be_collapsed(source, tmp_path, capsys):
+    out = tmp_path / "out"
+    lcjax.save(tmp_path / "plain", {"params": {"w": np.ones(3)}})
+    lcjax.save(tmp_path / "bent", with_slopes(random_chain((8, 5), 6)[1], 0.25))
+    lcjax.save(tmp_path / "normed", random_chain((8, 5), 6, norm="batch")[1]["params"])
+    (tmp_path / "empty").mkdir()
+    before = set(os.listdir(tmp_path))
+    for arguments, said in (
+        ((tmp_path / "absent", out), "error: .*absent: no such checkpoint"),
+        ((tmp_path / "empty", out), "empty is no checkpoint: it holds no state"),
+        ((source, tmp_path / "plain"), "plain exists and nothing is ever overwritten"),
+        ((tmp_path / "plain", out), "no sites: the tree holds no leaf named `slope`"),
+        ((tmp_path / "bent", out), "none of 1 sites .* smallest gap is 0.7500, at act_0"),
+        ((tmp_path / "normed", out), "norm_0: its running statistics are not in the tree"),
+        ((source, out, "--sites", "stays/*"), "stays/act_0: gap is 0.5 .* over the threshold"),
+        ((source, out, "--threshold", "-1"), "threshold is -1.0, must be at least 0"),
+        ((source, out, "--plan", tmp_path / "absent"), "No such file"),
+    ):
+        assert re.search(said, failed(capsys, "collapse", *arguments))
+        assert set(os.listdir(tmp_path)) == before
+
+
+def test_damage_is_seen_on_the_way_and_nothing_is_left(source, tmp_path, capsys):
+    """A leaf that is no chain's, so that some were written before."""
+    copy = shutil.copytree(source, tmp_path / "copy")
+    content = json.loads((copy / "_CHECKPOINT_METADATA").read_text())
+    told = content["custom_metadata"]["lcjax"]
+    head = next(leaf for leaf in told["leaves"] if leaf["path"] == ["params", "head", "kernel"])
+    head["crc32"] += 1
+    kinds = {tuple(path): kind for path, kind in told["containers"]}
+    sealed = manifest.seal(told["leaves"], kinds, told["metadata"])
+    content["custom_metadata"] = sealed
+    (copy / "_CHECKPOINT_METADATA").write_text(json.dumps(content))
+    said = failed(capsys, "collapse", copy, tmp_path / "out")
+    assert "copy is damaged: params/head/kernel is not what was saved" in said
+    assert os.listdir(tmp_path) == ["copy"]
+
+
+@pytest.mark.parametrize("call", ["save", "finalize"])
+def test_a_full_disk_leaves_nothing(source, tmp_path, capsys, monkeypatch, call):
+    monkeypatch.setattr(streaming, "_AT_ONCE", 1000)
+    done, real = [], getattr(ocp.partial, call)
+
+    def full(*arguments, **options):
+        if call == "save" and len(done) < 2:
+            done.append(real(*arguments, **options))
+            return
+        assert (tmp_path / "out.lcjax-unfinished").exists()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ocp.partial, call, full)
+    assert "No space left on device" in failed(capsys, "collapse", source, tmp_path / "out")
+    assert not any(tmp_path.iterdir())
+
+
+KILLED = """
+import os, sys
+from orbax.checkpoint import v1 as ocp
+from lcjax.io import streaming
+from lcjax.cli.command import main
+
+streaming._AT_ONCE = 1000
+save, saves = ocp.partial.save, []
+half_way = sys.argv.pop() == "half-way"
+
+def dies(*arguments, **options):
+    saves.append(arguments)
+    os._exit(9) if len(saves) > 2 and half_way else save(*arguments, **options)
+
+def killed(rename):
+    return lambda old, new: os._exit(9) if str(new).endswith("/out") else rename(old, new)
+
+ocp.partial.save = dies
+os.rename, os.replace = killed(os.rename), killed(os.replace)
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "when", ["half-way", pytest.param("before the last rename", marks=pytest.mark.slow)]
+)
+def test_killed_it_leaves_nothing_that_restores_and_the_next_run_clears_up(source, tmp_path, when):
+    command = [sys.executable, "-c", KILLED, "collapse", source, tmp_path / "out", when]
+    killed = subprocess.run(list(map(str, command)), env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    assert killed.returncode == 9
+    (left,) = tmp_path.iterdir()
+    for path in (tmp_path / "out", left):
+        with pytest.raises(lcjax.CheckpointError, match="is incomplete"):
+            lcjax.restore(path)
+    lcjax.collapse_checkpoint(source, tmp_path / "out")
+    assert os.listdir(tmp_path) == ["out"]
+    same(lcjax.restore(tmp_path / "out"), lcjax.collapse(lcjax.restore(source))[0])
+
+
+# export
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A compact ViT on disk, and what it gives for two images."""
+    model = ViT(3, 4, 2, 8, 2, 16)
+    draw = np.random.default_rng(0)
+    images = draw.normal(size=(2, 8, 8, 3)).astype(np.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    random = lambda leaf: jnp.asarray(draw.normal(size=leaf.shape) / 4, leaf.dtype)
+    variables = with_slopes(jax.tree.map(random, shapes), 1.0)
+    compact, _ = lcjax.collapse(variables, "block_1/*")
+    path = tmp_path_factory.mktemp("tiny") / "compact"
+    lcjax.save(path, compact)
+    return path, images, jax.jit(model.apply)(compact, images)
+
+
+FIELDS = "patch_size=4,depth=2,width=8,num_heads=2,mlp_hidden=16"
+
+
+def test_export_of_a_model_by_its_fields(tiny, tmp_path, capsys):
+    pytest.importorskip("flatbuffers", reason="jax.export needs it: pip install 'lcjax[export]'")
+    path, images, want = tiny
+    command = ["export", str(path), str(tmp_path / "out"), "--model", f"vit:{FIELDS}"]
+    main([*command, "--input-shape", "8,8,3", "--platforms", "cpu", "--weights", "beside"])
+    assert "for cpu" in capsys.readouterr().out
+    np.testing.assert_allclose(lcjax.load_exported(tmp_path / "out")(images), want, atol=1e-5)
+
+
+def test_export_of_a_model_of_ones_own(tmp_path, monkeypatch):
+    pytest.importorskip("flatbuffers", reason="jax.export needs it: pip install 'lcjax[export]'")
+    (tmp_path / "own_nets.py").write_text(
+        "apply = lambda variables, x, ids: x @ variables['w'] + ids[:, None]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    lcjax.save(tmp_path / "a", {"w": np.ones((3, 2), np.float32)})
+    command = ["export", str(tmp_path / "a"), str(tmp_path / "out"), "--model", "own_nets:apply"]
+    main([*command, "--input-shape", "3", "--input-shape", ":int32", "--platforms", "cpu"])
+    loaded = lcjax.load_exported(tmp_path / "out")
+    assert loaded.inputs == ("(batch, 3) float32", "(batch,) int32")
+    got = loaded(np.ones((1, 3), np.float32), np.array([2], np.int32))
+    np.testing.assert_array_equal(got, [[5, 5]])
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "said"),
+    [
+        ("vit", [], "model 'vit': wanted MODEL:PRESET, such as vit:B/16"),
+        ("vit:Q/16", [], "ViT has no preset 'Q/16'; wanted one of Ti/16"),
+        ("vit:B/16,wide=3", [], "model 'vit:B/16,wide=3': .*wide"),
+        ("vit:B/16,pool=mean", [], "pool is mean; wanted a Python literal"),
+        ("no_such_module:model", [], "No module named 'no_such_module'. Models of lcjax.models"),
+        ("vit:B/4", [], r"expected to generate shape \(4, 4, 3, 768\), but .* \(4, 4, 3, 8\)"),
+        (
+            f"vit:{FIELDS}".replace("depth=2", "depth=1"),
+            [],
+            "no module for 14 leaves .*block_1",
+        ),
+        (f"vit:{FIELDS}", ["--platforms", "cpu,gpu"], "platforms is .*'gpu'.*wanted some of cpu"),
+    ],
+)
+def test_what_cannot_be_exported(tiny, tmp_path, capsys, model, more, said):
+    pytest.importorskip("flatbuffers", reason="jax.export needs it: pip install 'lcjax[export]'")
+    command = ["export", tiny[0], tmp_path / "out", "--model", model, "--input-shape", "8,8,3"]
+    assert re.search(said, failed(capsys, *command, *more))
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_shape_that_is_none_is_a_usage_error(tiny, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["export", str(tiny[0]), "out", "--model", "vit:B/16", "--input-shape", "8x8"])
+    assert end.value.code == 2 and "wanted axes with commas" in capsys.readouterr().err
+
+
+def test_the_head_tells_how_many_classes(tiny):
+    variables = lcjax.restore(tiny[0])
+    assert model_named("vit:B/16", variables).num_classes == 3
+    assert model_named("vit:B/16,num_classes=None", variables).num_classes is None
+    assert model_named("mixer:S/4", {"params": {"patches": {}}}).num_classes is None
+    assert model_named("mlp:features=(4,3)", {}) == MLP((4, 3))
+    chain = {
+        "mlp": {"dense_0": {"kernel": np.ones((2, 3))}, "dense_1": {"kernel": np.ones((3, 7))}}
+    }
+    assert model_named("vgg:16-small", chain).num_classes == 7
+    assert takes_tokens(model_named("gpt2:124M", {})) and not takes_tokens(
+        model_named("mlp:features=(1,)", {})
+    )
+
+
+def test_it_is_a_console_command():
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    module, _, name = project["scripts"]["lcjax"].partition(":")
+    assert getattr(importlib.import_module(module), name) is main

@@ -1,0 +1,237 @@
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lcjax import (
+    CollapsibleGLU,
+    CollapsibleMLP,
+    calibrate,
+    carry_opt_state,
+    collapse,
+    with_linearity_penalty,
+)
+from tests.helpers.trees import random_chain, with_slopes
+
+D_IN = 6
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(400, D_IN)).astype(np.float32)
+
+
+def error(model, compact, deep, x=X):
+    """Relative error of the compact model against the deep one."""
+    apply = jax.jit(model.apply)
+    got, want = (np.float64(apply(tree, x)) for tree in (compact, deep))
+    return np.linalg.norm(got - want) / np.linalg.norm(want)
+
+
+def shapes(compact):
+    return {name: child["kernel"].shape for name, child in compact["params"].items()}
+
+
+@pytest.mark.parametrize("fit", ["least_squares", "moments"])
+@pytest.mark.parametrize(("norm", "bias"), [(None, False), ("batch", True)])
+def test_fits_beat_the_fuse_and_bring_biases(fit, norm, bias):
+    model, variables = random_chain((12, 11, 5), D_IN, norm=norm, bias=bias)
+    variables = with_slopes(variables, 0.3)
+    exact, _ = collapse(variables, threshold=1)
+    stats = calibrate(model.apply, variables, [X], fit=fit)
+    compact, report = collapse(variables, fit=stats)
+    assert set(compact) == {"params"} and set(compact["params"]) == {"dense_2"}
+    assert "bias" in compact["params"]["dense_2"]
+    assert error(model, compact, variables) < 0.8 * error(model, exact, variables)
+    assert report.collapsed == ("act_0", "act_1") and report.factors == ()
+    assert report.new == ("dense_2/bias", "dense_2/kernel")
+    assert len(report.fits) == (1 if fit == "least_squares" else 2)
+    assert [fit.sites for fit in report.fits][-1][-1] == "act_1"
+    text = str(report)
+    assert f"({fit})" in text and "held out" in text and "act_0" in text
+
+
+@pytest.mark.parametrize(
+    ("fit", "hidden", "held"),
+    [
+        ("least_squares", 9, {"down"}),
+        ("least_squares", 2, {"up", "down"}),
+        ("moments", 9, {"down"}),
+    ],
+)
+def test_gated_mlps_are_fitted(fit, hidden, held):
+    model = CollapsibleGLU(hidden, 5, nn.silu)
+    variables = model.init(jax.random.key(0), X)
+    x = X + 1  # gates that are mostly open
+    exact, _ = collapse(variables, threshold=1)
+    compact, report = collapse(variables, fit=calibrate(model.apply, variables, [x], fit=fit))
+    assert set(compact["params"]) == held
+    assert report.factors == (("act",) if len(held) == 2 else ())
+    assert error(model, compact, variables, x) < 0.9 * error(model, exact, variables, x)
+
+
+def test_a_bottleneck_is_fitted_by_two_factors_of_its_width():
+    model, variables = random_chain((32, 2, 32, 40), 40)
+    variables = with_slopes(variables, 0.5)
+    x = RNG.normal(size=(400, 40)).astype(np.float32)
+    stats = calibrate(model.apply, variables, [x])
+    compact, report = collapse(variables, fit=stats)
+    assert shapes(compact) == {"dense_1": (40, 2), "dense_3": (2, 40)}
+    assert report.factors == ("act_1",) and report.fits[0].rank == 2
+    assert "bias" not in compact["params"]["dense_1"]
+    by_moments, _ = collapse(variables, fit=calibrate(model.apply, variables, [x], fit="moments"))
+    assert shapes(by_moments) == shapes(compact)
+    errors = [error(model, tree, variables, x) for tree in (compact, by_moments)]
+    assert errors[0] < errors[1]
+    assert report.fits[0].error == pytest.approx(errors[0], abs=0.02)
+    assert "act_0, act_1, act_2: factors of rank 2, relative error" in str(report)
+
+
+def low_rank(rank, noise):
+    """A chain whose product is, but for noise, of low rank."""
+    model, variables = random_chain((24, 20), 30, seed=3)
+    left, right = RNG.normal(size=(24, rank)), RNG.normal(size=(rank, 20))
+    kernel = left @ right + noise * RNG.normal(size=(24, 20))
+    variables["params"]["dense_1"]["kernel"] = kernel.astype(np.float32)
+    return model, variables
+
+
+@pytest.mark.parametrize("fit", ["exact", "least_squares", "moments"])
+def test_rank_auto_finds_the_least_rank_within_the_tolerance(fit):
+    model, variables = low_rank(4, 1e-3)
+    x = RNG.normal(size=(500, 30)).astype(np.float32)
+    stats = fit if fit == "exact" else calibrate(model.apply, variables, [x], fit=fit)
+    compact, report = collapse(variables, fit=stats, rank="auto", tolerance=0.02)
+    assert shapes(compact) == {"dense_0": (30, 4), "dense_1": (4, 20)}
+    assert report.factors == ("act_0",)
+    assert report.fits[-1].rank == 4 and report.fits[-1].truncation < 0.02
+    assert error(model, compact, variables, x) < 0.02
+    assert report.parameters_after == 30 * 4 + 4 * 20 + 20
+    whole, _ = collapse(variables, fit=stats, rank="auto", tolerance=1e-5)
+    assert shapes(whole) == {"dense_1": (30, 20)}
+
+
+def test_a_rank_is_kept_only_where_it_is_smaller():
+    _, variables = low_rank(4, 1.0)
+    compact, report = collapse(variables, rank=3)
+    assert shapes(compact) == {"dense_0": (30, 3), "dense_1": (3, 20)}
+    assert report.fits[0].rank == 3
+    whole, report = collapse(variables, rank=12)  # 12 · (30 + 20) = 30 · 20
+    assert shapes(whole) == {"dense_1": (30, 20)} and report.fits == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rank": 0}, "rank is 0, must be None, 'auto' or a number of at least 1"),
+        ({"rank": "low"}, "rank is 'low', must be"),
+        ({"rank": "auto", "tolerance": 1.0}, r"tolerance is 1.0, must be in \[0, 1\)"),
+        ({"ridge": -1.0}, "ridge is -1.0, must be at least 0"),
+        ({"fit": "least_squares"}, "fit is 'least_squares', must be 'exact' or what lcjax.calib"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    _, variables = random_chain((8, 5), D_IN)
+    with pytest.raises(ValueError, match=message):
+        collapse(variables, **arguments)
+
+
+def test_ranks_need_values():
+    _, variables = random_chain((8, 5), D_IN)
+    with pytest.raises(ValueError, match="dense_0: traced or abstract, but fits and ranks need"):
+        jax.jit(lambda tree: collapse(tree, "act_0", rank=1)[0])(variables)
+    stack = lambda tree: jax.tree.map(lambda leaf: np.stack([leaf, leaf]), tree)
+    with pytest.raises(ValueError, match=r"dense_0: kernel \(2, 6, 8\) is of stacked layers"):
+        collapse(stack(variables), rank=1)
+
+
+def test_half_precision_variables_stay_what_they_are():
+    model, variables = random_chain((12, 5), D_IN, dtype=jnp.bfloat16.dtype)
+    variables = with_slopes(jax.tree.map(jnp.asarray, variables), 0.3)
+    stats = calibrate(model.apply, variables, [X])
+    assert stats.fitted["dense_1"].xx.dtype == np.float32
+    compact, report = collapse(variables, fit=stats)
+    assert {leaf.dtype for leaf in jax.tree.leaves(compact)} == {jnp.bfloat16.dtype}
+    exact, _ = collapse(variables, threshold=1)
+    assert error(model, compact, variables) < 0.8 * error(model, exact, variables)
+
+
+def test_boxes_and_numpy_stay_what_they_are():
+    init = nn.with_partitioning(nn.initializers.lecun_normal(), ("in", "out"))
+    model = CollapsibleMLP((12, 5), nn.relu, kernel_init=init)
+    variables = model.init(jax.random.key(0), X)
+    compact, _ = collapse(variables, fit=calibrate(model.apply, variables, [X]), rank=2)
+    assert compact["params"]["dense_0"]["kernel"].names == ("in", "out")
+    model, host = random_chain((12, 5), D_IN)
+    compact, _ = collapse(host, fit=calibrate(model.apply, host, [X]))
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(compact))
+
+
+def test_scarce_data_and_dead_units_are_reported():
+    model, variables = random_chain((12, 5), D_IN)
+    variables = with_slopes(variables, 0.0)
+    bias = np.where(np.arange(12) < 3, -100, variables["params"]["dense_0"]["bias"])
+    variables["params"]["dense_0"]["bias"] = bias.astype(np.float32)
+    few = calibrate(model.apply, variables, [X[:5]], holdout=0.0)
+    compact, report = collapse(variables, fit=few)
+    assert report.fits[0].notes == ("5 tokens for 6 inputs: give more data",)
+    assert report.fits[0].held_error is None
+    assert error(model, compact, variables, X[:5]) < 0.1
+    assert np.isfinite(error(model, compact, variables))
+    flat = X.copy()
+    flat[:, 2], flat[:, 3] = 1.0, flat[:, 4]
+    _, report = collapse(variables, fit=calibrate(model.apply, variables, [flat]))
+    assert report.fits[0].notes == ("inputs have rank 4 of 6", "1 of 6 inputs never vary")
+    _, report = collapse(variables, fit=calibrate(model.apply, variables, [X], fit="moments"))
+    assert report.fits[0].notes == ("3 of 12 units dead",)
+    assert "act_0: 3 of 12 units dead" in str(report)
+
+
+def test_training_goes_on_after_a_fitted_collapse():
+    model, variables = random_chain((12, 11, 5), D_IN)
+    params = with_slopes(jax.tree.map(jnp.asarray, variables["params"]), {"act_1": 1.0})
+    tx = with_linearity_penalty(optax.adam(optax.cosine_decay_schedule(1e-3, 10)), strength=0.1)
+    target = jax.jit(model.apply)({"params": params}, X) + 1
+
+    @jax.jit
+    def step(params, state):
+        loss = lambda p: ((model.apply({"params": p}, X) - target) ** 2).mean()
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    state = tx.init(params)
+    params, state, _ = step(params, state)
+    _, _, before = step(params, state)
+    apply = lambda params, x: model.apply({"params": params}, x)
+    compact, report = collapse(params, fit=calibrate(apply, params, [X], "act_1"))
+    carried = carry_opt_state(tx, state, params, compact, report)
+    kept, old = carried.inner[0].mu["act_0"], state.inner[0].mu["act_0"]
+    chex.assert_trees_all_equal(kept, old)
+    assert not carried.inner[0].mu["dense_2"]["kernel"].any()
+    assert int(carried.inner[0].count) == int(carried.shrink.count) == 1
+    compact, carried, after = step(compact, carried)
+    assert int(carried.inner[0].count) == 2
+    # Act 1 has slope 1 but for one step's gradient: the loss does not jump.
+    np.testing.assert_allclose(after, before, rtol=1e-2)
+
+
+@pytest.mark.parametrize("ridge", [1e-3, 0.0])
+def test_one_input_in_other_units_changes_nothing(ridge):
+    model, variables = random_chain((12, 5), D_IN)
+    variables = with_slopes(variables, 0.0)
+    units = np.ones(D_IN, np.float32)
+    units[2] = 1000
+    first = variables["params"]["dense_0"]
+    scaled = first | {"kernel": first["kernel"] / units[:, None]}
+    other = {"params": variables["params"] | {"dense_0": scaled}}
+    found = []
+    for tree, x in ((variables, X), (other, X * units)):
+        stats = calibrate(model.apply, tree, [x], holdout=0.0)
+        found.append(collapse(tree, fit=stats, ridge=ridge)[1].fits[0])
+    t = np.float64(jax.jit(model.apply)(variables, X))
+    rows = np.concatenate([X, np.ones((len(X), 1))], 1).astype(np.float64)
+    missed = t - rows @ np.linalg.lstsq(rows, t, rcond=None)[0]
+    r2 = 1 - (missed**2).sum() / ((t - t.mean(0)) ** 2).sum()
+    assert [fit.r2 for fit in found] == pytest.approx([r2, r2], abs=1e-4)
+    assert found[1].notes == ()

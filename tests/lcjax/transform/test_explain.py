@@ -1,0 +1,228 @@
+"""Every Dense that leads to another has a row in `explain`, with its true reason."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import lcjax
+from lcjax.transform.analysis import reasons
+from tests.helpers.functions import PAIR, X, arrays, dense, pair
+
+x = X[0]  # (5, 6)
+E = arrays(u=(3, 6, 8), d=(3, 8, 6), b=(3, 8))
+W = arrays(w=(6, 8), v=(6, 8), c=(8, 4), cc=(16, 4), c6=(14, 4), both=(6, 16), n=(2, 6, 8))
+SUMMED = f"{reasons.SUM} (`reduce_prod`)"
+
+
+def expert(p, x):
+    return nn.gelu(x @ p["u"]) @ p["d"]
+
+
+def einsum_experts(p, x):
+    h = nn.gelu(jnp.einsum("td,edf->etf", x, p["u"]))
+    return jnp.einsum("etf,efd->etd", h, p["d"])
+
+
+def ragged(p, x):
+    groups = jnp.array([2, 2, 1])
+    return lax.ragged_dot(nn.gelu(lax.ragged_dot(x, p["u"], groups)), p["d"], groups)
+
+
+def gathered(p, x):
+    e = jnp.argmax(x[:, :3], -1)
+    h = nn.gelu(jnp.einsum("td,tdf->tf", x, p["u"][e]))
+    return jnp.einsum("tf,tfd->td", h, p["d"][e])
+
+
+def by_position(p, x):
+    h = nn.relu(jnp.einsum("nd,ndf->nf", x[:3], p["u"]))
+    return jnp.einsum("nf,nfd->nd", h, p["d"])
+
+
+def of_one_leaf(p, x):
+    return sum(nn.relu(x @ p["u"][i]) @ p["d"][i] for i in range(2))
+
+
+def picked(p, x):
+    step = lambda x, i: (x + nn.relu(x @ p["u"][i]) @ p["d"][i], None)
+    return lax.scan(step, x, jnp.arange(3))[0]
+
+
+def film(p, x):
+    return nn.relu((x @ p["w"]) * (1 + x[:, :1])) @ p["c"]
+
+
+def towers(p, x):
+    return nn.relu(jnp.concatenate([x @ p["w"], x @ p["v"]], -1)) @ p["cc"]
+
+
+def skip(p, x):
+    return jnp.concatenate([nn.relu(x @ p["w"]), x], -1) @ p["c6"]
+
+
+def gated(cut):
+    def fn(p, x):
+        gate, value = cut(p, x)
+        return (nn.silu(gate) * value) @ p["c"]
+
+    return fn
+
+
+def interleaved(p, x):
+    h = x @ p["both"]
+    return h[..., ::2], h[..., 1::2]
+
+
+def stacked(p, x):
+    h = jnp.einsum("td,ndf->tnf", x, p["n"])
+    return h[:, 0], h[:, 1]
+
+
+def reshaped(p, x):
+    h = (x @ p["both"]).reshape(-1, 2, 8)
+    return h[:, 0], h[:, 1]
+
+
+def clipped(p, x):
+    gate, value = jnp.split(x @ p["both"], 2, -1)
+    return gate, jnp.clip(value, -1, 1)
+
+
+def product(p, x):
+    return jnp.prod(jnp.stack([nn.gelu(x @ p["w"]), x @ p["v"]]), 0) @ p["c"]
+
+
+def token_norm(p, x):
+    z = dense(p, 1, x)
+    return pair_after(p, (z - p["m"][:, None]) / jnp.sqrt(p["m"][:, None] ** 2 + 1))
+
+
+def pair_after(p, z):
+    return dense(p, 2, nn.relu(z))
+
+
+def halted(p, x):
+    return dense(p, 2, lax.stop_gradient(nn.relu(dense(p, 1, x))))
+
+
+def halted_inside(p, x):
+    return dense(p, 2, nn.relu(lax.stop_gradient(jnp.tanh(dense(p, 1, x)))))
+
+
+def frozen(p, x):
+    return nn.relu(x @ lax.stop_gradient(p["w1"])) @ p["w2"]
+
+
+BY_TOKEN = PAIR | {"pos": arrays(pos=(5, 16))["pos"], "m": jnp.arange(5.0)}
+add, div = (reasons.BY_TOKEN.format(op=name) for name in ("add", "div"))
+joined = reasons.NOT_BY_UNIT.format(op="concatenate")
+CASES = {
+    "ensemble": (jax.vmap(expert, (0, None)), E, {"u": reasons.BATCHED}),
+    "experts by einsum": (einsum_experts, E, {"u": reasons.BATCHED}),
+    "one kernel for every position": (by_position, E, {"u": reasons.BATCHED}),
+    "ragged_dot": (ragged, E, {"u": reasons.RAGGED.format(op="ragged_dot_general")}),
+    "gathered": (gathered, E, {"u": reasons.GATHERED.format(op="gather")}),
+    "experts of one leaf": (
+        of_one_leaf,
+        E,
+        {"u": reasons.ONE_LEAF.format(which="before", leaf="u")},
+    ),
+    "picked in a scan": (picked, E, {"u": reasons.PICKED}),
+    "FiLM": (film, W, {"w": reasons.OTHER}),
+    "two towers": (towers, W, {"w": joined, "v": joined}),
+    "concatenated skip": (skip, W, {"w": joined}),
+    "gate and value interleaved": (gated(interleaved), W, {"both": reasons.ONE_KERNEL}),
+    "gate and value stacked": (gated(stacked), W, {"n": reasons.ONE_KERNEL}),
+    "gate and value reshaped": (gated(reshaped), W, {"both": reasons.ONE_KERNEL}),
+    "a clipped value": (gated(clipped), W, {"both": reasons.TWO_PARTS}),
+    "a product over a stack": (product, W, {"w": SUMMED, "v": SUMMED}),
+    "complex kernel": (
+        lambda p, x: jnp.tanh(x @ p["w"]) @ p["c"],
+        W | {"w": W["w"] * 1j},
+        {"w": reasons.DTYPE.format(which="before", dtype="complex64")},
+    ),
+    "positions before": (
+        lambda p, x: pair_after(p, dense(p, 1, x) + p["pos"]),
+        BY_TOKEN,
+        {"w1": add},
+    ),
+    "positions after": (
+        lambda p, x: dense(p, 2, nn.relu(dense(p, 1, x)) + p["pos"]),
+        BY_TOKEN,
+        {"w1": add},
+    ),
+    "positions on a gated value": (
+        lambda p, x: dense(p, 2, nn.silu(x @ p["w1"]) * (x @ p["g"] + p["pos"])),
+        BY_TOKEN | arrays(g=(6, 16)),
+        {"g": add},
+    ),
+    "norm along tokens": (token_norm, BY_TOKEN, {"w1": div}),
+    "added to itself": (
+        pair(lambda z: nn.relu(z + z)),
+        PAIR,
+        {"w1": reasons.UNFOLDED.format(op="add")},
+    ),
+    "softmax over all tokens": (
+        pair(lambda z: nn.softmax(z, 0)),
+        PAIR,
+        {"w1": f"{reasons.SUM} (`reduce_sum`)"},
+    ),
+    "stop_gradient": (halted, PAIR, {"w1": reasons.STOPPED}),
+    "stop_gradient inside": (halted_inside, PAIR, {"w1": reasons.STOPPED}),
+    "stop_gradient on a kernel": (frozen, PAIR, {"w1": reasons.FROZEN.format(which="before")}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_dense_that_leads_to_another_is_explained(name):
+    fn, params, want = CASES[name]
+    explained = lcjax.collapsible(fn).explain({"model": params}, x)
+    assert explained.sites == ()
+    assert dict(explained.left) == want
+
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        y = nn.LayerNorm()(x)
+        x = x + nn.MultiHeadDotProductAttention(num_heads=2, name="attention")(y, y)
+        return x + nn.Dense(4, name="down")(nn.gelu(nn.Dense(8, name="up")(nn.LayerNorm()(x))))
+
+
+class Blocks(nn.Module):
+    @nn.compact
+    def __call__(self, ids):
+        x = nn.Embed(5, 4)(ids)
+        for i in range(3):
+            x = Block(name=f"block_{i}")(x)
+        return nn.Dense(2, name="head")(nn.LayerNorm()(x))
+
+
+def test_every_block_of_a_transformer_has_the_same_rows():
+    ids = jnp.ones((2, 3), jnp.int32)
+    variables = jax.eval_shape(Blocks().init, jax.random.key(0), ids)
+    explained = lcjax.collapsible(Blocks().apply).explain({"model": variables}, ids)
+    assert explained.sites == tuple(f"block_{i}/up" for i in range(3))
+    rows = [f"block_{i}/{name}" for i in range(3) for name in ("attention/out", "down")]
+    assert [path for path, _ in explained.left] == rows
+    assert {reason for _, reason in explained.left} == {f"{reasons.SUM} (`reduce_sum`)"}
+
+
+def test_straight_through_estimators_are_sites():
+    """Their gradient goes around the `stop_gradient`."""
+    rounded = lambda z: z + lax.stop_gradient(jnp.round(nn.relu(z)) - z)
+    f = lcjax.collapsible(pair(rounded))
+    tree = f.init(PAIR, x) | {"slopes": {"w1": {"slope": jnp.float32(1)}}}
+    compact, _ = f.collapse(tree, x)
+    gradient = lambda tree: jax.grad(lambda x: f(tree, x).sum())(x)
+    np.testing.assert_allclose(gradient(compact), gradient(tree), rtol=1e-4)
+
+
+def test_two_parts_that_lead_to_each_other_name_their_leaf():
+    fn = lambda p, x: nn.relu(x @ p["layers"][0]["n"][0]) @ p["layers"][0]["n"][1]
+    params = {"layers": [{"n": arrays(n=(2, 6, 6))["n"]}]}
+    ((path, reason),) = lcjax.collapsible(fn).explain({"model": params}, x).left
+    assert (path, reason) == ("layers/0/n", reasons.BOTH_PARTS.format(leaf="layers/0/n"))

@@ -1,0 +1,191 @@
+"""Sites of a function fitted to data."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lcjax
+from lcjax import CollapseError, CollapsibleMLP
+from tests.helpers.functions import (
+    CHAIN,
+    GATED,
+    NORM,
+    PAIR,
+    STACKED,
+    chain,
+    gated,
+    normed,
+    pair,
+    scanned,
+)
+from tests.lcjax.transform.test_collapsible import close, sloped
+
+DATA = np.random.default_rng(0).normal(0.5, size=(4, 50, 3, 6)).astype(np.float32)
+BATCHES, ALL = list(map(jnp.asarray, DATA)), jnp.asarray(DATA.reshape(200, 3, 6))
+
+
+def regression(x, t):
+    """Least squares of t on x with a constant, in float64."""
+    x, t = (np.asarray(a, np.float64).reshape(-1, a.shape[-1]) for a in (x, t))
+    design = np.c_[x, np.ones(len(x))]
+    solution = np.linalg.lstsq(design, t, rcond=None)[0]
+    return solution[:-1], solution[-1]
+
+
+def swapped(p, x):
+    return pair(nn.gelu)(p, x.swapaxes(0, 1)).swapaxes(0, 1)
+
+
+@pytest.mark.parametrize("name", ["relu", "GLU", "chain", "norm before", "vmap", "swapped tokens"])
+def test_least_squares_is_the_regression_of_outputs_on_inputs(name):
+    fn, model = {
+        "relu": (pair(nn.relu), PAIR),
+        "GLU": (gated(nn.silu), GATED),
+        "chain": (chain, CHAIN),
+        "norm before": (normed("before"), PAIR | NORM),
+        "vmap": (jax.vmap(jax.vmap(pair(nn.gelu), (None, 0)), (None, 0)), PAIR),
+        "swapped tokens": (jax.checkpoint(swapped), PAIR),
+    }[name]
+    f = lcjax.collapsible(fn)
+    params = sloped(f.init(model, ALL), 0.3)
+    stats = f.calibrate(params, BATCHES, holdout=0.0, progress=False)
+    compact, report = f.collapse(params, ALL, fit=stats, ridge=0.0)
+    ((kernel, bias),) = ([entry["kernel"], entry["bias"]] for entry in compact["fused"].values())
+    want_kernel, want_bias = regression(ALL, f(params, ALL))
+    np.testing.assert_allclose(kernel, want_kernel, atol=2e-4)
+    np.testing.assert_allclose(bias, want_bias, atol=2e-4)
+    close(f(compact, ALL), ALL @ kernel + bias)
+    (fit,) = report.fits
+    assert fit.tokens == ALL.shape[0] * 3 and fit.held_tokens == 0
+    assert "held out" in str(report) and "tokens" in str(stats)
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_moments_fit_puts_a_gain_and_an_offset_in_the_activations_place(order):
+    f = lcjax.collapsible(normed(order))
+    params = sloped(f.init(PAIR | NORM, ALL), 0.2)
+    stats = f.calibrate(params, BATCHES, fit="moments", holdout=0.0, progress=False)
+    compact, _ = f.collapse(params, ALL, fit=stats)
+
+    def by_hand(x):
+        scale = NORM["scale"] / jnp.sqrt(NORM["var"] + 1e-5)
+        shift = NORM["shift"] - NORM["mean"] * scale
+        z = x @ PAIR["w1"] + PAIR["b1"]
+        z = z * scale + shift if order == "before" else z
+        a = 0.2 * z + 0.8 * nn.relu(z)
+        mean = lambda v: v.mean((0, 1))
+        gain = mean((z - mean(z)) * (a - mean(a))) / mean((z - mean(z)) ** 2)
+        a = gain * (z - mean(z)) + mean(a)
+        a = a * scale + shift if order == "after" else a
+        return a @ PAIR["w2"] + PAIR["b2"]
+
+    np.testing.assert_allclose(f(compact, ALL), by_hand(ALL), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_it_is_the_fit_that_a_module_gets():
+    model = CollapsibleMLP((16, 8, 4), nn.gelu)
+    variables = model.init(jax.random.key(0), ALL)
+    flat = variables["params"]
+    plain = {"params": {name: dict(flat[name]) for name in flat if name.startswith("dense")}}
+
+    def apply(variables, x):
+        p = variables["params"]
+        for i in range(3):
+            x = x @ p[f"dense_{i}"]["kernel"] + p[f"dense_{i}"]["bias"]
+            x = nn.gelu(x) if i < 2 else x
+        return x
+
+    f = lcjax.collapsible(apply)
+    params = f.init(plain, ALL)
+    for fit in ("least_squares", "moments"):
+        theirs = lcjax.calibrate(model.apply, variables, BATCHES, fit=fit, progress=False)
+        ours = f.calibrate(params, BATCHES, fit=fit, progress=False)
+        compact, report = f.collapse(params, ALL, fit=ours)
+        want, told = lcjax.collapse(variables, fit=theirs)
+        close(f(compact, ALL), model.apply(want, ALL), terms=10_000)
+        assert [one.held_r2 for one in report.fits] == pytest.approx(
+            [one.held_r2 for one in told.fits], abs=1e-4
+        )
+
+
+def test_a_later_fit_joins_what_was_fused_before_and_masks_and_ranks_apply():
+    f = lcjax.collapsible(chain)
+    params = f.init(CHAIN, ALL)
+    some, _ = f.collapse(params, ALL, sites="w1", threshold=1)
+    first_token = lambda x: jnp.ones(x.shape[:2], bool).at[:, 1:].set(False)
+    stats = f.calibrate(some, BATCHES, "w2", progress=False, mask=first_token)
+    assert stats.sites == ("w2",) and stats.runs[0].d_in == 6
+    compact, report = f.collapse(some, ALL, fit=stats)
+    (key,) = compact["fused"]
+    assert key.startswith("w1+w2|hidden=16+8|")
+    assert report.fits[0].tokens + report.fits[0].held_tokens == 200
+    halves, report = f.collapse(params, ALL, sites=["w1", "w2"], threshold=1, rank=2)
+    (entry,) = halves["fused"].values()
+    assert [entry[i]["kernel"].shape for i in ("0", "1")] == [(6, 2), (2, 12)]
+    assert report.fits[0].rank == 2
+
+
+def test_what_cannot_be_calibrated():
+    f = lcjax.collapsible(scanned)
+    params = f.init(STACKED, ALL[:2])
+    with pytest.raises(CollapseError, match="w1: stands inside a scan"):
+        f.calibrate(params, BATCHES, progress=False)
+    f = lcjax.collapsible(chain)
+    params = f.init(CHAIN, ALL)
+    with pytest.raises(ValueError, match="batches is empty"):
+        f.calibrate(params, [])
+    with pytest.raises(TypeError, match="batches is one"):
+        f.calibrate(params, ALL)
+    with pytest.raises(ValueError, match="fit is 'exact'"):
+        f.calibrate(params, BATCHES, fit="exact")
+    stats = f.calibrate(params, BATCHES[:1], "w1", progress=False)
+    with pytest.raises(CollapseError, match="w2: asked for, but the fit was calibrated for w1"):
+        f.collapse(params, ALL, sites="w2", fit=stats)
+    some, _ = f.collapse(params, ALL, sites="w2", threshold=1)
+    with pytest.raises(CollapseError, match="w1: the Dense layers around them are not those"):
+        f.collapse(some, ALL, fit=stats)
+    with pytest.raises(ValueError, match="ridge is -1"):
+        f.collapse(params, ALL, fit=stats, ridge=-1)
+    with pytest.raises(ValueError, match="fit is 'best', must be 'exact'"):
+        f.collapse(params, ALL, fit="best")
+
+
+def test_an_abstract_compact_tree_has_the_shapes_of_its_fit_and_rank():
+    bare = lambda p, x: jax.nn.relu(x @ p["w1"]) @ p["w2"]
+    f = lcjax.collapsible(bare)
+    params = f.init({name: CHAIN[name] for name in ("w1", "w2")}, ALL)
+    stats = f.calibrate(params, BATCHES, progress=False)
+    for how in (dict(fit=stats), dict(fit=stats, rank=2), dict(rank=2), {}):
+        compact, _ = f.collapse(params, ALL, sites="w1", threshold=9, **how)
+        shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), compact)
+        abstract = f.abstract_compact(params, ALL, sites="w1", **how)
+        assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), abstract) == shapes
+        assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(abstract))
+    shapes = jax.eval_shape(lambda: params)
+    with pytest.raises(CollapseError, match="w1: traced or abstract"):
+        f.abstract_compact(shapes, ALL, sites="w1", rank=2)
+
+
+def test_statistics_are_of_the_weights_and_of_runs_apart():
+    def two(params, x):
+        for a, b in (("a", "b"), ("c", "d")):
+            x = x + jax.nn.relu(x @ params[a]) @ params[b]
+        return x
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(32, 3)).astype(np.float32)
+    shapes = {"a": (3, 5), "b": (5, 3), "c": (3, 5), "d": (5, 3)}
+    weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    f = lcjax.collapsible(two)
+    params = f.init(weights, x)
+    stats = f.calibrate(params, [x], progress=False)
+    one, report = f.collapse(params, x, sites="c", fit=stats)
+    assert report.collapsed == ("c",)
+    both, _ = f.collapse(one, x, sites="a", fit=stats)
+    np.testing.assert_allclose(f(both, x), f(f.collapse(params, x, fit=stats)[0], x), rtol=1e-5)
+    other = f.init(weights | {"b": weights["b"] + 1}, x)
+    with pytest.raises(CollapseError, match="a: got statistics of other weights than this tree"):
+        f.collapse(other, x, fit=stats)

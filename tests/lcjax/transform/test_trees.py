@@ -1,0 +1,326 @@
+"""Params of any structure: collapsed, saved, restored elsewhere; and trees that are wrong."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from typing import Any, NamedTuple
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from flax.core import freeze
+from orbax.checkpoint import v1 as ocp
+
+import lcjax
+from lcjax import CollapseError
+from tests.helpers.functions import CASES, CHAIN, PAIR, X, chain, pair
+from tests.lcjax.transform.test_collapsible import close, sloped
+
+
+class Layer(NamedTuple):
+    w: Any
+    b: Any
+
+
+def mlp(layers, x):
+    for layer in layers[:-1]:
+        w, b = layer
+        x = nn.relu(x @ w + b)
+    w, b = layers[-1]
+    return x @ w + b
+
+
+def haiku_like(p, x):
+    first, second = p["mlp/~/linear_0"], p["mlp/~/linear_1"]
+    return nn.relu(x @ first["w"] + first["b"]) @ second["w"] + second["b"]
+
+
+def nnx_model():
+    rngs = nnx.Rngs(0)
+    return nnx.Sequential(nnx.Linear(6, 16, rngs=rngs), nnx.gelu, nnx.Linear(16, 4, rngs=rngs))
+
+
+def nnx_apply(state, x):
+    return nnx.merge(nnx.graphdef(nnx.eval_shape(nnx_model)), state)(x)
+
+
+LAYERS = [(PAIR["w1"], PAIR["b1"]), (PAIR["w2"], PAIR["b2"])]
+TREES = {
+    "dict": (pair(nn.relu), PAIR, False),
+    "list of tuples": (mlp, LAYERS, False),
+    "tuple of lists": (mlp, tuple(map(list, LAYERS)), False),
+    "slashes in keys": (
+        haiku_like,
+        {f"mlp/~/linear_{i}": {"w": w, "b": b} for i, (w, b) in enumerate(LAYERS)},
+        False,
+    ),
+    "odd keys": (
+        lambda p, x: nn.relu(x @ p["a|b,c:d+e=f%"]["[0]"] + p["@x"]) @ p["w2"],
+        {"a|b,c:d+e=f%": {"[0]": PAIR["w1"]}, "@x": PAIR["b1"], "w2": PAIR["w2"]},
+        False,
+    ),
+    "linen": (CASES["two scans"].fn, CASES["two scans"].params, False),
+    "FrozenDict": (lambda p, x: pair(nn.relu)(p, x), freeze(PAIR), False),
+    "NamedTuples": (mlp, [Layer(*layer) for layer in LAYERS], True),
+    "NNX state": (nnx_apply, nnx.state(nnx_model()), True),
+}
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_a_saved_compact_tree_runs_again(name, tmp_path):
+    fn, params, needs_like = TREES[name]
+    f = lcjax.collapsible(fn)
+    deep = f.init(params, X)
+    compact, report = f.collapse(sloped(deep, 1), X)
+    close(f(compact, X), f(sloped(deep, 1), X))
+    lcjax.save(tmp_path / "compact", compact)
+    abstract = jax.eval_shape(lambda: f.init(params, X))
+    like = f.abstract_compact(abstract, X, sites=report.collapsed)
+    assert jax.tree.structure(like) == jax.tree.structure(compact)
+    restored = [lcjax.restore(tmp_path / "compact", like=like)]
+    restored += [] if needs_like else [lcjax.restore(tmp_path / "compact")]
+    for tree in restored:
+        fresh = lcjax.collapsible(fn)
+        chex.assert_trees_all_equal(jax.jit(fresh)(tree, X), jax.jit(f)(compact, X))
+        assert not fresh.sites(tree, X)
+
+
+SCRIPT = """
+import sys
+import flax.linen as nn, jax, numpy as np
+import lcjax
+
+def apply(p, x):
+    return nn.gelu(x @ p["up"]["kernel"] + p["up"]["bias"]) @ p["down"]["kernel"]
+
+compact = lcjax.restore(sys.argv[1] + "/compact")
+inputs = np.load(sys.argv[1] + "/x.npy")
+np.save(sys.argv[1] + "/y.npy", jax.jit(lcjax.collapsible(apply))(compact, inputs))
+"""
+
+
+def test_a_fresh_process_needs_the_function_and_the_tree_alone(tmp_path):
+    source = textwrap.dedent(SCRIPT)
+    space: dict[str, Any] = {}
+    exec(source[source.index("def apply") : source.index("compact =")], {"nn": nn}, space)
+    f = lcjax.collapsible(space["apply"])
+    model = {
+        "up": {"kernel": PAIR["w1"], "bias": PAIR["b1"]},
+        "down": {"kernel": PAIR["w2"]},
+    }
+    compact, _ = f.collapse(sloped(f.init(model, X), 1), X)
+    lcjax.save(tmp_path / "compact", compact)
+    np.save(tmp_path / "x.npy", X)
+    subprocess.run([sys.executable, "-c", source, str(tmp_path)], check=True)
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), jax.jit(f)(compact, X))
+
+
+def test_orbax_alone_and_jax_export(tmp_path):
+    f = lcjax.collapsible(CASES["two scans"].fn)
+    compact, _ = f.collapse(sloped(f.init(CASES["two scans"].params, X), 1), X)
+    ocp.save(tmp_path / "orbax", compact)
+    abstract = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+    restored = ocp.load(tmp_path / "orbax", jax.tree.map(abstract, compact))
+    chex.assert_trees_all_equal(restored["fused"], compact["fused"])
+    close(f(restored, X), f(compact, X))
+    exported = jax.export.export(jax.jit(f))(compact, X)
+    close(exported.call(compact, X), f(compact, X))
+
+
+def test_the_key_of_an_entry_tells_what_is_gone():
+    f = lcjax.collapsible(chain)
+    compact, _ = f.collapse(sloped(f.init(CHAIN, X), 1), X, sites=["w1", "w3b"])
+    assert list(compact["fused"]) == [
+        "w1|hidden=16||b1:16,w1:6x16,w2:16x8",
+        "w3b|hidden=12||b2b:12,b3:4,w3:12x4,w3b:8x12",
+    ]
+    model = {"block": {"up": PAIR["w1"], "down": PAIR["w2"].astype(jnp.bfloat16)}}
+    f = lcjax.collapsible(
+        lambda p, x: nn.relu(x @ p["block"]["up"]) @ p["block"]["down"].astype(x.dtype)
+    )
+    compact, _ = f.collapse(sloped(f.init(model, X), 1), X)
+    assert list(compact["fused"]) == ["block/up|hidden=16|block|down:16x4,up:6x16:float32"]
+
+
+def test_numpy_params_stay_numpy_and_untouched_leaves_are_shared():
+    model = jax.tree.map(np.asarray, CHAIN)
+    f = lcjax.collapsible(chain)
+    before = jax.tree.map(np.copy, model)
+    deep = sloped(f.init(model, X), 1)
+    compact, report = f.collapse(deep, X, sites="w1")
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(compact["fused"]))
+    assert compact["model"]["w3"] is model["w3"]
+    assert set(report.dropped) == {"model/w1", "model/b1", "model/w2", "slopes/w1/slope"}
+    assert report.kept == (("w2", "not asked for"), ("w3b", "not asked for"))
+    chex.assert_trees_all_equal(model, before)
+
+
+def test_what_a_path_cannot_make_anew_stays_where_it_was():
+    def fn(p, x):
+        first, second = p["net"]
+        x = nn.relu(x @ first.w + first.b) @ second.w + second.b
+        up, down, none = (p["head"][name, 0] for name in ("up", "down", "none"))
+        return x + none if down["b"] is not None else nn.relu(x @ up["w"]) @ down["w"]
+
+    w3, w4 = CHAIN["w3"].T, CHAIN["w3"]
+    head = {("up", 0): {"w": w3}, ("down", 0): {"w": w4, "b": None}, ("none", 0): None}
+    model = {"net": tuple(Layer(*layer) for layer in LAYERS), "head": head}
+    f = lcjax.collapsible(fn)
+    linear = sloped(f.init(model, X), 1)
+    compact, report = f.collapse(linear, X)
+    assert len(report.collapsed) == 2 and compact["model"]["head"]["up", 0] == {"w": None}
+    close(f(compact, X), f(linear, X))
+
+
+def test_numbers_among_the_params():
+    leaky = lambda p, x: pair(lambda z: jnp.where(z > 0, z, p["a"] * z))(p, x) * p["by"]
+    model = PAIR | {"a": 0.1, "by": 2}
+    f = lcjax.collapsible(leaky)
+    params = f.init(model, X)
+    chex.assert_trees_all_equal(f(params, X), leaky(model, X))
+    compact, report = f.collapse(sloped(params, 1), X)
+    assert compact["model"] == {"a": 0.1, "by": 2} and report.parameters_before == 182
+    assert f.abstract_compact(params, X, sites="w1")["model"] == compact["model"]
+    close(jax.jit(f)(compact, X), 2 * pair(lambda z: z)(PAIR, X))
+
+
+PAIRED = lcjax.collapsible(pair(nn.relu))
+DEEP = PAIRED.init(PAIR, X)
+COMPACT, _ = PAIRED.collapse(sloped(DEEP, 1), X)
+(KEY,) = COMPACT["fused"]
+WRONG = {
+    "bare params": (PAIR, "got a mapping of .* wanted a mapping of 'model', 'slopes' and 'fused'"),
+    "no mapping": (X, "got ArrayImpl, wanted a mapping"),
+    "another model's slopes": (
+        DEEP | {"slopes": {"up": {"slope": jnp.zeros(())}}},
+        r"^up: has a slope in this tree, and the function has no such site \(its sites: w1\)",
+    ),
+    "a vector of slopes": (
+        DEEP | {"slopes": {"w1": {"slope": jnp.ones(3)}}},
+        r"^w1: slope has shape \(3,\), wanted \(\)",
+    ),
+    "another model's entry": (
+        COMPACT | {"fused": {KEY.replace("w1|", "up|"): COMPACT["fused"][KEY]}},
+        "^up: is fused in this tree, and the function has no such site",
+    ),
+    "no key of ours": (
+        COMPACT | {"fused": {"w1": COMPACT["fused"][KEY]}},
+        "^fused/w1: got a key that no collapse",
+    ),
+    "another width": (
+        COMPACT | {"fused": {KEY: {"kernel": jnp.ones((7, 4))}}},
+        r"the kernel is \(7, 4\), the function wants \(6, 4\)",
+    ),
+    "half collapsed": (
+        COMPACT | {"model": PAIR},
+        "^model/b1: the leaf is there, and an entry of `fused` says that it was fused away",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_trees_that_are_wrong(name):
+    tree, message = WRONG[name]
+    with pytest.raises(CollapseError, match=message):
+        PAIRED(tree, X)
+
+
+def test_a_tree_without_its_fused_part_is_the_functions_own_error_with_a_note():
+    with pytest.raises(KeyError) as error:
+        PAIRED(COMPACT | {"fused": {}}, X)
+    assert "a compact tree without its part `fused`?" in "".join(error.value.__notes__)
+
+
+def test_collapses_that_cannot_be():
+    with pytest.raises(CollapseError, match="no site is left: w1 collapsed already"):
+        PAIRED.collapse(COMPACT, X)
+    f = lcjax.collapsible(chain)
+    some, _ = f.collapse(sloped(f.init(CHAIN, X), 1), X, sites="w1")
+    with pytest.raises(CollapseError, match="^w1: is collapsed already in this tree"):
+        f.collapse(some, X, sites=["w1", "w2"])
+    with pytest.raises(CollapseError, match="'up' matches no site. The sites are: w1"):
+        PAIRED.collapse(DEEP, X, sites="up")
+    with pytest.raises(CollapseError, match="w1: gap is 1 .* over the threshold 0.05"):
+        PAIRED.collapse(DEEP, X, sites="w1")
+    with pytest.raises(ValueError, match="threshold is -1"):
+        PAIRED.collapse(DEEP, X, threshold=-1)
+    with pytest.raises(CollapseError, match="call f.sites, f.collapse and f.calibrate"):
+        lcjax.collapse(DEEP)
+    with pytest.raises(CollapseError, match="slopes/w1: got ShapeDtypeStruct.* wanted an array"):
+        PAIRED(jax.eval_shape(lambda: DEEP), X)
+    nan = DEEP | {"slopes": {"w1": {"slope": jnp.nan}}}
+    with pytest.raises(CollapseError, match="w1: the slope is nan"):
+        PAIRED.collapse(nan, X)
+
+
+def test_params_that_are_no_arrays_and_functions_without_sites():
+    with pytest.raises(
+        CollapseError, match="act: got .* in params, wanted an array.*eqx.partition"
+    ):
+        lcjax.collapsible(lambda p, x: p["act"](x @ p["w1"])).init(PAIR | {"act": nn.relu}, X)
+    with pytest.raises(CollapseError, match="the function has no site(.|\n)*no Dense leads to"):
+        lcjax.collapsible(lambda p, x: x @ p["w1"]).init(PAIR, X)
+
+
+def test_boxes_around_kernels_stay_around_what_they_are_fused_into():
+    boxed = lambda *names: nn.with_partitioning(nn.initializers.normal(0.3), names)
+
+    class Boxed(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.gelu(nn.Dense(16, kernel_init=boxed("embed", "mlp"), name="up")(x))
+            return nn.Dense(4, kernel_init=boxed("mlp", "out"), name="down")(x)
+
+    f = lcjax.collapsible(Boxed().apply)
+    params = sloped(f.init(Boxed().init(jax.random.key(0), X), X), 1)
+    compact, _ = f.collapse(params, X)
+    (specs,) = nn.get_partition_spec(compact)["fused"].values()
+    assert specs == {"kernel": jax.P("embed", "out"), "bias": jax.P("out")}
+    close(f(compact, X), f(params, X))
+
+
+MESHES = """
+import flax.linen as nn, jax, jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding
+import lcjax
+
+x = jax.random.normal(jax.random.key(0), (4, 8, 6))
+shapes = {"w1": (6, 16), "b1": (16,), "w2": (16, 8), "b2": (8,)}
+specs = {"w1": jax.P(None, "m"), "b1": jax.P("m"), "w2": jax.P("m", None), "b2": jax.P(None)}
+for kind in (AxisType.Auto, AxisType.Explicit):
+    mesh = jax.make_mesh((2, 2), ("d", "m"), axis_types=(kind, kind))
+    with jax.set_mesh(mesh):
+        place = lambda array, spec: jax.device_put(array, NamedSharding(mesh, spec))
+        random = {n: jax.random.normal(jax.random.key(1), shape) for n, shape in shapes.items()}
+        model = {name: place(array, specs[name]) for name, array in random.items()}
+        batch = place(x, jax.P("d"))
+
+        def fn(p, x):
+            out = lambda *axes: dict(out_sharding=jax.P(*axes)) if kind is AxisType.Explicit else {}
+            h = jnp.einsum("btd,dh->bth", x, p["w1"], **out("d", None, "m")) + p["b1"]
+            return jnp.einsum("bth,ho->bto", nn.gelu(h), p["w2"], **out("d", None, None)) + p["b2"]
+
+        f = lcjax.collapsible(fn)
+        params = f.init(model, batch)
+        assert jnp.allclose(jax.jit(f)(params, batch), jax.jit(fn)(model, batch), atol=1e-5)
+        linear = params | {"slopes": jax.tree.map(jnp.ones_like, params["slopes"])}
+        gradient = jax.jit(jax.grad(lambda p: (f(p, batch) ** 2).sum()))(linear)
+        assert gradient["slopes"]["w1"]["slope"] != 0
+        compact, _ = f.collapse(linear, batch)
+        (entry,) = compact["fused"].values()
+        assert entry["kernel"].sharding.mesh == mesh
+        want = jax.jit(f)(linear, batch)
+        got = jax.jit(f)(compact, batch)
+        assert jnp.allclose(got, want, atol=1e-4) and got.sharding.spec[0] == "d"
+"""
+
+
+@pytest.mark.slow
+def test_sharded_params_on_automatic_and_explicit_meshes():
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    subprocess.run([sys.executable, "-c", MESHES], check=True, env=os.environ | flags)

@@ -1,0 +1,1 @@
+"""Flags of a run, and their checks."""

@@ -1,0 +1,126 @@
+"""Batches of texts of similar lengths, padded to one of a few: few shapes, little padding."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+
+import jax
+import numpy as np
+
+from train.data.batches import Source, count_batches
+from train.runtime.sharding import own_rows, whole_batch
+from train.validation import ConfigError
+
+PADDING = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSplit:
+    """A split of texts as tokens.
+
+    Attributes:
+      tokens: int32 arrays (count,), an array of objects.
+      labels: int32 (count,), each in [0, num_classes).
+      lengths: to which texts are padded, ascending; none is longer than the last.
+    """
+
+    tokens: np.ndarray
+    labels: np.ndarray
+    lengths: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: np.ndarray) -> "TextSplit":
+        """Returns the split that holds these rows."""
+        return TextSplit(self.tokens[indices], self.labels[indices], self.lengths)
+
+    @cached_property
+    def buckets(self) -> np.ndarray:
+        """For every text which of the lengths is the least that holds it."""
+        return np.searchsorted(self.lengths, [len(tokens) for tokens in self.tokens])
+
+    def batch(self, indices: np.ndarray, bucket: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns tokens (len(indices), lengths[bucket]), the rest PADDING, and labels."""
+        padded = np.full((len(indices), self.lengths[bucket]), PADDING, np.int32)
+        for row, tokens in zip(padded, self.tokens[indices], strict=True):
+            row[: len(tokens)] = tokens
+        return padded, self.labels[indices]
+
+
+def grouped(
+    buckets: np.ndarray, order: Sequence[int] | np.ndarray, batch_size: int
+) -> tuple[list[tuple[int, np.ndarray]], np.ndarray]:
+    """Returns batches of one bucket each, with their buckets, and what is left.
+
+    What does not fill a batch goes on to the next bucket, so less than one batch is left over, and
+    there are len(order) // batch_size of them.
+
+    Args:
+      buckets: of every example.
+      order: of the examples; kept within a bucket.
+      batch_size: of every batch.
+    """
+    found, left = [], np.empty(0, np.int64)
+    of_order = buckets[order]
+    for bucket in np.unique(of_order).tolist():
+        mine = np.concatenate([left, np.asarray(order)[of_order == bucket]])
+        whole = len(mine) // batch_size * batch_size
+        found += [(bucket, part) for part in mine[:whole].reshape(-1, batch_size)]
+        left = mine[whole:]
+    return found, left
+
+
+def bucketed(split: TextSplit, batch_size: int, *, seed: int) -> Source:
+    """Returns a source of batches of texts, one step a dispatch.
+
+    An epoch is a permutation of the texts, grouped by length, and a permutation of the batches;
+    both depend on seed and epoch alone. It leaves out less than a batch.
+
+    Raises:
+      ConfigError: when there are fewer texts than one batch takes.
+    """
+    per_epoch = count_batches(len(split), batch_size)
+
+    def inputs(start_step: int) -> Iterator[tuple[jax.Array, jax.Array]]:
+        epoch, offset = divmod(start_step, per_epoch)
+        rows = own_rows(batch_size)
+        while True:
+            rng = np.random.default_rng([seed, epoch])
+            found, _ = grouped(split.buckets, rng.permutation(len(split)), batch_size)
+            for i in rng.permutation(len(found))[offset:]:
+                bucket, indices = found[i]
+                batch = split.batch(indices[rows], bucket)
+                whole = jax.tree.map(lambda array: array[None], batch)
+                yield whole_batch(whole, rows, batch_size, axis=1)
+            epoch, offset = epoch + 1, 0
+
+    return Source(steps_per_epoch=per_epoch, arrays=(), fetch=lambda _, batch: batch, inputs=inputs)
+
+
+def text_batches(split: TextSplit, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields a split once, short texts first, in batches of one size: tokens and labels.
+
+    The last batch is filled up with rows of nothing but padding, whose label is -1.
+    """
+    found, left = grouped(split.buckets, np.arange(len(split)), batch_size)
+    for bucket, indices in found:
+        yield split.batch(indices, bucket)
+    if len(left):
+        tokens, labels = split.batch(left, split.buckets[left].max())
+        missing = batch_size - len(left)
+        tokens = np.pad(tokens, ((0, missing), (0, 0)), constant_values=PADDING)
+        yield tokens, np.pad(labels, (0, missing), constant_values=-1)
+
+
+def usable_lengths(lengths: Sequence[int], most: int) -> tuple[int, ...]:
+    """Returns the lengths up to `most`, and `most` itself where one is larger.
+
+    Raises:
+      ConfigError: when they do not ascend, or the first is below 3, a token between two special
+        ones.
+    """
+    if not lengths or lengths[0] < 3 or any(np.diff(lengths) <= 0):
+        raise ConfigError(f"--lengths is {tuple(lengths)}; wanted numbers from 3 on that ascend.")
+    last = min(lengths[-1], most)
+    return (*(length for length in lengths if length < last), last)

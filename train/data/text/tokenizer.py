@@ -1,0 +1,147 @@
+"""Texts as tokens: by the model's own tokenizer.json, cut where its position table ends."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lcjax._optional import import_optional
+from lcjax.validation.json_files import parse_json
+from lcjax.validation.printable import printable
+from train.data.images.splits import DataError
+from train.data.text.files import read_text
+
+FILE = "tokenizer.json"
+_CHUNK = 10_000
+_MOST = 2**24  # tokens
+_LARGEST = 2**28  # bytes of a tokenizer.json
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizer of the Hugging Face library `tokenizers`.
+
+    Attributes:
+      definition: what its tokenizer.json holds.
+      longest: tokens, the special ones among them, after which a text is cut.
+    """
+
+    definition: str
+    longest: int
+
+    @classmethod
+    def of(cls, folder: Path, longest: int) -> "Tokenizer":
+        """Returns the tokenizer that lies beside a model's weights.
+
+        Raises:
+          DataError: when none lies there.
+        """
+        return cls(read_tokenizer(folder), longest)
+
+    @property
+    def digest(self) -> str:
+        """A hash of the definition: the same for the same tokens."""
+        return hashlib.sha256(self.definition.encode()).hexdigest()[:16]
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest number of a token."""
+        return max(self._made.get_vocab().values()) + 1
+
+    def encode(self, texts: Sequence[str]) -> tuple[list[np.ndarray], int]:
+        """Returns the tokens of every text, int32, and how many texts were cut."""
+        tokens, cut = [], 0
+        for start in range(0, len(texts), _CHUNK):
+            encodings = self._made.encode_batch_fast(list(texts[start : start + _CHUNK]))
+            tokens += [np.asarray(encoding.ids, np.int32) for encoding in encodings]
+            cut += sum(bool(encoding.overflowing) for encoding in encodings)
+        return tokens, cut
+
+    @cached_property
+    def _made(self) -> Any:
+        made = parsed_tokenizer(self.definition)
+        made.enable_truncation(self.longest)
+        return made
+
+
+def library() -> Any:
+    """Returns the package tokenizers.
+
+    Raises:
+      ImportError: when it is not installed.
+    """
+    return import_optional(
+        "tokenizers",
+        "Texts are cut into tokens by the package tokenizers, which is missing",
+        "lcjax[text]",
+    )
+
+
+def read_tokenizer(folder: Path) -> str:
+    """Returns the definition of the tokenizer that lies beside a model's weights.
+
+    Raises:
+      DataError: when none lies there.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise DataError(
+            f"{path} is not there; wanted the model's tokenizer as the library `tokenizers` "
+            "saves it, beside its weights."
+        )
+    return read_text(path, largest=_LARGEST)
+
+
+def parsed_tokenizer(definition: str) -> Any:
+    """Returns the library's own object, which neither pads nor cuts.
+
+    Raises:
+      DataError: when it is not the definition of a tokenizer.
+    """
+    made = library()
+    _check(definition)
+    try:
+        made = made.Tokenizer.from_str(definition)
+        made.no_padding()
+        made.no_truncation()
+        largest = max(made.get_vocab().values(), default=-1)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the library's Rust code is no Exception
+        raise DataError(
+            f"{FILE} does not hold a tokenizer: {printable(error, longest=200)}. Fetch it again."
+        ) from error
+    if not 0 <= largest < _MOST:
+        raise DataError(
+            f"{FILE}: its largest token is number {largest:,}; expected 0 to {_MOST - 1:,}. Fetch "
+            "it again."
+        )
+    return made
+
+
+def _check(definition: str) -> None:
+    """Raises unless a definition is JSON whose token numbers are in range.
+
+    The library makes tables as long as the largest number.
+    """
+    found = parse_json(definition, FILE, error=DataError)
+    model = found.get("model") if isinstance(found, dict) else None
+    if not isinstance(model, dict):
+        raise DataError(
+            f"{FILE} does not hold a tokenizer: its `model` is missing or not an object. Fetch it "
+            "again."
+        )
+    added, vocabulary = found.get("added_tokens") or [], model.get("vocab") or {}
+    numbers = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
+    if isinstance(added, list):
+        numbers += [token.get("id") for token in added if isinstance(token, dict)]
+    for number in numbers:
+        if type(number) is not int or not 0 <= number < _MOST:
+            raise DataError(
+                f"{FILE}: a token is number {printable(repr(number), longest=40)}; expected 0 to "
+                f"{_MOST - 1:,}. Fetch it again."
+            )

@@ -1,0 +1,97 @@
+"""Prepared sets of unknown origin: what their files may name, before TFDS reads them.
+
+TFDS imports the Python module that features.json names, and joins names from it to paths.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lcjax.validation.json_files import read_bounded, read_json
+from lcjax.validation.printable import printable
+from train.data.images.splits import DataError
+
+FEATURES, INFO = "features.json", "dataset_info.json"
+_PACKAGE = "tensorflow_datasets.core.features."
+# TFDS's own classes. To name one imports no other module than TFDS's.
+_CLASSES = frozenset(
+    _PACKAGE + name
+    for name in (
+        "audio_feature.Audio",
+        "bounding_boxes.BBoxFeature",
+        "class_label_feature.ClassLabel",
+        "dataset_feature.Dataset",
+        "features_dict.FeaturesDict",
+        "image_feature.Image",
+        "labeled_image.LabeledImage",
+        "scalar.Scalar",
+        "sequence_feature.Sequence",
+        "tensor_feature.Tensor",
+        "text_feature.Text",
+        "translation_feature.Translation",
+        "translation_feature.TranslationVariableLanguages",
+        "video_feature.Video",
+    )
+)
+_NAMING = ("pythonClassName", "python_class_name", "type")  # the last in sets of older TFDS
+_COUNTING = ("numClasses", "num_classes")
+_OWN_CODE = ("jsonFeature", "json_feature")  # what other classes than TFDS's keep
+_MOST_CLASSES = 10**6
+
+
+def check_prepared(directory: Path) -> None:
+    """Raises unless a prepared set's files are of a size and a kind that TFDS may read.
+
+    Args:
+      directory: of one version of the set.
+
+    Raises:
+      DataError: features.json names a class that is not TFDS's own, so that reading it would
+        import and run other code, or a file is too large, damaged or names others elsewhere.
+    """
+    features = _read(directory / FEATURES)
+    for key, value in _entries(features):
+        if key in _OWN_CODE or (key in _NAMING and isinstance(value, str)):
+            if not isinstance(value, str) or value not in _CLASSES:
+                shown = printable(repr(value), longest=80)
+                raise DataError(
+                    f"{directory / FEATURES} names the class {shown}, whose module TFDS would "
+                    "import and run; expected one of TFDS's own features. Prepare the set again "
+                    "with features of tfds.features."
+                )
+        elif key in _COUNTING and not _is_count(value):
+            raise DataError(
+                f"{directory / FEATURES}: {key} is {printable(repr(value), longest=40)}; expected 1"
+                f" to {_MOST_CLASSES:,}. Prepare the set again."
+            )
+        elif "/" in key or "\\" in key or not key.isprintable() or key in ("", ".", ".."):
+            raise DataError(
+                f"{directory / FEATURES}: a feature is called {printable(repr(key), longest=60)}; "
+                "expected a name without a slash, as files are called by it. Prepare it again."
+            )
+    splits = _read(directory / INFO).get("splits", [])
+    if not isinstance(splits, list) or not all(isinstance(split, dict) for split in splits):
+        raise DataError(f"{directory / INFO}: splits is not a list of objects. Prepare it again.")
+    for labels in directory.glob("*.labels.txt"):
+        read_bounded(labels, error=DataError)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise DataError(f"{path} is not there; expected a prepared set. Prepare it again.")
+    return read_json(path, error=DataError)
+
+
+def _entries(found: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(found, dict):
+        for key, value in found.items():
+            yield key, value
+            yield from _entries(value)
+    elif isinstance(found, list):
+        for value in found:
+            yield from _entries(value)
+
+
+def _is_count(value: Any) -> bool:
+    text = str(value)
+    return text.isascii() and text.isdecimal() and len(text) < 9 and 1 <= int(text) <= _MOST_CLASSES

@@ -1,0 +1,172 @@
+"""A run's directory: made, and found again to be resumed."""
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from lcjax.validation import json_files
+from lcjax.validation.printable import printable
+from train.config.base import RunConfig
+
+CONFIG, SUMMARY = "config.json", "summary.json"
+# Flags that may change between a run and its resumption.
+_FREE = (
+    ("run", "name"),
+    ("run", "resume"),
+    ("run", "overwrite"),
+    ("run", "runs_dir"),
+    ("data", "data_dir"),
+    ("run", "log_every"),
+    ("run", "checkpoint_every"),
+    ("run", "keep"),
+    ("devices",),
+)
+# Flags by which a run gets longer: of runs of one stage, and of runs whose last stage heals.
+_EPOCHS, _HEAL_EPOCHS = ("optimizer", "epochs"), ("protocol", "heal_epochs")
+_STAGES = "stages"
+
+
+class RunError(ValueError):
+    """A run's directory is not in the state that was asked for."""
+
+
+def choose_directory(run: RunConfig, preset: str, config: dict[str, Any]) -> Path:
+    """Returns where a run is to be kept, or is kept already if it is to be resumed.
+
+    Nothing is written. Without a name it is the preset's, numbered where that is taken.
+
+    Args:
+      run: how the run was asked for.
+      preset: its preset's name.
+      config: the whole configuration, as JSON.
+
+    Raises:
+      RunError: a name that is taken, or is no name; with `resume`, no such run, one that is
+        finished and shall not get longer, or one of another configuration.
+    """
+    if run.resume and run.overwrite:
+        raise RunError("--resume and --overwrite are both set: keep the run, or start it anew.")
+    if run.name is None:
+        if run.resume or run.overwrite:
+            flag = "--resume" if run.resume else "--overwrite"
+            raise RunError(f"{flag} needs the --name of the run that is meant.")
+        names = (preset if i == 1 else f"{preset}-{i}" for i in count(1))
+        return next(path for path in map(run.runs_dir.joinpath, names) if not path.exists())
+    if not run.name or Path(run.name).name != run.name or run.name.startswith("."):
+        raise RunError(f"--name is {run.name!r}; wanted a directory's name, with no / in it.")
+    path = run.runs_dir / run.name
+    if run.resume:
+        _check_resumable(path, config)
+    elif path.exists() and not run.overwrite:
+        raise RunError(
+            f"{path} exists. Choose another --name, continue an unfinished run with --resume, or "
+            "replace it with --overwrite."
+        )
+    elif path.exists() and not (path / CONFIG).is_file():
+        raise RunError(f"{path} is not a run, there is no {CONFIG} in it: --overwrite leaves it.")
+    return path
+
+
+def create_directory(path: Path, config: dict[str, Any], *, overwrite: bool = False) -> None:
+    """Makes a run's directory, which appears with its configuration in it.
+
+    Args:
+      path: from `choose_directory`.
+      config: the whole configuration, as JSON.
+      overwrite: whether the run that stands there goes.
+
+    Raises:
+      RunError: when it cannot be made, or another run has taken it since it was chosen.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=path.parent) as draft:
+            content = Path(draft, path.name)
+            content.mkdir()
+            write_json(content / CONFIG, config)
+            if overwrite and path.exists():
+                path.rename(Path(draft, "old"))
+            content.rename(path)  # fails where something stands
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be made: {error}. Choose another --name or --runs-dir."
+        ) from error
+
+
+def reopen_directory(path: Path, config: dict[str, Any]) -> None:
+    """Makes a run's directory that of a run in progress, as long as this configuration says.
+
+    Args:
+      path: from `choose_directory`, of a run to be resumed.
+      config: the whole configuration, as JSON.
+    """
+    (path / SUMMARY).unlink(missing_ok=True)  # first: without it the run is one to be resumed
+    started = read_json(path / CONFIG)
+    longer = {place: _at(config, place) for place in (_EPOCHS, _HEAL_EPOCHS)}
+    for (section, name), value in longer.items():
+        if value is not None and section in started:
+            started[section][name] = value
+    write_json(path / CONFIG, started)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file that is there whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the object in a JSON file of a run, which may hold NaN, as of a run that diverged.
+
+    Raises:
+      RunError: when it is damaged, holds something else or is too large; names it.
+    """
+    return json_files.read_json(path, error=RunError, allow_nan=True)
+
+
+def _check_resumable(path: Path, config: dict[str, Any]) -> None:
+    if not (path / CONFIG).is_file():
+        raise RunError(f"{path} is not a run: there is no {CONFIG} in it. Start without --resume.")
+    started = read_json(path / CONFIG)
+    staged = (path / _STAGES).is_dir()
+    here = _HEAL_EPOCHS if staged else _EPOCHS
+    was, asked = _at(started, here), _at(config, here)
+    longer = was is not None and asked is not None and asked > was
+    changed = _differences(started, config, free=(*_FREE, here) if longer else _FREE)
+    if changed:
+        raise RunError(
+            f"{path} was started with another configuration: {'; '.join(changed)}. Resume it "
+            f"without these flags, with more --{here[1].replace('_', '-')} to make it longer, or "
+            "start another --name."
+        )
+    if (path / SUMMARY).exists() and not longer:
+        raise RunError(
+            f"{path} is finished: see its summary.txt. Give more --{here[1].replace('_', '-')} "
+            f"than {was} to train on, or start another --name."
+        )
+
+
+def _at(config: dict[str, Any], place: tuple[str, ...]) -> Any:
+    for name in place:
+        config = config.get(name, {})
+    return None if isinstance(config, dict) else config
+
+
+def _differences(
+    old: dict[str, Any], new: dict[str, Any], *above: str, free: Sequence[tuple[str, ...]]
+) -> list[str]:
+    found = []
+    for key in [*old, *(key for key in new if key not in old)]:
+        here, was, now = (*above, key), old.get(key), new.get(key)
+        if here in free:
+            continue
+        if isinstance(was, dict) and isinstance(now, dict):
+            found += _differences(was, now, *here, free=free)
+        elif was != now:
+            found.append(f"{printable(key)} was {printable(repr(was), longest=60)}, is {now!r}")
+    return found

@@ -1,0 +1,1 @@
+"""Models from flags, and pretrained weights."""

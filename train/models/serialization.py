@@ -1,0 +1,49 @@
+"""Modules as JSON, so that a checkpoint says which module runs it."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from lcjax.models import GPT2, Bert
+from lcjax.models.named_activations import ACTIVATIONS as PRETRAINED_ACTIVATIONS
+from train.models.architecture import ACTIVATIONS
+
+_MODULES = {"Bert": Bert, "GPT2": GPT2}
+_FUNCTIONS = {**ACTIVATIONS, **PRETRAINED_ACTIVATIONS}
+
+
+def module_as_json(module: nn.Module) -> dict[str, Any]:
+    """Returns what `module_from_json` makes a module of again, in any process."""
+    names = [field.name for field in dataclasses.fields(module) if field.name not in _FLAX]
+    fields = {name: getattr(module, name) for name in names}
+    named = [name for name, function in _FUNCTIONS.items() if function is fields["activation"]]
+    dtype = None if fields["dtype"] is None else jnp.dtype(fields["dtype"]).name
+    return fields | {"class": type(module).__name__, "activation": named[0], "dtype": dtype}
+
+
+def module_from_json(fields: Mapping[str, Any], **replaced: Any) -> Any:
+    """Returns the module that `module_as_json` told of.
+
+    Args:
+      fields: what it returned.
+      **replaced: attributes that go before those.
+
+    Raises:
+      ValueError: when a number is out of range.
+      KeyError, TypeError: when fields are of no module.
+    """
+    left = dict(fields)
+    for name, value in {**left, **replaced}.items():
+        most = 2**10 if name == "depth" else 2**24
+        if isinstance(value, int | float) and not 0 <= value <= most:
+            raise ValueError(f"{name} is {value}, expected 0 to {most:,}")
+    module = _MODULES[left.pop("class")]
+    left["activation"] = _FUNCTIONS[left["activation"]]
+    left["dtype"] = None if left["dtype"] is None else jnp.dtype(left["dtype"])
+    return module(**left | replaced)
+
+
+_FLAX = ("parent", "name")

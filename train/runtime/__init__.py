@@ -1,0 +1,1 @@
+"""Devices, memory, signals and disk."""

@@ -1,0 +1,173 @@
+"""Where arrays stand on a mesh with the axes data, fsdp and tensor.
+
+What is current is the mesh that `jax.set_mesh` has set; without one nothing is moved.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lcjax.structure.chains import find_chains, join
+from lcjax.tree.paths import in_params, leaf_path
+
+BATCH = PartitionSpec(("data", "fsdp"))
+
+
+def current_mesh() -> Mesh | None:
+    """Returns the current mesh, if there is one."""
+    mesh = jax.sharding.get_mesh()
+    return None if mesh.empty else mesh
+
+
+def batch_parts(mesh: Mesh | None) -> int:
+    """Returns into how many parts a mesh cuts a batch."""
+    return 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def over_batch(tree: Any) -> Any:
+    """Returns arrays cut along their first axis over data and fsdp; inside a compiled function."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return tree
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, BATCH), tree)
+
+
+@contextmanager
+def batches_stay_cut() -> Iterator[None]:
+    """Inside, whatever a flax module makes of a batch is cut along its first axis as that is.
+
+    Otherwise XLA may cut activations over fsdp as it finds the weights, and gather those of the
+    whole batch on every device. What is sent then grows with the batch, not with the weights.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    parts = 1 if mesh.empty else mesh.shape["data"] * mesh.shape["fsdp"]
+
+    def cut(run: Any, args: Any, kwargs: Any, _: Any) -> Any:
+        out = run(*args, **kwargs)
+        if not args or not _is_of_batch(args[0], out) or out.shape[0] % parts:
+            return out
+        rest = [PartitionSpec.UNCONSTRAINED] * (out.ndim - 1)
+        return jax.lax.with_sharding_constraint(out, PartitionSpec(*BATCH, *rest))
+
+    with nn.intercept_methods(cut) if parts > 1 else nullcontext():
+        yield
+
+
+def _is_of_batch(given: Any, out: Any) -> bool:
+    """Tells whether both are arrays with one first axis and others after it."""
+    both = isinstance(given, jax.Array) and isinstance(out, jax.Array)
+    return both and min(given.ndim, out.ndim) > 1 and given.shape[0] == out.shape[0]
+
+
+def everywhere(tree: Any) -> Any:
+    """Returns arrays that are held whole by every device."""
+    mesh = current_mesh()
+    return jax.device_put(tree, None if mesh is None else NamedSharding(mesh, PartitionSpec()))
+
+
+def own_rows(batch_size: int) -> np.ndarray:
+    """Returns which rows of a batch this process has to bring, in order."""
+    mesh = current_mesh()
+    if mesh is None:
+        return np.arange(batch_size)
+    places = NamedSharding(mesh, BATCH).addressable_devices_indices_map((batch_size,))
+    return np.unique([np.arange(batch_size)[place] for place in places.values()])
+
+
+def whole_batch(tree: Any, rows: np.ndarray, batch_size: int, *, axis: int) -> Any:
+    """Returns global arrays of a batch of which every process brings its own rows.
+
+    Args:
+      tree: arrays with `rows` along an axis.
+      rows: from `own_rows`.
+      batch_size: of all processes.
+      axis: which axis the rows are.
+    """
+    mesh = current_mesh()
+    if mesh is None:
+        return jax.device_put(tree)
+    sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, *BATCH))
+
+    def whole(own: np.ndarray) -> jax.Array:
+        def part(index: Any) -> np.ndarray:
+            wanted = np.arange(batch_size)[index[axis]]
+            return own.take(np.searchsorted(rows, wanted), axis)
+
+        shape = (*own.shape[:axis], batch_size, *own.shape[axis + 1 :])
+        return jax.make_array_from_callback(shape, sharding, part)
+
+    return jax.tree.map(whole, tree)
+
+
+def place(tree: Any, params: Any) -> Any:
+    """Returns params, variables or a training state where they belong on the current mesh.
+
+    Of a pair of dense layers the first kernel is cut by columns over tensor, the second by rows, as
+    Megatron does it (Shoeybi et al. 2019, arXiv 1909.08053, section 3); every array is cut over
+    fsdp along its largest axis that can be. What an optimizer keeps for a param, an array of its
+    shape at a path that ends alike, stands where the param does.
+
+    Args:
+      tree: what to place.
+      params: of the model; or variables.
+    """
+    mesh = current_mesh()
+    if mesh is None:
+        return tree
+    return jax.device_put(tree, shardings(tree, params, mesh))
+
+
+def shardings(tree: Any, params: Any, mesh: Mesh) -> Any:
+    """Returns the sharding that `place` gives every leaf.
+
+    Args:
+      tree: what would be placed; ShapeDtypeStructs will do.
+      params: of the model; or variables.
+      mesh: with the axes data, fsdp and tensor.
+    """
+    cuts = dict(_tensor_cuts(params["params"] if "params" in params else params))
+    known = {}
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
+        path = in_params(leaf_path(keys))
+        known[path] = (leaf.shape, _spec(leaf.shape, cuts.get(path), mesh))
+
+    def sharding(keys: Any, leaf: Any) -> NamedSharding:
+        parts = leaf_path(keys).split("/")
+        for start in range(len(parts)):
+            shape, spec = known.get("/".join(parts[start:]), (None, None))
+            if shape == leaf.shape:
+                return NamedSharding(mesh, spec)
+        return NamedSharding(mesh, PartitionSpec())
+
+    return jax.tree_util.tree_map_with_path(sharding, tree)
+
+
+def _tensor_cuts(params: Any) -> Iterator[tuple[str, int]]:
+    """Yields the path of every leaf that is cut over tensor, and along which axis."""
+    for chain in find_chains(params):
+        taken: set[int] = set()
+        for i in chain.acts:
+            if i in taken or i not in chain.denses or not any(j > i for j in chain.denses):
+                continue
+            second = chain.after(i)
+            taken |= {i, second}
+            first = [chain.dense_name(i)] + ["gate"] * (chain.gate is not None)
+            for name in first:
+                yield join(chain.path, f"{name}/kernel"), -1
+                yield join(chain.path, f"{name}/bias"), -1
+            yield join(chain.path, f"{chain.dense_name(second)}/kernel"), -2
+
+
+def _spec(shape: tuple[int, ...], cut: int | None, mesh: Mesh) -> PartitionSpec:
+    axes: list[str | None] = [None] * len(shape)
+    if cut is not None and mesh.shape["tensor"] > 1 and shape[cut] % mesh.shape["tensor"] == 0:
+        axes[cut] = "tensor"
+    parts = mesh.shape["fsdp"]
+    free = [i for i, size in enumerate(shape) if axes[i] is None and size % parts == 0]
+    if parts > 1 and free:
+        axes[max(free, key=lambda i: shape[i])] = "fsdp"
+    return PartitionSpec(*axes)

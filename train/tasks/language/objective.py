@@ -1,0 +1,63 @@
+"""Language modelling: a classifier of every next token."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lcjax.models import GPT2
+from train.data.text.windows import window_batches
+from train.models.serialization import module_from_json
+from train.tasks.metric import LOSS
+from train.tasks.objective import Classifier
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModel(Classifier):
+    """A decoder that tells from tokens (batch, tokens) the token after each.
+
+    Attributes:
+      module: maps tokens to logits (batch, tokens, vocabulary).
+    """
+
+    metric = LOSS
+    module: GPT2
+
+    @classmethod
+    def from_metadata(cls, metadata: dict[str, Any]) -> "LanguageModel":
+        """Returns the model that a run's checkpoint is of."""
+        return cls(module_from_json(metadata["data"]["module"]))
+
+    def logits(self, variables: Any, inputs: jax.Array) -> Any:
+        """Returns logits (batch, tokens, vocabulary) of tokens (batch, tokens)."""
+        return self.module.apply(variables, inputs)
+
+    def forward(self, params: Any, stats: Any, inputs: jax.Array, key: jax.Array) -> Any:
+        """Returns what training sees of tokens: (tokens, logits, new stats)."""
+        logits, stats = self.module.apply(
+            {"params": params, **stats},
+            inputs,
+            deterministic=False,
+            rngs={"dropout": key},
+            mutable=list(stats),
+        )
+        return inputs, logits, stats
+
+    def init(self, key: jax.Array) -> Any:
+        """Returns new variables."""
+        return jax.jit(self.module.init)(key, jnp.zeros((1, 1), jnp.int32))
+
+    def batches(self, split: Any, batch_size: int) -> Iterator[tuple[Any, Any]]:
+        """Yields a split once: tokens and those after each, -1 where that does not count."""
+        return window_batches(split, batch_size)
+
+    def scores(self, accuracy: float, loss: float) -> dict[str, float]:
+        """Returns accuracy and loss a token, and the perplexity, the exponential of the loss."""
+        try:
+            perplexity = math.exp(loss)
+        except OverflowError:
+            perplexity = math.inf
+        return super().scores(accuracy, loss) | {"perplexity": perplexity}

@@ -1,0 +1,69 @@
+"""Presets by name: what `python -m train.language PRESET` starts from."""
+
+import dataclasses
+
+from train.config.base import OptimizerConfig, PenaltyConfig, ProtocolConfig
+from train.tasks.language.config import LanguageConfig, LanguageDataConfig
+from train.tasks.language.model import AnyDecoder, DecoderConfig, PretrainedDecoderConfig
+
+_CHARACTERS = LanguageDataConfig(batch_size=8)
+_PIECES = LanguageDataConfig(vocabulary="pieces", batch_size=8)
+_SMALL = DecoderConfig(depth=4, width=128, num_heads=4, mlp_hidden=512, context=128)
+_GATED = dataclasses.replace(_SMALL, mlp_hidden=344, gated=True, activation="silu")
+_OPTIMIZER = OptimizerConfig(epochs=3, learning_rate=3e-3, weight_decay=0.1, clip_norm=1.0)
+# A language model learns first; then sites go by what they cost, and it heals as it learned, the
+# deep one teaching, which benchmarks/language.py found best on the validation split.
+_FIT_HEAL = ProtocolConfig(
+    protocol="fit-heal",
+    sequential=True,
+    count=2,
+    heal_epochs=1,
+    deep_teacher=True,
+    calibration_images=512,
+)
+_PRESETS: dict[str, tuple[str, LanguageDataConfig, AnyDecoder, OptimizerConfig, ProtocolConfig]] = {
+    "shakespeare-small": (
+        "Characters of tiny_shakespeare, 0.8 million parameters, three minutes on two cores.",
+        _CHARACTERS,
+        _SMALL,
+        _OPTIMIZER,
+        _FIT_HEAL,
+    ),
+    "shakespeare-swiglu": (
+        "The same with gated MLPs, of equally many parameters.",
+        _CHARACTERS,
+        _GATED,
+        _OPTIMIZER,
+        _FIT_HEAL,
+    ),
+    "shakespeare-pieces": (
+        "A byte-pair vocabulary of 1,024 pieces, learned from tiny_shakespeare.",
+        _PIECES,
+        _SMALL,
+        _OPTIMIZER,
+        _FIT_HEAL,
+    ),
+    "gpt2": (
+        "GPT-2 as published (124M) on tiny_shakespeare, for one accelerator; --pretrained FOLDER "
+        "takes a copy of it or of a larger one.",
+        LanguageDataConfig(vocabulary="pretrained", batch_size=8),
+        PretrainedDecoderConfig(pretrained="openai-community/gpt2", context=1024),
+        OptimizerConfig(epochs=2, learning_rate=5e-5, weight_decay=0.01, clip_norm=1.0),
+        _FIT_HEAL,
+    ),
+}
+
+PRESETS = {
+    name: (
+        about,
+        LanguageConfig(
+            preset=name,
+            data=data,
+            model=model,
+            optimizer=optimizer,
+            penalty=PenaltyConfig(strength=0.01, slope_learning_rate=0.1),
+            protocol=protocol,
+        ),
+    )
+    for name, (about, data, model, optimizer, protocol) in _PRESETS.items()
+}

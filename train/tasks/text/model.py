@@ -1,0 +1,45 @@
+"""Which model a run on labelled texts builds: a pretrained encoder with a new head."""
+
+import dataclasses
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import jax
+
+from lcjax.interop import load_safetensors, model_from
+from lcjax.interop.safetensors_file import open_tensors
+from lcjax.interop.source import find_files
+from lcjax.models import Bert
+from train.models.pretrained import FromWeights
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainedConfig(FromWeights):
+    """A pretrained encoder of the BERT family, with a new head."""
+
+    pool: Literal["pooler", "token", "mean"] = "pooler"
+    """What the head reads: the pooler's output, the first token, or the mean over tokens."""
+
+    def build(self, num_classes: int) -> Bert:
+        """Returns the module for this many classes.
+
+        Raises:
+          ConfigError: when the weights are of another architecture.
+          FileNotFoundError: when there are none.
+        """
+        return self.described(Bert, num_classes=num_classes, pool=self.pool)
+
+    def variables(self, num_classes: int, key: jax.Array) -> Any:
+        """Returns the pretrained variables, the head's drawn anew.
+
+        Raises:
+          ValueError: when the weights are not all there, or of another architecture.
+        """
+        folder = self.folder()
+        with open_tensors(find_files(folder)) as tensors:
+            stored = list(tensors.stored)
+        # Heads of pretraining, and a pooler that is not read.
+        unused = ["cls.*"] if self.pool == "pooler" else ["cls.*", "*pooler.*"]
+        skip = [glob for glob in unused if any(fnmatchcase(name, glob) for name in stored)]
+        module = model_from(folder, num_classes=num_classes, pool=self.pool)
+        return load_safetensors(folder, module, fresh="head/*", skip=skip, key=key)
