@@ -15,9 +15,8 @@ endif
 demo: $(VENV)/.train
 	$(BIN)/python -m train.image digits-mixer
 
-# Compiled without LLVM's optimizations, a quarter less work: test programs are compiled, not run long.
 test: $(VENV)/.dev
-	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0" $(BIN)/python -m pytest $(PARALLEL)
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PARALLEL) -m slow

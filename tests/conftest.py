@@ -5,26 +5,31 @@ import os
 import jax
 import pytest
 
+# Modules without tests: imported by tests, some only where their libraries are installed.
+collect_ignore_glob = ["helpers/*", "reference/*", "readme/quickstart*"]
+
 # Set JAX_PLATFORMS to run on an accelerator.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
 
 
 def pytest_configure(config):
-    """Compiles quick tests without LLVM's optimizations: their programs run only briefly.
-
-    Reported as a quarter less work for the quick suite. Slow tests are compiled as usual.
-    """
+    """Compiles quick tests without LLVM's optimizations, which is a quarter less work in all."""
     flags = os.environ.get("XLA_FLAGS", "")
     if config.option.markexpr == "not slow" and "optimization_level" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
 
 
 @pytest.fixture(autouse=True)
-def strict_promotion(request):
-    """No implicit dtype or rank promotion, except in tests marked `promotes`."""
-    if request.node.get_closest_marker("promotes"):
+def strict_dtype_promotion(request):
+    """No implicit promotion of dtypes, except in tests marked `promotes`."""
+    strict = request.node.get_closest_marker("promotes") is None
+    with jax.numpy_dtype_promotion("strict" if strict else "standard"):
         yield
-        return
-    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+
+
+@pytest.fixture
+def strict_promotion(strict_dtype_promotion):
+    """No implicit promotion of ranks either."""
+    with jax.numpy_rank_promotion("raise"):
         yield

@@ -3,8 +3,10 @@
 import io
 
 import numpy as np
-import tensorflow_datasets as tfds
-from PIL import Image
+import pytest
+
+tfds = pytest.importorskip("tensorflow_datasets")
+Image = pytest.importorskip("PIL.Image")
 
 
 def picture(height, width, channels, seed):
