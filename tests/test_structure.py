@@ -172,6 +172,12 @@ def test_files_have_at_most_300_lines(top):
     assert {name: count for name, count in lines.items() if count > 300} == {}
 
 
+@pytest.mark.parametrize("top", [*TOPS, "tests"])
+def test_every_folder_of_modules_is_a_package(top):
+    folders = {path.parent for path in _modules(top).values()}
+    assert [str(path) for path in folders if not (path / "__init__.py").is_file()] == []
+
+
 @pytest.mark.parametrize("top", TOPS)
 def test_packages_have_at_most_13_modules(top):
     counts = {}

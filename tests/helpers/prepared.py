@@ -3,10 +3,8 @@
 import io
 
 import numpy as np
-import pytest
-
-tfds = pytest.importorskip("tensorflow_datasets")
-Image = pytest.importorskip("PIL.Image")
+import tensorflow_datasets as tfds
+from PIL import Image
 
 
 def picture(height, width, channels, seed):

@@ -8,11 +8,12 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
 from lcjax import CollapseError, CollapsibleGLU, CollapsibleMLP, calibrate, collapse
 from lcjax.calibration.statistics import _GOLDEN
 from tests.helpers.trees import with_slopes
+
+load_digits = pytest.importorskip("sklearn.datasets").load_digits
 
 FEATURES = (96, 80, 10)
 X = (load_digits().data / 16).astype(np.float32)[:1024]

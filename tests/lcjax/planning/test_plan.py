@@ -3,7 +3,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
 from lcjax import (
     CollapseError,
@@ -16,6 +15,8 @@ from lcjax import (
     sensitivity,
 )
 from tests.helpers.trees import random_chain, with_slopes
+
+load_digits = pytest.importorskip("sklearn.datasets").load_digits
 
 X = (load_digits().data / 16).astype(np.float32)[:512]
 MODEL = CollapsibleMLP((64, 64, 64, 10), nn.relu)

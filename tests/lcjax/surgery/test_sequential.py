@@ -2,9 +2,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
 from lcjax import CollapsibleMLP, calibrate, collapse, collapse_sequential
+
+load_digits = pytest.importorskip("sklearn.datasets").load_digits
 
 X = (load_digits().data / 16).astype(np.float32)[:1024]
 
