@@ -22,14 +22,17 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def strict_dtype_promotion(request):
-    """No implicit promotion of dtypes, except in tests marked `promotes`."""
-    strict = request.node.get_closest_marker("promotes") is None
-    with jax.numpy_dtype_promotion("strict" if strict else "standard"):
+    """No implicit promotion of dtypes, except in tests marked `promotes` and in slow ones.
+
+    Slow tests train with optax and Flax's batch norm, whose code promotes.
+    """
+    marks = (request.node.get_closest_marker(name) for name in ("promotes", "slow"))
+    with jax.numpy_dtype_promotion("standard" if any(marks) else "strict"):
         yield
 
 
 @pytest.fixture
 def strict_promotion(strict_dtype_promotion):
-    """No implicit promotion of ranks either."""
-    with jax.numpy_rank_promotion("raise"):
+    """No implicit promotion of dtypes or ranks, in slow tests too."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         yield
