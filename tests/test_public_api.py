@@ -35,6 +35,7 @@ PUBLIC = {
         "SegmentFit",
         "Sensitivity",
         "Site",
+        "SiteSelection",
         "Sites",
         "Skip",
         "TracedCall",
