@@ -10,7 +10,7 @@ ifeq ($(strip $(NEWEST)),)
 NEWEST := $(firstword $(shell command -v python3.14 python3.13 python3.12) python3)
 endif
 
-.PHONY: demo test test-slow test-newest lint bench bench-quick clean
+.PHONY: demo test test-slow test-newest test-wheel lint bench bench-quick clean
 
 demo: $(VENV)/.train
 	$(BIN)/python -m train.image digits-mixer
@@ -26,6 +26,13 @@ test-newest:
 	  { echo "the newest JAX needs Python 3.12 or newer: make NEWEST=python3.13 test-newest"; exit 1; }
 	$(MAKE) PYTHON=$(NEWEST) VENV=$(VENV)-newest upgrade
 	$(VENV)-newest/bin/python -m pytest -m "" tests/lcjax/transform
+
+# What users get: the wheel alone, in an environment without the extras.
+test-wheel:
+	$(PYTHON) -m venv --clear $(VENV)-wheel
+	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check .
+	cd $(VENV)-wheel && bin/lcjax --help >bin/help && bin/python -c \
+	  'import lcjax.interop, lcjax.models, pathlib; assert pathlib.Path(lcjax.__file__).with_name("py.typed").is_file()'
 
 .PHONY: upgrade
 upgrade: $(VENV)/.models
@@ -44,7 +51,7 @@ lint: $(VENV)/.dev
 	$(BIN)/pyright
 
 clean:
-	rm -rf $(VENV) $(VENV)-newest runs
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-wheel runs
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

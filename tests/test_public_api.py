@@ -5,6 +5,7 @@ import inspect
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -99,6 +100,10 @@ def test_every_exported_name_exists_and_has_a_docstring(package):
         if callable(exported) or inspect.ismodule(exported):
             assert exported.__doc__, f"{package}.{name}"
     assert len(set(module.__all__)) == len(module.__all__)
+
+
+def test_the_package_is_marked_as_typed():
+    assert (Path(lcjax.__file__).parent / "py.typed").is_file()
 
 
 def test_import_lcjax_reaches_models_and_interop_when_they_are_used():
