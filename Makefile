@@ -1,10 +1,10 @@
-# Every target makes its own virtual environment from PyPI; later calls reuse it.
+# Targets create a virtual environment from PyPI when it is missing or out of date.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# One process of tests for each core.
+# One test process for each core.
 PARALLEL := -n auto --dist worksteal
-# For test-newest: the newest Python from 3.12 on that is there, for which the newest JAX is made.
+# For test-newest: the newest installed Python from 3.12 on, which the newest JAX needs.
 NEWEST ?= $(shell ls $$HOME/.pyenv/versions/3.1[2-9]*/bin/python3 2>/dev/null | sort -V | tail -1)
 ifeq ($(strip $(NEWEST)),)
 NEWEST := $(firstword $(shell command -v python3.14 python3.13 python3.12) python3)
@@ -27,7 +27,7 @@ test-newest:
 	$(MAKE) PYTHON=$(NEWEST) VENV=$(VENV)-newest upgrade
 	$(VENV)-newest/bin/python -m pytest -m "" tests/lcjax/transform
 
-# What users get: the wheel alone, in an environment without the extras.
+# Installs the wheel in an environment without extras, as users do.
 test-wheel:
 	$(PYTHON) -m venv --clear $(VENV)-wheel
 	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check .
@@ -38,7 +38,7 @@ test-wheel:
 upgrade: $(VENV)/.models
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade jax flax optax
 
-# Hours, in parts that resume; the quick one takes minutes and writes under runs.
+# Takes hours, in parts that resume; bench-quick takes minutes and writes to runs/.
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
 

@@ -1,4 +1,4 @@
-"""A small text that can be learned, and configurations of train.language on it."""
+"""A small learnable text, and configurations of train.language for it."""
 
 import numpy as np
 
@@ -25,7 +25,7 @@ PLAIN = {"protocol": "natural", "slope_learning_rate": 0.0, "strength": 0.0}
 
 
 def write_text(path, words=500, seed=0):
-    """Writes words at random, in lines of ten, and returns the path."""
+    """Writes random words, ten to a line, and returns the path."""
     chosen = np.random.default_rng(seed).choice(WORDS, words).tolist()
     lines = [" ".join(chosen[i : i + 10]) for i in range(0, words, 10)]
     path.write_text("\n".join(lines), encoding="utf-8")
@@ -33,12 +33,12 @@ def write_text(path, words=500, seed=0):
 
 
 def on_text(path, preset="shakespeare-small", **fields):
-    """Returns a preset's configuration, small, on a file."""
+    """Returns a preset's configuration with a small model and the file as its data set."""
     return configured(preset, PRESETS, **SMALL | {"dataset": str(path)} | fields)
 
 
 def flags(config):
-    """Returns what asks for a configuration on the command line."""
+    """Returns the command-line flags of a configuration."""
     preset, found = PRESETS[config.preset][1], [config.preset]
     for section in ("data", "model", "optimizer", "penalty", "protocol", "run"):
         for name, value in vars(getattr(config, section)).items():
