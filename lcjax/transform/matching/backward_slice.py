@@ -13,6 +13,7 @@ from lcjax.transform.analysis.reasons import MERGES, NOT_BY_UNIT, OTHER, STATE, 
 from lcjax.transform.ir.primitives import MOVES, PRODUCTS, REDUCTIONS, is_elementwise
 from lcjax.transform.ir.program import Op, Value
 
+_MOST_DENSES = 2  # gate and value
 
 @dataclass
 class Cone:
@@ -22,11 +23,13 @@ class Cone:
       ops: the operations, from the value backwards.
       denses: the Dense layers it comes from.
       odd: what else it comes from, and what stands in the way.
+      cut: whether the search ended early, at more Dense layers than a site has.
     """
 
     ops: list[Op]
     denses: list[Dense]
     odd: list[str]
+    cut: bool = False
 
     @property
     def reason(self) -> str:
@@ -48,10 +51,18 @@ class Cones:
         self._walked: set[Value] = set()
 
     def of(self, end: Value, labels: Labels) -> Cone:
-        """Returns the cone of a value with these labels."""
+        """Returns the cone of a value with these labels.
+
+        The search ends where more Dense layers are found than a site has: a value of a residual
+        stream comes from every layer before it, and to follow all of them from each would take
+        quadratic time.
+        """
         cone, seen, todo = Cone([], [], []), set(), [(end, labels)]
         while todo:
             value, labels = todo.pop()
+            if len({dense.product for dense in cone.denses}) > _MOST_DENSES:
+                cone.cut = True
+                break
             if value in seen:
                 continue
             seen.add(value)

@@ -154,5 +154,5 @@ def _accept(
         if objection:
             return objection
     gone = tuple(dense for dense in denses if dense.product in dead or dense is down)
-    leaves = frozenset(i for leaf, i in index.items() if leaf in dead)
+    leaves = frozenset(index[value] for value in dead if value in index)
     return FoundSite(path, found, tuple(scans), leaves, gone, trained)

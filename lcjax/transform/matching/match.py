@@ -97,7 +97,7 @@ class Matcher:
         after, end, labels = steps_back(down.x, labels, self.kinds, self._cones.dense_of)
         cone = self._cones.of(end, labels)
         around, mixed = self._cones.near(end)
-        near = list(dict.fromkeys(cone.denses or around))
+        near = list(dict.fromkeys(cone.denses + around if cone.cut else cone.denses or around))
         if not near:
             return None
         count = len({dense.product for dense in near})
