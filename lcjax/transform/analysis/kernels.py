@@ -5,8 +5,8 @@ from collections.abc import Collection, Mapping
 import jax.numpy as jnp
 
 from lcjax.transform.analysis import reasons
-from lcjax.transform.analysis.dense import Dense, origin_of, root
-from lcjax.transform.analysis.dependence import Kind, Kinds
+from lcjax.transform.analysis.dense import DenseOp, origin_of, root
+from lcjax.transform.analysis.dependence import Dependence, Dependences
 from lcjax.transform.ir.program import Op, Program, Value, scans_around
 
 PICKS = frozenset({"dynamic_slice", "gather"})
@@ -41,7 +41,7 @@ def name_of(kernel: Value, named: Mapping[Value, str], called: Mapping[Value, st
     return f"(from {', '.join(sorted(called[leaf] for leaf in leaves_of(kernel, called)))})"
 
 
-def why_not_a_leaf(dense: Dense, which: str, called: Mapping[Value, str]) -> str | None:
+def why_not_a_leaf(dense: DenseOp, which: str, called: Mapping[Value, str]) -> str | None:
     """Returns why the kernel of a Dense is no leaf that can be fused; None where it is.
 
     Args:
@@ -63,11 +63,13 @@ def why_not_a_leaf(dense: Dense, which: str, called: Mapping[Value, str]) -> str
     return reasons.COMPUTED.format(which=which)
 
 
-def picked(program: Program, kinds: Kinds, named: Mapping[Value, str]) -> list[tuple[str, str]]:
+def indexed_kernels(
+    program: Program, dependences: Dependences, named: Mapping[Value, str]
+) -> list[tuple[str, str]]:
     """Returns the kernels that a loop's counter picks out of a stack of them."""
     found: dict[str, None] = {}
     for op in program.ops():
-        data = all(kinds[value] is Kind.DATA for value in op.ins)
+        data = all(dependences[value] is Dependence.DATA for value in op.ins)
         if op.name == "dot_general" and data and scans_around(op):
             stacks = [stack for value in op.ins if (stack := _stack(value)) is not None]
             found |= dict.fromkeys(named[stack] for stack in stacks if stack in named)

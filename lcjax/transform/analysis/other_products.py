@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from lcjax.transform.analysis import reasons
-from lcjax.transform.analysis.dense import Dense
-from lcjax.transform.analysis.dependence import Kind, Kinds, is_fixed
+from lcjax.transform.analysis.dense import DenseOp
+from lcjax.transform.analysis.dependence import Dependence, Dependences, known_given_params
 from lcjax.transform.analysis.kernels import PICKS, leaves_of, name_of
-from lcjax.transform.ir.primitives import MOVES, PRODUCTS, SAME
+from lcjax.transform.ir.primitives import PASSTHROUGH, PRODUCTS, RESHAPES
 from lcjax.transform.ir.program import Op, Program, Value
 
 _GROUPED = frozenset({"ragged_dot", "ragged_dot_general"})
@@ -30,8 +30,8 @@ class Other(NamedTuple):
 class Others:
     """Finds where such products, and Dense layers, lead to each other."""
 
-    def __init__(self, program: Program, denses: Mapping[Value, Dense], kinds: Kinds):
-        self._kinds, self._denses = kinds, denses
+    def __init__(self, program: Program, denses: Mapping[Value, DenseOp], dependences: Dependences):
+        self._kinds, self._denses = dependences, denses
         self._others: dict[Value, Other] = {}
         self._leaves = dict.fromkeys(program.leaves)
         for op in program.ops():
@@ -68,7 +68,7 @@ class Others:
         seen, todo = set(), [value]
         while todo:
             value = todo.pop()
-            if value in seen or self._kinds[value] is not Kind.DATA:
+            if value in seen or self._kinds[value] is not Dependence.DATA:
                 continue
             seen.add(value)
             if value in self._denses or value in self._others:
@@ -80,16 +80,16 @@ class Others:
     def _read(self, op: Op) -> Other | None:
         if op.name in _GROUPED:
             x, kernel = op.ins[:2]
-            fixed = is_fixed(self._kinds[kernel]) and self._kinds[x] is Kind.DATA
+            fixed = known_given_params(self._kinds[kernel]) and self._kinds[x] is Dependence.DATA
             return Other(x, kernel, reasons.RAGGED.format(op=op.name)) if fixed else None
         if op.name != "dot_general":
             return None
         for x, kernel in (op.ins, op.ins[::-1]):
-            if self._kinds[x] is not Kind.DATA:
+            if self._kinds[x] is not Dependence.DATA:
                 continue
-            if self._kinds[kernel] is Kind.PARAM:
+            if self._kinds[kernel] is Dependence.PARAM:
                 return Other(x, kernel, reasons.BATCHED) if self._is_batched(op) else None
-            if self._kinds[kernel] is Kind.DATA and (pick := self._pick(kernel)):
+            if self._kinds[kernel] is Dependence.DATA and (pick := self._pick(kernel)):
                 return Other(x, kernel, reasons.GATHERED.format(op=pick))
         return None
 
@@ -100,9 +100,13 @@ class Others:
     def _pick(self, value: Value) -> str | None:
         """Returns which operation picks a value out of params, by an index that is data."""
         op = value.maker
-        while isinstance(op, Op) and op.name in SAME | MOVES:
+        while isinstance(op, Op) and op.name in PASSTHROUGH | RESHAPES:
             value = op.ins[0]
             op = value.maker
-        if not isinstance(op, Op) or op.name not in PICKS or not is_fixed(self._kinds[op.ins[0]]):
+        if (
+            not isinstance(op, Op)
+            or op.name not in PICKS
+            or not known_given_params(self._kinds[op.ins[0]])
+        ):
             return None
         return op.name if leaves_of(op.ins[0], self._leaves) else None

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from lcjax.transform.analysis import reasons
-from lcjax.transform.analysis.dense import Dense, origin_of
+from lcjax.transform.analysis.dense import DenseOp, origin_of
 from lcjax.transform.ir.dead_code import Dead
 from lcjax.transform.ir.program import Op, Program, Region, Value
 from lcjax.transform.matching.match import Match
@@ -46,7 +46,7 @@ def why_not_alone(
     return None
 
 
-def _is_part(dense: Dense) -> bool:
+def _is_part(dense: DenseOp) -> bool:
     """Tells whether a kernel is cut out of a leaf."""
     return any(op.name == "slice" for op in origin_of(dense.kernel)[1])
 

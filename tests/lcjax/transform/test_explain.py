@@ -181,7 +181,7 @@ def test_every_dense_that_leads_to_another_is_explained(name):
     fn, params, want = CASES[name]
     explained = lcjax.collapsible(fn).explain({"model": params}, x)
     assert explained.sites == ()
-    assert dict(explained.left) == want
+    assert dict(explained.rejected) == want
 
 
 class Block(nn.Module):
@@ -207,8 +207,8 @@ def test_every_block_of_a_transformer_has_the_same_rows():
     explained = lcjax.collapsible(Blocks().apply).explain({"model": variables}, ids)
     assert explained.sites == tuple(f"block_{i}/up" for i in range(3))
     rows = [f"block_{i}/{name}" for i in range(3) for name in ("attention/out", "down")]
-    assert [path for path, _ in explained.left] == rows
-    assert {reason for _, reason in explained.left} == {f"{reasons.SUM} (`reduce_sum`)"}
+    assert [path for path, _ in explained.rejected] == rows
+    assert {reason for _, reason in explained.rejected} == {f"{reasons.SUM} (`reduce_sum`)"}
 
 
 def test_straight_through_estimators_are_sites():
@@ -224,5 +224,5 @@ def test_straight_through_estimators_are_sites():
 def test_two_parts_that_lead_to_each_other_name_their_leaf():
     fn = lambda p, x: nn.relu(x @ p["layers"][0]["n"][0]) @ p["layers"][0]["n"][1]
     params = {"layers": [{"n": arrays(n=(2, 6, 6))["n"]}]}
-    ((path, reason),) = lcjax.collapsible(fn).explain({"model": params}, x).left
+    ((path, reason),) = lcjax.collapsible(fn).explain({"model": params}, x).rejected
     assert (path, reason) == ("layers/0/n", reasons.BOTH_PARTS.format(leaf="layers/0/n"))
