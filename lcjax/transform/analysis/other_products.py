@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from lcjax.transform.analysis import reasons
 from lcjax.transform.analysis.dense import DenseOp
 from lcjax.transform.analysis.dependence import Dependence, Dependences, known_given_params
 from lcjax.transform.analysis.kernels import PICKS, leaves_of, name_of
+from lcjax.transform.analysis.reasons import Cause, Reason, Rejected
 from lcjax.transform.ir.primitives import PASSTHROUGH, PRODUCTS, RESHAPES
 from lcjax.transform.ir.program import Op, Program, Value
 
@@ -24,7 +24,7 @@ class Other(NamedTuple):
 
     x: Value
     kernel: Value
-    reason: str
+    reason: Reason
 
 
 class Others:
@@ -39,20 +39,20 @@ class Others:
             if other is not None and op.outs[0] not in denses:
                 self._others[op.outs[0]] = other
 
-    def pairs(
-        self, named: Mapping[Value, str], called: Mapping[Value, str]
-    ) -> list[tuple[str, str]]:
+    def pairs(self, named: Mapping[Value, str], called: Mapping[Value, str]) -> list[Rejected]:
         """Returns what leads to such a product, or is one and leads to a Dense, and why not.
 
         Args:
           named: what a site is called by its first kernel's leaf.
           called: what a leaf is called.
         """
-        rows: dict[tuple[str, str], None] = {}
+        rows: dict[Rejected, None] = {}
         if not self._others:
             return []
-        downs = [(each.x, each.reason) for each in self._others.values()]
-        downs += [(each.x, "") for each in self._denses.values()]
+        downs: list[tuple[Value, Reason | None]] = [
+            (each.x, each.reason) for each in self._others.values()
+        ]
+        downs += [(each.x, None) for each in self._denses.values()]
         for x, reason in downs:
             for up in self._before(x):
                 other = self._others.get(up)
@@ -81,16 +81,16 @@ class Others:
         if op.name in _GROUPED:
             x, kernel = op.ins[:2]
             fixed = known_given_params(self._kinds[kernel]) and self._kinds[x] is Dependence.DATA
-            return Other(x, kernel, reasons.RAGGED.format(op=op.name)) if fixed else None
+            return Other(x, kernel, Reason(Cause.RAGGED, op=op.name)) if fixed else None
         if op.name != "dot_general":
             return None
         for x, kernel in (op.ins, op.ins[::-1]):
             if self._kinds[x] is not Dependence.DATA:
                 continue
             if self._kinds[kernel] is Dependence.PARAM:
-                return Other(x, kernel, reasons.BATCHED) if self._is_batched(op) else None
+                return Other(x, kernel, Reason(Cause.BATCHED)) if self._is_batched(op) else None
             if self._kinds[kernel] is Dependence.DATA and (pick := self._pick(kernel)):
-                return Other(x, kernel, reasons.GATHERED.format(op=pick))
+                return Other(x, kernel, Reason(Cause.GATHERED, op=pick))
         return None
 
     def _is_batched(self, op: Op) -> bool:

@@ -9,7 +9,7 @@ from lcjax.transform.analysis.affine_ops import data_operands
 from lcjax.transform.analysis.axes import AxisRoles, roles_before
 from lcjax.transform.analysis.dense import DenseOp
 from lcjax.transform.analysis.dependence import Dependence, Dependences
-from lcjax.transform.analysis.reasons import MERGES, NOT_BY_UNIT, OTHER, STATE, SUM
+from lcjax.transform.analysis.reasons import Cause, Reason
 from lcjax.transform.ir.primitives import PRODUCTS, REDUCTIONS, RESHAPES, is_elementwise
 from lcjax.transform.ir.program import Op, Value
 
@@ -29,13 +29,14 @@ class BackwardSlice:
 
     ops: list[Op]
     denses: list[DenseOp]
-    obstacles: list[str]
+    obstacles: list[Reason]
     truncated: bool = False
 
     @property
-    def reason(self) -> str:
-        """What to say of it where it is no activation of Dense layers; "" where it may be one."""
-        return max(self.obstacles, key=lambda reason: reason.startswith(SUM), default="")
+    def reason(self) -> Reason | None:
+        """Why it is not an activation of Dense layers; None if it may be one."""
+        reductions = (reason for reason in self.obstacles if reason.cause is Cause.REDUCTION)
+        return next(reductions, self.obstacles[0] if self.obstacles else None)
 
 
 class Slicer:
@@ -92,7 +93,7 @@ class Slicer:
                 upstream.obstacles.append(self._obstacle(value))
         return upstream
 
-    def _obstacle(self, value: Value) -> str:
+    def _obstacle(self, value: Value) -> Reason:
         """Returns what to say of a value that is in the way, by the operation that made it."""
         if not self._comes_from_dense(value):
             return self._other(value)
@@ -103,14 +104,14 @@ class Slicer:
             value = data[0] if data else value
             op = data[0].maker if data else None
             if moved and value in self.dense_of:
-                return MERGES.format(op=moved)
+                return Reason(Cause.MERGES, op=moved)
         if not isinstance(op, Op):
-            return OTHER
+            return Reason(Cause.OTHER)
         if op.name in REDUCTIONS:
-            return f"{SUM} (`{op.name}`)"
-        return NOT_BY_UNIT.format(op=op.name)
+            return Reason(Cause.REDUCTION, op=op.name)
+        return Reason(Cause.NOT_BY_UNIT, op=op.name)
 
-    def _other(self, value: Value) -> str:
+    def _other(self, value: Value) -> Reason:
         """Returns what to say of a value that comes from no Dense."""
         while isinstance(value.maker, Op):
             data = [
@@ -119,11 +120,11 @@ class Slicer:
                 if self.dependences[operand] is Dependence.DATA
             ]
             if not data or not (value.maker.name in RESHAPES or is_elementwise(value.maker)):
-                return OTHER
+                return Reason(Cause.OTHER)
             value = data[0]
         by_unit = sum(size != 1 for size in value.shape) <= 1
         floats = jnp.issubdtype(value.aval.dtype, jnp.floating)
-        return OTHER + STATE if by_unit and floats else OTHER
+        return Reason(Cause.OTHER_STATISTICS if by_unit and floats else Cause.OTHER)
 
     def _comes_from_dense(self, end: Value) -> bool:
         seen, todo = set(), [end]

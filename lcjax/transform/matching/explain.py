@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from lcjax._table import render
+from lcjax.transform.analysis.reasons import Rejected
 from lcjax.transform.matching.find_sites import Analysis
 from lcjax.transform.params.tree import FunctionParams, read_fused
 
@@ -22,7 +23,7 @@ class Explanation:
 
     sites: tuple[str, ...]
     fused: tuple[str, ...]
-    rejected: tuple[tuple[str, str], ...]
+    rejected: tuple[Rejected, ...]
 
     @classmethod
     def of(cls, analysis: Analysis, parts: FunctionParams) -> "Explanation":

@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lcjax.transform.analysis import reasons
 from lcjax.transform.analysis.dense import DenseOp, find_denses, layer_scans
 from lcjax.transform.analysis.dependence import Dependence, Dependences, find_dependences
 from lcjax.transform.analysis.kernels import indexed_kernels, leaves_of, name_of, why_not_a_leaf
 from lcjax.transform.analysis.other_products import Others
+from lcjax.transform.analysis.reasons import Cause, Reason, Rejected
 from lcjax.transform.ir.dead_code import find_dead_code
 from lcjax.transform.ir.primitives import holds_products
 from lcjax.transform.ir.program import Program, Region, Value, scans_around
@@ -63,7 +63,7 @@ class Analysis:
     program: Program
     dependences: Dependences
     sites: tuple[MatchedSite, ...]
-    rejected: tuple[tuple[str, str], ...]
+    rejected: tuple[Rejected, ...]
 
 
 def find_all(program: Program, leaf_names: Sequence[str], site_names: Sequence[str]) -> Analysis:
@@ -81,8 +81,8 @@ def find_all(program: Program, leaf_names: Sequence[str], site_names: Sequence[s
     called = {leaf: readable(leaf_names[i]) for leaf, i in index.items()}
     named = {leaf: site_names[i] for leaf, i in index.items()}
     sites: list[MatchedSite] = []
-    rejected: list[tuple[str, str]] = []
-    unsure: list[tuple[str, str]] = []
+    rejected: list[Rejected] = []
+    unsure: list[Rejected] = []
     for down in denses.values():
         found = matcher.match(down)
         if found is None:
@@ -93,7 +93,7 @@ def find_all(program: Program, leaf_names: Sequence[str], site_names: Sequence[s
             continue
         path = name_of(found.up.kernel, named, called)
         site = _accept(path, found, denses.values(), index, called, dependences)
-        if isinstance(site, str):
+        if isinstance(site, Reason):
             rejected.append((path, site))
         else:
             sites.append(site)
@@ -104,10 +104,10 @@ def find_all(program: Program, leaf_names: Sequence[str], site_names: Sequence[s
         if dense not in (site.match.up, site.match.down)
     }
     nested = [site for site in sites if {site.match.up, site.match.down} & inner]
-    rejected += [(site.path, reasons.NESTED) for site in nested]
+    rejected += [(site.path, Reason(Cause.NESTED)) for site in nested]
     times = Counter(site.path for site in sites)
     tied = [site for site in sites if times[site.path] > 1]  # in training only
-    rejected += [(site.path, reasons.TIED) for site in tied]
+    rejected += [(site.path, Reason(Cause.TIED)) for site in tied]
     rejected += _opaque_calls(program) + indexed_kernels(program, dependences, named)
     sites = [site for site in sites if site not in nested + tied]
     unsure += Others(program, denses, dependences).pairs(named, called)
@@ -117,10 +117,10 @@ def find_all(program: Program, leaf_names: Sequence[str], site_names: Sequence[s
     return Analysis(program, dependences, tuple(sites), tuple(dict.fromkeys(rejected)))
 
 
-def _opaque_calls(program: Program) -> list[tuple[str, str]]:
+def _opaque_calls(program: Program) -> list[Rejected]:
     """Returns the operations inside of which there are products, with what to do about them."""
     names = dict.fromkeys(op.name for op in program.ops() if holds_products(op.eqn))
-    return [(f"(inside `{name}`)", reasons.UNOPENED) for name in names]
+    return [(f"(inside `{name}`)", Reason(Cause.UNOPENED)) for name in names]
 
 
 def _accept(
@@ -130,7 +130,7 @@ def _accept(
     index: Mapping[Value, int],
     called: Mapping[Value, str],
     dependences: Dependences,
-) -> MatchedSite | str:
+) -> MatchedSite | Reason:
     """Returns the site, or why there is none."""
     up, down = found.up, found.down
     for dense, which in ((up, "before"), (down, "after")):
@@ -138,10 +138,10 @@ def _accept(
         if objection:
             return objection
     if scans_around(up.product) != scans_around(down.product):
-        return reasons.LOOPS
+        return Reason(Cause.LOOPS)
     scans = layer_scans(up.kernel)
     if scans != layer_scans(down.kernel):
-        return reasons.LAYERS
+        return Reason(Cause.LAYERS)
     joined = [step.by for step in found.steps if step.by is not None]
     joined += [dense.bias for dense in (up, down) if dense.bias is not None]
     uses_batch_statistics = any(dependences[value] is Dependence.DATA for value in joined)
@@ -150,10 +150,10 @@ def _accept(
     if not uses_batch_statistics:
         folded = dict.fromkeys(leaf for value in fixed for leaf in leaves_of(value, index))
         if any(not set(layer_scans(value)) <= set(scans) for value in fixed):
-            return reasons.JOINED_BY_LAYER
+            return Reason(Cause.JOINED_BY_LAYER)
         objection = why_not_alone(found, dead, list(folded), called)
         if objection:
             return objection
     gone = tuple(dense for dense in denses if dense.product in dead or dense is down)
-    leaves = frozenset(index[value] for value in dead if value in index)
+    leaves = frozenset(index[v] for v in dead if isinstance(v, Value) and v in index)
     return MatchedSite(path, found, tuple(scans), leaves, gone, uses_batch_statistics)

@@ -2,11 +2,11 @@
 
 from collections.abc import Collection
 
-from lcjax.transform.analysis import reasons
 from lcjax.transform.analysis.affine_ops import AffineOp
 from lcjax.transform.analysis.axes import AxisRoles
 from lcjax.transform.analysis.dense import DenseOp
 from lcjax.transform.analysis.dependence import Dependence, Dependences
+from lcjax.transform.analysis.reasons import Cause, Reason
 from lcjax.transform.ir.program import Op, Value
 from lcjax.transform.matching.backward_slice import BackwardSlice
 from lcjax.transform.matching.stepping import steps_back
@@ -43,7 +43,7 @@ def scales_of(
     return scales
 
 
-def why_one_kernel(end: Value, up: DenseOp, dependences: Dependences) -> str | None:
+def why_one_kernel(end: Value, up: DenseOp, dependences: Dependences) -> Reason | None:
     """Returns why a product of two parts of one Dense's output is no gated unit; else None."""
     op = end.maker
     if not isinstance(op, Op) or op.name != "mul":
@@ -57,7 +57,7 @@ def why_one_kernel(end: Value, up: DenseOp, dependences: Dependences) -> str | N
         and all(stride == 1 for stride in cut.eqn.params.get("strides") or ())
         for cut in (*first.values(), *second.values())
     )
-    return reasons.TWO_PARTS if looked_through else reasons.ONE_KERNEL
+    return Reason(Cause.TWO_PARTS) if looked_through else Reason(Cause.ONE_KERNEL)
 
 
 def _cuts(value: Value, up: DenseOp, dependences: Dependences) -> dict[Value, Op]:

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lcjax.transform.analysis import reasons
 from lcjax.transform.analysis.affine_ops import AffineOp, data_operands, is_linear, with_roles
 from lcjax.transform.analysis.axes import AxisRoles
 from lcjax.transform.analysis.dense import DenseOp
 from lcjax.transform.analysis.dependence import Dependences
+from lcjax.transform.analysis.reasons import Cause, Reason
 from lcjax.transform.ir.primitives import is_elementwise
 from lcjax.transform.ir.program import Op, Value
 from lcjax.transform.matching.backward_slice import BackwardSlice, Slicer
@@ -71,7 +71,7 @@ class Rejection:
     """
 
     ups: tuple[DenseOp, ...]
-    reason: str
+    reason: Reason
     sure: bool = True
 
 
@@ -115,15 +115,15 @@ class Matcher:
             return gated
         if count == 1:
             reason = why_one_kernel(end, ups[0], self.dependences) or reason
-            return Rejection(ups, reason or reasons.SUM, bool(upstream.denses) or not mixed)
+            return Rejection(ups, reason or Reason(Cause.SUM), bool(upstream.denses) or not mixed)
         if reason or count > 2:
-            return Rejection(ups, reason or reasons.SEVERAL, sure=False)
-        return Rejection((ups[0],), reasons.TWO_DENSES)
+            return Rejection(ups, reason or Reason(Cause.SEVERAL), sure=False)
+        return Rejection((ups[0],), Reason(Cause.TWO_DENSES))
 
     def _checked(self, found: Match) -> Match | Rejection:
         """Returns a match, unless it keeps something from training that would then train."""
         stopped = halted(found.steps, found.inside, found.start, found.end)
-        return Rejection((found.up,), reasons.STOPPED) if stopped else found
+        return Rejection((found.up,), Reason(Cause.STOPPED)) if stopped else found
 
     def _plain(
         self,
@@ -132,18 +132,18 @@ class Matcher:
         end: Value,
         roles: AxisRoles,
         down: DenseOp,
-    ) -> Match | str:
+    ) -> Match | Reason:
         """Returns the site whose activation is a function of one Dense, or why there is none."""
         up = upstream.denses[0]
         before, start, at_start = steps_on(up, set(upstream.ops), self.dependences)
         select_units = {step.op for step in before}
         inside = [op for op in upstream.ops if op not in select_units]
         if all(is_linear(op, self.dependences) for op in inside):
-            return reasons.LINEAR
+            return Reason(Cause.LINEAR)
         obstacles = [op for op in inside if not is_elementwise(op)]
         obstacles += [op for op in inside if op.outs[0].shape != start.shape]
         if obstacles:
-            return reasons.NOT_BY_UNIT.format(op=obstacles[0].name)
+            return Reason(Cause.NOT_BY_UNIT, op=obstacles[0].name)
         objection = unfolded(inside, start, end, at_start, self.dependences)
         if objection:
             return objection
@@ -177,7 +177,7 @@ class Matcher:
             if up is None or origin is not up.out:
                 op, ups = origin.maker, self._slicer.of(value, roles).denses
                 if isinstance(op, Op) and differs_by_token(op, at_origin, self.dependences):
-                    objection = Rejection(tuple(ups[:1]), reasons.BY_TOKEN.format(op=op.name))
+                    objection = Rejection(tuple(ups[:1]), Reason(Cause.BY_TOKEN, op=op.name))
                 continue
             moved = with_roles(before, up.roles)
             if moved is None:
@@ -203,13 +203,13 @@ class Matcher:
         at_end: AxisRoles,
         down: DenseOp,
         inside: Sequence[Op],
-    ) -> Match | str:
+    ) -> Match | Reason:
         """Returns the match, once sure that all units of up, and nothing else, go into down."""
         ours = {role[1]: axis for axis, role in enumerate(at_start) if role and role[0] == "unit"}
         theirs = {axis: role[1] for axis, role in enumerate(at_end) if role and role[0] == "unit"}
         steps = with_roles(after, at_start)
         if set(ours.values()) != set(theirs) or len(ours) != len(up.kernel_out) or steps is None:
-            return reasons.UNITS
+            return Reason(Cause.UNITS)
         unit_axes = tuple(theirs[ours[unit]] for unit in sorted(ours))
         roles = steps[-1].roles if steps else at_start
         steps = tuple(steps)

@@ -5,7 +5,6 @@ At slope 1 a site is the identity, and everything else that the function does th
 
 from collections.abc import Sequence
 
-from lcjax.transform.analysis import reasons
 from lcjax.transform.analysis.affine_ops import (
     AFFINE,
     AffineOp,
@@ -21,6 +20,7 @@ from lcjax.transform.analysis.dependence import (
     varying_axes,
 )
 from lcjax.transform.analysis.limits import LARGE, at_large
+from lcjax.transform.analysis.reasons import Cause, Reason
 from lcjax.transform.ir.program import Op, Value
 
 _NEAR = 0.02
@@ -28,7 +28,7 @@ _NEAR = 0.02
 
 def unfolded(
     inside: Sequence[Op], start: Value, end: Value, roles: AxisRoles, dependences: Dependences
-) -> str | None:
+) -> Reason | None:
     """Returns why an activation holds what does not vanish with it; None where it does not.
 
     Args:
@@ -40,13 +40,13 @@ def unfolded(
     """
     for op in inside:
         if differs_by_token(op, roles, dependences):
-            return reasons.BY_TOKEN.format(op=op.name)
+            return Reason(Cause.BY_TOKEN, op=op.name)
     first = [op for op in inside if start in op.ins]
     edges = [op for op in first if len(first) == 1] + [op for op in inside if end in op.outs]
     for op in edges:
         noise = any(dependences[value] is Dependence.RANDOM for value in op.ins)
         if is_linear(op, dependences) and not noise and not in_activation(op, dependences):
-            return reasons.UNFOLDED.format(op=op.name)
+            return Reason(Cause.UNFOLDED, op=op.name)
     return None
 
 
