@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from lcjax._table import render
+from lcjax.algebra.fingerprints import fingerprint
 from lcjax.algebra.moments import Moments
 from lcjax.calibration.capture import into, out_of
-from lcjax.calibration.fingerprints import fingerprint
 from lcjax.calibration.masks import Mask
 from lcjax.calibration.statistics import Pair, gather
 from lcjax.errors import CollapseError

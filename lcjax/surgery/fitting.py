@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from lcjax.algebra import regression as fits
-from lcjax.algebra.fuse import Affine, Between, Dense, Norm, affine, cheapest_cuts, parameters
+from lcjax.algebra.fuse import Affine, Between, Norm, affine, cheapest_cuts, parameters
+from lcjax.algebra.fuse import DenseParams as Dense
 from lcjax.algebra.placement import place_dense
 from lcjax.calibration.calibrate import Calibration
 from lcjax.structure.chains import Chain
@@ -46,7 +47,7 @@ def _by_moments(
     between: dict[int, Between] = dict(norms)
     told = []
     for i, site in zip(run.acts, run.sites, strict=True):
-        (gain, offset, dead), after = fits.gains(stats.fitted[site]), chain.after(i)
+        (gain, offset, dead), after = fits.per_unit_regression(stats.fitted[site]), chain.after(i)
         notes = [f"{dead.sum():,} of {len(dead):,} units dead"] if dead.any() else []
         told.append(_judged((site,), stats, site, gain, offset, notes))
         if after in norms:
@@ -65,12 +66,12 @@ def _by_least_squares(
     need_values(run, denses)
     kernel, bias, root, determined = fits.least_squares(moments, ridge, _entry(chain, denses[0]))
     notes = fits.rank_deficiency(int(moments.count), run.d_in, determined)
-    if unvarying := fits.unvarying(moments):
+    if unvarying := fits.count_constant_inputs(moments):
         notes.append(f"{unvarying:,} of {run.d_in:,} inputs never vary")
     cuts = cheapest_cuts(widths(denses))
     rank, lost = None, {}
     if len(cuts) > 2 or truncation.rank is not None:
-        values, rows = fits.singular(kernel, root)
+        values, rows = fits.svd_in_metric(kernel, root)
         rank = truncation.kept(values, run, parameters(widths(denses), cuts))
         if rank is None and len(cuts) > 2:
             # Of all cuts of a run, a single one at the narrowest width leaves the fewest weights.
@@ -78,7 +79,7 @@ def _by_least_squares(
     if rank is None:
         parts = [(run.denses, place_dense(kernel, bias, denses[0], denses[-1]))]
     else:
-        factors = fits.truncated(kernel, rows[:rank])
+        factors = fits.low_rank_factors(kernel, rows[:rank])
         lost = {"rank": rank, "truncation": float(fits.truncation_errors(values)[rank])}
         kernel, whole = factors[0] @ factors[1], kernel
         bias = bias + np.asarray(moments.mean_x, np.float64) @ (whole - kernel)

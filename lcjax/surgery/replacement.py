@@ -11,7 +11,8 @@ import numpy as np
 from jax.core import Tracer
 
 from lcjax.algebra import regression as fits
-from lcjax.algebra.fuse import Between, Dense, Norm, affine, cheapest_cuts, fuse_dense, parameters
+from lcjax.algebra.fuse import Between, Norm, affine, cheapest_cuts, fuse_dense, parameters
+from lcjax.algebra.fuse import DenseParams as Dense
 from lcjax.algebra.placement import place_dense
 from lcjax.errors import CollapseError
 from lcjax.structure.chains import Chain
@@ -101,10 +102,10 @@ def fused(
         need_values(run, denses)
         wide = [{name: np.asarray(a, np.float64) for name, a in dense.items()} for dense in denses]
         whole = fuse_dense(wide, [one and affine(np, one) for one in inside])
-        values, rows = fits.singular(whole["kernel"])
+        values, rows = fits.svd_in_metric(whole["kernel"])
         rank = truncation.kept(values, run, parameters(widths(denses), cuts))
         if rank is not None:
-            factors = fits.truncated(whole["kernel"], rows[:rank])
+            factors = fits.low_rank_factors(whole["kernel"], rows[:rank])
             error = float(fits.truncation_errors(values)[rank])
             told = SegmentFit(sites=run.sites, fit=fit, rank=rank, truncation=error)
             return Replacement(two(chain, run, factors, whole.get("bias")), (told,))

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from lcjax.algebra.fingerprints import fingerprint
 from lcjax.algebra.fuse import Affine, Norm
-from lcjax.algebra.fuse import Dense as Factor
-from lcjax.calibration.fingerprints import fingerprint
+from lcjax.algebra.fuse import DenseParams as Factor
 from lcjax.structure import runs
 from lcjax.structure.chains import Chain
 from lcjax.surgery.checks import replaced
