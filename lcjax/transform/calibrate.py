@@ -15,21 +15,21 @@ from lcjax.calibration.masks import Mask
 from lcjax.calibration.statistics import gather
 from lcjax.errors import CollapseError
 from lcjax.structure.choice import Choice, to_fit
-from lcjax.transform.analysis.axes import Label, Labels
+from lcjax.transform.analysis.axes import AxisRole, AxisRoles
 from lcjax.transform.collapse import changed_runs, held_factors
 from lcjax.transform.ir.interpreter import Env, read, run
 from lcjax.transform.ir.program import scans_around
-from lcjax.transform.lowering.execution_plan import environment, schedule_of
-from lcjax.transform.lowering.joints import taken, units_of
-from lcjax.transform.lowering.segments import Run, summary, tokens_of, weights_of
-from lcjax.transform.matching.find_sites import FoundSite
-from lcjax.transform.matching.tracing import Traced
-from lcjax.transform.params.tree import Parts
+from lcjax.transform.lowering.execution_plan import bind_arrays, plan_execution
+from lcjax.transform.lowering.joints import joint_units, select_units
+from lcjax.transform.lowering.segments import SiteChain, output_tokens, summary, weights_of
+from lcjax.transform.matching.find_sites import MatchedSite
+from lcjax.transform.matching.tracing import CallTrace
+from lcjax.transform.params.tree import FunctionParams
 from lcjax.transform.sites import sites_of
 from lcjax.validation.batches import as_batch, check_batches
 
 # Traces a call: the call, the parts of the tree, the leaves of the model and those of the inputs.
-Open = Callable[[Any, Sequence[Any]], tuple[Traced, Parts, list[Any], list[Any]]]
+Open = Callable[[Any, Sequence[Any]], tuple[CallTrace, FunctionParams, list[Any], list[Any]]]
 
 # Sets these names apart from those of a Flax function's own modules.
 _FOLDER = "function/"
@@ -53,9 +53,9 @@ def calibrate_function(
     if first is None:
         raise ValueError("batches is empty: give at least one batch of the function's arguments.")
     traced, parts, leaves, _ = open_call(params, as_batch(first))
-    held = held_factors(traced.found, parts)
+    held = held_factors(traced.analysis, parts)
     gone = {path for paths in held for path in paths}
-    chosen, _ = to_fit(sites_of(traced.found, parts, leaves), sites)
+    chosen, _ = to_fit(sites_of(traced.analysis, parts, leaves), sites)
     changed = _runs(traced, gone, chosen)
     runs = tuple(summary(run, held) for run in changed)
     pairs = tuple(
@@ -91,9 +91,9 @@ class _Named:
 
     def __call__(self, params: Any, *batch: Any) -> list[jax.Array]:
         traced, parts, leaves, arrays = self.open_call(params, batch)
-        schedule = schedule_of(traced, parts)
-        env = environment(traced, schedule, parts, leaves, arrays)
-        run(traced.found.program.body, replace(schedule.plan, flat=True), env)
+        execution = plan_execution(traced, parts)
+        env = bind_arrays(traced, execution, parts, leaves, arrays)
+        run(traced.analysis.program.body, replace(execution.rewrites, flat=True), env)
         values = {}
         for each in _runs(traced, set(self.gone), set(self.chosen)):
             if self.fit == "least_squares":
@@ -107,9 +107,9 @@ class _Named:
         ]
 
 
-def _runs(traced: Traced, gone: set[str], chosen: set[str]) -> list[Run]:
+def _runs(traced: CallTrace, gone: set[str], chosen: set[str]) -> list[SiteChain]:
     """Returns the runs that the chosen sites make with those that are gone."""
-    runs = changed_runs(traced.found, gone, chosen)
+    runs = changed_runs(traced.analysis, gone, chosen)
     for each in runs:
         if scans_around(each.first.product):
             raise CollapseError(
@@ -124,41 +124,41 @@ def _renamed(name: str) -> str:
     return f"{mark}:{end}:{_FOLDER}{path}"
 
 
-def _ends(each: Run, env: Env) -> dict[str, jax.Array]:
+def _ends(each: SiteChain, env: Env) -> dict[str, jax.Array]:
     """Returns what flows into and out of a run, (tokens..., d), by name."""
-    first, last, tokens = each.first, each.last, tokens_of(each)
-    labels = [label and _by_input(label, tokens) for label in last.labels]
+    first, last, tokens = each.first, each.last, output_tokens(each)
+    roles = [role and _by_input(role, tokens) for role in last.roles]
     x = read(env, first.x)
     free = [axis for axis in range(x.ndim) if axis not in first.x_axes]
     x = jnp.transpose(x, [*free, *first.x_axes])
     x = jnp.reshape(x, (*(x.shape[i] for i in range(len(free))), first.d_in))
-    t = _arranged(read(env, last.out), tuple(labels), x.shape[:-1])
+    t = _arranged(read(env, last.out), tuple(roles), x.shape[:-1])
     return {into(each.paths[0]): x, out_of(each.paths[-1]): t}
 
 
-def _by_input(label: tuple[str, int], tokens: dict[int, int | None]) -> Label:
-    """Returns a label of a run's output whose tokens are counted as those of its input."""
-    if label[0] == "unit":
-        return label
-    number = tokens[label[1]]
+def _by_input(role: tuple[str, int], tokens: dict[int, int | None]) -> AxisRole:
+    """Returns a role of a run's output whose tokens are counted as those of its input."""
+    if role[0] == "unit":
+        return role
+    number = tokens[role[1]]
     return None if number is None else ("token", number)
 
 
-def _units(site: FoundSite, env: Env) -> dict[str, jax.Array]:
+def _units(site: MatchedSite, env: Env) -> dict[str, jax.Array]:
     """Returns what a site's activation is given and what it returns, (tokens..., d), by name."""
     match = site.match
-    x, (_, gone_on) = match.up.x, units_of(match)
+    x, (_, output_units) = match.up.x, joint_units(match)
     tokens = tuple(size for axis, size in enumerate(x.shape) if axis not in match.up.x_axes)
     given, returned = (
-        taken(_arranged(read(env, value), match.inner_labels, tokens), gone_on)
+        select_units(_arranged(read(env, value), match.inner_roles, tokens), output_units)
         for value in (match.start, match.end)
     )
     return {into(site.path): given, out_of(site.path): returned}
 
 
-def _arranged(array: jax.Array, labels: Labels, tokens: Sequence[int]) -> jax.Array:
+def _arranged(array: jax.Array, roles: AxisRoles, tokens: Sequence[int]) -> jax.Array:
     """Returns an array as (tokens..., d), its axes in the order in which they are counted."""
-    known = sorted((label, axis) for axis, label in enumerate(labels) if label)
-    order = [axis for axis, label in enumerate(labels) if not label]
+    known = sorted((role, axis) for axis, role in enumerate(roles) if role)
+    order = [axis for axis, role in enumerate(roles) if not role]
     order += [axis for _, axis in known]  # "token" sorts before "unit"
     return jnp.reshape(jnp.transpose(array, order), (*tokens, -1))

@@ -11,7 +11,7 @@ from lcjax.structure.choice import Choice, by_gap, to_fit
 from lcjax.structure.sites import Site, Sites, finite_gap
 from lcjax.surgery.fitting import fitted
 from lcjax.surgery.replacement import Rank, Replace, Truncation, exactly
-from lcjax.transform.matching.find_sites import FoundSite
+from lcjax.transform.matching.find_sites import MatchedSite
 
 _UNROLL = (
     "the layers of a scan collapse together. To collapse some of them, unroll it: hold a tree of "
@@ -81,10 +81,10 @@ def choose_sites(
     return chosen, [(path, _advised(reason, path, found)) for path, reason in kept]
 
 
-def check_inference(sites: Sequence[FoundSite]) -> None:
+def check_inference(sites: Sequence[MatchedSite]) -> None:
     """Raises where a site cannot be fused in this call, since it runs as in training."""
     for site in sites:
-        if site.trained:
+        if site.uses_batch_statistics:
             raise CollapseError(
                 f"{site.path}: the norm in it uses the statistics of the batch in this call, so "
                 "there is nothing to fold in. Give the call as at inference (train=False)."

@@ -13,19 +13,33 @@ from lcjax.algebra.boxes import box_dense
 from lcjax.calibration.calibrate import Calibration, check_calibrated
 from lcjax.surgery.report import CollapseReport, SegmentFit
 from lcjax.transform.choosing import Method, check_inference, choose_sites
-from lcjax.transform.lowering.execution_plan import fused_runs
-from lcjax.transform.lowering.segments import Held, Run, fuse_run, runs_of, summary, weights_of
-from lcjax.transform.matching.find_sites import Found, FoundSite
-from lcjax.transform.matching.tracing import Traced
-from lcjax.transform.params.keys import Fused, encode, in_box
-from lcjax.transform.params.tree import Parts, entry_of, factors_of, parts_of, read_fused, without
+from lcjax.transform.lowering.execution_plan import fused_chains
+from lcjax.transform.lowering.segments import (
+    EarlierFactors,
+    SiteChain,
+    fuse_run,
+    site_chains,
+    summary,
+    weights_of,
+)
+from lcjax.transform.matching.find_sites import Analysis, MatchedSite
+from lcjax.transform.matching.tracing import CallTrace
+from lcjax.transform.params.keys import FusedKey, encode, strip_box_suffix
+from lcjax.transform.params.tree import (
+    FunctionParams,
+    entry_of,
+    factors_of,
+    read_fused,
+    read_params,
+    remove_leaves,
+)
 from lcjax.transform.sites import sites_of
 from lcjax.tree.paths import leaf_path, slope_paths
 
 
 def collapse_parts(
-    traced: Traced,
-    parts: Parts,
+    traced: CallTrace,
+    parts: FunctionParams,
     leaves: Sequence[Any],
     inputs: Sequence[Any],
     method: Method,
@@ -42,7 +56,7 @@ def collapse_parts(
     Raises:
       CollapseError: as `CollapsibleFunction.collapse`.
     """
-    found, held = traced.found, held_factors(traced.found, parts)
+    found, held = traced.analysis, held_factors(traced.analysis, parts)
     gone = {path for paths in held for path in paths}
     chosen, kept = choose_sites(sites_of(found, parts, leaves), gone, method)
     changed = changed_runs(found, gone, chosen)
@@ -72,11 +86,11 @@ def collapse_parts(
         after += _flops(factors)
     removed = {path for entry in read_fused(fused).values() for path in entry.removed}
     compact = {
-        "model": without(parts.model, removed),
+        "model": remove_leaves(parts.model, removed),
         "slopes": {path: slope for path, slope in parts.slopes.items() if path not in chosen},
         "fused": fused,
     }
-    was, now = _leaves(parts), _leaves(parts_of(compact))
+    was, now = _leaves(parts), _leaves(read_params(compact))
     collapsed = [site for site in found.sites if site.path in chosen]
     report = CollapseReport(
         gaps={site.path: _gap(site, parts) for site in collapsed},
@@ -94,29 +108,33 @@ def collapse_parts(
     return compact, report
 
 
-def held_factors(found: Found, parts: Parts) -> Held:
+def held_factors(analysis: Analysis, parts: FunctionParams) -> EarlierFactors:
     """Returns the factors that earlier collapses made, by the paths of their sites."""
-    runs = fused_runs(found, parts)
+    runs = fused_chains(analysis, parts)
     return {run.paths: factors_of(parts.fused[key]) for key, run in runs.items()}
 
 
-def changed_runs(found: Found, gone: set[str], chosen: set[str]) -> list[Run]:
+def changed_runs(analysis: Analysis, gone: set[str], chosen: set[str]) -> list[SiteChain]:
     """Returns the runs that the chosen sites make with those that are gone.
 
     Raises:
       CollapseError: where the call runs as in training.
     """
-    linear = [site for site in found.sites if site.path in chosen | gone]
+    linear = [site for site in analysis.sites if site.path in chosen | gone]
     check_inference(linear)
-    return [run for run in runs_of(linear) if chosen.intersection(run.paths)]
+    return [run for run in site_chains(linear) if chosen.intersection(run.paths)]
 
 
-def _boxed(entry: dict[str, Any], run: Run, traced: Traced, parts: Parts) -> dict[str, Any]:
+def _boxed(
+    entry: dict[str, Any], run: SiteChain, traced: CallTrace, parts: FunctionParams
+) -> dict[str, Any]:
     """Returns a fused Dense in boxes like those of the kernels that were matrices in boxes."""
     nodes = jax.tree_util.tree_leaves_with_path(parts.model, is_leaf=meta.is_axis_metadata)
     boxes = {encode(keys): node for keys, node in nodes if meta.is_axis_metadata(node)}
-    paths = dict[Any, str](zip(traced.found.program.leaves, traced.paths, strict=True))
-    first, last = (boxes.get(in_box(paths[dense.leaf])) for dense in (run.first, run.last))
+    paths = dict[Any, str](zip(traced.analysis.program.leaves, traced.paths, strict=True))
+    first, last = (
+        boxes.get(strip_box_suffix(paths[dense.leaf])) for dense in (run.first, run.last)
+    )
     stacked = len(run.sites[0].stack)
     if first is None or last is None or "kernel" not in entry:
         return entry
@@ -125,7 +143,9 @@ def _boxed(entry: dict[str, Any], run: Run, traced: Traced, parts: Parts) -> dic
     return box_dense(entry, {"kernel": first}, {"kernel": last})
 
 
-def _key(traced: Traced, run: Run, leaves: Sequence[Any], factors: Sequence[Any]) -> Fused:
+def _key(
+    traced: CallTrace, run: SiteChain, leaves: Sequence[Any], factors: Sequence[Any]
+) -> FusedKey:
     """Returns what the key of a run's entry says.
 
     Scalars of weak dtype (Python's) stay: shape and dtype do not say all that they are.
@@ -139,10 +159,10 @@ def _key(traced: Traced, run: Run, leaves: Sequence[Any], factors: Sequence[Any]
         for i in run.leaves
         if not jax.typeof(leaves[i]).weak_type
     }
-    return Fused(run.paths, tuple(site.widths[1] for site in run.sites), removed)
+    return FusedKey(run.paths, tuple(site.widths[1] for site in run.sites), removed)
 
 
-def _flops_before(run: Run, held: Held) -> int:
+def _flops_before(run: SiteChain, held: EarlierFactors) -> int:
     """Returns multiply-adds times two for one token through what a run is now, gates included."""
     earlier = [paths for paths in held if set(paths) <= set(run.paths)]
     gone = {path for paths in earlier for path in paths}
@@ -158,14 +178,14 @@ def _flops(factors: Iterable[Mapping[str, Any]]) -> int:
     return 2 * sum(math.prod(factor["kernel"].shape) for factor in factors)
 
 
-def _gap(site: FoundSite, parts: Parts) -> Any:
+def _gap(site: MatchedSite, parts: FunctionParams) -> Any:
     slope = parts.slopes.get(site.path, {"slope": np.zeros(site.stack, np.float32)})["slope"]
     if isinstance(slope, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(slope.shape, jnp.float32)
     return jnp.abs(1 - jnp.asarray(slope)).astype(jnp.float32)
 
 
-def _leaves(parts: Parts) -> dict[str, Any]:
+def _leaves(parts: FunctionParams) -> dict[str, Any]:
     """Returns the leaves of a whole tree by path."""
     flat = jax.tree_util.tree_flatten_with_path(parts._asdict())[0]
     return {leaf_path(keys): leaf for keys, leaf in flat}

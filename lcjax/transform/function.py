@@ -19,8 +19,14 @@ from lcjax.transform.choosing import Method
 from lcjax.transform.collapse import collapse_parts
 from lcjax.transform.lowering.call import call
 from lcjax.transform.matching.explain import Explanation
-from lcjax.transform.matching.tracing import Traced, trace
-from lcjax.transform.params.tree import Parts, filled, parts_of, removed_leaves, shapes_of
+from lcjax.transform.matching.tracing import CallTrace, trace
+from lcjax.transform.params.tree import (
+    FunctionParams,
+    read_params,
+    removed_leaves,
+    restore_leaves,
+    shapes_of,
+)
 from lcjax.transform.sites import sites_of
 from lcjax.tree.slopes import with_slopes_from
 
@@ -67,14 +73,15 @@ class CollapsibleFunction:
           CollapseError: no site, with what was left alone and why; params that are no arrays.
         """
         traced, _, _ = self._traced(params, args, kwargs)
-        if not traced.found.sites:
+        if not traced.analysis.sites:
             raise CollapseError(
                 "the function has no site: no Dense → activation → Dense, of kernels that are "
-                f"leaves of params.\n{Explanation.of(traced.found, Parts(params, {}, {}))}"
+                "leaves of params.\n"
+                + str(Explanation.of(traced.analysis, FunctionParams(params, {}, {})))
             )
         abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params))
         slopes = {}
-        for site in traced.found.sites:
+        for site in traced.analysis.sites:
             shape = jax.ShapeDtypeStruct(site.stack, jnp.float32)
             slopes[site.path] = {"slope": shape if abstract else jnp.zeros(site.stack, jnp.float32)}
         return {"model": params, "slopes": slopes, "fused": {}}
@@ -88,7 +95,7 @@ class CollapsibleFunction:
           **kwargs: those given by name.
         """
         traced, parts, leaves, _ = self._open(params, args, kwargs)
-        return sites_of(traced.found, parts, leaves)
+        return sites_of(traced.analysis, parts, leaves)
 
     def explain(self, params: Any, *args: Any, **kwargs: Any) -> Explanation:
         """Returns every Dense → … → Dense there is, and why it is a site or why not.
@@ -99,7 +106,7 @@ class CollapsibleFunction:
           **kwargs: those given by name.
         """
         traced, parts, _, _ = self._open(params, args, kwargs)
-        return Explanation.of(traced.found, parts)
+        return Explanation.of(traced.analysis, parts)
 
     def collapse(
         self,
@@ -158,7 +165,7 @@ class CollapsibleFunction:
         traced, parts, leaves, arrays = self._open(judged, args, kwargs)
         compact, report = collapse_parts(traced, parts, leaves, arrays, method)
         if slopes_from is not None:
-            own = parts_of(params).slopes
+            own = read_params(params).slopes
             compact |= {"slopes": {path: own[path] for path in compact["slopes"]}}
         return compact, report
 
@@ -244,14 +251,14 @@ class CollapsibleFunction:
 
     def _traced(
         self, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple[Traced, list[Any], list[Any]]:
+    ) -> tuple[CallTrace, list[Any], list[Any]]:
         return trace(self._fn, model, args, kwargs, has_state=self._has_state)
 
     def _open(
         self, params: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple[Traced, Parts, list[Any], list[Any]]:
+    ) -> tuple[CallTrace, FunctionParams, list[Any], list[Any]]:
         """Returns the traced call, the parts of the tree, and the leaves of params and inputs."""
-        parts = parts_of(params)
-        model = filled(parts.model, removed_leaves(parts.fused))
+        parts = read_params(params)
+        model = restore_leaves(parts.model, removed_leaves(parts.fused))
         traced, leaves, arrays = self._traced(model, args, kwargs)
         return traced, parts, leaves, arrays

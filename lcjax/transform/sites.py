@@ -5,27 +5,27 @@ from collections.abc import Sequence
 from typing import Any
 
 from lcjax.structure.sites import Site, Sites, farthest, with_savings
-from lcjax.transform.matching.find_sites import Found, FoundSite
-from lcjax.transform.params.tree import Parts, read_fused
+from lcjax.transform.matching.find_sites import Analysis, MatchedSite
+from lcjax.transform.params.tree import FunctionParams, read_fused
 
 
-def sites_of(found: Found, parts: Parts, leaves: Sequence[Any]) -> Sites:
+def sites_of(analysis: Analysis, parts: FunctionParams, leaves: Sequence[Any]) -> Sites:
     """Returns the sites that are not fused yet, in forward order; one without a slope has slope 0.
 
     Args:
-      found: what is found in the program.
+      analysis: of the program.
       parts: of the tree.
       leaves: of the model's params.
     """
     gone = {path for key in read_fused(parts.fused).values() for path in key.sites}
     return Sites(
         _site(site, parts.slopes.get(site.path, {}).get("slope"), leaves)
-        for site in found.sites
+        for site in analysis.sites
         if site.path not in gone
     )
 
 
-def _site(found: FoundSite, slope: Any, leaves: Sequence[Any]) -> Site:
+def _site(found: MatchedSite, slope: Any, leaves: Sequence[Any]) -> Site:
     d_in, d_hidden, d_out = found.widths
     layers = math.prod(found.stack)
     match = found.match

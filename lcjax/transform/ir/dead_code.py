@@ -7,7 +7,7 @@ from lcjax.transform.ir.program import Op, Program, Value
 Dead = set[Op | Value]
 
 
-def find_dead(
+def find_dead_code(
     replaced: Collection[Op], read: Iterable[Value], dropped: Collection[Value] = ()
 ) -> Dead:
     """Returns the operations and values that nothing needs any more.

@@ -9,14 +9,14 @@ from jax.extend import core
 from lcjax.transform.ir.program import Op
 
 # Of one operand, which they hand on as it is, but for its dtype, its place or its name.
-SAME = frozenset(
+PASSTHROUGH = frozenset(
     "convert_element_type copy copy_p name sharding_constraint reshard mesh_cast stop_gradient"
     " optimization_barrier reduce_precision pvary pcast".split()
 )
 # Of one operand, whose elements they move about.
-MOVES = frozenset("transpose reshape squeeze expand_dims broadcast_in_dim".split())
+RESHAPES = frozenset("transpose reshape squeeze expand_dims broadcast_in_dim".split())
 # Every element of the result is made of the elements at its own place.
-ELEMENTWISE = SAME | frozenset(
+ELEMENTWISE = PASSTHROUGH | frozenset(
     "abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp cos cosh div eq erf"
     " erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma log log1p logistic lt"
     " max min mul ne neg nextafter not or pow rem round rsqrt select_n sign sin sinh sqrt square"
@@ -29,12 +29,12 @@ PRODUCTS = frozenset({"dot_general", "conv_general_dilated"})
 _OPEN = frozenset("custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr jit pjit".split())
 
 
-def hands_on(op: Op) -> bool:
+def is_passthrough(op: Op) -> bool:
     """Tells whether an operation returns its one operand as it is, but for float dtype and place.
 
     A cast to an integer does not: it rounds.
     """
-    if op.name not in SAME | MOVES or len(op.ins) != 1 or len(op.outs) != 1:
+    if op.name not in PASSTHROUGH | RESHAPES or len(op.ins) != 1 or len(op.outs) != 1:
         return False
     dtypes = (op.ins[0].aval.dtype, op.outs[0].aval.dtype)
     return dtypes[0] == dtypes[1] or all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes)

@@ -4,31 +4,31 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lcjax.transform.ir.dead_code import Dead, find_dead
+from lcjax.transform.ir.dead_code import Dead, find_dead_code
 from lcjax.transform.ir.program import Op, Region, Value
 
 Read = Callable[[Value], Any]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Replacement:
+class Substitution:
     """What an operation is replaced by.
 
     Attributes:
       op: the operation; its one result is what the replacement returns.
       reads: the values of the program that it is computed from.
       compute: returns the result, given how to read values.
-      own: the operation is run all the same, and compute may read its result.
+      keep_original: the operation is run all the same, and compute may read its result.
     """
 
     op: Op
     reads: tuple[Value, ...]
     compute: Callable[[Read], Any]
-    own: bool = False
+    keep_original: bool = False
 
 
 @dataclass(eq=False, repr=False)
-class Plan:
+class Rewrites:
     """How a program is to run.
 
     Attributes:
@@ -40,23 +40,23 @@ class Plan:
       flat: whether all calls run opened, so that every value outside of scans can be looked at.
     """
 
-    replaced: dict[Op, Replacement] = field(default_factory=dict)
+    replaced: dict[Op, Substitution] = field(default_factory=dict)
     dead: Dead = field(default_factory=set)
     touched: set[Region] = field(default_factory=set)
     layers: dict[Region, list[tuple[Value, Value]]] = field(default_factory=dict)
     shown: dict[Region, list[Value]] = field(default_factory=dict)
     flat: bool = False
 
-    def alive(self, value: Value) -> bool:
+    def is_live(self, value: Value) -> bool:
         """Tells whether a value of the program is still needed."""
         return bool(value.users) and value not in self.dead
 
 
-def make_plan(
-    replacements: Sequence[Replacement],
+def make_rewrites(
+    replacements: Sequence[Substitution],
     layers: Mapping[Region, list[tuple[Value, Value]]],
     dropped: Collection[Value] = (),
-) -> Plan:
+) -> Rewrites:
     """Returns the plan that these replacements make.
 
     Args:
@@ -64,9 +64,9 @@ def make_plan(
       layers: of scans, what their bodies are handed besides.
       dropped: outputs that are not returned.
     """
-    instead = [replacement.op for replacement in replacements if not replacement.own]
+    instead = [replacement.op for replacement in replacements if not replacement.keep_original]
     reads = [value for each in replacements for value in each.reads]
-    dead = find_dead(instead, reads, dropped)
+    dead = find_dead_code(instead, reads, dropped)
     replaced = {replacement.op: replacement for replacement in replacements}
     shown: dict[Region, list[Value]] = {}
     for each in replacements:
@@ -76,7 +76,7 @@ def make_plan(
                     shown.setdefault(region, []).append(value)
     changed = [*replaced, *(item for item in dead if isinstance(item, Op))]
     touched = {region for op in changed for region in _scopes(op)} | shown.keys()
-    return Plan(replaced, dead, touched, dict(layers), shown)
+    return Rewrites(replaced, dead, touched, dict(layers), shown)
 
 
 def _scopes(item: Any) -> list[Region]:

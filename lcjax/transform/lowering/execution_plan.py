@@ -12,31 +12,31 @@ from jax.core import Tracer
 from lcjax.errors import CollapseError
 from lcjax.transform.ir.interpreter import Env
 from lcjax.transform.ir.program import Region, Value
-from lcjax.transform.ir.rewrites import Plan, Replacement, make_plan
+from lcjax.transform.ir.rewrites import Rewrites, Substitution, make_rewrites
 from lcjax.transform.lowering.fusion import fused
-from lcjax.transform.lowering.segments import Run
-from lcjax.transform.lowering.slope_substitution import bent
-from lcjax.transform.matching.find_sites import Found, FoundSite
+from lcjax.transform.lowering.segments import SiteChain
+from lcjax.transform.lowering.slope_substitution import slope_substitution
+from lcjax.transform.matching.find_sites import Analysis, MatchedSite
 from lcjax.transform.matching.lost_outputs import Instead, lost_outputs
-from lcjax.transform.matching.tracing import Traced
-from lcjax.transform.params.keys import in_box, readable
-from lcjax.transform.params.tree import Parts, factors_of, read_fused, removed_leaves
+from lcjax.transform.matching.tracing import CallTrace
+from lcjax.transform.params.keys import readable, strip_box_suffix
+from lcjax.transform.params.tree import FunctionParams, factors_of, read_fused, removed_leaves
 
 Place = tuple[Any, ...]
 
 
 @dataclass
-class Schedule:
+class ExecutionPlan:
     """A plan, and where in the tree the arrays are that it needs besides the function's own.
 
     Attributes:
-      plan: how to run.
+      rewrites: how to run.
       places: of every value that is not the function's own, the path of its array in the parts.
       layers: what bodies of scans are handed besides.
       instead: what is returned for statistics of norms that were folded in; None for nothing.
     """
 
-    plan: Plan = field(default_factory=Plan)
+    rewrites: Rewrites = field(default_factory=Rewrites)
     places: dict[Value, Place] = field(default_factory=dict)
     layers: dict[Region, list[tuple[Value, Value]]] = field(default_factory=dict)
     instead: Instead = field(default_factory=dict)
@@ -52,7 +52,7 @@ class Schedule:
         return inside
 
 
-def schedule_of(traced: Traced, parts: Parts) -> Schedule:
+def plan_execution(traced: CallTrace, parts: FunctionParams) -> ExecutionPlan:
     """Returns how a call runs with this tree.
 
     Slopes that are known to be 0 bend nothing: the function runs as it is.
@@ -61,15 +61,15 @@ def schedule_of(traced: Traced, parts: Parts) -> Schedule:
       CollapseError: the tree is of another function, or of another shape; names the site.
     """
     slopes = {path: slope["slope"] for path, slope in parts.slopes.items()}
-    _check_slopes(traced.found, slopes)
+    _check_slopes(traced.analysis, slopes)
     bends = [path for path, slope in slopes.items() if not _is_zero(slope)]
     return _make(traced, parts, bends)
 
 
-def environment(
-    traced: Traced,
-    schedule: Schedule,
-    parts: Parts,
+def bind_arrays(
+    traced: CallTrace,
+    execution: ExecutionPlan,
+    parts: FunctionParams,
     leaves: Sequence[Any],
     arrays: Sequence[Any],
 ) -> Env:
@@ -77,7 +77,7 @@ def environment(
 
     Args:
       traced: the call.
-      schedule: how it runs.
+      execution: how it runs.
       parts: of the tree.
       leaves: of the model's params; ShapeDtypeStructs of those that are fused away.
       arrays: of the inputs.
@@ -86,7 +86,7 @@ def environment(
       CollapseError: where a leaf is needed that is fused away; names it.
     """
     env: Env = {}
-    for value, (part, key, *rest) in schedule.places.items():
+    for value, (part, key, *rest) in execution.places.items():
         if part == "slopes":
             array = parts.slopes[key]["slope"]
         else:
@@ -95,14 +95,14 @@ def environment(
         if isinstance(array, jax.ShapeDtypeStruct):
             raise CollapseError(f"{part}/{key}: got {array}, wanted an array with values.")
         env[value] = jnp.asarray(array)
-    gone = {in_box(path) for path in removed_leaves(parts.fused)}
-    program = traced.found.program
+    gone = {strip_box_suffix(path) for path in removed_leaves(parts.fused)}
+    program = traced.analysis.program
     for path, value, leaf in zip(traced.paths, program.leaves, leaves, strict=True):
         if not isinstance(leaf, jax.ShapeDtypeStruct):
             env[value] = leaf
-        elif in_box(path) not in gone:
+        elif strip_box_suffix(path) not in gone:
             raise CollapseError(f"model/{readable(path)}: got {leaf}, wanted an array with values.")
-        elif schedule.plan.alive(value):
+        elif execution.rewrites.is_live(value):
             raise CollapseError(
                 f"model/{readable(path)}: was fused away, and this call still needs it: it returns "
                 "what a collapsed site no longer has, and not as the next value of a running "
@@ -113,53 +113,53 @@ def environment(
     return env
 
 
-def fused_runs(found: Found, parts: Parts) -> dict[str, Run]:
+def fused_chains(analysis: Analysis, parts: FunctionParams) -> dict[str, SiteChain]:
     """Returns the runs that are fused already, by their keys.
 
     Raises:
       CollapseError: when the function has no such run; names the site.
     """
-    sites = {site.path: site for site in found.sites}
+    sites = {site.path: site for site in analysis.sites}
     runs = {}
     for key, entry in read_fused(parts.fused).items():
         for path in entry.sites:
             if path not in sites:
-                raise CollapseError(f"{path}: is fused in this tree, and {_absent(found, path)}")
-        run = Run(tuple(sites[path] for path in entry.sites))
+                raise CollapseError(f"{path}: is fused in this tree, and {_absent(analysis, path)}")
+        run = SiteChain(tuple(sites[path] for path in entry.sites))
         _check_entry(key, run, factors_of(parts.fused[key]))
         runs[key] = run
     return runs
 
 
-def _make(traced: Traced, parts: Parts, bends: Sequence[str]) -> Schedule:
-    schedule, found = Schedule(), traced.found
-    replacements: list[Replacement] = []
-    for key, run in fused_runs(found, parts).items():
+def _make(traced: CallTrace, parts: FunctionParams, bends: Sequence[str]) -> ExecutionPlan:
+    execution, analysis = ExecutionPlan(), traced.analysis
+    replacements: list[Substitution] = []
+    for key, run in fused_chains(analysis, parts).items():
         scans = run.sites[0].scans
         factors = [
-            {name: schedule.add(("fused", key, i, name), scans) for name in factor}
+            {name: execution.add(("fused", key, i, name), scans) for name in factor}
             for i, factor in enumerate(factors_of(parts.fused[key]))
         ]
         replacements.append(fused(run, factors))
-    for site in found.sites:
+    for site in analysis.sites:
         if site.path in bends:
-            slope = schedule.add(("slopes", site.path), site.scans)
-            replacements.append(bent(site.match, slope, found.kinds))
-    gone = {in_box(path) for path in removed_leaves(parts.fused)}
-    program = found.program
+            slope = execution.add(("slopes", site.path), site.scans)
+            replacements.append(slope_substitution(site.match, slope, analysis.dependences))
+    gone = {strip_box_suffix(path) for path in removed_leaves(parts.fused)}
+    program = analysis.program
     paths = dict(zip([*program.leaves, *program.state], traced.leaf_paths, strict=True))
-    schedule.instead = lost_outputs(
+    execution.instead = lost_outputs(
         program,
         paths,
         dict(zip(program.outs, traced.out_paths, strict=True)),
-        [leaf for leaf in program.leaves if in_box(paths[leaf]) in gone],
-        [each.op for each in replacements if not each.own],
+        [leaf for leaf in program.leaves if strip_box_suffix(paths[leaf]) in gone],
+        [each.op for each in replacements if not each.keep_original],
     )
-    schedule.plan = make_plan(replacements, schedule.layers, schedule.instead)
-    return schedule
+    execution.rewrites = make_rewrites(replacements, execution.layers, execution.instead)
+    return execution
 
 
-def _fused_sites(parts: Parts) -> set[str]:
+def _fused_sites(parts: FunctionParams) -> set[str]:
     return {path for entry in read_fused(parts.fused).values() for path in entry.sites}
 
 
@@ -168,11 +168,11 @@ def _is_zero(slope: Any) -> bool:
     return known and not np.any(np.asarray(slope))
 
 
-def _check_slopes(found: Found, slopes: Mapping[str, Any]) -> None:
-    sites = {site.path: site for site in found.sites}
+def _check_slopes(analysis: Analysis, slopes: Mapping[str, Any]) -> None:
+    sites = {site.path: site for site in analysis.sites}
     for path, slope in slopes.items():
         if path not in sites:
-            raise CollapseError(f"{path}: has a slope in this tree, and {_absent(found, path)}")
+            raise CollapseError(f"{path}: has a slope in this tree, and {_absent(analysis, path)}")
         if tuple(np.shape(slope)) != sites[path].stack:
             raise CollapseError(
                 f"{path}: slope has shape {tuple(np.shape(slope))}, wanted {sites[path].stack}, "
@@ -180,19 +180,19 @@ def _check_slopes(found: Found, slopes: Mapping[str, Any]) -> None:
             )
 
 
-def _absent(found: Found, path: str) -> str:
-    reasons = [reason for name, reason in found.left if name == path]
+def _absent(analysis: Analysis, path: str) -> str:
+    reasons = [reason for name, reason in analysis.rejected if name == path]
     if reasons:
         return f"the function has no such site in this call: {reasons[0]}."
-    names = ", ".join(site.path for site in found.sites[:8]) or "none"
+    names = ", ".join(site.path for site in analysis.sites[:8]) or "none"
     return (
         f"the function has no such site (its sites: {names}). Pass a tree that `init`, `collapse` "
         "or a restore made for this function."
     )
 
 
-def _check_entry(key: str, run: Run, factors: Sequence[Mapping[str, Any]]) -> None:
-    first: FoundSite = run.sites[0]
+def _check_entry(key: str, run: SiteChain, factors: Sequence[Mapping[str, Any]]) -> None:
+    first: MatchedSite = run.sites[0]
     wanted = (*first.stack, run.first.d_in, run.last.d_out)
     got = (*factors[0]["kernel"].shape[:-1], factors[-1]["kernel"].shape[-1])
     if got != wanted:

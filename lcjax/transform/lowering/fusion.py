@@ -6,11 +6,11 @@ import jax
 from jax import lax
 
 from lcjax.transform.ir.program import Value
-from lcjax.transform.ir.rewrites import Read, Replacement
-from lcjax.transform.lowering.segments import Run, tokens_of
+from lcjax.transform.ir.rewrites import Read, Substitution
+from lcjax.transform.lowering.segments import SiteChain, output_tokens
 
 
-def fused(run: Run, factors: Sequence[Mapping[str, Value]]) -> Replacement:
+def fused(run: SiteChain, factors: Sequence[Mapping[str, Value]]) -> Substitution:
     """Returns what computes the output of a run from its factors, held by these values."""
     first, last = run.first, run.last
     params, out = last.product.eqn.params, last.out
@@ -31,19 +31,19 @@ def fused(run: Run, factors: Sequence[Mapping[str, Value]]) -> Replacement:
             axes, size = (y.ndim - 1,), [y.shape[-1]]
         return lax.convert_element_type(_laid_out(y, run), out.aval.dtype)
 
-    return Replacement(last.last, (first.x,), compute)
+    return Substitution(last.last, (first.x,), compute)
 
 
-def _laid_out(y: jax.Array, run: Run) -> jax.Array:
+def _laid_out(y: jax.Array, run: SiteChain) -> jax.Array:
     """Returns y (tokens in the order of the run's input, units last) as the program lays it out."""
-    last, tokens = run.last, tokens_of(run)
+    last, tokens = run.last, output_tokens(run)
     units = [last.kernel.shape[axis] for axis in last.kernel_out]
     y = lax.reshape(y, (*y.shape[:-1], *units))
     order = []
-    for label in last.labels:
-        if label and label[0] == "unit":
-            order.append(y.ndim - len(units) + label[1])
-        elif label and (token := tokens[label[1]]) is not None:
+    for role in last.roles:
+        if role and role[0] == "unit":
+            order.append(y.ndim - len(units) + role[1])
+        elif role and (token := tokens[role[1]]) is not None:
             order.append(token)
     gone = [axis for axis in range(y.ndim) if axis not in order]
     y = lax.transpose(y, [*gone, *order])

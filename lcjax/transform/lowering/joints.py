@@ -10,28 +10,28 @@ import numpy as np
 from jax.core import Tracer
 
 from lcjax.algebra.fuse import Affine
-from lcjax.transform.analysis.affine_ops import Step, applied
+from lcjax.transform.analysis.affine_ops import AffineOp, compose
 from lcjax.transform.lowering.weights import Leaves, vector
-from lcjax.transform.matching.find_sites import FoundSite
+from lcjax.transform.matching.find_sites import MatchedSite
 from lcjax.transform.matching.match import Match
 
 
-class Joint(NamedTuple):
+class SiteJoint(NamedTuple):
     """What a site's linear steps do.
 
     Attributes:
       before: to what the activation is given; None for nothing. Over the units that go on.
       on_gate: to the value of a gated unit whose gate is gone, as to the gate.
       after: to what it returns.
-      started: which units of the Dense before the activation is given.
-      gone_on: which of these go on, in the order in which the Dense after it counts them.
+      input_units: which units of the Dense before the activation is given.
+      output_units: which of these go on, in the order in which the Dense after it counts them.
     """
 
     before: Affine | None
     on_gate: Affine | None
     after: Affine | None
-    started: np.ndarray
-    gone_on: np.ndarray
+    input_units: np.ndarray
+    output_units: np.ndarray
 
     @property
     def both(self) -> Affine | None:
@@ -40,7 +40,7 @@ class Joint(NamedTuple):
         return reduce(_in_a_row, affines) if affines else None
 
 
-def joint_of(site: FoundSite, leaves: Leaves) -> Joint:
+def joint_of(site: MatchedSite, leaves: Leaves) -> SiteJoint:
     """Returns what a site's linear steps do.
 
     Args:
@@ -48,26 +48,26 @@ def joint_of(site: FoundSite, leaves: Leaves) -> Joint:
       leaves: arrays or ShapeDtypeStructs.
     """
     match = site.match
-    started, gone_on = units_of(match)
+    input_units, output_units = joint_units(match)
     before = _affine(site, match.before, match.up.d_out, leaves)
-    on_gate = _affine(site, match.on_gate, len(started), leaves)
-    after = _affine(site, match.after, len(started), leaves)
-    return Joint(
-        _of_units(before, gone_on),
-        _of_units(on_gate, gone_on),
+    on_gate = _affine(site, match.on_gate, len(input_units), leaves)
+    after = _affine(site, match.after, len(input_units), leaves)
+    return SiteJoint(
+        _of_units(before, output_units),
+        _of_units(on_gate, output_units),
         _of_units(after, _order(match)),
-        started,
-        gone_on,
+        input_units,
+        output_units,
     )
 
 
-def units_of(match: Match) -> tuple[np.ndarray, np.ndarray]:
+def joint_units(match: Match) -> tuple[np.ndarray, np.ndarray]:
     """Returns `started` and `gone_on` of a site's joint."""
-    started = _kept(np.arange(match.up.d_out), match.before)
-    return started, _kept(np.arange(len(started)), match.after)[_order(match)]
+    input_units = _kept(np.arange(match.up.d_out), match.before)
+    return input_units, _kept(np.arange(len(input_units)), match.after)[_order(match)]
 
 
-def taken(array: Any, units: np.ndarray) -> Any:
+def select_units(array: Any, units: np.ndarray) -> Any:
     """Returns these units of an array (..., d); the array itself where they are all, in order."""
     if len(units) == array.shape[-1] and (units == np.arange(len(units))).all():
         return array
@@ -76,7 +76,9 @@ def taken(array: Any, units: np.ndarray) -> Any:
     return array[..., units]
 
 
-def _affine(site: FoundSite, steps: Sequence[Step], width: int, leaves: Leaves) -> Affine | None:
+def _affine(
+    site: MatchedSite, steps: Sequence[AffineOp], width: int, leaves: Leaves
+) -> Affine | None:
     if not any(step.by is not None or step.op.name == "neg" for step in steps):
         return None
     vectors = [_vector(step, site, leaves) for step in steps if step.by is not None]
@@ -87,27 +89,27 @@ def _affine(site: FoundSite, steps: Sequence[Step], width: int, leaves: Leaves) 
         scale, shift = np.ones(width, np.float32), np.zeros(width, np.float32)
         for step in steps:
             by = None if step.by is None else wide(next(own))
-            scale, shift = applied(step, scale, shift, by)
+            scale, shift = compose(step, scale, shift, by)
         return Affine(scale, shift if shifts else None)
 
     return shaped(fold, *vectors)
 
 
-def _vector(step: Step, site: FoundSite, leaves: Leaves) -> Any:
+def _vector(step: AffineOp, site: MatchedSite, leaves: Leaves) -> Any:
     """Returns what a step scales or shifts by, over its units; a known constant in NumPy."""
     assert step.by is not None
     constant = step.by.constant
     if constant is not None and not isinstance(constant, Tracer) and np.size(constant) == 1:
         return np.reshape(np.asarray(constant), ())
-    return vector(step.by, step.labels, step.out.shape, leaves, site.scans)
+    return vector(step.by, step.roles, step.out.shape, leaves, site.scans)
 
 
 def _of_units(affine: Affine | None, units: np.ndarray) -> Affine | None:
     """Returns these units of a scale and a shift."""
     if affine is None:
         return None
-    shift = None if affine.shift is None else taken(affine.shift, units)
-    return Affine(taken(affine.scale, units), shift)
+    shift = None if affine.shift is None else select_units(affine.shift, units)
+    return Affine(select_units(affine.scale, units), shift)
 
 
 def _in_a_row(before: Affine, after: Affine) -> Affine:
@@ -120,17 +122,17 @@ def _in_a_row(before: Affine, after: Affine) -> Affine:
     return shaped(both, before, after)
 
 
-def _kept(units: np.ndarray, steps: Sequence[Step]) -> np.ndarray:
+def _kept(units: np.ndarray, steps: Sequence[AffineOp]) -> np.ndarray:
     for step in steps:
-        units = units[step.cut[0] : step.cut[1]] if step.cut else units
+        units = units[step.unit_slice[0] : step.unit_slice[1]] if step.unit_slice else units
     return units
 
 
 def _order(match: Match) -> np.ndarray:
     """Returns the units that the Dense after sums over, in its own order of their axes."""
     down = match.down
-    sizes = [down.kernel.shape[down.kernel_in[row]] for row in match.rows]
-    places = sorted(range(len(match.rows)), key=lambda unit: match.rows[unit])
+    sizes = [down.kernel.shape[down.kernel_in[axis]] for axis in match.unit_axes]
+    places = sorted(range(len(match.unit_axes)), key=lambda unit: match.unit_axes[unit])
     return np.arange(down.d_in).reshape(sizes).transpose(places).reshape(-1)
 
 

@@ -15,32 +15,32 @@ from lcjax.structure.chains import Chain
 from lcjax.surgery.checks import replaced
 from lcjax.surgery.replacement import Replace
 from lcjax.surgery.report import SegmentFit
-from lcjax.transform.analysis.dense import Dense
-from lcjax.transform.lowering.joints import joint_of, shaped, taken, wide
+from lcjax.transform.analysis.dense import DenseOp
+from lcjax.transform.lowering.joints import joint_of, select_units, shaped, wide
 from lcjax.transform.lowering.weights import Leaves, matrix, vector
-from lcjax.transform.matching.find_sites import FoundSite
+from lcjax.transform.matching.find_sites import MatchedSite
 
 # The factors that earlier collapses made of some sites, by these sites' paths.
-Held = Mapping[tuple[str, ...], Sequence[Factor]]
+EarlierFactors = Mapping[tuple[str, ...], Sequence[Factor]]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Run:
+class SiteChain:
     """Neighbouring sites of one chain, all of them linear: one matrix, or several factors.
 
     Attributes:
       sites: in forward order; the Dense after one is the Dense before the next.
     """
 
-    sites: tuple[FoundSite, ...]
+    sites: tuple[MatchedSite, ...]
 
     @property
-    def first(self) -> Dense:
+    def first(self) -> DenseOp:
         """The Dense that the run starts with."""
         return self.sites[0].match.up
 
     @property
-    def last(self) -> Dense:
+    def last(self) -> DenseOp:
         """The Dense that it ends with."""
         return self.sites[-1].match.down
 
@@ -55,33 +55,33 @@ class Run:
         return frozenset().union(*(site.leaves for site in self.sites))
 
 
-def runs_of(sites: Sequence[FoundSite]) -> list[Run]:
+def site_chains(sites: Sequence[MatchedSite]) -> list[SiteChain]:
     """Returns the runs that these sites, in forward order, make."""
-    found: list[list[FoundSite]] = []
+    found: list[list[MatchedSite]] = []
     for site in sites:
         before = [run for run in found if run[-1].match.down is site.match.up]
         if before:
             before[0].append(site)
         else:
             found.append([site])
-    return [Run(tuple(run)) for run in found]
+    return [SiteChain(tuple(run)) for run in found]
 
 
-def tokens_of(run: Run) -> dict[int, int | None]:
+def output_tokens(run: SiteChain) -> dict[int, int | None]:
     """Returns which token axis of a run's input each of its output is; None for one of size 1."""
     tokens: dict[int, int | None] = {}
     for site in run.sites:
         down = site.match.down
         rest = [axis for axis in range(len(down.x.shape)) if axis not in down.x_axes]
-        labels = [site.match.labels[axis] for axis in rest]
-        numbers = [None if label is None else label[1] for label in labels]
+        roles = [site.match.roles[axis] for axis in rest]
+        numbers = [None if role is None else role[1] for role in roles]
         if site is not run.sites[0]:
             numbers = [None if number is None else tokens[number] for number in numbers]
         tokens = dict(enumerate(numbers))
     return tokens
 
 
-def summary(run: Run, held: Held) -> runs.Run:
+def summary(run: SiteChain, held: EarlierFactors) -> runs.Run:
     """Returns a run as statistics and fits know it: its new sites, and what flows in and out.
 
     It is called by its sites: by the first one's path on the way in, by the last one's on the way
@@ -102,7 +102,7 @@ def summary(run: Run, held: Held) -> runs.Run:
 
 
 def weights_of(
-    run: Run, held: Held, leaves: Sequence[Any], slopes: Mapping[str, Any]
+    run: SiteChain, held: EarlierFactors, leaves: Sequence[Any], slopes: Mapping[str, Any]
 ) -> str | None:
     """Returns a fingerprint of a run's weights; None where they are traced or abstract.
 
@@ -121,7 +121,7 @@ def weights_of(
 
 
 def fuse_run(
-    run: Run, leaves: Leaves, held: Held, instead: Replace, *, apart: bool
+    run: SiteChain, leaves: Leaves, held: EarlierFactors, instead: Replace, *, apart: bool
 ) -> tuple[list[Factor], set[str], tuple[SegmentFit, ...]]:
     """Returns the factors of a run, the paths of the sites they are cut at, and how well they do.
 
@@ -134,7 +134,7 @@ def fuse_run(
     """
     denses: list[Factor] = []
     norms: dict[int, Norm] = {}
-    sites: dict[int, FoundSite] = {}  # by the index of the Dense before
+    sites: dict[int, MatchedSite] = {}  # by the index of the Dense before
     dtypes: list[Any] = []
     for piece, joint in _pieces(run, leaves, held):
         denses += piece
@@ -142,8 +142,8 @@ def fuse_run(
         if joint is None:
             continue
         steps = joint_of(joint, leaves)
-        units = steps.started[steps.gone_on]
-        dense = {name: taken(array, units) for name, array in denses[-1].items()}
+        units = steps.input_units[steps.output_units]
+        dense = {name: select_units(array, units) for name, array in denses[-1].items()}
         if apart and steps.before is not None:
             dense = _scaled(dense, steps.before)
         between = steps.after if apart else steps.both
@@ -196,8 +196,8 @@ def _as_norm(affine: Affine) -> Norm:
 
 
 def _pieces(
-    run: Run, leaves: Leaves, held: Held
-) -> Iterator[tuple[list[Factor], FoundSite | None]]:
+    run: SiteChain, leaves: Leaves, held: EarlierFactors
+) -> Iterator[tuple[list[Factor], MatchedSite | None]]:
     """Yields the Dense layers and earlier factors of a run, each with the site that comes after."""
     earlier = {paths[0]: (len(paths), factors) for paths, factors in held.items()}
     position = 0
@@ -212,10 +212,10 @@ def _pieces(
         position += 1
 
 
-def _arrays(dense: Dense, run: Run, leaves: Leaves) -> Factor:
+def _arrays(dense: DenseOp, run: SiteChain, leaves: Leaves) -> Factor:
     kernel = matrix(dense, leaves)
     if dense.bias is None:
         return {"kernel": kernel}
     scans = run.sites[0].scans
-    bias = vector(dense.bias, dense.labels, dense.out.shape, leaves, scans)
+    bias = vector(dense.bias, dense.roles, dense.out.shape, leaves, scans)
     return {"kernel": kernel, "bias": bias}

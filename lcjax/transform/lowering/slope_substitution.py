@@ -9,14 +9,14 @@ from jax.core import Tracer
 
 from lcjax._jaxpr import bind
 from lcjax.nn.activations import bend
-from lcjax.transform.analysis.dependence import Kind, Kinds
+from lcjax.transform.analysis.dependence import Dependence, Dependences
 from lcjax.transform.ir.interpreter import run
 from lcjax.transform.ir.program import Op, Region, Value, ops_in
-from lcjax.transform.ir.rewrites import Plan, Read, Replacement
+from lcjax.transform.ir.rewrites import Read, Rewrites, Substitution
 from lcjax.transform.matching.match import Match
 
 
-def bent(match: Match, slope: Value, kinds: Kinds) -> Replacement:
+def slope_substitution(match: Match, slope: Value, dependences: Dependences) -> Substitution:
     """Returns what computes `α z + (1 − α) σ(z)`, or `α v + (1 − α) σ(g) ⊙ v` of a gated unit.
 
     What scales a gate scales its value too: `c (α v + (1 − α) σ(g) ⊙ v)`.
@@ -26,12 +26,12 @@ def bent(match: Match, slope: Value, kinds: Kinds) -> Replacement:
     Args:
       match: the site.
       slope: the value that holds α.
-      kinds: of all values.
+      dependences: of all values.
     """
     op, start, end = match.end.maker, match.start, match.end
     assert isinstance(op, Op)
     scales = [step.by for step in match.on_gate if step.by is not None]
-    items = None if match.gated else _function(match, kinds)
+    items = None if match.gated else _function(match, dependences)
 
     def mix(read: Read) -> jax.Array:
         z, h = read(start), read(end)
@@ -41,17 +41,17 @@ def bent(match: Match, slope: Value, kinds: Kinds) -> Replacement:
         return bend(lambda z, h: h, lax.convert_element_type(z, h.dtype), read(slope), h)
 
     if items is None or start.aval.dtype != end.aval.dtype:
-        return Replacement(op, (start, *scales), mix, own=True)
+        return Substitution(op, (start, *scales), mix, keep_original=True)
 
     def sigma(z: jax.Array) -> jax.Array:
         env = {start: z}
-        run(items, Plan(), env)
+        run(items, Rewrites(), env)
         return env[end]
 
-    return Replacement(op, (start,), lambda read: bend(sigma, read(start), read(slope)))
+    return Substitution(op, (start,), lambda read: bend(sigma, read(start), read(slope)))
 
 
-def _function(match: Match, kinds: Kinds) -> list[Op | Region] | None:
+def _function(match: Match, dependences: Dependences) -> list[Op | Region] | None:
     """Returns what runs the activation as a function of its input alone; None if it needs more.
 
     Calls that belong to it as a whole stay calls, with what derivatives of their own they have.
@@ -67,7 +67,10 @@ def _function(match: Match, kinds: Kinds) -> list[Op | Region] | None:
         if isinstance(value.constant, Tracer):
             return None
         if value.constant is None:
-            if not isinstance(op, Op) or kinds[value] in (Kind.PARAM, Kind.RANDOM):
+            if not isinstance(op, Op) or dependences[value] in (
+                Dependence.PARAM,
+                Dependence.RANDOM,
+            ):
                 return None
             needed.setdefault(op)
             todo += op.ins

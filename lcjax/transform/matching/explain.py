@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from lcjax._table import render
-from lcjax.transform.matching.find_sites import Found
-from lcjax.transform.params.tree import Parts, read_fused
+from lcjax.transform.analysis.reasons import Rejected
+from lcjax.transform.matching.find_sites import Analysis
+from lcjax.transform.params.tree import FunctionParams, read_fused
 
 
 @dataclass(frozen=True)
@@ -17,23 +18,23 @@ class Explanation:
     Attributes:
       sites: the paths of the sites, in forward order.
       fused: the paths of those that are fused already.
-      left: what is left alone, by the path of the Dense before, with the reason.
+      rejected: what is left alone, by the path of the Dense before, with the reason.
     """
 
     sites: tuple[str, ...]
     fused: tuple[str, ...]
-    left: tuple[tuple[str, str], ...]
+    rejected: tuple[Rejected, ...]
 
     @classmethod
-    def of(cls, found: Found, parts: Parts) -> "Explanation":
-        """Returns the explanation of what is found in a program."""
+    def of(cls, analysis: Analysis, parts: FunctionParams) -> "Explanation":
+        """Returns the explanation of what is analysis in a program."""
         fused = tuple(path for key in read_fused(parts.fused).values() for path in key.sites)
-        sites = tuple(site.path for site in found.sites if site.path not in fused)
-        return cls(sites, fused, found.left)
+        sites = tuple(site.path for site in analysis.sites if site.path not in fused)
+        return cls(sites, fused, analysis.rejected)
 
     def __str__(self) -> str:
         """Returns the table."""
         rows = [(path, "a site") for path in self.sites]
         rows += [(path, "fused") for path in self.fused]
-        rows += [(path, f"left alone: {reason}") for path, reason in self.left]
+        rows += [(path, f"left alone: {reason}") for path, reason in self.rejected]
         return render(("after", ""), rows or [("", "no Dense leads to another")], left=2)

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-from lcjax.transform.ir.primitives import hands_on, is_elementwise
+from lcjax.transform.ir.primitives import is_elementwise, is_passthrough
 from lcjax.transform.ir.program import Op, Program, Region, Value, sources
 
 # What is returned in the place of an output; None where nothing is.
@@ -66,7 +66,9 @@ def _last_value(out: Value, leaf_paths: Mapping[Value, str], path: str) -> Value
         value = todo.pop()
         if value in leaf_paths and value.shape == out.shape:
             read.append(value)
-        if isinstance(value.maker, Op) and (hands_on(value.maker) or is_elementwise(value.maker)):
+        if isinstance(value.maker, Op) and (
+            is_passthrough(value.maker) or is_elementwise(value.maker)
+        ):
             todo += [each for each in value.maker.ins if each not in seen]
             seen.update(value.maker.ins)
     if not read:

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 
 from lcjax.errors import CollapseError
 from lcjax.transform.ir.program import open_program
-from lcjax.transform.matching.find_sites import Found, find_all
+from lcjax.transform.matching.find_sites import Analysis, find_all
 from lcjax.transform.params.keys import encode, site_name
 from lcjax.validation.functions import explained
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Traced:
+class CallTrace:
     """A call of the function with given shapes.
 
     Attributes:
@@ -27,7 +27,7 @@ class Traced:
       out: the structure of what it returns.
     """
 
-    found: Found
+    analysis: Analysis
     paths: tuple[str, ...]
     state_paths: tuple[str, ...]
     out_paths: tuple[str, ...]
@@ -46,7 +46,7 @@ def trace(
     kwargs: Mapping[str, Any],
     *,
     has_state: bool = False,
-) -> tuple[Traced, list[Any], list[Any]]:
+) -> tuple[CallTrace, list[Any], list[Any]]:
     """Returns the traced call, the leaves of the model's params, and those of the inputs.
 
     Every call is traced: what the function reads from outside may have changed since the last one.
@@ -81,8 +81,8 @@ def trace(
     # JAX keeps traces by the function that is traced: this one is new in every call.
     def call(leaves: Sequence[Any], arrays: Sequence[Any]) -> Any:
         rest = iter(arrays)
-        filled = [next(rest) if _is_array(leaf) else leaf for leaf in inputs]
-        args, kwargs = jax.tree.unflatten(inputs_structure, filled)
+        restore_leaves = [next(rest) if _is_array(leaf) else leaf for leaf in inputs]
+        args, kwargs = jax.tree.unflatten(inputs_structure, restore_leaves)
         return fn(jax.tree.unflatten(structure, list(leaves)), *args, **kwargs)
 
     try:
@@ -101,7 +101,7 @@ def trace(
     found = find_all(program, paths, [site_name(keys) for keys, _ in flat])
     outs, out = jax.tree_util.tree_flatten_with_path(out)
     out_paths = tuple(encode(keys) for keys, _ in outs)
-    return Traced(found, paths, state_paths, out_paths, out), leaves, arrays
+    return CallTrace(found, paths, state_paths, out_paths, out), leaves, arrays
 
 
 def _is_array(leaf: Any) -> bool:

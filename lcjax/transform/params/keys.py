@@ -44,7 +44,7 @@ def _encode(key: Any) -> str:
     return "@" + quote(str(key), safe=_SAFE)
 
 
-def in_box(path: str) -> str:
+def strip_box_suffix(path: str) -> str:
     """Returns the encoded path of the box that a leaf is in, which is its own where there is none.
 
     A box that held a leaf is gone with it; what is put back has none.
@@ -61,14 +61,14 @@ def decode(name: str) -> str | int | None:
 
 def readable(path: str) -> str:
     """Returns an encoded path as messages name it: `layers/0/weight` for `layers/[0]/@weight`."""
-    names = in_box(path).split("/")
+    names = strip_box_suffix(path).split("/")
     keys = [decode(name) for name in names]
     pairs = zip(names, keys, strict=True)
     return "/".join(unquote(name[1:]) if key is None else str(key) for name, key in pairs)
 
 
 @dataclass(frozen=True)
-class Fused:
+class FusedKey:
     """What the key of a fused entry says.
 
     Attributes:
@@ -100,7 +100,7 @@ class Fused:
         return f"{sites}|hidden={widths}|{prefix}|{','.join(leaves)}"
 
 
-def parse(key: str) -> Fused:
+def parse(key: str) -> FusedKey:
     """Returns what the key of a fused entry says.
 
     Raises:
@@ -115,7 +115,7 @@ def parse(key: str) -> Fused:
             path = f"{prefix}/{name}" if prefix else name
             removed[path] = (sizes, dtype[0] if dtype else None)
         numbers = tuple(int(width) for width in widths.removeprefix("hidden=").split("+"))
-        return Fused(tuple(unquote(site) for site in sites.split("+")), numbers, removed)
+        return FusedKey(tuple(unquote(site) for site in sites.split("+")), numbers, removed)
     except ValueError as error:
         raise CollapseError(
             f"fused/{key}: got a key that no collapse of a collapsible function makes, wanted "

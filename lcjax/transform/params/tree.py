@@ -7,12 +7,12 @@ import jax
 from flax.core import FrozenDict, meta
 
 from lcjax.errors import CollapseError
-from lcjax.transform.params.keys import Fused, abstract, decode, encode, parse
+from lcjax.transform.params.keys import FusedKey, abstract, decode, encode, parse
 
 PARTS = ("model", "slopes", "fused")
 
 
-class Parts(NamedTuple):
+class FunctionParams(NamedTuple):
     """The tree of a collapsible function.
 
     Attributes:
@@ -26,7 +26,7 @@ class Parts(NamedTuple):
     fused: Mapping[str, Any]
 
 
-def parts_of(params: Any) -> Parts:
+def read_params(params: Any) -> FunctionParams:
     """Returns the parts of a tree that `init`, `collapse` or a restore returned.
 
     Raises:
@@ -40,10 +40,10 @@ def parts_of(params: Any) -> Parts:
             "collapsible function's own `init` or `collapse` returned, not the bare params."
         )
     # A model of lists alone of which nothing is left does not come back from a restore.
-    return Parts(params.get("model"), params.get("slopes", {}), params.get("fused", {}))
+    return FunctionParams(params.get("model"), params.get("slopes", {}), params.get("fused", {}))
 
 
-def without(tree: Any, removed: Collection[str]) -> Any:
+def remove_leaves(tree: Any, removed: Collection[str]) -> Any:
     """Returns a tree without some leaves, by encoded path.
 
     Dicts lose the keys, and dicts and lists that held nothing else are gone; in anything else None
@@ -60,7 +60,7 @@ def _pruned(before: Any, after: Any) -> Any:
         kept = {
             name: _pruned(child, after[name]) if name in opens else after[name]
             for name, child in before.items()
-            if name not in opens or jax.tree.leaves(after[name]) or not _remade(child)
+            if name not in opens or jax.tree.leaves(after[name]) or not _restorable(child)
         }
         return FrozenDict(kept) if isinstance(before, FrozenDict) else kept
     if type(before) is list:
@@ -68,16 +68,16 @@ def _pruned(before: Any, after: Any) -> Any:
     return after
 
 
-def _remade(node: Any) -> bool:
+def _restorable(node: Any) -> bool:
     """Tells whether `filled` makes a node anew, just as it was, from the paths of its leaves."""
     if isinstance(node, (dict, FrozenDict)):
-        return bool(node) and all(isinstance(k, str) and _remade(v) for k, v in node.items())
+        return bool(node) and all(isinstance(k, str) and _restorable(v) for k, v in node.items())
     if type(node) is list:
-        return bool(node) and all(map(_remade, node))
+        return bool(node) and all(map(_restorable, node))
     return meta.is_axis_metadata(node) or jax.tree_util.all_leaves([node])
 
 
-def filled(tree: Any, missing: Mapping[str, Any]) -> Any:
+def restore_leaves(tree: Any, missing: Mapping[str, Any]) -> Any:
     """Returns a tree with leaves, by encoded path, put in where `without` took them out.
 
     Raises:
@@ -143,7 +143,7 @@ def _shape(leaf: Any) -> Any:
     )
 
 
-def read_fused(fused: Mapping[str, Any]) -> dict[str, Fused]:
+def read_fused(fused: Mapping[str, Any]) -> dict[str, FusedKey]:
     """Returns what every key of the fused entries says."""
     return {key: parse(key) for key in fused}
 

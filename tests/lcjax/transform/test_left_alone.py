@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 import lcjax
+from lcjax.transform.analysis.reasons import Cause, Reason
 from tests.helpers.functions import KEY, PAIR, STACKED, X, arrays, dense, pair
 
 TWO = PAIR | arrays(w3=(16, 4), w4=(4, 6), g=(6, 16))
@@ -163,7 +164,7 @@ def test_left_alone(name):
     bare = {"model": params, "slopes": {}, "fused": {}}
     explained = f.explain(bare, X)
     assert explained.sites == ()
-    assert reason in [why for _, why in explained.left]
+    assert reason in [str(why) for _, why in explained.rejected]
     assert f"left alone: {reason}" in str(explained)
     with pytest.raises(lcjax.CollapseError, match="the function has no site"):
         f.init(params, X)
@@ -174,7 +175,7 @@ def test_left_alone(name):
 )
 def test_what_is_not_looked_into(fn, name):
     explained = lcjax.collapsible(fn).explain({"model": TWO}, X)
-    assert explained.left[0][0] == f"(inside `{name}`)"
+    assert explained.rejected[0][0] == f"(inside `{name}`)"
 
 
 def test_sites_and_what_is_fused_are_told_too():
@@ -184,23 +185,23 @@ def test_sites_and_what_is_fused_are_told_too():
     params = f.init({"a": PAIR, "b": PAIR}, X)
     compact, _ = f.collapse(params, X, sites="a/w1", threshold=1)
     explained = f.explain(compact, X)
-    assert (explained.sites, explained.fused, explained.left) == (("b/w1",), ("a/w1",), ())
+    assert (explained.sites, explained.fused, explained.rejected) == (("b/w1",), ("a/w1",), ())
     assert "fused" in str(explained) and "a site" in str(explained)
 
 
 def test_other_data_that_enters():
     masked = lambda p, x, mask: dense(p, 2, hidden(p, x) * mask)
     explained = lcjax.collapsible(masked).explain({"model": TWO}, X, X[..., :1])
-    assert explained.left == (("w1", "another value enters, which comes from no Dense"),)
+    assert explained.rejected == (("w1", Reason(Cause.OTHER)),)
 
 
 def test_conditions_and_statistics_that_are_inputs():
     chosen = lambda p, x, flag: lax.cond(flag, nn.relu, nn.tanh, dense(p, 1, x)) @ p["w2"]
-    ((_, reason),) = lcjax.collapsible(chosen).explain({"model": TWO}, X, jnp.array(True)).left
-    assert reason.startswith("`cond` is between")
+    ((_, reason),) = lcjax.collapsible(chosen).explain({"model": TWO}, X, jnp.array(True)).rejected
+    assert str(reason).startswith("`cond` is between")
     normed = lambda p, x, mean: dense(p, 2, nn.relu(dense(p, 1, x) - mean))
-    ((_, reason),) = lcjax.collapsible(normed).explain({"model": TWO}, X, jnp.ones(16)).left
-    assert "statistics of a norm fold in where they are given with the params" in reason
+    ((_, reason),) = lcjax.collapsible(normed).explain({"model": TWO}, X, jnp.ones(16)).rejected
+    assert "statistics of a norm fold in where they are given with the params" in str(reason)
 
 
 def test_a_block_used_twice_in_training_is_tied():
@@ -212,7 +213,7 @@ def test_a_block_used_twice_in_training_is_tied():
 
     explained = lcjax.collapsible(twice).explain({"model": PAIR | arrays(w4=(16, 6))}, X)
     assert explained.sites == ()
-    assert ("w1", "the kernel before it is used elsewhere too (tied weights)") in explained.left
+    assert ("w1", Reason(Cause.TIED)) in explained.rejected
 
 
 def test_a_cast_to_integers_is_an_activation():
