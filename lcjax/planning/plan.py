@@ -15,7 +15,7 @@ from lcjax.structure.front_end import Collapsible, Size
 from lcjax.structure.params_tree import ParamsTree
 from lcjax.structure.sites import Site, require_finite_gap
 from lcjax.surgery.collapse import abstract_collapse_model
-from lcjax.tree.paths import natural
+from lcjax.tree.paths import natural_sort_key
 from lcjax.tree.selection import check_forward_order
 from lcjax.validation.batches import as_batch, check_batches
 
@@ -120,7 +120,7 @@ def plan_model(
         budget_met=budget.met_by(steps[: num_taken + 1]),
         fit=fit.name,
         order=order,
-        skipped=tuple(sorted(skipped, key=lambda skip: natural(skip.site))),
+        skipped=tuple(sorted(skipped, key=lambda skip: natural_sort_key(skip.site))),
     )
 
 

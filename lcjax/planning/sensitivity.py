@@ -11,7 +11,7 @@ from lcjax.planning.trials import MetricFn, Trials
 from lcjax.structure.choice import SiteSelector, select_for_fit
 from lcjax.structure.front_end import Collapsible
 from lcjax.structure.params_tree import ParamsTree
-from lcjax.validation.arguments import check_sites
+from lcjax.tree.selection import check_sites
 
 
 def sensitivity(

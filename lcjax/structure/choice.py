@@ -5,8 +5,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from lcjax.errors import CollapseError
 from lcjax.structure.sites import Site, Sites, require_finite_gap
-from lcjax.tree.selection import choose
-from lcjax.validation.arguments import check_sites
+from lcjax.tree.selection import check_sites, choose
 
 Reason = Literal["gap", "unpaired", "not_chosen", "stacked", "grows"]
 

@@ -10,7 +10,7 @@ from flax.core import meta
 
 from lcjax.algebra.fuse import Norm
 from lcjax.errors import CollapseError
-from lcjax.nn.layers import NORM_EPSILON
+from lcjax.nn.mlp import NORM_EPSILON
 from lcjax.structure.capture import ValueName, capture
 from lcjax.structure.chains import Chain, find_chains, join
 from lcjax.structure.front_end import Observe, Pairs, Rebuilt, Size

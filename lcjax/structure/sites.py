@@ -15,9 +15,10 @@ from lcjax.algebra.fuse import cheapest_cuts, parameters
 from lcjax.errors import CollapseError
 from lcjax.nn.activations import CollapsibleActivation, CollapsibleGate
 from lcjax.structure.chains import Chain, find_chains
-from lcjax.tree.paths import natural
+from lcjax.tree.paths import natural_sort_key
+from lcjax.tree.selection import NO_SITES
 from lcjax.tree.slopes import slopes_by_path
-from lcjax.validation.arguments import NO_SITES, check_tree
+from lcjax.validation.arguments import check_tree
 from lcjax.validation.functions import check_function, check_inputs, explained
 
 
@@ -132,7 +133,7 @@ def sites_of(params: Any, chains: Iterable[Chain]) -> Sites:
     found = {chain.site(i): _site(chain, i) for chain in chains for i in chain.acts}
     for path, leaf in slopes_by_path(params).values():
         found.setdefault(path, Site(path=path, slope=worst_slope(leaf)))
-    return Sites(found[path] for path in sorted(found, key=natural))
+    return Sites(found[path] for path in sorted(found, key=natural_sort_key))
 
 
 def params_of(variables: Any) -> Any:
