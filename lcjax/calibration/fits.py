@@ -137,3 +137,6 @@ def check_at_least_0(name: str, value: Any) -> None:
     check_number(name, value)
     if not value >= 0:
         raise ValueError(f"{name} is {value}; expected a number of at least 0.")
+
+
+LEAST_SQUARES = LeastSquares()  # the default of functions that fit to data

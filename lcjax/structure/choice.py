@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable
 from typing import Literal, NamedTuple, Protocol
 
 from lcjax.errors import CollapseError
-from lcjax.structure.sites import Site, Sites, finite_gap
+from lcjax.structure.sites import Site, Sites, require_finite_gap
 from lcjax.tree.selection import choose
 from lcjax.validation.arguments import check_sites
 
@@ -86,7 +86,7 @@ def select_linear(
     if sites is not None:
         chosen = _named(found, sites)
         for site in found:
-            if site.path in chosen and site.gap is not None and finite_gap(site) > max_gap:
+            if site.path in chosen and site.gap is not None and require_finite_gap(site) > max_gap:
                 raise CollapseError(_over(site, max_gap))
         return _selection(found, chosen)
     choose(found.paths)  # raises where there is no site
@@ -95,7 +95,7 @@ def select_linear(
             "sites must be given where slopes are abstract or traced (under jit, or with "
             "ShapeDtypeStructs): their gaps cannot be seen."
         )
-    within = {site.path for site in found if site.paired and finite_gap(site) <= max_gap}
+    within = {site.path for site in found if site.paired and require_finite_gap(site) <= max_gap}
     return _selection(found, within, max_gap)
 
 
@@ -182,59 +182,3 @@ def _check_open(found: Sites, sites: SiteSelector, collapsed: Collection[str]) -
             raise CollapseError(
                 f"{path}: is collapsed already in this tree. Leave it out of `sites`."
             )
-
-
-Choice = SiteSelector  # until the traced front end is written over `Collapsible`
-
-
-def by_gap(found: Sites, sites: Choice, threshold: float) -> tuple[set[str], list]:
-    """Returns the paths to collapse as they are, and the sites that stay, each with the reason.
-
-    Raises:
-      CollapseError: as `lcjax.collapse`.
-    """
-    if sites is not None:
-        chosen = set(_named(found, sites))
-        for site in found:
-            if site.path in chosen and site.gap is not None and finite_gap(site) > threshold:
-                raise CollapseError(
-                    f"{site.path}: gap is {site.gap:.4g} (slope {site.slope:.4g}), over the "
-                    f"threshold {threshold:g}. Train on with lcjax.with_linearity_penalty, fit it from data "
-                    "with lcjax.calibrate, or raise the threshold."
-                )
-        return chosen, _others(found, chosen)
-    choose(found.paths)  # raises where there is no site
-    if any(site.gap is None for site in found):
-        raise CollapseError(
-            "sites must be given where slopes are abstract or traced (under jit, or with "
-            "ShapeDtypeStructs): their gaps cannot be seen."
-        )
-    paired = [site for site in found if site.paired]
-    chosen = {site.path for site in paired if finite_gap(site) <= threshold}
-    return chosen, [
-        (site.path, f"gap {site.gap:.4f} over {threshold:g}" if site.paired else "unpaired")
-        for site in found
-        if site.path not in chosen
-    ]
-
-
-def to_fit(found: Sites, sites: Choice) -> tuple[set[str], list]:
-    """Returns the paths to fit from data, and the sites that stay; None takes every paired one.
-
-    Raises:
-      CollapseError: no site; a pattern that matches none; a named site that is unpaired.
-    """
-    if sites is not None:
-        chosen = set(_named(found, sites))
-    else:
-        choose(found.paths)
-        chosen = {site.path for site in found if site.paired}
-    return chosen, _others(found, chosen)
-
-
-def _others(found: Sites, chosen: set[str]) -> list:
-    return [
-        (site.path, "not asked for" if site.paired else "unpaired")
-        for site in found
-        if site.path not in chosen
-    ]

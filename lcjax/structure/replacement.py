@@ -1,4 +1,4 @@
-"""Replacements: the layers that a solver puts in the place of a segment's, and how well they fit."""
+"""Replacements: the layers that take the place of a segment, and how well they fit."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

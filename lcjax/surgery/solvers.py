@@ -1,9 +1,9 @@
 """Solvers: from a segment, and statistics of its values, to its replacement."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import singledispatch
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,22 +21,11 @@ from lcjax.algebra.fuse import (
     fuse_dense,
     parameters,
 )
-from lcjax.algebra.moments import Moments
 from lcjax.algebra.placement import place_dense
 from lcjax.calibration.fits import Exact, Fit, LeastSquares, PerUnit
 from lcjax.errors import CollapseError
 from lcjax.structure.replacement import NewLayer, Replacement, SegmentFit
 from lcjax.structure.segment import Segment
-
-
-class SplitMoments(NamedTuple):
-    """Moments by key, of the tokens to fit on and of those held out.
-
-    `Calibration` has these attributes too.
-    """
-
-    train: Mapping[str, Moments]
-    held_out: Mapping[str, Moments]
 
 
 @singledispatch
