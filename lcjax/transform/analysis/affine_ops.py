@@ -26,16 +26,16 @@ _SHIFTS = frozenset({"add", "add_any", "sub"})
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AffineOp:
-    """One operation that hands a value on but for something linear in every unit.
+    """An operation that is affine in each unit of one operand.
 
     Attributes:
       op: the operation.
-      value: the operand that it hands on.
-      out: the result that is meant.
-      by: what it is scaled or shifted by; None for nothing, and for dropout, which at inference
-        does nothing.
+      value: that operand.
+      out: the result, one of several for a split.
+      by: the factor or summand; None where there is none, and for dropout, which is the identity
+        at inference.
       roles: of the result.
-      unit_slice: where it keeps some of the units only, the first and the one after the last.
+      unit_slice: if it keeps some of the units only, the first and the one after the last.
     """
 
     op: Op
@@ -47,12 +47,12 @@ class AffineOp:
 
     @property
     def shifts(self) -> bool:
-        """Whether it adds something, so that nothing in is not nothing out."""
+        """Whether it adds a summand, so that 0 does not stay 0."""
         return self.by is not None and self.op.name in _SHIFTS
 
 
 def data_operands(op: Op, dependences: Dependences, roles: AxisRoles) -> list[Value]:
-    """Returns the operands that differ by token, those that do not being fixed or statistics.
+    """Returns the operands that differ by token: those that are neither fixed nor statistics.
 
     Args:
       op: any operation.
@@ -71,14 +71,14 @@ def data_operands(op: Op, dependences: Dependences, roles: AxisRoles) -> list[Va
 def read_affine_op(
     op: Op, value: Value, roles: AxisRoles, dependences: Dependences, out: Value
 ) -> AffineOp | None:
-    """Returns an operation as a step that hands on a value; None where it is none.
+    """Returns an operation as affine in one of its operands; None if it is not.
 
     Args:
       op: the operation.
-      value: the one of its operands to be handed on.
+      value: the operand.
       roles: of the result.
       dependences: of all values.
-      out: the one of its results that is meant.
+      out: the result of interest.
     """
     if is_passthrough(op):
         return AffineOp(op, value, out, None, roles)
@@ -113,12 +113,12 @@ def read_affine_op(
 
 
 def is_scalar(value: Value, dependences: Dependences) -> bool:
-    """Tells whether a value is one constant."""
+    """Returns whether a value is one constant."""
     return dependences[value] is Dependence.CONSTANT and value.aval.size == 1
 
 
 def is_linear(op: Op, dependences: Dependences) -> bool:
-    """Tells whether an operation is affine in the data: it adds or multiplies by what is not."""
+    """Returns whether an operation is affine in its data operands."""
     data = [value for value in op.ins if dependences[value] is Dependence.DATA]
     if is_passthrough(op) or op.name in ("slice", "split"):
         return True
@@ -132,9 +132,9 @@ def is_linear(op: Op, dependences: Dependences) -> bool:
 
 
 def in_activation(op: Op, dependences: Dependences) -> bool:
-    """Tells whether an operation is inside a jitted function that is an activation.
+    """Returns whether an operation is inside a jitted activation, such as those of jax.nn.
 
-    As those of jax.nn are; constants in it belong to the activation: the 1.05 of selu is no scale.
+    Constants there belong to the activation: the 1.05 of selu is not a scale of its input.
     """
     scope = op.scope
     while scope is not None:
@@ -145,18 +145,18 @@ def in_activation(op: Op, dependences: Dependences) -> bool:
 
 
 def _is_activation(region: Region, dependences: Dependences) -> bool:
-    """Tells whether a call works on data, other than linearly, and multiplies by no kernel."""
-    bends = False
+    """Returns whether a call is nonlinear in data and does not multiply by a kernel."""
+    nonlinear = False
     for op in ops_in(region.body):
         if op.name in PRODUCTS:
             return False
         data = any(dependences[value] is Dependence.DATA for value in op.ins)
-        bends = bends or (data and not is_linear(op, dependences))
-    return bends
+        nonlinear = nonlinear or (data and not is_linear(op, dependences))
+    return nonlinear
 
 
 def with_roles(steps: Sequence[AffineOp], roles: AxisRoles) -> list[AffineOp] | None:
-    """Returns the steps with the labels that these lead to; None where they get lost."""
+    """Returns operations with the roles that follow from these; None if a role gets lost."""
     moved = []
     for step in steps:
         after = roles_after(step.op, roles)
@@ -168,13 +168,13 @@ def with_roles(steps: Sequence[AffineOp], roles: AxisRoles) -> list[AffineOp] | 
 
 
 def compose(step: AffineOp, scale: Any, shift: Any, by: Any) -> tuple[Any, Any]:
-    """Returns scale and shift, vectors over units, of what is so far followed by a step.
+    """Returns scale and shift, vectors over units, of an affine map followed by an operation.
 
     Args:
-      step: the step.
-      scale: s of `s ⊙ z + t` before it; (..., d).
-      shift: t before it.
-      by: what it scales or shifts by, a vector over units; None for nothing.
+      step: the operation.
+      scale: s of the map `s ⊙ z + t`; (..., d).
+      shift: t of the map; (..., d).
+      by: the factor or summand, a vector over units; None if there is none.
     """
     if step.unit_slice:
         start, stop = step.unit_slice
@@ -198,12 +198,12 @@ def compose(step: AffineOp, scale: Any, shift: Any, by: Any) -> tuple[Any, Any]:
 
 
 def is_dropout_select(op: Op, dependences: Dependences) -> bool:
-    """Tells whether a choice by random numbers is between a value and zeros."""
+    """Returns whether a select by random numbers is between a value and zeros."""
     return dependences[op.ins[0]] is Dependence.RANDOM and _between_value_and_zeros(op, dependences)
 
 
 def _masks(op: Op, dependences: Dependences) -> bool:
-    """Tells whether a choice by what is fixed is between a value and zeros."""
+    """Returns whether a select by a fixed condition is between a value and zeros."""
     return known_given_params(dependences[op.ins[0]]) and _between_value_and_zeros(op, dependences)
 
 

@@ -25,9 +25,9 @@ class DenseOp:
       kernel_in: the axes of the kernel that belong to x_axes, in their order.
       kernel_out: the axes of the kernel that are output units; the rest have size 1.
       leaf: the leaf of the params that the kernel is, or is cut out of; None where it is computed.
-      last: the operation after which the bias is added; the product itself where there is none.
-      bias: what is added there.
-      roles: what the axes of the output hold; the tokens are counted in the order of x's axes.
+      last: the operation that adds the bias; the product itself if there is no bias.
+      bias: the summand.
+      roles: of the axes of the output; tokens are counted in the order of x's axes.
     """
 
     product: Op
@@ -66,7 +66,7 @@ def find_denses(program: Program, dependences: Dependences) -> dict[Value, Dense
         parts = read(op, dependences) if read and op.outs[0].users else None
         if parts is not None:
             leaf = _leaf(parts["kernel"], leaves)
-            last, bias, roles = _bias(op, parts.pop("labels"), dependences)
+            last, bias, roles = _bias(op, parts.pop("roles"), dependences)
             found[op.outs[0]] = DenseOp(
                 product=op, leaf=leaf, last=last, bias=bias, roles=roles, **parts
             )
@@ -138,7 +138,7 @@ def _read_dot(op: Op, dependences: Dependences) -> dict[str, Any] | None:
         "kernel": kernel,
         "kernel_in": kernel_in,
         "kernel_out": kernel_out,
-        "labels": tuple([*roles, *units] if side == 0 else [*units, *roles]),
+        "roles": tuple([*roles, *units] if side == 0 else [*units, *roles]),
     }
 
 
@@ -167,7 +167,7 @@ def _read_convolution(op: Op, dependences: Dependences) -> dict[str, Any] | None
         "kernel": op.ins[1],
         "kernel_in": (rhs[1],),
         "kernel_out": (rhs[0],),
-        "labels": tuple(roles),
+        "roles": tuple(roles),
     }
 
 

@@ -1,4 +1,4 @@
-"""What the values of a program depend on: constants, params, random numbers, or its inputs."""
+"""Dependence of values on constants, params, random numbers, or the inputs."""
 
 from collections.abc import Mapping
 from enum import IntEnum
@@ -15,7 +15,7 @@ from lcjax.transform.ir.program import Op, Program, Region, Value
 
 
 class Dependence(IntEnum):
-    """What a value depends on; what depends on several has the last of their kinds."""
+    """What a value depends on; of several, the last in this order."""
 
     CONSTANT = 0
     PARAM = 1
@@ -27,7 +27,7 @@ Dependences = Mapping[Value, Dependence]
 
 
 class _Dependences(dict[Value, Dependence]):
-    """Kinds by value; a value that no operation made is a constant."""
+    """Dependence by value; a value that no operation made is a constant."""
 
     def __missing__(self, value: Value) -> Dependence:
         return Dependence.CONSTANT
@@ -59,7 +59,7 @@ def _visit(body: list[Op | Region], dependences: _Dependences):
 
 
 def known_given_params(kind: Dependence) -> bool:
-    """Tells whether a value of this kind is known once the params are."""
+    """Returns whether a value of this dependence is known once the params are."""
     return kind <= Dependence.PARAM
 
 
@@ -89,10 +89,10 @@ def _varying(value: Value, known: dict[Value, frozenset[int]]) -> frozenset[int]
 
 
 def is_statistic(value: Value, dependences: Dependences, tokens: frozenset[int], rank: int) -> bool:
-    """Tells whether a value is the same for all tokens: means and variances of a whole batch.
+    """Returns whether a value is a statistic of the batch, the same for all tokens.
 
     Args:
-      value: of any kind; one that does not depend on the inputs is no statistic.
+      value: any; one that does not depend on the inputs is not a statistic.
       dependences: of all values.
       tokens: which axes of the value that it is joined with are those of tokens.
       rank: how many axes that value has.
@@ -100,7 +100,7 @@ def is_statistic(value: Value, dependences: Dependences, tokens: frozenset[int],
     if dependences[value] is not Dependence.DATA:
         return False
     todo, seen = [value], {value}
-    for each in todo:  # which grows; what is near comes first, and mostly tells
+    for each in todo:  # grows; nearest first, which usually decides early
         op = each.maker
         if not isinstance(op, Op):
             return False
@@ -121,7 +121,7 @@ def is_statistic(value: Value, dependences: Dependences, tokens: frozenset[int],
 
 
 def _divides(value: Value) -> bool:
-    """Tells whether something is divided by a sum itself, as in a softmax, and not by its mean."""
+    """Returns whether a sum divides something, as in a softmax, rather than a mean."""
     while len(value.users) == 1:
         (op,) = value.users
         if not isinstance(op, Op):

@@ -19,12 +19,12 @@ _CLOSE = 0.02  # constants may be bfloat16
 
 
 def is_dropout(step: AffineOp, dependences: Dependences) -> bool:
-    """Tells whether a step is dropout: it multiplies by, or chooses by, random numbers."""
+    """Returns whether an operation is dropout: it multiplies by or selects by random numbers."""
     return any(dependences[value] is Dependence.RANDOM for value in step.op.ins)
 
 
 def without_rescaling(steps: Sequence[AffineOp], dependences: Dependences) -> list[AffineOp]:
-    """Returns the steps; the constant that goes with a mask does nothing, as the mask itself."""
+    """Returns the operations; the constant that belongs to a dropout mask becomes the identity."""
     found = list(steps)
     for i, step in enumerate(steps):
         if is_dropout(step, dependences):
@@ -53,7 +53,7 @@ def _rescaling(steps: Sequence[AffineOp], mask: int, dependences: Dependences) -
 
 
 def _factor(step: AffineOp, dependences: Dependences) -> float | None:
-    """Returns the constant that a step multiplies by, NaN where it is traced; else None."""
+    """Returns the constant that an operation multiplies by, NaN if it is traced; else None."""
     if step.by is None or step.op.name not in ("mul", "div") or not is_scalar(step.by, dependences):
         return None
     constant = _known(step.by)

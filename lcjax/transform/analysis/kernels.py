@@ -1,4 +1,4 @@
-"""Kernels and the leaves of the params: what they are called, and which are no whole leaves."""
+"""Kernels and the leaves of the params: their names, and which kernels are not leaves."""
 
 from collections.abc import Collection, Mapping
 
@@ -28,12 +28,12 @@ def leaves_of(value: Value, leaves: Collection[Value]) -> list[Value]:
 
 
 def name_of(kernel: Value, named: Mapping[Value, str], called: Mapping[Value, str]) -> str:
-    """Returns what a Dense with this kernel is called.
+    """Returns the name of the Dense with this kernel.
 
     Args:
       kernel: of the Dense.
-      named: what a site is called by its first kernel's leaf.
-      called: what a leaf is called.
+      named: names of sites by the leaf of their first kernel.
+      called: names of leaves.
     """
     origin, _ = origin_of(_stack(kernel) or kernel)
     if origin in named:
@@ -42,12 +42,12 @@ def name_of(kernel: Value, named: Mapping[Value, str], called: Mapping[Value, st
 
 
 def why_not_a_leaf(dense: DenseOp, which: str, called: Mapping[Value, str]) -> Reason | None:
-    """Returns why the kernel of a Dense is no leaf that can be fused; None where it is.
+    """Returns why the kernel of a Dense is not a leaf that can be fused; None if it is one.
 
     Args:
       dense: the Dense.
       which: "before" or "after" the activation.
-      called: what the leaves are called.
+      called: names of leaves.
     """
     origin, ops = origin_of(dense.kernel)
     if any(op.name == "stop_gradient" for op in ops):

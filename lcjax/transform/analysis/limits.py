@@ -1,4 +1,4 @@
-"""What an activation makes of a large number, on scalars."""
+"""The value of an activation at a large input, computed on scalars."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,7 +24,7 @@ class _UnknownError(Exception):
 
 
 def at_large(end: Value, start: Value, dependences: Dependences) -> float | None:
-    """Returns what a value is where another is 64 everywhere; None where more enters.
+    """Returns a value where another is 64 everywhere; None if it depends on more.
 
     Args:
       end: made of the other.

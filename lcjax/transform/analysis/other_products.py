@@ -1,4 +1,4 @@
-"""Products with kernels that are read as no Dense: by batches, by groups, or picked by the data."""
+"""Products with kernels that are not Dense layers: batched, grouped, or indexed by the data."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -14,7 +14,7 @@ _GROUPED = frozenset({"ragged_dot", "ragged_dot_general"})
 
 
 class Other(NamedTuple):
-    """A product of data with a kernel that is read as no Dense.
+    """A product of data with a kernel that is not a Dense layer.
 
     Attributes:
       x: the data.
@@ -28,10 +28,10 @@ class Other(NamedTuple):
 
 
 class Others:
-    """Finds where such products, and Dense layers, lead to each other."""
+    """Finds where such products and Dense layers feed each other."""
 
     def __init__(self, program: Program, denses: Mapping[Value, DenseOp], dependences: Dependences):
-        self._kinds, self._denses = dependences, denses
+        self._dependences, self._denses = dependences, denses
         self._others: dict[Value, Other] = {}
         self._leaves = dict.fromkeys(program.leaves)
         for op in program.ops():
@@ -40,11 +40,11 @@ class Others:
                 self._others[op.outs[0]] = other
 
     def pairs(self, named: Mapping[Value, str], called: Mapping[Value, str]) -> list[Rejected]:
-        """Returns what leads to such a product, or is one and leads to a Dense, and why not.
+        """Returns the pairs with such a product before or after, each with the reason against it.
 
         Args:
-          named: what a site is called by its first kernel's leaf.
-          called: what a leaf is called.
+          named: names of sites by the leaf of their first kernel.
+          called: names of leaves.
         """
         rows: dict[Rejected, None] = {}
         if not self._others:
@@ -68,7 +68,7 @@ class Others:
         seen, todo = set(), [value]
         while todo:
             value = todo.pop()
-            if value in seen or self._kinds[value] is not Dependence.DATA:
+            if value in seen or self._dependences[value] is not Dependence.DATA:
                 continue
             seen.add(value)
             if value in self._denses or value in self._others:
@@ -80,16 +80,19 @@ class Others:
     def _read(self, op: Op) -> Other | None:
         if op.name in _GROUPED:
             x, kernel = op.ins[:2]
-            fixed = known_given_params(self._kinds[kernel]) and self._kinds[x] is Dependence.DATA
+            fixed = (
+                known_given_params(self._dependences[kernel])
+                and self._dependences[x] is Dependence.DATA
+            )
             return Other(x, kernel, Reason(Cause.RAGGED, op=op.name)) if fixed else None
         if op.name != "dot_general":
             return None
         for x, kernel in (op.ins, op.ins[::-1]):
-            if self._kinds[x] is not Dependence.DATA:
+            if self._dependences[x] is not Dependence.DATA:
                 continue
-            if self._kinds[kernel] is Dependence.PARAM:
+            if self._dependences[kernel] is Dependence.PARAM:
                 return Other(x, kernel, Reason(Cause.BATCHED)) if self._is_batched(op) else None
-            if self._kinds[kernel] is Dependence.DATA and (pick := self._pick(kernel)):
+            if self._dependences[kernel] is Dependence.DATA and (pick := self._pick(kernel)):
                 return Other(x, kernel, Reason(Cause.GATHERED, op=pick))
         return None
 
@@ -106,7 +109,7 @@ class Others:
         if (
             not isinstance(op, Op)
             or op.name not in PICKS
-            or not known_given_params(self._kinds[op.ins[0]])
+            or not known_given_params(self._dependences[op.ins[0]])
         ):
             return None
         return op.name if leaves_of(op.ins[0], self._leaves) else None

@@ -1,4 +1,4 @@
-"""Running a program on arrays, as a plan says."""
+"""The interpreter: runs a program on arrays, with rewrites."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,9 +17,9 @@ def run_program(program: Program, rewrites: Rewrites, env: Env) -> list[Any]:
     """Returns the outputs of a program.
 
     Args:
-      program: what to run.
-      rewrites: how.
-      env: the leaves and inputs that the plan needs, and what its replacements read besides.
+      program: the program.
+      rewrites: how to run it.
+      env: the leaves and inputs that are needed, and whatever else the substitutions read.
     """
     env = dict(env)
     run(program.body, rewrites, env)
@@ -27,12 +27,12 @@ def run_program(program: Program, rewrites: Rewrites, env: Env) -> list[Any]:
 
 
 def read(env: Env, value: Value) -> Any:
-    """Returns what a value holds."""
+    """Returns the array of a value."""
     return env[value] if value in env else value.constant
 
 
 def run(body: Sequence[Op | Region], rewrites: Rewrites, env: Env) -> None:
-    """Runs operations and regions in order and puts what they return into env."""
+    """Runs operations and regions in order and adds their results to env."""
     for item in body:
         if isinstance(item, Op):
             _run_op(item, rewrites, env)
@@ -53,15 +53,15 @@ def _runs_whole(region: Region, rewrites: Rewrites, env: Env) -> bool:
 
 
 def _run_op(op: Op, rewrites: Rewrites, env: Env) -> None:
-    replacement = rewrites.replaced.get(op)
+    substitution = rewrites.replaced.get(op)
     used = op.eqn.effects or any(out.users for out in op.outs)
     if op in rewrites.dead or not used:
         return
-    if replacement is None or replacement.keep_original:
+    if substitution is None or substitution.keep_original:
         results = bind(op.eqn, [read(env, value) for value in op.ins])
         env.update(zip(op.outs, results, strict=True))
-    if replacement is not None:
-        env[op.outs[0]] = replacement.compute(lambda value: read(env, value))
+    if substitution is not None:
+        env[op.outs[0]] = substitution.compute(lambda value: read(env, value))
 
 
 def _run_remat(region: Region, rewrites: Rewrites, env: Env) -> None:

@@ -1,4 +1,4 @@
-"""What runs in the place of a run of Dense layers once it is fused."""
+"""The substitution that runs fused sites."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,12 +7,12 @@ from jax import lax
 
 from lcjax.transform.ir.program import Value
 from lcjax.transform.ir.rewrites import Read, Substitution
-from lcjax.transform.lowering.segments import SiteChain, output_tokens
+from lcjax.transform.lowering.site_chains import SiteChain
 
 
-def fused(run: SiteChain, factors: Sequence[Mapping[str, Value]]) -> Substitution:
-    """Returns what computes the output of a run from its factors, held by these values."""
-    first, last = run.first, run.last
+def fused_substitution(chain: SiteChain, factors: Sequence[Mapping[str, Value]]) -> Substitution:
+    """Returns the substitution that computes the output of a chain from its factors."""
+    first, last = chain.first, chain.last
     params, out = last.product.eqn.params, last.out
     kind = {name: params[name] for name in ("precision", "preferred_element_type")}
 
@@ -29,14 +29,14 @@ def fused(run: SiteChain, factors: Sequence[Mapping[str, Value]]) -> Substitutio
             if factor is not factors[-1]:
                 y = lax.convert_element_type(y, last.x.aval.dtype)
             axes, size = (y.ndim - 1,), [y.shape[-1]]
-        return lax.convert_element_type(_laid_out(y, run), out.aval.dtype)
+        return lax.convert_element_type(_laid_out(y, chain), out.aval.dtype)
 
     return Substitution(last.last, (first.x,), compute)
 
 
-def _laid_out(y: jax.Array, run: SiteChain) -> jax.Array:
-    """Returns y (tokens in the order of the run's input, units last) as the program lays it out."""
-    last, tokens = run.last, output_tokens(run)
+def _laid_out(y: jax.Array, chain: SiteChain) -> jax.Array:
+    """Returns y (tokens in the order of the chain's input, units last) in the program's layout."""
+    last, tokens = chain.last, chain.output_tokens
     units = [last.kernel.shape[axis] for axis in last.kernel_out]
     y = lax.reshape(y, (*y.shape[:-1], *units))
     order = []

@@ -1,7 +1,6 @@
-"""What stands between two Dense layers besides the activation, as vectors over units."""
+"""The affine maps between two Dense layers around the activation, as vectors over units."""
 
 from collections.abc import Sequence
-from functools import reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -17,14 +16,14 @@ from lcjax.transform.matching.match import Match
 
 
 class SiteJoint(NamedTuple):
-    """What a site's linear steps do.
+    """The affine maps around a site's activation.
 
     Attributes:
-      before: to what the activation is given; None for nothing. Over the units that go on.
-      on_gate: to the value of a gated unit whose gate is gone, as to the gate.
-      after: to what it returns.
-      input_units: which units of the Dense before the activation is given.
-      output_units: which of these go on, in the order in which the Dense after it counts them.
+      before: of the activation's input, over the output units; None for the identity.
+      on_gate: of the value of a gated unit without its gate: the scaling of the gate.
+      after: of the activation's output.
+      input_units: indices of the units of the Dense before that the activation reads.
+      output_units: indices into these of the units that the Dense after reads, in its order.
     """
 
     before: Affine | None
@@ -33,15 +32,9 @@ class SiteJoint(NamedTuple):
     input_units: np.ndarray
     output_units: np.ndarray
 
-    @property
-    def both(self) -> Affine | None:
-        """All in a row, the activation being the identity."""
-        affines = [each for each in (self.before, self.on_gate, self.after) if each is not None]
-        return reduce(_in_a_row, affines) if affines else None
-
 
 def joint_of(site: MatchedSite, leaves: Leaves) -> SiteJoint:
-    """Returns what a site's linear steps do.
+    """Returns the affine maps around a site's activation.
 
     Args:
       site: the site.
@@ -62,13 +55,13 @@ def joint_of(site: MatchedSite, leaves: Leaves) -> SiteJoint:
 
 
 def joint_units(match: Match) -> tuple[np.ndarray, np.ndarray]:
-    """Returns `started` and `gone_on` of a site's joint."""
+    """Returns `input_units` and `output_units` of a site's joint."""
     input_units = _kept(np.arange(match.up.d_out), match.before)
     return input_units, _kept(np.arange(len(input_units)), match.after)[_order(match)]
 
 
 def select_units(array: Any, units: np.ndarray) -> Any:
-    """Returns these units of an array (..., d); the array itself where they are all, in order."""
+    """Returns these units of an array (..., d); the array itself if they are all, in order."""
     if len(units) == array.shape[-1] and (units == np.arange(len(units))).all():
         return array
     if isinstance(array, jax.ShapeDtypeStruct):
@@ -88,15 +81,15 @@ def _affine(
         own = iter(vectors)
         scale, shift = np.ones(width, np.float32), np.zeros(width, np.float32)
         for step in steps:
-            by = None if step.by is None else wide(next(own))
+            by = None if step.by is None else _wide(next(own))
             scale, shift = compose(step, scale, shift, by)
         return Affine(scale, shift if shifts else None)
 
-    return shaped(fold, *vectors)
+    return _shaped(fold, *vectors)
 
 
 def _vector(step: AffineOp, site: MatchedSite, leaves: Leaves) -> Any:
-    """Returns what a step scales or shifts by, over its units; a known constant in NumPy."""
+    """Returns the factor or summand of an operation over its units; a constant in NumPy."""
     assert step.by is not None
     constant = step.by.constant
     if constant is not None and not isinstance(constant, Tracer) and np.size(constant) == 1:
@@ -112,16 +105,6 @@ def _of_units(affine: Affine | None, units: np.ndarray) -> Affine | None:
     return Affine(select_units(affine.scale, units), shift)
 
 
-def _in_a_row(before: Affine, after: Affine) -> Affine:
-    def both(before: Affine, after: Affine) -> Affine:
-        shift = None if before.shift is None else after.scale * before.shift
-        if after.shift is not None:
-            shift = after.shift if shift is None else shift + after.shift
-        return Affine(after.scale * before.scale, shift)
-
-    return shaped(both, before, after)
-
-
 def _kept(units: np.ndarray, steps: Sequence[AffineOp]) -> np.ndarray:
     for step in steps:
         units = units[step.unit_slice[0] : step.unit_slice[1]] if step.unit_slice else units
@@ -129,22 +112,22 @@ def _kept(units: np.ndarray, steps: Sequence[AffineOp]) -> np.ndarray:
 
 
 def _order(match: Match) -> np.ndarray:
-    """Returns the units that the Dense after sums over, in its own order of their axes."""
+    """Returns the units that the Dense after sums over, in the order of its axes."""
     down = match.down
     sizes = [down.kernel.shape[down.kernel_in[axis]] for axis in match.unit_axes]
     places = sorted(range(len(match.unit_axes)), key=lambda unit: match.unit_axes[unit])
     return np.arange(down.d_in).reshape(sizes).transpose(places).reshape(-1)
 
 
-def shaped(fn: Any, *arrays: Any) -> Any:
-    """Returns what a function of arrays returns, in shapes where they are shapes."""
+def _shaped(fn: Any, *arrays: Any) -> Any:
+    """Returns the result of a function of arrays, abstract if an array is."""
     abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(arrays))
     with jax.numpy_dtype_promotion("standard"):  # constants are NumPy's, and wide
         return jax.eval_shape(fn, *arrays) if abstract else fn(*arrays)
 
 
-def wide(array: Any) -> Any:
-    """Returns an array in float64 if it is NumPy's, else in float32 or what it has beyond."""
+def _wide(array: Any) -> Any:
+    """Returns an array in float64 if it is NumPy's, otherwise in float32 or wider."""
     if isinstance(array, np.ndarray):
         return array.astype(np.float64)
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))

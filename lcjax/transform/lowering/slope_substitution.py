@@ -1,4 +1,4 @@
-"""The slope mixed in where a site's activation returns."""
+"""The substitution that gives a site's activation its slope."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -17,7 +17,7 @@ from lcjax.transform.matching.match import Match
 
 
 def slope_substitution(match: Match, slope: Value, dependences: Dependences) -> Substitution:
-    """Returns what computes `α z + (1 − α) σ(z)`, or `α v + (1 − α) σ(g) ⊙ v` of a gated unit.
+    """Returns the substitution by `α z + (1 − α) σ(z)`, or `α v + (1 − α) σ(g) ⊙ v` if gated.
 
     What scales a gate scales its value too: `c (α v + (1 − α) σ(g) ⊙ v)`.
     Where σ is a function of z alone, by `lcjax.nn.activations.interpolate`, whose backward
@@ -52,7 +52,7 @@ def slope_substitution(match: Match, slope: Value, dependences: Dependences) -> 
 
 
 def _function(match: Match, dependences: Dependences) -> list[Op | Region] | None:
-    """Returns what runs the activation as a function of its input alone; None if it needs more.
+    """Returns the activation as a function of its input alone; None if it needs more.
 
     Calls that belong to it as a whole stay calls, with what derivatives of their own they have.
     """
@@ -78,7 +78,7 @@ def _function(match: Match, dependences: Dependences) -> list[Op | Region] | Non
 
 
 def _whole(op: Op, ops: Collection[Op]) -> Op | Region:
-    """Returns the outermost call around an operation that does nothing but these; or itself."""
+    """Returns the outermost call around an operation with only these operations; or itself."""
     item: Op | Region = op
     while item.scope is not None and item.scope.kind != "scan" and _all_in(item.scope, ops):
         item = item.scope
@@ -90,13 +90,13 @@ def _all_in(region: Region, ops: Collection[Op]) -> bool:
 
 
 def _in_order(items: Mapping[Op, Op | Region], last: Any) -> list[Op | Region]:
-    """Returns operations and calls such that each comes after those whose results it reads.
+    """Returns operations and calls in an order in which operands come before their users.
 
     In the order of their operands: it is the same in every process.
 
     Args:
-      items: what runs each operation.
-      last: the operation whose result is wanted.
+      items: by operation, the operation itself or the call that runs it.
+      last: the operation that returns the result.
     """
     done: dict[Op | Region, None] = {}
     todo = [items[last]]

@@ -41,11 +41,11 @@ def vector(
     """Returns a fixed value that is the same for every token as a vector (..., d) over units.
 
     Args:
-      value: has the axes of what it is joined with, or none.
-      roles: of the result; its units are wanted in the order in which they are counted.
+      value: has the axes of the result, or none.
+      roles: of the axes of the result; the vector has its units in the order of their numbers.
       shape: of the result.
       leaves: arrays or ShapeDtypeStructs.
-      scans: whose layers the leading axes are.
+      scans: the scans whose layers the leading axes are.
     """
     units = sorted((role[1], axis) for axis, role in enumerate(roles) if role and role[0] == "unit")
     axes = [axis for _, axis in units]
@@ -69,7 +69,7 @@ def vector(
 
 
 def _scan_levels(value: Value) -> list[tuple[Value, list[Op]]]:
-    """Returns what a value is but for dtype and place, and what was done to it since.
+    """Returns the origin of a value, and the operations that changed its dtype and layout since.
 
     One pair for every scan that it is a layer of and one for outside, which comes first.
     """
@@ -86,7 +86,7 @@ def _apply_moves(
     leaves: Leaves,
     arrange: Callable[[jax.Array], jax.Array] | None,
 ) -> Any:
-    """Returns a leaf with its axes moved as the program moves them, and arranged; not cast."""
+    """Returns a leaf with its axes moved as in the program, and arranged, in its own dtype."""
     moves: list[tuple[int, Callable[[jax.Array], jax.Array]]] = []
     for depth, (_, ops) in enumerate(levels):
         for op in ops:
@@ -118,7 +118,7 @@ def _computed(
     scans: Sequence[Region],
     arrange: Callable[[jax.Array], jax.Array],
 ) -> Any:
-    """Returns what a value computed from leaves is, for every layer of the scans, arranged."""
+    """Returns a value computed from leaves, for every layer of the scans, arranged."""
 
     def layered(known: Mapping[Value, Any], scans: Sequence[Region]) -> jax.Array:
         if not scans:
@@ -157,13 +157,13 @@ def _origins(value: Value) -> set[Value]:
 
 
 def _is_known(value: Value, known: Mapping[Value, Any]) -> bool:
-    """Tells whether a value can be computed from those that are known."""
+    """Returns whether a value can be computed from those that are known."""
     ends = [each for each in _origins(value) if not isinstance(each.maker, Op)]
     return all(each in known or each.constant is not None for each in ends)
 
 
 def _evaluate(value: Value, known: dict[Value, Any]) -> Any:
-    """Returns a value, computing what it needs and is not known, and adding it to what is."""
+    """Returns a value, and adds it and everything computed for it to the known values."""
     if value.constant is not None:
         return value.constant
     if value not in known:

@@ -1,4 +1,4 @@
-"""What a value is made of, back to the Dense layers that it comes from."""
+"""Backward slices: the operations between a value and the Dense layers that it comes from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ _MOST_DENSES = 2  # gate and value
 
 @dataclass
 class BackwardSlice:
-    """What a value is made of, back to the Dense layers: every operation elementwise, or named.
+    """The operations that compute a value, back to Dense layers.
 
     Attributes:
       ops: the operations, from the value backwards.
       denses: the Dense layers it comes from.
-      obstacles: what else it comes from, and what stands in the way.
+      obstacles: reasons why it is not a function of Dense layers unit by unit.
       truncated: whether the search ended early, at more Dense layers than a site has.
     """
 
@@ -40,7 +40,7 @@ class BackwardSlice:
 
 
 class Slicer:
-    """Finds what values are made of.
+    """Finds backward slices.
 
     Attributes:
       dense_of: the Dense layers of the program, by the bare product and by the output.
@@ -53,7 +53,7 @@ class Slicer:
         self._walked: set[Value] = set()
 
     def of(self, end: Value, roles: AxisRoles) -> BackwardSlice:
-        """Returns the cone of a value with these labels.
+        """Returns the backward slice of a value with these roles.
 
         The search ends where more Dense layers are found than a site has: a value of a residual
         stream comes from every layer before it, and to follow all of them from each would take
@@ -94,7 +94,7 @@ class Slicer:
         return upstream
 
     def _obstacle(self, value: Value) -> Reason:
-        """Returns what to say of a value that is in the way, by the operation that made it."""
+        """Returns why a value is an obstacle, by the operation that made it."""
         if not self._comes_from_dense(value):
             return self._other(value)
         op, moved = value.maker, ""
@@ -112,7 +112,7 @@ class Slicer:
         return Reason(Cause.NOT_BY_UNIT, op=op.name)
 
     def _other(self, value: Value) -> Reason:
-        """Returns what to say of a value that comes from no Dense."""
+        """Returns why a value that does not come from a Dense is an obstacle."""
         while isinstance(value.maker, Op):
             data = [
                 operand
@@ -141,10 +141,10 @@ class Slicer:
         return False
 
     def upstream_denses(self, end: Value) -> tuple[list[DenseOp], bool]:
-        """Returns the Dense layers that a value comes from through whatever but products.
+        """Returns the Dense layers that a value comes from through anything but products.
 
-        And whether other streams of values enter: inputs, products of data, and what an earlier
-        call came across already: of a residual stream each Dense is returned once.
+        Also returns whether other values enter: inputs, products of data, and values that an
+        earlier call visited, so that of a residual stream each Dense is returned once.
         """
         found: list[DenseOp] = []
         mixed, todo = False, [end]
@@ -163,6 +163,6 @@ class Slicer:
             elif isinstance(op, Op) and op.name not in PRODUCTS:
                 todo += reversed(op.ins)
             elif isinstance(op, Op) or jnp.issubdtype(value.aval.dtype, jnp.floating):
-                mixed = True  # what is no float, as an index or a condition, is no stream
+                mixed = True  # indices and conditions do not count
         self._walked |= own
         return found, mixed

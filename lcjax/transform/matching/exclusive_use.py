@@ -1,4 +1,4 @@
-"""Whether a site has its kernels, biases and hidden value to itself, so that it can be fused."""
+"""Whether only a site uses its kernels, biases and hidden value, so that it can be fused."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,13 +13,13 @@ from lcjax.transform.matching.match import Match
 def why_not_alone(
     match: Match, dead: Dead, folded: Sequence[Value], called: Mapping[Value, str]
 ) -> Reason | None:
-    """Returns what would still be needed once the site is fused, and so forbids it; else None.
+    """Returns why something that fusing removes is still needed elsewhere; None if it is not.
 
     Args:
       match: the site.
-      dead: what nothing needs once it is fused.
+      dead: operations and values that are not needed once it is fused.
       folded: the leaves of biases and norms that fusing folds in.
-      called: what the leaves are called.
+      called: names of leaves.
     """
     up, down = match.up, match.down
     if up.product not in dead:
@@ -49,7 +49,7 @@ def why_not_alone(
 
 
 def _is_part(dense: DenseOp) -> bool:
-    """Tells whether a kernel is cut out of a leaf."""
+    """Returns whether a kernel is a part of a leaf."""
     return any(op.name == "slice" for op in origin_of(dense.kernel)[1])
 
 

@@ -1,4 +1,4 @@
-"""All that is found in a program: its sites in forward order, and what is left alone and why."""
+"""Analysis of a program: its sites in forward order, and what is not a site and why."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,10 +23,10 @@ class MatchedSite:
 
     Attributes:
       path: its name, from the path of its first kernel.
-      match: what stands there.
-      scans: the scans of which its kernels hold a layer for every step, the outermost first.
-      leaves: what of the params it alone needs, by index; gone once it is fused.
-      products: the Dense layers that are gone then.
+      match: the Dense layers and what is between them.
+      scans: the scans for which its kernels stack one layer a step, the outermost first.
+      leaves: leaves of the params that only it uses, by index; fusing removes them.
+      products: the Dense layers that fusing removes.
       uses_batch_statistics: whether a norm in it uses statistics of the batch, so that it cannot
         be fused.
     """
@@ -40,7 +40,7 @@ class MatchedSite:
 
     @property
     def stack(self) -> tuple[int, ...]:
-        """How many layers every scan has stacked in its kernels."""
+        """Number of layers that every scan stacks in its kernels."""
         return tuple(scan.eqn.params["length"] for scan in self.scans)
 
     @property
@@ -51,13 +51,13 @@ class MatchedSite:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Analysis:
-    """What is found in a program.
+    """The sites of a program, and the rest of what is known of it.
 
     Attributes:
       program: the program.
       dependences: of its values.
       sites: in forward order.
-      rejected: what looks like a site and is none, each by its path with the reason.
+      rejected: the path of what is almost a site, with the reason why it is not.
     """
 
     program: Program
@@ -67,12 +67,12 @@ class Analysis:
 
 
 def find_all(program: Program, leaf_names: Sequence[str], site_names: Sequence[str]) -> Analysis:
-    """Returns what is found in a program.
+    """Returns the analysis of a program.
 
     Args:
       program: of any function.
       leaf_names: the encoded paths of the leaves of its params.
-      site_names: what a site is called whose first kernel is the leaf of this index.
+      site_names: names of sites by the index of the leaf that is their first kernel.
     """
     dependences = find_dependences(program)
     denses = find_denses(program, dependences)
@@ -118,7 +118,7 @@ def find_all(program: Program, leaf_names: Sequence[str], site_names: Sequence[s
 
 
 def _opaque_calls(program: Program) -> list[Rejected]:
-    """Returns the operations inside of which there are products, with what to do about them."""
+    """Returns the operations that contain products, with the reason why they are not opened."""
     names = dict.fromkeys(op.name for op in program.ops() if holds_products(op.eqn))
     return [(f"(inside `{name}`)", Reason(Cause.UNOPENED)) for name in names]
 
@@ -131,7 +131,7 @@ def _accept(
     called: Mapping[Value, str],
     dependences: Dependences,
 ) -> MatchedSite | Reason:
-    """Returns the site, or why there is none."""
+    """Returns the site, or why it is not one."""
     up, down = found.up, found.down
     for dense, which in ((up, "before"), (down, "after")):
         objection = why_not_a_leaf(dense, which, called)

@@ -1,4 +1,4 @@
-"""What is particular to gated units: the product of a gate and a value."""
+"""Gated units: the product of a gate and a value."""
 
 from collections.abc import Collection
 
@@ -9,7 +9,7 @@ from lcjax.transform.analysis.dependence import Dependence, Dependences
 from lcjax.transform.analysis.reasons import Cause, Reason
 from lcjax.transform.ir.program import Op, Value
 from lcjax.transform.matching.backward_slice import BackwardSlice
-from lcjax.transform.matching.stepping import steps_back
+from lcjax.transform.matching.stepping import affine_ops_before
 from lcjax.transform.matching.straight_path import normalised
 
 _CUTS = frozenset({"slice", "split", "gather", "dynamic_slice", "unstack"})
@@ -22,18 +22,17 @@ def scales_of(
     dependences: Dependences,
     ends: Collection[Value],
 ) -> list[AffineOp]:
-    """Returns the steps that end a gate and scale it, and so scale the value too: `c silu(g) v`.
+    """Returns the scaling at the end of a gate, which scales the value too: `c silu(g) v`.
 
     Args:
       gate: the gate.
       roles: of the gate.
-      upstream: of the gate; of one Dense.
+      upstream: backward slice of the gate, with one Dense.
       dependences: of all values.
       ends: the outputs of Dense layers.
     """
-    steps, _, _ = steps_back(gate, roles, dependences, ends)
     scales: list[AffineOp] = []
-    for step in reversed(steps):
+    for step in reversed(affine_ops_before(gate, roles, dependences, ends).ops):
         if step.shifts or step.unit_slice:
             break
         if step.by is not None or step.op.name == "neg":
@@ -44,7 +43,7 @@ def scales_of(
 
 
 def why_one_kernel(end: Value, up: DenseOp, dependences: Dependences) -> Reason | None:
-    """Returns why a product of two parts of one Dense's output is no gated unit; else None."""
+    """Returns why a product of two parts of one Dense's output is not a gated unit; else None."""
     op = end.maker
     if not isinstance(op, Op) or op.name != "mul":
         return None
@@ -61,7 +60,7 @@ def why_one_kernel(end: Value, up: DenseOp, dependences: Dependences) -> Reason 
 
 
 def _cuts(value: Value, up: DenseOp, dependences: Dependences) -> dict[Value, Op]:
-    """Returns what is cut out of a Dense's output on the way to a value."""
+    """Returns the slices of a Dense's output on the way to a value."""
     found: dict[Value, Op] = {}
     seen, todo = set(), [value]
     while todo:

@@ -1,6 +1,6 @@
-"""Which path is straight: what next to an activation is not the activation's own.
+"""The straight path of a site: operations next to an activation that do not belong to it.
 
-At slope 1 a site is the identity, and everything else that the function does there still counts.
+At slope 1 the activation is the identity, and these operations still apply.
 """
 
 from collections.abc import Sequence
@@ -29,12 +29,12 @@ _NEAR = 0.02
 def unfolded(
     inside: Sequence[Op], start: Value, end: Value, roles: AxisRoles, dependences: Dependences
 ) -> Reason | None:
-    """Returns why an activation holds what does not vanish with it; None where it does not.
+    """Returns why operations in an activation do not vanish with it; None if they do.
 
     Args:
       inside: its operations.
-      start: what it is given.
-      end: what it returns.
+      start: its input.
+      end: its output.
       roles: of both.
       dependences: of all values.
     """
@@ -51,7 +51,7 @@ def unfolded(
 
 
 def differs_by_token(op: Op, roles: AxisRoles, dependences: Dependences) -> bool:
-    """Tells whether a fixed operand differs along an axis that is not one of units."""
+    """Returns whether a fixed operand varies along an axis that is not one of units."""
     units = axes_of(roles, "unit")
     fixed = [value for value in op.ins if known_given_params(dependences[value])]
     return any(
@@ -62,16 +62,16 @@ def differs_by_token(op: Op, roles: AxisRoles, dependences: Dependences) -> bool
 def normalised(
     step: AffineOp, start: Value, dependences: Dependences, *, gate: bool = False
 ) -> bool:
-    """Tells whether a constant belongs to an activation that is written out.
+    """Returns whether a constant belongs to an activation that is written out.
 
     The half of `z (1 + erf(z / √2)) / 2`, without which it would be no GELU: with it, the
     activation of a large z is z, or 1 of a gate.
 
     Args:
-      step: the multiplication by the constant, after all else.
-      start: what the activation is given.
+      step: the multiplication by the constant, which comes last.
+      start: the input of the activation.
       dependences: of all values.
-      gate: whether it is a gate's, whose value may be 1.
+      gate: whether it is the activation of a gate, whose limit may be 1.
     """
     op = step.value.maker
     if (
@@ -92,13 +92,13 @@ def normalised(
 
 
 def halted(steps: Sequence[AffineOp], inside: Sequence[Op], start: Value, end: Value) -> bool:
-    """Tells whether no gradient goes through a site, since a `stop_gradient` is in every path.
+    """Returns whether no gradient passes through a site: every path has a `stop_gradient`.
 
     Args:
-      steps: its linear steps.
-      inside: the operations of its activation; none of a gated unit.
-      start: what the activation is given.
-      end: what it returns.
+      steps: its affine operations.
+      inside: the operations of its activation; empty for a gated unit.
+      start: the input of the activation.
+      end: its output.
     """
     if any(step.op.name == "stop_gradient" for step in steps):
         return True

@@ -20,11 +20,11 @@ class CallTrace:
     """A call of the function with given shapes.
 
     Attributes:
-      found: what is found in it.
+      analysis: of its program.
       paths: the encoded paths of the leaves of the model's params.
       state_paths: those of the leaves of its state.
-      out_paths: those of the leaves of what it returns.
-      out: the structure of what it returns.
+      out_paths: those of the leaves of its outputs.
+      out: the structure of its outputs.
     """
 
     analysis: Analysis
@@ -39,7 +39,7 @@ class CallTrace:
         return self.paths + self.state_paths
 
 
-def trace(
+def trace_call(
     fn: Callable[..., Any],
     model: Any,
     args: Sequence[Any],
@@ -49,18 +49,18 @@ def trace(
 ) -> tuple[CallTrace, list[Any], list[Any]]:
     """Returns the traced call, the leaves of the model's params, and those of the inputs.
 
-    Every call is traced: what the function reads from outside may have changed since the last one.
+    Every call is traced: values that the function reads from outside may have changed.
 
     Args:
       fn: the function.
-      model: the params, whole; arrays or ShapeDtypeStructs.
-      args: the function's other arguments; leaves that are no arrays are not traced.
+      model: all params; arrays or ShapeDtypeStructs.
+      args: the function's other arguments; leaves that are not arrays are not traced.
       kwargs: those given by name.
       has_state: whether the first of args is state.
 
     Raises:
-      CollapseError: a leaf of the params is no array.
-      TypeError: no state, where the function has one.
+      CollapseError: a leaf of the params that is not an array.
+      TypeError: no state for a function with state.
     """
     if has_state and not args:
         raise TypeError(
@@ -71,10 +71,10 @@ def trace(
     for keys, leaf in flat:
         if not _is_array(leaf) and not isinstance(leaf, bool | int | float | complex):
             raise CollapseError(
-                f"{encode(keys)}: got {type(leaf).__name__} in params, wanted an array. Split "
-                "off what is no array: nnx.split, or eqx.partition(model, eqx.is_array)."
+                f"{encode(keys)}: got {type(leaf).__name__} in params, expected an array. Split "
+                "off everything else: nnx.split, or eqx.partition(model, eqx.is_array)."
             )
-    leaves = [leaf if _is_array(leaf) else jnp.asarray(leaf) for _, leaf in flat]
+    leaves = [as_array(leaf) for _, leaf in flat]
     inputs, inputs_structure = jax.tree.flatten((tuple(args), dict(kwargs)))
     arrays = [leaf for leaf in inputs if _is_array(leaf)]
 
@@ -102,6 +102,11 @@ def trace(
     outs, out = jax.tree_util.tree_flatten_with_path(out)
     out_paths = tuple(encode(keys) for keys, _ in outs)
     return CallTrace(found, paths, state_paths, out_paths, out), leaves, arrays
+
+
+def as_array(leaf: Any) -> Any:
+    """Returns a leaf of params as an array: Python's numbers have no shape."""
+    return leaf if _is_array(leaf) else jnp.asarray(leaf)
 
 
 def _is_array(leaf: Any) -> bool:

@@ -179,7 +179,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_every_dense_that_leads_to_another_is_explained(name):
     fn, params, want = CASES[name]
-    explained = lcjax.collapsible(fn).explain({"model": params}, x)
+    explained = lcjax.collapsible(fn).trace(params, x).explain()
     assert explained.sites == ()
     assert dict(explained.rejected) == want
 
@@ -204,7 +204,7 @@ class Blocks(nn.Module):
 def test_every_block_of_a_transformer_has_the_same_rows():
     ids = jnp.ones((2, 3), jnp.int32)
     variables = jax.eval_shape(Blocks().init, jax.random.key(0), ids)
-    explained = lcjax.collapsible(Blocks().apply).explain({"model": variables}, ids)
+    explained = lcjax.collapsible(Blocks().apply).trace(variables, ids).explain()
     assert explained.sites == tuple(f"block_{i}/up" for i in range(3))
     rows = [f"block_{i}/{name}" for i in range(3) for name in ("attention/out", "down")]
     assert [path for path, _ in explained.rejected] == rows
@@ -218,7 +218,7 @@ def test_straight_through_estimators_are_sites():
     rounded = lambda z: z + lax.stop_gradient(jnp.round(nn.relu(z)) - z)
     f = lcjax.collapsible(pair(rounded))
     tree = f.init(PAIR, x) | {"slopes": {"w1": {"slope": jnp.float32(1)}}}
-    compact, _ = f.collapse(tree, x)
+    compact, _ = f.trace(tree, x).collapse()
     gradient = lambda tree: jax.grad(lambda x: f(tree, x).sum())(x)
     np.testing.assert_allclose(gradient(compact), gradient(tree), rtol=1e-4)
 
@@ -226,5 +226,5 @@ def test_straight_through_estimators_are_sites():
 def test_two_parts_that_lead_to_each_other_name_their_leaf():
     fn = lambda p, x: nn.relu(x @ p["layers"][0]["n"][0]) @ p["layers"][0]["n"][1]
     params = {"layers": [{"n": arrays(n=(2, 6, 6))["n"]}]}
-    ((path, reason),) = lcjax.collapsible(fn).explain({"model": params}, x).rejected
+    ((path, reason),) = lcjax.collapsible(fn).trace(params, x).explain().rejected
     assert (path, reason) == ("layers/0/n", Reason(Cause.BOTH_PARTS, leaf="layers/0/n"))
