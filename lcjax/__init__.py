@@ -9,9 +9,8 @@ if _path.basename("".join(_sys.argv[:1])) == "lcjax":  # the command: also while
     _end_in_one_line()
 
 from lcjax.calibration.calibrate import Calibration, calibrate
-from lcjax.errors import CollapseError
+from lcjax.errors import CheckpointError, CollapseError
 from lcjax.io.checkpoint import read_metadata, restore, save
-from lcjax.io.schema import CheckpointError
 from lcjax.io.streaming import collapse_checkpoint
 from lcjax.nn.activations import CollapsibleActivation, CollapsibleGate
 from lcjax.nn.layers import CollapsibleGLU, CollapsibleMLP
@@ -22,8 +21,8 @@ from lcjax.optim.strength import strength_for_gap
 from lcjax.optim.wrapper import with_linearity_penalty
 from lcjax.planning.plan import plan, sensitivity
 from lcjax.planning.results import Plan, Sensitivity
-from lcjax.stablehlo.exporting import ExportedModel, load_exported
-from lcjax.stablehlo.loading import export
+from lcjax.stablehlo.exporting import export
+from lcjax.stablehlo.loading import ExportedModel, load_exported
 from lcjax.structure.sites import Site, Sites, find_sites
 from lcjax.structure.tabulate import tabulate
 from lcjax.structure.unstack import unstack_layers

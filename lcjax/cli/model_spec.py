@@ -18,7 +18,7 @@ from lcjax.models.bert import Bert
 from lcjax.models.gpt2 import GPT2
 from lcjax.models.mixer import MLPMixer
 from lcjax.models.mlp import MLP
-from lcjax.models.named_activations import ACTIVATIONS
+from lcjax.models.activations import ACTIVATIONS
 from lcjax.models.vgg import VGG
 from lcjax.models.vit import ViT
 from lcjax.nn.layers import CollapsibleMLP

@@ -12,7 +12,7 @@ import pytest
 from lcjax.models import MLP, VGG, MLPMixer, ViT
 from lcjax.models.attention import Attention
 from lcjax.models.transformer import TransformerBlock
-from lcjax.models.vgg import grid_mean
+from lcjax.models.vgg import adaptive_avg_pool
 from lcjax.surgery.collapse import abstract_collapse, collapse
 from lcjax.tree.paths import is_slope, natural, site_of
 
@@ -298,7 +298,7 @@ def test_masked_tokens_are_not_looked_at():
 @pytest.mark.usefixtures("strict_promotion")
 def test_cells_of_a_grid_cover_the_image_evenly(edge):
     ramp = np.broadcast_to(np.arange(5.0, dtype=np.float32)[:, None, None], (1, 5, 4, 2))
-    means = np.asarray(grid_mean(jnp.asarray(ramp), edge))
+    means = np.asarray(adaptive_avg_pool(jnp.asarray(ramp), edge))
     assert means.shape == (1, edge, edge, 2)
     by_hand = {
         1: [2.0],
