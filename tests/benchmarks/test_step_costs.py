@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from lcjax.models.gelu import exact_gelu
 
 from benchmarks.preset_steps import preset
 from benchmarks.step_costs import programs
 from benchmarks.trace import kinds_of, shares
 from lcjax import CollapsibleMLP
+from lcjax.models.activations import exact_gelu
 from lcjax.models.attention import attend
 from train.engine.flat_tokens import flat_tokens
 
