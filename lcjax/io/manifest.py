@@ -127,7 +127,10 @@ def corrupt_error(target: ocp.path.Path, reason: str) -> DamagedError:
 
 
 def check_names(arrays: Mapping[LeafPath, Any]) -> None:
-    """Raises unless the names of all arrays, which orbax joins by dots, are distinct."""
+    """Raises unless the names of all arrays in orbax are distinct.
+
+    orbax joins keys by dots, and TensorStore ignores a slash at the end.
+    """
     if not arrays or () in arrays:
         raise ValueError("tree: got no array with elements, expected a dict with at least one.")
     stored: dict[str, LeafPath] = {}
@@ -138,11 +141,11 @@ def check_names(arrays: Mapping[LeafPath, Any]) -> None:
             raise ValueError(
                 f"{joined(path)!r}: got a key that is not UTF-8, expected text; rename it."
             ) from error
-        other = stored.setdefault(".".join(map(str, path)), path)
+        other = stored.setdefault(".".join(map(str, path)).rstrip("/"), path)
         if other != path:
             raise ValueError(
-                f"{joined(other)} and {joined(path)}: orbax joins keys by dots, which gives "
-                "both the same name; rename one."
+                f"{joined(other)} and {joined(path)}: orbax stores both under one name, the "
+                "keys joined by dots without a slash at the end; rename one."
             )
 
 

@@ -63,8 +63,8 @@ def test_a_module_of_the_working_directory_is_imported(quickstart, tmp_path, mon
         ("nets_2.small:none", "no attribute 'none'"),
         ("nets_2.broken:model", "importing nets_2.broken raised ZeroDivisionError"),
         ("nets_2.none:model", "No module named 'nets_2.none'"),
-        ("mlp:features=(4,4,3),activation=mish", "activation is mish; wanted a Python literal"),
-        ("mlp:features=(4,4,3),activation='mish'", "wanted one of gelu, gelu_new"),
+        ("mlp:features=(4,4,3),activation=mish", "activation: got mish, expected a Python literal"),
+        ("mlp:features=(4,4,3),activation='mish'", "expected one of gelu, gelu_new"),
         ("mlp:features=(4,3)", "got 2 leaves that CollapsibleMLP does not use"),
     ],
 )

@@ -102,7 +102,7 @@ def test_what_makes_another_function_is_refused(config, change, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     model_from_config(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config | change))
-    said = "describes" if "model_type" in change else next(iter(change))
+    said = "config.json: got" if "model_type" in change else next(iter(change))
     refused(lambda: model_from_config(tmp_path), said)
     if config is CONFIG:  # the weights alone fit; the config beside them does not
         folder = _folder(tmp_path / "bert", config | change)
@@ -127,7 +127,7 @@ def test_what_is_off_in_other_words_is_read(tmp_path):
 def test_an_index_that_names_files_elsewhere(files, folder):
     index = {"weight_map": {"a": "model.safetensors", "b": files}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    refused(lambda: load_safetensors(folder, TINY_BERT), "weight_map names")
+    refused(lambda: load_safetensors(folder, TINY_BERT), "weight_map: got")
 
 
 @pytest.mark.parametrize("wrong", [*WRONG.values(), [], {}, ...], ids=repr)
@@ -168,7 +168,7 @@ def test_headers_that_lie(header, tmp_path):
 @pytest.mark.parametrize("length", [0, 7, 2**31, 2**63, 2**64 - 1])
 def test_lengths_that_lie(length, tmp_path):
     path = _raw(tmp_path / "a.safetensors", {"a": _one()}, bytes(8), length)
-    refused(lambda: load_safetensors(path, TINY_BERT), "no safetensors file")
+    refused(lambda: load_safetensors(path, TINY_BERT), "expected a complete safetensors file")
 
 
 @pytest.mark.parametrize("make", [sparse, pipe, os.mkdir])
@@ -245,7 +245,7 @@ def test_numbers_that_do_not_fit_are_refused(tmp_path):
     tensors[name] = np.full_like(tensors[name], 1e300)
     library.save_file(tensors, tmp_path / "a")
     refused(
-        lambda: load_safetensors(tmp_path / "a", TINY_BERT), f"{name} has 64 numbers of float64"
+        lambda: load_safetensors(tmp_path / "a", TINY_BERT), f"{name}: got 64 numbers of float64"
     )
     tensors[name] = np.full_like(tensors[name], np.inf)
     library.save_file(tensors, tmp_path / "b")

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
+from lcjax.errors import CheckpointError
 from lcjax.io import manifest
 from lcjax.io.checkpoint import read_metadata, restore, save
-from lcjax.errors import CheckpointError
 from lcjax.nn.layers import CollapsibleMLP
 from lcjax.surgery.collapse import abstract_collapse, collapse
 
@@ -105,9 +105,9 @@ trees = st.recursive(
 )
 
 
-def _has_dotted_twins(tree):
+def _share_a_name(tree):
     keys = [keys for keys, _ in jax.tree_util.tree_leaves_with_path(tree)]
-    dotted = [".".join(key.key for key in path) for path in keys]
+    dotted = [".".join(key.key for key in path).rstrip("/") for path in keys]
     return len(set(dotted)) < len(dotted)
 
 
@@ -119,7 +119,7 @@ def _has_dotted_twins(tree):
 def test_restore_after_save_is_the_identity(tree, frozen):
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "a")
-        if _has_dotted_twins(tree):
+        if _share_a_name(tree):
             with pytest.raises(ValueError, match="orbax stores both under one name"):
                 save(path, tree)
             return
@@ -327,11 +327,11 @@ def test_trees_without_arrays(tmp_path, tree):
 
 def test_keys_that_cannot_be_saved(tmp_path):
     for key in (2.5, -1, True):
-        with pytest.raises(TypeError, match=rf"has the key \[{key}\]; wanted a string or an index"):
+        with pytest.raises(TypeError, match=rf"got the key \[{key}\], expected a string or an in"):
             save(tmp_path / "a", {"a": {key: np.ones(2)}})
-    with pytest.raises(TypeError, match="a dict with keys of several kinds"):
+    with pytest.raises(TypeError, match="a dict with keys of several types"):
         save(tmp_path / "a", {"a": {0: np.ones(2), "b": np.ones(2)}})
-    with pytest.raises(ValueError, match="got a key that is no UTF-8"):
+    with pytest.raises(ValueError, match="got a key that is not UTF-8"):
         save(tmp_path / "a", {"a": {"\ud800": np.ones(2)}})
     with pytest.raises(ValueError, match=r"a/b and a\.b: orbax stores both under one name"):
         save(tmp_path / "a", {"a": {"b": np.ones(2)}, "a.b": np.ones(2)})
@@ -465,7 +465,8 @@ def message(**keywords):
 three = NamedSharding(jax.sharding.Mesh(np.array(jax.devices()[:3]), "w"), P("w"))
 for name, one in {"slope": on("x"), "bias": three}.items():
     said, shape = message(sharding=layout | {name: one}), values[name].shape
-    assert said.startswith("ValueError " + name) and f"expected a sharding that fits the shape {shape}" in said, said
+    fits = f"expected a sharding that fits the shape {shape}"
+    assert said.startswith("ValueError " + name) and fits in said, said
 lacking = message(sharding={"kernel": on(), "scale": on()})
 assert lacking.startswith("CheckpointError ") and "differ at 3 leaves" in lacking, lacking
 assert "+ only in sharding: scale\\n" in lacking and "bias (4,) float32" in lacking, lacking
@@ -637,5 +638,5 @@ def _edit(path, change):
 @pytest.mark.parametrize("read", [restore, read_metadata])
 def test_an_edited_manifest(copy, change, read):
     _edit(copy, change)
-    with pytest.raises(CheckpointError, match="is damaged: its manifest differs from what was saved"):
+    with pytest.raises(CheckpointError, match="damaged: its manifest differs from what was saved"):
         read(copy)

@@ -112,8 +112,8 @@ NAMED = [
     ("old_flax/checkpoint_1", "it is a file, .* if flax.training.checkpoints wrote it"),
     ("run", "give the path of one: .*run/checkpoints/7"),
     ("run/checkpoints", "give the path of one: .*run/checkpoints/7"),
-    ("directory", "it holds no state, no _CHECKPOINT_METADATA"),
-    ("file", "it is a file, and a checkpoint is a directory"),
+    ("directory", "it has no state, no _CHECKPOINT_METADATA"),
+    ("file", "it is a file, expected a directory"),
     ("weights.safetensors", "it is a safetensors file"),
 ]
 

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from lcjax.cli.inspection import inspect_checkpoint
-from lcjax.errors import CollapseError
+from lcjax.errors import CheckpointError, CollapseError
 from lcjax.io.checkpoint import read_metadata, restore, save
-from lcjax.errors import CheckpointError
 from lcjax.io.manifest_schema import checksum
 from lcjax.io.streaming import collapse_checkpoint
 

@@ -74,7 +74,9 @@ def test_export_with_weights_in_files_under_a_pattern(tmp_path):
     pytest.importorskip("flatbuffers", reason="jax.export needs it: pip install 'lcjax[export]'")
     x, path = jnp.ones((1, 3)), tmp_path / "e[0]"
     variables = {"w": jnp.ones((3, 2))}
-    lcjax.export(lambda v, x: x @ v["w"], variables, [x], path, weights="external", platforms=["cpu"])
+    lcjax.export(
+        lambda v, x: x @ v["w"], variables, [x], path, weights="external", platforms=["cpu"]
+    )
     np.testing.assert_array_equal(lcjax.load_exported(path)(x), [[3, 3]])
 
 

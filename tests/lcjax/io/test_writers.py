@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from lcjax.errors import CheckpointError
 from lcjax.io import atomic_write as atomic
 from lcjax.io.checkpoint import restore, save
 from lcjax.io.file_paths import absolute_path
-from lcjax.errors import CheckpointError
 from lcjax.io.streaming import collapse_checkpoint
 from tests.lcjax.io.test_paths import TREE
 
@@ -31,7 +31,9 @@ def check(outcomes, path):
     """One won, whole; the others were refused in the two ways there are."""
     assert outcomes.count("saved") == 1
     lost = [one for one in outcomes if one != "saved"]
-    assert all("already exists; expected a new path" in one or "is saving to this" in one for one in lost)
+    assert all(
+        "already exists; expected a new path" in one or "is saving to this" in one for one in lost
+    )
     values = np.unique(np.asarray(restore(path)["a"]))
     assert values.tolist() == [outcomes.index("saved")]
 
