@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 import lcjax
 from lcjax.models import Bert
-from lcjax.models.gelu import exact_gelu
+from lcjax.models.activations import exact_gelu
 from train.config.base import Config
 from train.data.batches import Source
 from train.engine.loop import TrainState, make_dispatch

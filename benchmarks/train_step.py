@@ -21,7 +21,7 @@ import tyro
 import lcjax
 from benchmarks.interleave import interleaved, ratio
 from benchmarks.record import RESULTS, Table, publish
-from lcjax.models.gelu import exact_gelu
+from lcjax.models.activations import exact_gelu
 from train.runtime.memory import keep_freed_memory
 
 MakeMLP = Callable[..., nn.Module]

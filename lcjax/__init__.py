@@ -14,9 +14,8 @@ if _path.basename("".join(_sys.argv[:1])) == "lcjax":  # the command, also durin
 from lcjax.calibration.calibrate import Calibration, calibrate
 from lcjax.calibration.data import CalibrationData
 from lcjax.calibration.fits import Exact, LeastSquares, PerUnit
-from lcjax.errors import CollapseError
+from lcjax.errors import CheckpointError, CollapseError
 from lcjax.io.checkpoint import read_metadata, restore, save
-from lcjax.io.schema import CheckpointError
 from lcjax.io.streaming import collapse_checkpoint
 from lcjax.nn.activations import CollapsibleActivation, CollapsibleGate
 from lcjax.nn.glu import CollapsibleGLU
@@ -30,8 +29,8 @@ from lcjax.planning.budgets import Count, Flops, MaxDrop, Params
 from lcjax.planning.plan import plan
 from lcjax.planning.results import Plan, Sensitivity
 from lcjax.planning.sensitivity import sensitivity
-from lcjax.stablehlo.exporting import ExportedModel, load_exported
-from lcjax.stablehlo.loading import export
+from lcjax.stablehlo.exporting import export
+from lcjax.stablehlo.loading import ExportedModel, load_exported
 from lcjax.structure.choice import Skip
 from lcjax.structure.replacement import SegmentFit
 from lcjax.structure.sites import Site, Sites, find_sites

@@ -1,9 +1,27 @@
-"""The error that every part of lcjax raises when a tree, a choice of sites or a slope is wrong."""
+"""The errors that lcjax raises, all of them ValueErrors."""
 
 
 class CollapseError(ValueError):
     """A variables tree, a choice of sites, or a slope does not allow what was asked.
 
-    The message names the path, what was found there, what was wanted and what to do. Nothing has
+    The message names the path, what was found there, what was expected and what to do. Nothing has
     been changed when it is raised.
+    """
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is damaged, unfinished or of another kind, or differs from the request.
+
+    The message names the checkpoint, the problem and what to do. Nothing has been restored.
+    """
+
+
+class DamagedError(CheckpointError):
+    """The bytes of a checkpoint are not those that were written."""
+
+
+class WeightsError(ValueError):
+    """A file of weights cannot be read, or does not match the model.
+
+    The message names the file and lists every difference. Nothing has been loaded.
     """

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from lcjax.validation.arguments import check_number, kind
+from lcjax._messages import describe
+from lcjax.validation.arguments import check_number
 from lcjax.validation.batches import check_batches
 
 Mask = Callable[..., Any]
@@ -47,7 +48,7 @@ class CalibrationData:
             raise ValueError(f"holdout is {self.holdout}; expected a fraction of rows in [0, 1).")
         if self.mask is not None and not callable(self.mask):
             raise TypeError(
-                f"mask is {kind(self.mask)}; expected a function of a batch, mask(*batch), that "
+                f"mask is {describe(self.mask)}; expected a function of a batch, mask(*batch), that "
                 "returns which positions count."
             )
 

@@ -5,7 +5,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from lcjax.validation.arguments import check_number, kind
+from lcjax._messages import describe
+from lcjax.validation.arguments import check_number
 
 Rank = int | Literal["auto"] | None
 
@@ -120,7 +121,7 @@ def check_fit(fit: Any, *, needs_data: bool = False) -> None:
       ValueError: a fit without data where data is given.
     """
     if not isinstance(fit, Fit):
-        given = repr(fit) if isinstance(fit, str) else kind(fit)
+        given = repr(fit) if isinstance(fit, str) else describe(fit)
         raise TypeError(
             f"fit: got {given}, expected lcjax.Exact(), lcjax.PerUnit() or lcjax.LeastSquares(). "
             "Pass one of these objects, and statistics of lcjax.calibrate as calibration=."

@@ -1,1 +1,5 @@
-"""The command `lcjax`."""
+"""The command `lcjax`: inspects, collapses and exports checkpoints."""
+
+from lcjax.cli.command import main
+
+__all__ = ["main"]

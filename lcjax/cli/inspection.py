@@ -1,4 +1,4 @@
-"""What a checkpoint holds, told without its model and without reading its kernels."""
+"""`lcjax inspect`: describes a checkpoint without its model and without reading its kernels."""
 
 import json
 import math
@@ -10,53 +10,53 @@ import numpy as np
 
 from lcjax._messages import printable, printable_lines
 from lcjax.errors import CollapseError
+from lcjax.io.file_paths import PathLike
 from lcjax.io.leaves import joined
-from lcjax.io.locations import PathLike
-from lcjax.io.opening import opened
-from lcjax.io.streaming import outline
+from lcjax.io.reader import open_checkpoint
+from lcjax.io.streaming import abstract_with_slopes
 from lcjax.structure.sites import find_sites
 from lcjax.tree.paths import slope_paths
 
 
 def inspect_checkpoint(path: PathLike) -> str:
-    """Returns what a checkpoint holds, as text: sites with their slopes, sizes, metadata.
+    """Returns a description of a checkpoint: sites with their slopes, sizes and metadata.
 
-    Only slopes are read. Where sites cannot be found, as in the tree of a collapsible function, the
-    text says why.
+    Reads slopes only. If sites cannot be found, as in the tree of a collapsible function, the text
+    gives the reason.
 
     Args:
-      path: what `save` was given; a checkpoint of orbax's will do, and a run's own.
+      path: a checkpoint directory of `lcjax.save`, of orbax or of a training run.
 
     Raises:
-      FileNotFoundError: there is nothing at path.
-      CheckpointError: what is there is no checkpoint, or is damaged.
+      FileNotFoundError: path does not exist.
+      CheckpointError: path is not a checkpoint, or is damaged.
     """
-    source = opened(path)
+    source = open_checkpoint(path)
     manifest = source.manifest
     try:
-        sites = find_sites(outline(source))
-        lines = [str(sites)] if sites else ["no sites: the tree holds no leaf named `slope`"]
+        sites = find_sites(abstract_with_slopes(source))
+        lines = [str(sites)] if sites else ["no sites: the tree has no leaf named `slope`"]
     except CollapseError as error:
         lines = [f"no sites: {printable(error)}"]
     leaves = {joined(path): leaf for path, leaf in manifest["leaves"].items()}
-    whole = any(path[:1] == ("params",) for path in manifest["leaves"])
+    collections = any(path[:1] == ("params",) for path in manifest["leaves"])
     params = {
-        name: leaf for name, leaf in leaves.items() if not whole or name.startswith("params/")
+        name: leaf for name, leaf in leaves.items() if not collections or name.startswith("params/")
     }
     slopes = slope_paths(params)
     count = sum(_size(leaf) for name, leaf in params.items() if name not in slopes)
-    lines.append(f"parameters  {count:,}, and {len(slopes):,} slopes")
+    lines.append(f"parameters  {count:,} and {len(slopes):,} slopes")
     if others := _others(leaves, params):
-        lines.append(f"besides     {others}")
+        lines.append(f"other       {others}")
     total = sum(map(_bytes, leaves.values()))
     dtypes: Counter[str] = Counter()
     for leaf in leaves.values():
         dtypes[leaf["dtype"]] += _bytes(leaf)
     shares = ", ".join(f"{dtype} {size:,}" for dtype, size in dtypes.most_common())
     lines.append(f"bytes       {total:,} in {len(leaves):,} leaves: {shares}")
-    own = manifest["lcjax"]
-    by = f"lcjax {printable(own)}" if own else "orbax, without checksums"
-    lines.append(f"written by  {by}")
+    version = manifest["lcjax"]
+    writer = f"lcjax {printable(version)}" if version else "orbax, without checksums"
+    lines.append(f"written by  {writer}")
     lines.append(f"metadata    {printable(json.dumps(manifest['metadata'], ensure_ascii=False))}")
     return printable_lines("\n".join(lines))
 

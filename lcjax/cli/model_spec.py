@@ -1,4 +1,4 @@
-"""Models by name, as a command line gives them."""
+"""Model specifications of the command line, such as `vit:B/16,num_classes=10`."""
 
 import ast
 import importlib
@@ -15,45 +15,44 @@ from flax.errors import FlaxError
 
 from lcjax._messages import printable
 from lcjax.io.leaves import flatten, joined
-from lcjax.models.bert import Bert
+from lcjax.models.activations import ACTIVATIONS
+from lcjax.models.bert import BERT
 from lcjax.models.gpt2 import GPT2
 from lcjax.models.mixer import MLPMixer
 from lcjax.models.mlp import MLP
-from lcjax.models.named_activations import ACTIVATIONS
 from lcjax.models.vgg import VGG
 from lcjax.models.vit import ViT
 from lcjax.nn.mlp import CollapsibleMLP
 from lcjax.structure.sites import params_of
 from lcjax.tree.paths import natural_sort_key
 
-_MODELS = {"bert": Bert, "gpt2": GPT2, "mixer": MLPMixer, "mlp": MLP, "vgg": VGG, "vit": ViT}
-_OF_TOKENS = (Bert, GPT2)
-_WITH_CLASSES = (Bert, MLPMixer, VGG, ViT)
+_MODELS = {"bert": BERT, "gpt2": GPT2, "mixer": MLPMixer, "mlp": MLP, "vgg": VGG, "vit": ViT}
+_TEXT_MODELS = (BERT, GPT2)
+_CLASSIFIERS = (BERT, MLPMixer, VGG, ViT)
 
 
-def model_named(name: str, variables: Any) -> nn.Module | Callable[..., Any]:
-    """Returns the model that a name stands for.
+def model_from_spec(spec: str, variables: Any) -> nn.Module | Callable[..., Any]:
+    """Returns the model of a specification.
 
-    `MODEL:PRESET` is a published size of a model in lcjax.models, `vit:B/16`, `gpt2:124M`; fields
-    may follow, `vit:B/16,num_classes=10,pool="mean"`, or stand alone, `mlp:features=(256,10)`; an
-    activation is given by its name. `mlp` is a chain of Denses: `lcjax.models.MLP` where params
-    have it under `mlp`, as `train.image` saves it, `lcjax.CollapsibleMLP` where they have it by
-    itself. `MODULE:ATTRIBUTE` is what a Python module has: a Flax module, or
-    `apply(variables, *inputs)`. The module is imported, so its code runs; it is searched for where
-    Python finds modules, and last in the working directory.
+    `MODEL:PRESET` is a published size of a model in lcjax.models, `vit:B/16`, optionally with
+    fields, `vit:B/16,num_classes=10,pool="mean"`; fields alone are `mlp:features=(256,10)`. An
+    activation is given by name. `mlp` is `lcjax.models.MLP` if params are under `mlp`, as in
+    checkpoints of `train.image`, and `lcjax.CollapsibleMLP` otherwise. `MODULE:ATTRIBUTE` is a Flax
+    module or a function `apply(variables, *inputs)` in a Python module, which is imported: its code
+    runs. The working directory is searched last.
 
     Args:
-      name: of either form.
-      variables: that it shall run; where no `num_classes` is given, their head tells.
+      spec: a specification of either form.
+      variables: the model's variables; their head is the default of `num_classes`.
 
     Raises:
-      ValueError: a name of another form, an unknown preset or field, a module that cannot be
-        imported or does not hold the attribute.
+      ValueError: a specification of another form, an unknown preset or field, a module that cannot
+        be imported or does not have the attribute.
     """
-    kind, colon, rest = name.partition(":")
+    kind, colon, rest = spec.partition(":")
     if not colon or not rest:
         raise ValueError(
-            f"model {name!r}: wanted MODEL:PRESET, such as vit:B/16 or gpt2:124M, or "
+            f"model: got {spec!r}, expected MODEL:PRESET, such as vit:B/16 or gpt2:124M, or "
             "MODULE:ATTRIBUTE of a Python module."
         )
     if kind not in _MODELS:
@@ -61,40 +60,39 @@ def model_named(name: str, variables: Any) -> nn.Module | Callable[..., Any]:
     cls: Any = _MODELS[kind]
     if kind == "mlp" and any(child.startswith("dense_") for child in _params(variables)):
         cls = CollapsibleMLP
-    preset, fields = _fields(name, rest)
-    if cls in _WITH_CLASSES:
+    preset, fields = _fields(spec, rest)
+    if cls in _CLASSIFIERS:
         fields.setdefault("num_classes", _classes(_params(variables)))
     try:
         return cls.from_preset(preset, **fields) if preset else cls(**fields)
     except (TypeError, AttributeError) as error:
-        raise ValueError(f"model {name!r}: {error}.") from error
+        raise ValueError(f"model {spec!r}: {error}.") from error
 
 
 def takes_tokens(model: Any) -> bool:
-    """Tells whether a model of lcjax.models reads tokens, which are integers."""
-    return isinstance(model, _OF_TOKENS)
+    """Returns whether a model of lcjax.models takes tokens, which are integers."""
+    return isinstance(model, _TEXT_MODELS)
 
 
 def check_all_used(model: nn.Module, variables: Any, inputs: Sequence[Any]) -> None:
-    """Raises unless a model runs with every leaf used; Flax ignores the others in silence.
+    """Raises unless a model runs and uses every leaf; Flax silently ignores the others.
 
     Args:
-      model: of any form.
-      variables: that it shall run, deep or compact.
-      inputs: what `model.init` takes; arrays or ShapeDtypeStructs.
+      model: a Flax module.
+      variables: its variables, deep or compact.
+      inputs: arguments of `model.init`; arrays or ShapeDtypeStructs.
 
     Raises:
-      ValueError: when leaves are left over, as of a deeper network, or have another shape than
-        these inputs need; names some.
+      ValueError: unused leaves, as of a deeper network, or leaves of another shape than the inputs
+        need; names some.
     """
     deep = jax.eval_shape(model.init, jax.random.key(0), *inputs)
-    wanted = flatten(deep)
-    modules = {path[:-1] for path in wanted}
-    over = [joined(path) for path in flatten(variables) if path[:-1] not in modules]
-    if over:
+    modules = {path[:-1] for path in flatten(deep)}
+    unused = [joined(path) for path in flatten(variables) if path[:-1] not in modules]
+    if unused:
         raise ValueError(
-            f"{type(model).__name__} has no module for {len(over)} leaves of the checkpoint, "
-            f"such as {printable(', '.join(over[:3]))}: it is that of another model."
+            f"checkpoint: got {len(unused)} leaves that {type(model).__name__} does not use, such "
+            f"as {printable(', '.join(unused[:3]))}; give the model that was trained."
         )
     try:
         jax.eval_shape(model.apply, variables, *inputs)
@@ -102,12 +100,12 @@ def check_all_used(model: nn.Module, variables: Any, inputs: Sequence[Any]) -> N
         shapes = ", ".join(str(leaf.shape[1:]) for leaf in inputs)
         raise ValueError(
             f"{type(model).__name__} cannot run the checkpoint on inputs of shape {shapes}: "
-            f"{error}. Give the model and the shapes that it was trained with."
+            f"{error}. Give the model and the input shapes that were trained."
         ) from error
 
 
-def _fields(name: str, text: str) -> tuple[str, dict[str, Any]]:
-    """Returns the preset, or "", and the fields that follow it."""
+def _fields(spec: str, text: str) -> tuple[str, dict[str, Any]]:
+    """Returns the preset, or "", and the fields after it."""
     first, *others = re.split(r",(?=\w+=)", text)
     preset, given = ("", [first, *others]) if re.match(r"\w+=", first) else (first, others)
     fields = {}
@@ -120,13 +118,15 @@ def _fields(name: str, text: str) -> tuple[str, dict[str, Any]]:
                 fields[key] = ACTIVATIONS[value]
                 continue
             raise ValueError(
-                f"model {name!r}: {key} is {value}; wanted a Python literal, such as 10, "
+                f"model {spec!r}, {key}: got {value}, expected a Python literal, such as 10, "
                 '"mean", None or (256, 10).'
             ) from error
         if key == "activation" and isinstance(fields[key], str):
             if fields[key] not in ACTIVATIONS:
                 known = ", ".join(ACTIVATIONS)
-                raise ValueError(f"model {name!r}: activation is {value}; wanted one of {known}.")
+                raise ValueError(
+                    f"model {spec!r}, activation: got {value}, expected one of {known}."
+                )
             fields[key] = ACTIVATIONS[fields[key]]
     return preset, fields
 
@@ -137,7 +137,7 @@ def _params(variables: Any) -> Mapping[str, Any]:
 
 
 def _classes(params: Mapping[str, Any]) -> int | None:
-    """Returns the width of the head that params hold; None where there is none."""
+    """Returns the number of classes: the width of the head or of the chain; None without one."""
     chain = params.get("mlp", {})
     last = max(
         (child for child in chain if child.startswith("dense_")), default="", key=natural_sort_key
@@ -147,7 +147,7 @@ def _classes(params: Mapping[str, Any]) -> int | None:
 
 
 def _imported(module: str, attribute: str) -> Any:
-    name = f"{module}:{attribute}"
+    spec = f"{module}:{attribute}"
     try:
         with _working_directory_last():
             found = importlib.import_module(module)
@@ -155,17 +155,17 @@ def _imported(module: str, attribute: str) -> Any:
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
         raise ValueError(
-            f"model {name}: {error}. Models of lcjax.models are {', '.join(_MODELS)}; others are "
-            "imported, from where Python finds modules or from the working directory."
+            f"model {spec}: {error}. Expected one of {', '.join(_MODELS)}, or a module that can be "
+            "imported, also from the working directory."
         ) from error
-    except Exception as error:  # whatever the module's own code raises
+    except Exception as error:  # from the module's own code
         raise ValueError(
-            f"model {name}: importing {module} raised {type(error).__name__}: {error}."
+            f"model {spec}: importing {module} raised {type(error).__name__}: {error}."
         ) from error
     if isinstance(found, type) or not (isinstance(found, nn.Module) or callable(found)):
         got = f"the class {found.__name__}" if isinstance(found, type) else type(found).__name__
         raise ValueError(
-            f"model {name}: got {got}, wanted a Flax module, such as {module}.model with "
+            f"model {spec}: got {got}, expected a Flax module, such as {module}.model with "
             "model = Net(...), or a function apply(variables, *inputs)."
         )
     return found
@@ -173,13 +173,13 @@ def _imported(module: str, attribute: str) -> Any:
 
 @contextmanager
 def _working_directory_last() -> Iterator[None]:
-    """Lets Python find modules in the working directory too, behind all that are installed."""
+    """Adds the working directory to the end of Python's search path for modules."""
     here = str(Path.cwd())
     sys.path.append(here)
     importlib.invalidate_caches()
     try:
         yield
     finally:
-        sys.path.reverse()  # the entry is the last of its name: others may be there before it
+        sys.path.reverse()  # remove the last entry, not an earlier one of the same name
         sys.path.remove(here)
         sys.path.reverse()

@@ -1,9 +1,15 @@
-"""Weights in and out: safetensors files, as Hugging Face, timm and torchvision name them."""
+"""Safetensors files of lcjax, Hugging Face, timm and torchvision."""
 
-from lcjax.interop.errors import WeightsError
-from lcjax.interop.load import load_safetensors
+from lcjax.errors import WeightsError
+from lcjax.interop.loading import load_safetensors
 from lcjax.interop.native import save_safetensors
-from lcjax.interop.registry import model_from
-from lcjax.interop.source import find_source
+from lcjax.interop.registry import model_from_config
+from lcjax.interop.source import resolve_source
 
-__all__ = ["WeightsError", "find_source", "load_safetensors", "model_from", "save_safetensors"]
+__all__ = [
+    "WeightsError",
+    "load_safetensors",
+    "model_from_config",
+    "resolve_source",
+    "save_safetensors",
+]

@@ -1,4 +1,4 @@
-"""How a leaf of params stands in the file of another library: transposed, flat, or one of three."""
+"""Layouts: how the tensor of another library's file stores a leaf of params."""
 
 from collections.abc import Callable
 from math import prod
@@ -10,11 +10,11 @@ Shape = tuple[int, ...]
 
 
 class Layout(NamedTuple):
-    """How a leaf stands in a file.
+    """How a tensor stores a leaf.
 
     Attributes:
-      stored: shape of the tensor in the file, from the leaf's.
-      read: the leaf, from the tensor and the leaf's shape.
+      stored: function from the leaf's shape to the tensor's.
+      read: function from the tensor and the leaf's shape to the leaf.
     """
 
     stored: Callable[[Shape], Shape]
@@ -23,7 +23,7 @@ class Layout(NamedTuple):
 
 SAME = Layout(lambda leaf: leaf, lambda tensor, leaf: tensor)
 FLAT = Layout(lambda leaf: (prod(leaf),), lambda tensor, leaf: tensor.reshape(leaf))
-# A convolution: (out, in, height, width) in the file, (height, width, in, out) in params.
+# Convolution: (out, in, height, width) in the file, (height, width, in, out) in params.
 CONV = Layout(
     lambda leaf: (leaf[3], leaf[2], leaf[0], leaf[1]),
     lambda tensor, leaf: tensor.transpose(2, 3, 1, 0),
@@ -34,7 +34,7 @@ def linear(inputs: int = 1) -> Layout:
     """Returns the layout of `torch.nn.Linear`: (out, in) in the file.
 
     Args:
-      inputs: how many leading axes of the leaf are inputs; 2 where it reads attention's heads.
+      inputs: number of leading axes of the leaf that are inputs; 2 for heads and head width.
     """
     return Layout(
         lambda leaf: (prod(leaf[inputs:]), prod(leaf[:inputs])),
@@ -43,20 +43,20 @@ def linear(inputs: int = 1) -> Layout:
 
 
 def conv1d(inputs: int = 1) -> Layout:
-    """Returns the layout of GPT-2's Conv1D: (in, out) in the file; args as for `linear`."""
+    """Returns the layout of GPT-2's Conv1D: (in, out) in the file; arguments as of `linear`."""
     return Layout(
         lambda leaf: (prod(leaf[:inputs]), prod(leaf[inputs:])),
         lambda tensor, leaf: tensor.reshape(leaf),
     )
 
 
-def third(which: int, layout: Layout, axis: int) -> Layout:
-    """Returns the layout of one of query, key and value where a file holds them joined.
+def one_of_qkv(which: int, layout: Layout, axis: int) -> Layout:
+    """Returns the layout of query, key or value in a tensor that concatenates the three.
 
     Args:
-      which: 0, 1 or 2.
-      layout: of one by itself.
-      axis: of the tensor in the file, along which the three are joined.
+      which: 0 for query, 1 for key, 2 for value.
+      layout: layout of one of them alone.
+      axis: axis of the tensor along which they are concatenated.
     """
 
     def stored(leaf: Shape) -> Shape:

@@ -1,4 +1,4 @@
-"""How a library names the tensors of an architecture, as a table from paths to names."""
+"""Name maps: from paths in params to the tensor names of a library."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,17 +11,17 @@ import jax
 from lcjax.interop.layouts import FLAT, SAME, Layout, linear
 from lcjax.interop.safetensors_file import Stored
 
-# What other programs put before every name: DataParallel, torch.compile, Lightning.
+# Prefixes of every name from DataParallel, torch.compile and Lightning.
 _WRAPPERS = re.compile(r"(?:(?:module|_orig_mod|model)\.)+")
 
 
 class Rule(NamedTuple):
-    """Where the leaves of one kind stand.
+    """The tensor of one leaf, or of one leaf in every block.
 
     Attributes:
-      path: of the leaf below its collection; `{i}` stands for a number.
-      name: of the tensor; `{i}` for the same number.
-      layout: of the leaf in the tensor.
+      path: path of the leaf without its collection; `{i}` is a number.
+      name: name of the tensor; `{i}` is the same number.
+      layout: how the tensor stores the leaf.
     """
 
     path: str
@@ -29,13 +29,13 @@ class Rule(NamedTuple):
     layout: Layout
 
     def name_for(self, path: str) -> str | None:
-        """Returns the name of the tensor that holds the leaf at a path; None for other leaves."""
+        """Returns the tensor's name for a leaf's path; None if the rule is for other leaves."""
         found = re.fullmatch(re.escape(self.path).replace(r"\{i\}", r"(\d+)"), path)
         return self.name.format(i=(*found.groups(), "")[0]) if found else None
 
 
 def norm_rules(path: str, name: str) -> list[Rule]:
-    """Returns the rules of a norm's scale and bias."""
+    """Returns the rules for scale and bias of a norm."""
     return [
         Rule(f"{path}/scale", f"{name}.weight", SAME),
         Rule(f"{path}/bias", f"{name}.bias", SAME),
@@ -43,7 +43,7 @@ def norm_rules(path: str, name: str) -> list[Rule]:
 
 
 def dense_rules(path: str, name: str, layout: Layout | None = None) -> list[Rule]:
-    """Returns the rules of a Dense's kernel, in `torch.nn.Linear`'s layout or another, and bias."""
+    """Returns the rules for kernel and bias of a Dense; the layout is `linear()` by default."""
     return [
         Rule(f"{path}/kernel", f"{name}.weight", layout or linear()),
         Rule(f"{path}/bias", f"{name}.bias", FLAT),
@@ -51,20 +51,21 @@ def dense_rules(path: str, name: str, layout: Layout | None = None) -> list[Rule
 
 
 @dataclass(frozen=True)
-class Names:
-    """How one library names the tensors of one architecture.
+class NameMap:
+    """The tensor names of one architecture in one library.
 
     Attributes:
-      library: what messages call it.
+      library: name of the library in messages.
       model: class of the models.
-      marker: name of a tensor that every file of these has and no other.
-      rules: of a model, for all its leaves but slopes.
-      inputs: abstract inputs for which the model has the shapes of the file's tensors.
-      fields: attributes of the model that a config asks for; None where it is of another one.
-      prefix: what names may begin with, which is left out.
-      renamed: spelling of older files, and what it is now.
-      buffers: patterns of tensors that hold no weights.
-      tied: tensors that must equal another: the copy's name, and the original's.
+      marker: name of a tensor that identifies files of this architecture and library.
+      rules: function from a model to the rules for all its leaves except slopes.
+      inputs: function from a model and the stored tensors to abstract inputs, for which the model
+        has the shapes of the file.
+      fields: function from a config.json to attributes of the model; None for another model's.
+      prefix: an optional prefix of names.
+      renamed: old spelling to new, for older files.
+      buffers: patterns of tensors that are not weights.
+      tied: name of a copy to name of the original, for tensors that must be equal.
     """
 
     library: str
@@ -79,20 +80,12 @@ class Names:
     tied: Mapping[str, str] = field(default_factory=dict)
 
     def plain(self, name: str) -> str:
-        """Returns a name as the rules write it."""
+        """Returns a tensor's name without prefixes and in the current spelling, as in the rules."""
         for old, new in self.renamed.items():
             name = name.replace(old, new)
         wrapped = _WRAPPERS.match(name)
         return name[wrapped.end() if wrapped else 0 :].removeprefix(self.prefix)
 
     def is_buffer(self, name: str) -> bool:
-        """Tells whether a tensor, by its plain name, holds no weights."""
+        """Returns whether the tensor of a plain name is not a weight."""
         return any(re.fullmatch(pattern, name) for pattern in self.buffers)
-
-    def described(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Returns the attributes of the model that a config asks for; None for another model's.
-
-        Raises:
-          WeightsError: when the config lacks a field, or asks for what the model has not.
-        """
-        return self.fields(config)

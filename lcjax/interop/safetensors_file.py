@@ -1,4 +1,4 @@
-"""The tensors of safetensors files: mapped into memory, read one at a time."""
+"""Safetensors files, mapped into memory and read one tensor at a time."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -9,17 +9,17 @@ import numpy as np
 
 from lcjax._messages import printable
 from lcjax._optional import import_optional
-from lcjax.interop.errors import WeightsError
+from lcjax.errors import WeightsError
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 
 class Stored(NamedTuple):
-    """What a header says of a tensor.
+    """A tensor according to the header of its file.
 
     Attributes:
-      shape: as it stands in the file.
-      dtype: in the file's words, "F32", "BF16".
+      shape: shape in the file.
+      dtype: dtype in the format's notation, such as "F32" or "BF16".
     """
 
     shape: tuple[int, ...]
@@ -27,12 +27,12 @@ class Stored(NamedTuple):
 
 
 class Tensors:
-    """The tensors of files that are open.
+    """The tensors of open files.
 
     Attributes:
-      where: what errors call the files.
+      where: name of the files in errors.
       stored: shape and dtype of every tensor, by name.
-      metadata: what the files' headers say besides.
+      metadata: the metadata of the files' headers.
     """
 
     def __init__(self, where: str, handles: Sequence[Any]):
@@ -45,47 +45,49 @@ class Tensors:
             for name in handle.keys():
                 if name in self._handles:
                     raise WeightsError(
-                        f"{where}: two files hold the tensor {printable(name)}. Keep one of them."
+                        f"{where}: two files contain {printable(name)}; keep one of them."
                     )
                 head = handle.get_slice(name)
                 self._handles[name] = handle
                 self.stored[name] = Stored(tuple(head.get_shape()), head.get_dtype())
 
     def read(self, name: str) -> np.ndarray:
-        """Returns one tensor; bfloat16 as ml_dtypes' own.
+        """Returns one tensor; bfloat16 is that of ml_dtypes.
 
         Raises:
-          WeightsError: when it is of a dtype that NumPy has not, or cannot be read; names it.
+          WeightsError: a tensor that cannot be read, or has a dtype that NumPy lacks; names it.
         """
         try:
             return self._handles[name].get_tensor(name)
-        except Exception as error:  # of the library, of NumPy or of ml_dtypes
+        except Exception as error:  # from safetensors, NumPy or ml_dtypes
             raise WeightsError(
                 f"{self.where}: {printable(name, longest=100)} {self.stored[name]} cannot be read: "
-                f"{printable(error, longest=200)}. Skip it, or convert the file."
+                f"{printable(error, longest=200)}; name it in ignore=, or convert the file."
             ) from error
 
 
 @contextmanager
 def open_tensors(files: Sequence[Path]) -> Iterator[Tensors]:
-    """Opens safetensors files as one; nothing but their headers is read.
+    """Opens safetensors files as one and reads only their headers.
 
     Raises:
-      WeightsError: when one is no safetensors file, or was cut short; names it.
-      ImportError: when the package safetensors is not installed.
+      WeightsError: a file that is not a safetensors file or is truncated; names it.
+      ImportError: safetensors is missing: `pip install 'lcjax[interop]'`.
     """
     library = import_safetensors()
     with ExitStack() as stack:
         handles = []
         for file in files:
-            if not file.is_file():  # to open a pipe waits for its writer
-                raise WeightsError(f"{file} is not a regular file; wanted a safetensors file.")
+            if not file.is_file():  # opening a pipe would wait for its writer
+                raise WeightsError(
+                    f"{file}: expected a safetensors file, got another kind of file."
+                )
             try:
                 handles.append(stack.enter_context(library.safe_open(file, framework="numpy")))
             except (library.SafetensorError, ValueError, TypeError, OverflowError) as error:
                 raise WeightsError(
-                    f"{file} is no safetensors file, or not all of one: "
-                    f"{printable(error, longest=200)}. Fetch it again."
+                    f"{file}: expected a complete safetensors file "
+                    f"({printable(error, longest=200)}); download it again."
                 ) from error
         yield Tensors(str(files[0] if len(files) == 1 else files[0].parent), handles)
 
@@ -94,10 +96,10 @@ def import_safetensors(module: str = "safetensors") -> Any:
     """Returns the package safetensors, or a module of it.
 
     Raises:
-      ImportError: when it is not installed; says how to.
+      ImportError: it is missing; the message has the command that installs it.
     """
     return import_optional(
         module,
-        "Safetensors files are read and written by the package safetensors, which is missing",
+        "safetensors files need the package safetensors",
         "lcjax[interop]",
     )

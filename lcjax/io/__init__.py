@@ -1,1 +1,6 @@
-"""Checkpoints: saved, verified, restored, collapsed in a stream."""
+"""Checkpoints: save, restore and verify them, and collapse them as a stream."""
+
+from lcjax.io.checkpoint import read_metadata, restore, save
+from lcjax.io.streaming import collapse_checkpoint
+
+__all__ = ["collapse_checkpoint", "read_metadata", "restore", "save"]

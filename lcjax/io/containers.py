@@ -1,4 +1,4 @@
-"""The containers of a tree: which they are, and the tree again from its leaves by path."""
+"""The containers of a tree: records their kinds, and rebuilds the tree from leaves by path."""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -10,17 +10,17 @@ from jax.tree_util import DictKey
 
 from lcjax.io.leaves import LeafPath, key_of
 
-# What `containers` says of a node; everything else is a dict, of strings and not empty.
+# Kinds of nodes; any other node is a dict that is not empty, with strings as keys.
 DICT, LIST, TUPLE, NONE, VARIABLE = KINDS = ("dict", "list", "tuple", "none", "variable")
-DEEPEST = 256  # levels of a tree
+MAX_DEPTH = 256  # levels of a tree
 Containers = Mapping[LeafPath, str]
 
 
 def containers(tree: Any) -> dict[LeafPath, str]:
-    """Returns the kind of every node whose leaves do not tell it, by path.
+    """Returns, by path, the kind of every node that the paths of leaves do not determine.
 
-    That is every list, tuple and None, every dict that is empty or has indices as keys, and every
-    variable of Flax NNX. Nodes of other kinds count as the dict or list of their children.
+    These are lists, tuples and Nones, dicts that are empty or have indices as keys, and variables
+    of Flax NNX. Other nodes count as the dict or list of their children.
 
     Raises:
       TypeError: a key that is neither a string nor an index.
@@ -30,8 +30,8 @@ def containers(tree: Any) -> dict[LeafPath, str]:
 
 
 def _walk(path: LeafPath, node: Any) -> Iterator[tuple[LeafPath, str]]:
-    if len(path) > DEEPEST:
-        raise ValueError(f"the tree has more than {DEEPEST} levels; expected fewer.")
+    if len(path) > MAX_DEPTH:
+        raise ValueError(f"tree: got more than {MAX_DEPTH} levels, expected fewer.")
     if meta.is_axis_metadata(node):
         return
     pairs = jax.tree_util.tree_leaves_with_path(node, is_leaf=lambda one: one is not node)
@@ -63,16 +63,16 @@ def _kind(node: Any, keys: list[Any]) -> str | None:
 
 
 def assemble(leaves: Mapping[LeafPath, Any], kinds: Containers) -> Any:
-    """Returns the tree of these leaves, in these containers.
+    """Returns the tree with these leaves and containers.
 
-    Nodes that no kind is said of are lists where a key is an index, and dicts otherwise.
+    Nodes without a kind are lists if a key is an index, and dicts otherwise.
     """
-    return _assembled((), _rooted(leaves, kinds), kinds, False)
+    return _assemble((), _nested(leaves, kinds), kinds, False)
 
 
 def as_stored(leaves: Mapping[LeafPath, Any], kinds: Containers) -> Any:
-    """Returns the tree of these leaves as orbax keeps it: lists, and dicts with strings as keys."""
-    return _assembled((), _rooted(leaves, {}), kinds, True)
+    """Returns the tree of these leaves for orbax: lists, and dicts with strings as keys."""
+    return _assemble((), _nested(leaves, {}), kinds, True)
 
 
 class _Leaf:
@@ -80,30 +80,30 @@ class _Leaf:
         self.value = value
 
 
-def _rooted(leaves: Mapping[LeafPath, Any], kinds: Containers) -> Any:
+def _nested(leaves: Mapping[LeafPath, Any], kinds: Containers) -> Any:
     root: Any = {}
     for path in kinds:
-        _reach(root, path)
+        _node(root, path)
     for path, leaf in leaves.items():
         if not path:
             return _Leaf(leaf)
-        _reach(root, path[:-1])[path[-1]] = _Leaf(leaf)
+        _node(root, path[:-1])[path[-1]] = _Leaf(leaf)
     return root
 
 
-def _reach(root: Any, path: LeafPath) -> Any:
+def _node(root: Any, path: LeafPath) -> Any:
     for key in path:
         root = root.setdefault(key, {})
     return root
 
 
-def _assembled(path: LeafPath, node: Any, kinds: Containers, stored: bool) -> Any:
+def _assemble(path: LeafPath, node: Any, kinds: Containers, stored: bool) -> Any:
     if isinstance(node, _Leaf):
         return node.value
     kind = kinds.get(path)
     if kind == NONE:
         return None
-    children = {key: _assembled((*path, key), child, kinds, stored) for key, child in node.items()}
+    children = {key: _assemble((*path, key), child, kinds, stored) for key, child in node.items()}
     if kind == VARIABLE and not stored:
         return children["value"]
     indices = [key for key in children if isinstance(key, int)]

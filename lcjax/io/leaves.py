@@ -1,4 +1,4 @@
-"""The leaves of a tree by path: what of them can be saved, how two trees differ, the tree again."""
+"""Flattens trees to leaves by path, compares and rebuilds them, and checks leaves to save."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
 from lcjax.tree.paths import natural_sort_key
 
-LeafPath = tuple[str | int, ...]  # a str leads into a dict, an int into a list
+LeafPath = tuple[str | int, ...]  # a str is a key of a dict, an int an index of a list
 Array = jax.Array | np.ndarray
 
 DTYPES = frozenset(
@@ -21,21 +21,27 @@ DTYPES = frozenset(
 
 
 def flatten(tree: Any) -> dict[LeafPath, Any]:
-    """Returns the leaves of a tree, out of their boxes, by path and in JAX's order.
+    """Returns the unboxed leaves of a tree by path, in JAX's order.
 
     Raises:
       TypeError: a key that is neither a string nor an index.
+
+    Example:
+      >>> flatten({"mlp": {"kernel": 1, "bias": 2}, "scales": [3]})
+      {('mlp', 'bias'): 2, ('mlp', 'kernel'): 1, ('scales', 0): 3}
     """
     try:
         boxed = jax.tree_util.tree_leaves_with_path(tree, is_leaf=meta.is_axis_metadata)
-    except ValueError as error:  # JAX cannot sort them
-        raise TypeError(f"The tree has a dict with keys of several kinds ({error}).") from error
+    except ValueError as error:  # keys that JAX cannot sort
+        raise TypeError(
+            f"tree: got a dict with keys of several types ({error}), expected one type."
+        ) from error
     paths = [tuple(map(key_of, keys)) for keys, _ in boxed]
     return dict(zip(paths, jax.tree.leaves(tree), strict=True))
 
 
 def empty_dicts(tree: Any) -> list[LeafPath]:
-    """Returns the paths of dicts that hold nothing: no leaf of theirs could bring them back."""
+    """Returns the paths of empty dicts, which the paths of leaves do not show."""
 
     def empty(node: Any) -> bool:
         return isinstance(node, Mapping) and not node
@@ -45,7 +51,7 @@ def empty_dicts(tree: Any) -> list[LeafPath]:
 
 
 def nest(leaves: Mapping[LeafPath, Any]) -> Any:
-    """Returns the dicts and lists that hold these leaves; None stands in the gaps of a list."""
+    """Returns the tree of dicts and lists with these leaves; gaps in a list are None."""
     if () in leaves:
         return leaves[()]
     children: dict[str | int, dict[LeafPath, Any]] = {}
@@ -57,36 +63,40 @@ def nest(leaves: Mapping[LeafPath, Any]) -> Any:
 
 
 def saveable(path: LeafPath, leaf: Any) -> Array:
-    """Returns a leaf as an array that can be saved and restored bit for bit.
+    """Returns a leaf as an array that can be saved and restored bitwise.
 
     Raises:
-      TypeError: no array with values, or of a dtype that cannot be saved; names the leaf.
+      TypeError: not an array with values, or of a dtype that cannot be saved; names the leaf.
       ValueError: an array that was donated or deleted; names the leaf.
     """
     if isinstance(leaf, np.ma.MaskedArray):
-        raise TypeError(f"{joined(path)}: got a masked array, whose mask is not saved; fill it.")
+        raise TypeError(f"{joined(path)}: got a masked array, whose mask would be lost; fill it.")
     if isinstance(leaf, bool | int | float | complex | np.generic | np.ndarray):
         leaf = np.asarray(leaf)
         leaf = leaf.astype(leaf.dtype.newbyteorder("="), copy=False)
     if not isinstance(leaf, Array) or isinstance(leaf, Tracer):
-        raise TypeError(f"{joined(path)}: got {type(leaf).__name__}, wanted an array with values.")
+        raise TypeError(
+            f"{joined(path)}: got {type(leaf).__name__}, expected an array with values."
+        )
     if leaf.dtype.name not in DTYPES:
         raise TypeError(
-            f"{joined(path)}: got dtype {leaf.dtype}, wanted numbers of whole bytes, or booleans;"
-            " save a random key as jax.random.key_data(key)."
+            f"{joined(path)}: got dtype {leaf.dtype}, expected numbers of whole bytes or booleans; "
+            "save a random key as jax.random.key_data(key)."
         )
     if isinstance(leaf, jax.Array) and leaf.is_deleted():
-        raise ValueError(f"{joined(path)}: the array was donated or deleted; save before that.")
+        raise ValueError(
+            f"{joined(path)}: got an array that was donated or deleted; save it before."
+        )
     return leaf
 
 
 def joined(path: LeafPath) -> str:
-    """Returns a path as messages write it, `block_3/mlp/act_0/slope`."""
+    """Returns a path as a string, `block_3/mlp/act_0/slope`."""
     return "/".join(map(str, path))
 
 
 def describe(leaf: Any) -> str:
-    """Returns shape and dtype of a leaf, abstract or not, as `(3, 4) float32`."""
+    """Returns shape and dtype of a leaf, abstract or concrete, such as `(3, 4) float32`."""
     leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
     return f"{tuple(leaf.shape)} {leaf.dtype.name}"
 
@@ -94,13 +104,13 @@ def describe(leaf: Any) -> str:
 def diff(
     ours: Mapping[LeafPath, str], theirs: Mapping[LeafPath, str], our_name: str, their_name: str
 ) -> list[str]:
-    """Returns a line for every leaf that two trees do not share, in the natural order of paths.
+    """Returns a line for every difference between two trees, in the natural order of paths.
 
     Args:
-      ours: what `describe` says of the leaves of one tree.
-      theirs: the same of the other.
-      our_name: what to call the first tree in the lines.
-      their_name: what to call the second.
+      ours: the `describe` of each leaf of the first tree.
+      theirs: the same of the second tree.
+      our_name: name of the first tree in the lines.
+      their_name: name of the second tree.
     """
     lines = []
     for path in sorted(
@@ -117,7 +127,7 @@ def diff(
 
 
 def key_of(key: Any) -> str | int:
-    """Returns a string where a key of JAX's leads into a dict, an index where into a list.
+    """Returns the string or the index of a key in a JAX key path.
 
     Raises:
       TypeError: a key of another kind.
@@ -129,4 +139,4 @@ def key_of(key: Any) -> str | int:
             return index
         case DictKey(key=int(index)) if not isinstance(index, bool) and index >= 0:
             return index  # as in the states of Flax NNX
-    raise TypeError(f"The tree has the key {key}; wanted a string or an index.")
+    raise TypeError(f"tree: got the key {key}, expected a string or an index.")

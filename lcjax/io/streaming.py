@@ -1,4 +1,4 @@
-"""Checkpoints read and collapsed leaf by leaf, so that they need not fit into memory."""
+"""Collapses checkpoints as a stream, so that they need not fit into memory."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -9,14 +9,13 @@ from orbax.checkpoint import v1 as ocp
 
 from lcjax.calibration.fits import Exact
 from lcjax.errors import CollapseError
-from lcjax.io.claims import check_free, claimed
+from lcjax.io.atomic_write import atomic_write, check_free
 from lcjax.io.containers import Containers, as_stored, assemble, containers
+from lcjax.io.file_paths import PathLike, absolute_path, orbax_context
 from lcjax.io.leaves import Array, LeafPath, flatten, joined
-from lcjax.io.loading import fits_jax, load
-from lcjax.io.locations import PathLike, absolute, orbax_context
-from lcjax.io.manifest import check_names, entry, seal
-from lcjax.io.opening import Opened, opened
-from lcjax.io.verifying import verify
+from lcjax.io.manifest import check_names, leaf_record, make_manifest
+from lcjax.io.reader import OpenCheckpoint, open_checkpoint, read_leaves, representable_in_jax
+from lcjax.io.verify import verify
 from lcjax.structure.chains import Chain
 from lcjax.structure.choice import SiteSelector
 from lcjax.structure.params_tree import ParamsTree
@@ -25,63 +24,76 @@ from lcjax.surgery.collapse import collapse, collapse_model
 from lcjax.surgery.report import CollapseReport
 from lcjax.tree.paths import slope_paths
 
-_AT_ONCE = 2**26  # bytes of leaves that are read, and written, together
+_GROUP_BYTES = 2**26  # leaves that are read, and written, together
 
 
 def collapse_checkpoint(
     source: PathLike, target: PathLike, sites: SiteSelector = None, *, max_gap: float = 0.05
 ) -> CollapseReport:
-    """Writes the checkpoint that `save` would write of the collapsed tree; returns the report.
+    """Writes the checkpoint of the collapsed tree and returns the report.
 
-    It is bit for bit the result of `collapse(restore(source), sites, Exact(max_gap=max_gap))`, with
-    the source's metadata, but one chain of Dense layers is in memory at a time: a checkpoint may be
-    larger than memory. Every leaf is verified when it is read. The target is complete or not there
-    at all: until the end it is in `target.lcjax-unfinished`, which `restore` refuses, and which
-    the next attempt takes over. In one process, on its default device.
+    The result is bitwise that of an exact `collapse(restore(source), sites)` and `save`, with the
+    source's metadata, but only one chain of Dense layers is in memory at a time: the checkpoint may
+    be larger than memory. Every leaf is verified when it is read. The target is complete or does
+    not exist: until the end it is in `target.lcjax-unfinished`, which `restore` refuses and the
+    next attempt takes over. Runs in one process, on its default device.
 
     Args:
-      source: a checkpoint of `save`; one of orbax, which has no checksums, works too.
-      target: the directory to make, with its parents; as in `save`.
-      sites: paths, globs, Sites or a Plan; None takes every site within `max_gap`.
-      max_gap: largest accepted gap `|1 − α|`, at least 0.
+      source: the directory that `save` created, or a checkpoint of orbax, without checksums.
+      target: the directory to create, with its parents, as in `save`.
+      sites: paths, globs, Sites or a Plan; None collapses every site with a gap up to max_gap.
+      max_gap: largest accepted gap `|1 − α|`; at least 0.
 
     Raises:
-      FileNotFoundError: there is nothing at source.
-      FileExistsError: there is something at target, or another is writing it: nothing is ever
-        overwritten.
-      CheckpointError: source is no checkpoint, or damaged.
-      CollapseError: as `collapse`, or no site is within `max_gap`.
-      ValueError: a `max_gap` out of range.
+      FileNotFoundError: source does not exist.
+      FileExistsError: target exists, or another save is writing to it; nothing is overwritten.
+      CheckpointError: source is not a checkpoint, or is damaged.
+      CollapseError: as of `collapse`; or no site has a gap up to max_gap.
+      ValueError: max_gap is negative or NaN.
+
+    Example:
+      >>> import tempfile, lcjax
+      >>> folder = tempfile.mkdtemp()
+      >>> model = lcjax.CollapsibleMLP((8, 2))
+      >>> lcjax.save(folder + "/deep", model.init(jax.random.key(0), np.ones((1, 4))))
+      >>> lcjax.collapse_checkpoint(folder + "/deep", folder + "/compact", max_gap=1).collapsed
+      ('act_0',)
+
+    References: Shabgahi et al. 2023, arXiv 2311.17943, section 3.3.
     """
     fit = Exact(max_gap=max_gap)
-    target = absolute(target)
+    target = absolute_path(target)
     check_free(target)
-    read = opened(source)
-    model = ParamsTree(outline(read), caller="collapse_checkpoint")
+    read = open_checkpoint(source)
+    model = ParamsTree(abstract_with_slopes(read), caller="collapse_checkpoint")
     expected, report = collapse_model(model, sites, fit)
     if not report.collapsed:
-        raise CollapseError(f"{read.path}: nothing to collapse: {_why_none(model.sites, max_gap)}.")
+        reason = _explain_empty(model.sites, max_gap)
+        raise CollapseError(f"{read.path}: nothing to collapse: {reason}.")
     check_names({path: leaf for path, leaf in flatten(expected).items() if 0 not in leaf.shape})
 
     def pieces() -> Iterator[dict[LeafPath, Array]]:
         left = dict(read.manifest["leaves"])
         for chain in model.chains:
-            sites = [site for site in chain.sites if site in report.collapsed]
-            if sites:
+            here = [site for site in chain.sites if site in report.collapsed]
+            if here:
                 paths = [p for p in left if _in_chain(p, chain, "params" in model.variables)]
-                leaves = load(read, {path: left.pop(path) for path in paths}, {}, partial=True)
-                leaves = {p: jax.device_put(a) if fits_jax(a) else a for p, a in leaves.items()}
-                compact, _ = collapse(_part(leaves, read), sites, Exact(max_gap=np.inf))
+                records = {path: left.pop(path) for path in paths}
+                leaves = {
+                    path: jax.device_put(leaf) if representable_in_jax(leaf) else leaf
+                    for path, leaf in read_leaves(read, records, {}, partial=True).items()
+                }
+                compact, _ = collapse(_part(leaves, read), here, Exact(max_gap=np.inf))
                 yield {path: np.asarray(leaf) for path, leaf in flatten(compact).items()}
-        for paths in _gathered(left):
-            yield load(read, {path: left[path] for path in paths}, {}, partial=True)
+        for paths in _read_groups(left):
+            yield read_leaves(read, {path: left[path] for path in paths}, {}, partial=True)
 
-    write_pieces(target, pieces(), expected, read.manifest["metadata"])
+    write_incrementally(target, pieces(), expected, read.manifest["metadata"])
     return report
 
 
-def outline(source: Opened) -> Any:
-    """Returns a checkpoint's tree with its slopes read, and shapes for all other leaves."""
+def abstract_with_slopes(source: OpenCheckpoint) -> Any:
+    """Returns a checkpoint's tree with the values of slopes and the shapes of all other leaves."""
     entries = source.manifest["leaves"]
     named = slope_paths(map(joined, entries))
     slopes = {path: one for path, one in entries.items() if joined(path) in named}
@@ -89,67 +101,67 @@ def outline(source: Opened) -> Any:
         path: jax.ShapeDtypeStruct(one["shape"], np.dtype(one["dtype"]))
         for path, one in entries.items()
     }
-    leaves |= load(source, slopes, {}, partial=True)
+    leaves |= read_leaves(source, slopes, {}, partial=True)
     return assemble(leaves, source.manifest["containers"])
 
 
-def _part(leaves: Mapping[LeafPath, Any], source: Opened) -> Any:
-    """Returns the part of a checkpoint's tree that holds these leaves."""
+def _part(leaves: Mapping[LeafPath, Any], source: OpenCheckpoint) -> Any:
+    """Returns the part of a checkpoint's tree with these leaves."""
     above = {path[:end] for path in leaves for end in range(len(path))}
     kinds = source.manifest["containers"]
     return assemble(leaves, {path: kinds[path] for path in above if path in kinds})
 
 
-def write_pieces(
+def write_incrementally(
     target: ocp.path.Path,
     pieces: Iterable[Mapping[LeafPath, Array]],
     expected: Any,
     metadata: Mapping[str, Any],
 ) -> None:
-    """Writes a checkpoint from leaves as they come, then gives the whole its name.
+    """Writes a checkpoint from groups of leaves, one after the other.
 
     Args:
-      target: what it shall be called.
-      pieces: leaves by path.
-      expected: the tree that they make up, abstract; a list in it comes in one piece.
-      metadata: the user's.
+      target: the final path.
+      pieces: groups of leaves by path.
+      expected: their abstract tree; the leaves of a list must be in one group.
+      metadata: the user's metadata.
     """
     entries: dict[LeafPath, Any] = {}
     kinds = containers(expected)
-    with claimed(target, verify) as place, orbax_context(place):
+    with atomic_write(target, verify) as place, orbax_context(place):
         together: dict[LeafPath, Array] = {}
         for piece in pieces:
-            if sum(leaf.nbytes for leaf in (*together.values(), *piece.values())) > _AT_ONCE:
+            if sum(leaf.nbytes for leaf in (*together.values(), *piece.values())) > _GROUP_BYTES:
                 _add(place, together, kinds)
                 together = {}
-            entries |= {path: entry(path, leaf) for path, leaf in piece.items()}
+            entries |= {path: leaf_record(path, leaf) for path, leaf in piece.items()}
             together |= {path: leaf for path, leaf in piece.items() if leaf.size}
         ordered = [entries[path] for path in flatten(expected)]
-        _add(place, together, kinds, seal(ordered, kinds, metadata))
+        _add(place, together, kinds, make_manifest(ordered, kinds, metadata))
         ocp.partial.finalize(place)
 
 
-def _why_none(found: Sites, max_gap: float) -> str:
+def _explain_empty(found: Sites, max_gap: float) -> str:
     gaps = {site.path: site.gap for site in found if site.paired and site.gap is not None}
     if not gaps or min(gaps.values()) <= max_gap:
         return "the plan has no site" if gaps else "no site has a Dense on both sides"
     nearest = min(gaps, key=lambda path: gaps[path])
     return (
-        f"none of {len(gaps)} sites is within max_gap {max_gap:g}; the smallest gap is "
+        f"none of {len(gaps)} sites has a gap up to max_gap={max_gap:g}; the smallest is "
         f"{gaps[nearest]:.4f}, at {nearest}"
     )
 
 
-def _in_chain(path: LeafPath, chain: Chain, whole: bool) -> bool:
-    """Tells whether a leaf, of params or of statistics, belongs to a chain."""
-    if whole and path[0] not in ("params", "batch_stats"):
+def _in_chain(path: LeafPath, chain: Chain, has_collections: bool) -> bool:
+    """Returns whether a leaf, of params or of batch statistics, belongs to a chain."""
+    if has_collections and path[0] not in ("params", "batch_stats"):
         return False
-    within = joined(path[whole:])
+    within = joined(path[has_collections:])
     return any(within.startswith(child + "/") for child in chain.children)
 
 
-def _gathered(entries: Mapping[LeafPath, Any]) -> Iterator[list[LeafPath]]:
-    """Yields paths of leaves that are read together; a list, which orbax has whole, at once."""
+def _read_groups(entries: Mapping[LeafPath, Any]) -> Iterator[list[LeafPath]]:
+    """Yields groups of paths to read together; orbax reads a list as a whole."""
     units: dict[LeafPath, list[LeafPath]] = {}
     for path in entries:
         index = next((i for i, key in enumerate(path) if isinstance(key, int)), len(path))
@@ -157,7 +169,7 @@ def _gathered(entries: Mapping[LeafPath, Any]) -> Iterator[list[LeafPath]]:
     together, size = [], 0
     for paths in units.values():
         unit = sum(_bytes(entries[path]) for path in paths)
-        if together and size + unit > _AT_ONCE:
+        if together and size + unit > _GROUP_BYTES:
             yield together
             together, size = [], 0
         together, size = together + paths, size + unit

@@ -1,4 +1,4 @@
-"""BERT: a post-norm transformer encoder over tokens of text."""
+"""BERT: a post-norm transformer encoder for text."""
 
 from collections.abc import Callable
 from typing import Any, Literal, Self
@@ -7,9 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lcjax.models.gelu import exact_gelu
-from lcjax.models.presets import named_fields
-from lcjax.models.transformer import TransformerBlock, run_block
+from lcjax.models.activations import exact_gelu
+from lcjax.models.presets import preset_fields
+from lcjax.models.transformer import TransformerBlock, apply_block
 
 _SIZES = {
     "base": dict(depth=12, width=768, num_heads=12, mlp_hidden=3072),
@@ -20,25 +20,32 @@ _SIZES = {
 _POOLS = ("pooler", "token", "mean", None)
 
 
-class Bert(nn.Module):
+class BERT(nn.Module):
     """BERT: embeddings of tokens, positions and token types, post-norm blocks, pooler, head.
 
     Attributes:
-      num_classes: width of the head; None for no head: what the head would read is returned.
+      num_classes: width of the head; None for no head, which returns the head's input.
       depth: number of blocks.
-      width: of a token.
-      num_heads: divides the width.
+      width: number of features of a token.
+      num_heads: number of attention heads; must divide the width.
       mlp_hidden: hidden width of the MLPs.
-      pool: what the head reads: "pooler", a Dense and tanh over the first token, as published;
-        "token", the first token; "mean" over the tokens that are no padding; None, every token.
-      vocab_size: number of different tokens; the uncased English one by default.
-      max_length: most tokens in a text, the length of the table of positions.
-      token_types: number of segments, the first and second sentence of a pair.
+      pool: input of the head: "pooler", a Dense and tanh over the first token, as published;
+        "token", the first token; "mean", the mean over tokens that are not padding; None, every
+        token.
+      vocab_size: size of the vocabulary; the uncased English one by default.
+      max_length: maximum number of tokens of a text, the length of the position table.
+      token_types: number of segments: first and second sentence of a pair.
       activation: elementwise; exact GELU by default.
       dropout: rate, after the embeddings, after every residual branch and before the head.
-      epsilon: of the layer norms.
-      dtype: of the computation. Params and what is returned are float32.
-      remat: whether the backward pass computes blocks again, instead of keeping their insides.
+      epsilon: epsilon of the layer norms.
+      dtype: dtype of the computation. Params and outputs are float32.
+      remat: whether the backward pass recomputes the blocks instead of storing their activations.
+
+    Example:
+      >>> model = BERT.from_preset("MiniLM-L6", num_classes=2)
+      >>> tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+      >>> jax.eval_shape(model.init_with_output, jax.random.key(0), tokens)[0].shape
+      (1, 2)
 
     References: Devlin et al. 2018, arXiv 1810.04805, section 3; Wang et al. 2020,
     arXiv 2002.10957, for MiniLM.
@@ -66,13 +73,13 @@ class Bert(nn.Module):
         Args:
           preset: the size.
           num_classes: width of the head, or None.
-          **fields: attributes that replace the preset's.
+          **fields: attributes that override the preset's.
 
         Raises:
-          ValueError: when the preset is unknown; lists the known.
+          ValueError: unknown preset; lists the known ones.
         """
         return cls(
-            num_classes=num_classes, **{**named_fields(preset, _SIZES, cls.__name__), **fields}
+            num_classes=num_classes, **(preset_fields(preset, _SIZES, cls.__name__) | fields)
         )
 
     @nn.compact
@@ -86,19 +93,18 @@ class Bert(nn.Module):
     ) -> jax.Array:
         """Returns logits, float32 (batch, classes), of tokens (batch, tokens).
 
-        With no head it returns what the head reads, (batch, width); with pool None both have one
+        Without a head it returns the head's input, (batch, width). With pool None both have one
         more axis, (batch, tokens, ...).
 
         Args:
-          tokens: integers (batch, tokens); one that is not in the vocabulary gives NaN.
-          mask: bool or 0 and 1, (batch, tokens); False where padding stands, at which no token
-            looks. None: no padding.
+          tokens: integers (batch, tokens); NaN results from one that is not in the vocabulary.
+          mask: bool or 0 and 1, (batch, tokens); False at padding, to which no token attends.
+            None: no padding.
           token_types: integers (batch, tokens); None: all 0.
           deterministic: whether dropout is off.
 
         Raises:
-          ValueError: when texts are longer than `max_length`, other axes came, or `pool` is none
-            of the four.
+          ValueError: tokens with other axes or longer than `max_length`, or an unknown `pool`.
         """
         self._check(tokens)
         drop = nn.Dropout(self.dropout, deterministic=deterministic, name="drop")
@@ -120,7 +126,7 @@ class Bert(nn.Module):
                 dtype=self.dtype,
                 name=f"block_{i}",
             )
-            x = run_block(
+            x = apply_block(
                 block,
                 x,
                 None if real is None else real[:, None, None, :],
@@ -148,11 +154,11 @@ class Bert(nn.Module):
 
     def _check(self, tokens: jax.Array) -> None:
         if self.pool not in _POOLS:
-            raise ValueError(f"Bert got pool={self.pool!r}; wanted one of {_POOLS}.")
+            raise ValueError(f"BERT: got pool={self.pool!r}, expected one of {_POOLS}.")
         if tokens.ndim != 2:
-            raise ValueError(f"tokens have shape {tokens.shape}; wanted (batch, tokens).")
+            raise ValueError(f"tokens: got shape {tokens.shape}, expected (batch, tokens).")
         if tokens.shape[1] > self.max_length:
             raise ValueError(
-                f"texts are {tokens.shape[1]} tokens long and the table of positions has "
-                f"{self.max_length}: truncate them."
+                f"tokens: got texts of {tokens.shape[1]} tokens, expected at most max_length="
+                f"{self.max_length}; truncate them."
             )

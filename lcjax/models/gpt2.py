@@ -1,4 +1,4 @@
-"""GPT-2: a pre-norm transformer decoder that tells the next token."""
+"""GPT-2: a pre-norm transformer decoder that predicts the next token."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lcjax.models.presets import named_fields
-from lcjax.models.transformer import TransformerBlock, run_block
+from lcjax.models.presets import preset_fields
+from lcjax.models.transformer import TransformerBlock, apply_block
 
 _SIZES = {
     "124M": dict(depth=12, width=768, num_heads=12),
@@ -22,27 +22,33 @@ _SIZES = {
 class GPT2(nn.Module):
     """GPT-2: embeddings of tokens and positions, causal pre-norm blocks, layer norm, tied head.
 
-    A cache makes a text grow token by token: `init_cache` gives one, and where the variables hold
-    it as "cache", tokens are those after all that it remembers. A prompt and a single token run
-    the same code, each compiled once for its shape:
+    With a key-value cache from `init_cache` in the variables, under "cache", the tokens continue
+    the cached text. A prompt and a single token run the same code, each compiled once for its
+    shape:
 
       step = jax.jit(partial(model.apply, last_only=True, mutable="cache"))
-      logits, held = step(variables | {"cache": model.init_cache(batch, 64)}, prompt)
-      logits, held = step(variables | held, logits.argmax(-1)[:, None])
+      logits, cache = step(variables | {"cache": model.init_cache(batch, 64)}, prompt)
+      logits, cache = step(variables | cache, logits.argmax(-1)[:, None])
 
     Attributes:
       depth: number of blocks.
-      width: of a token.
-      num_heads: divides the width.
+      width: number of features of a token.
+      num_heads: number of attention heads; must divide the width.
       mlp_hidden: hidden width of the MLPs; None is four times the width, as published.
-      vocab_size: number of different tokens.
-      max_length: most tokens in a text, the length of the table of positions.
-      activation: elementwise; GELU by the tanh formula by default.
-      gated: whether the MLPs are gated, `nn.silu` for the activation giving SwiGLU; not published.
+      vocab_size: size of the vocabulary.
+      max_length: maximum number of tokens of a text, the length of the position table.
+      activation: elementwise; the tanh approximation of GELU by default.
+      glu: whether the MLPs are gated linear units; SwiGLU with `nn.silu`. Not published.
       dropout: rate, after the embeddings and after every residual branch.
-      epsilon: of the layer norms.
-      dtype: of the computation and of the cache. Params and logits are float32.
-      remat: whether the backward pass computes blocks again, instead of keeping their insides.
+      epsilon: epsilon of the layer norms.
+      dtype: dtype of the computation and the cache. Params and logits are float32.
+      remat: whether the backward pass recomputes the blocks instead of storing their activations.
+
+    Example:
+      >>> model = GPT2.from_preset("124M")
+      >>> tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+      >>> jax.eval_shape(model.init_with_output, jax.random.key(0), tokens)[0].shape
+      (1, 8, 50257)
 
     References: Radford et al. 2019, "Language models are unsupervised multitask learners",
     section 2.3 and table 2.
@@ -55,7 +61,7 @@ class GPT2(nn.Module):
     vocab_size: int = 50_257
     max_length: int = 1024
     activation: Callable[[jax.Array], jax.Array] = partial(nn.gelu, approximate=True)
-    gated: bool = False
+    glu: bool = False
     dropout: float = 0.0
     epsilon: float = 1e-5
     dtype: Any = None
@@ -67,20 +73,20 @@ class GPT2(nn.Module):
 
         Args:
           preset: the size.
-          **fields: attributes that replace the preset's.
+          **fields: attributes that override the preset's.
 
         Raises:
-          ValueError: when the preset is unknown; lists the known.
+          ValueError: unknown preset; lists the known ones.
         """
-        return cls(**{**named_fields(preset, _SIZES, cls.__name__), **fields})
+        return cls(**(preset_fields(preset, _SIZES, cls.__name__) | fields))
 
     def init_cache(self, batch: int, length: int | None = None) -> dict[str, Any]:
-        """Returns the "cache" of a model that has read nothing yet.
+        """Returns an empty key-value cache: keys and values (batch, length, heads, head width).
 
         Args:
           batch: number of texts.
-          length: most tokens, padding included, that it can remember; None is `max_length`. Once
-            more have come, logits are NaN.
+          length: maximum number of cached tokens, padding included; None is `max_length`. Logits
+            are NaN after more.
         """
         length = self.max_length if length is None else length
         heads = (batch, length, self.num_heads, self.width // self.num_heads)
@@ -105,17 +111,18 @@ class GPT2(nn.Module):
         """Returns logits of the next token, float32 (batch, tokens, vocabulary).
 
         Args:
-          tokens: integers (batch, tokens); one that is not in the vocabulary gives NaN.
-          mask: bool or 0 and 1, (batch, tokens); False where padding stands, before or after the
-            text: no token looks at it and positions do not count it. None: no padding.
-          last_only: whether only each text's last token is of interest: (batch, vocabulary).
+          tokens: integers (batch, tokens); NaN results from one that is not in the vocabulary.
+          mask: bool or 0 and 1, (batch, tokens); False at padding, before or after the text: no
+            token attends to it and positions do not count it. None: no padding.
+          last_only: whether to return the logits of each text's last token only, (batch,
+            vocabulary).
           deterministic: whether dropout is off.
 
         Raises:
-          ValueError: when texts are longer than `max_length` or the cache, or other axes came.
+          ValueError: tokens with other axes, or longer than `max_length` or the cache.
         """
         real = jnp.ones(tokens.shape, bool) if mask is None else mask.astype(bool)
-        look, positions, overflow = self._read(tokens, real)
+        attends, positions, overflow = self._attention_mask(tokens, real)
         embed = self._table("token_embedding", self.vocab_size)
         x = embed(tokens) + self._table("position_embedding", self.max_length)(positions)
         x = nn.Dropout(self.dropout, deterministic=deterministic, name="drop")(x)
@@ -124,13 +131,13 @@ class GPT2(nn.Module):
                 num_heads=self.num_heads,
                 mlp_hidden=self.mlp_hidden or 4 * self.width,
                 activation=self.activation,
-                gated=self.gated,
+                glu=self.glu,
                 dropout=self.dropout,
                 epsilon=self.epsilon,
                 dtype=self.dtype,
                 name=f"block_{i}",
             )
-            x = run_block(block, x, look, deterministic=deterministic, remat=self.remat)
+            x = apply_block(block, x, attends, deterministic=deterministic, remat=self.remat)
         x = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="norm")(x)
         if last_only:
             last = jnp.where(real, jnp.arange(tokens.shape[1])[None], 0).max(1)
@@ -142,31 +149,31 @@ class GPT2(nn.Module):
         init = nn.initializers.truncated_normal(0.02)
         return nn.Embed(size, self.width, dtype=self.dtype, embedding_init=init, name=name)
 
-    def _read(
+    def _attention_mask(
         self, tokens: jax.Array, real: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        """Returns who may look at whom, the tokens' positions, and whether the cache was too short.
+        """Returns the attention mask, the tokens' positions, and whether the cache overflows.
 
-        The first is bool (batch, 1, tokens, slots). Without a cache the slots are the tokens, and
-        the third is None.
+        The mask is bool (batch, 1, tokens, slots). Without a cache the slots are the tokens, and
+        the third value is None.
         """
         cached = self.has_variable("cache", "real")
         room = self.get_variable("cache", "real").shape[1] if cached else self.max_length
         if tokens.ndim != 2 or tokens.shape[1] > room:
             raise ValueError(
-                f"tokens have shape {tokens.shape}; wanted (batch, tokens), of at most {room} "
-                "tokens: truncate the texts, or make a longer cache."
+                f"tokens: got shape {tokens.shape}, expected (batch, tokens) of at most {room} "
+                "tokens; truncate the texts, or use a longer cache."
             )
         here = jnp.arange(tokens.shape[1])
         positions = jnp.cumsum(real, axis=1, dtype=jnp.int32) - 1
-        held, overflow = real, None
+        present, overflow = real, None
         if cached:
             start, before = (self.get_variable("cache", name) for name in ("index", "real"))
             positions = positions + before.sum(1, dtype=jnp.int32)[:, None]
             here, overflow = start + here, start + tokens.shape[1] > room
-            held = jax.lax.dynamic_update_slice(before, real, (0, start))
-            self.put_variable("cache", "real", held)
+            present = jax.lax.dynamic_update_slice(before, real, (0, start))
+            self.put_variable("cache", "real", present)
             self.put_variable("cache", "index", start + jnp.int32(tokens.shape[1]))
-        causal = jnp.arange(held.shape[1])[None, :] <= here[:, None]
-        look = causal[None, None] & held[:, None, None, :]
-        return look, jnp.maximum(positions, 0), overflow
+        causal = jnp.arange(present.shape[1])[None, :] <= here[:, None]
+        attends = causal[None, None] & present[:, None, None, :]
+        return attends, jnp.maximum(positions, 0), overflow

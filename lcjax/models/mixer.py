@@ -1,4 +1,4 @@
-"""MLP-Mixer: patches mixed by MLPs alone, across tokens and across channels."""
+"""MLP-Mixer: MLPs across tokens and across channels, without attention."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,9 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lcjax.models.gelu import exact_gelu
-from lcjax.models.patches import PatchEmbedding, preset_fields
-from lcjax.models.transformer import run_block
+from lcjax.models.activations import exact_gelu
+from lcjax.models.patch_embedding import PatchEmbedding
+from lcjax.models.presets import patch_preset_fields
+from lcjax.models.transformer import apply_block
 from lcjax.nn.mlp import CollapsibleMLP
 
 _SIZES = {
@@ -21,9 +22,11 @@ _SIZES = {
 
 
 class MixerBlock(nn.Module):
-    """Mixes tokens, then channels; each is a residual MLP behind a layer norm.
+    """Mixes tokens, then channels; each is a residual branch of a layer norm and an MLP.
 
-    Numbers in the names keep `mlp_1_tokens` before `mlp_2_channels`, as they run.
+    The numbers in `mlp_1_tokens` and `mlp_2_channels` make their natural order the forward order.
+
+    Attributes: as of `MLPMixer`.
     """
 
     token_hidden: int
@@ -34,7 +37,7 @@ class MixerBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, deterministic: bool = True) -> jax.Array:
-        """Returns tokens mixed, (batch, tokens, width), as they came."""
+        """Returns mixed tokens of the same shape, (batch, tokens, width)."""
         mlp = partial(
             CollapsibleMLP, activation=self.activation, dropout=self.dropout, dtype=self.dtype
         )
@@ -57,19 +60,25 @@ class MixerBlock(nn.Module):
 class MLPMixer(nn.Module):
     """MLP-Mixer: patch embedding, blocks, layer norm, mean over tokens, head.
 
-    The token MLPs fix the number of tokens, hence the image size, at `init`.
+    `init` fixes the number of tokens, and so the image size, in the widths of the token MLPs.
 
     Attributes:
-      num_classes: width of the head; None for no head: what it would read is returned.
-      patch_size: edge of a patch in pixels.
+      num_classes: width of the head; None for no head, which returns the head's input.
+      patch_size: height and width of a patch in pixels.
       depth: number of blocks.
-      width: of a token, in channels.
+      width: number of channels of a token.
       token_hidden: hidden width of the MLP across tokens.
       channel_hidden: hidden width of the MLP across channels.
       activation: elementwise; exact GELU by default.
       dropout: rate, within and after every MLP.
-      dtype: of the computation; None takes the images'. Params and logits are float32.
-      remat: whether the backward pass computes blocks again, instead of keeping their insides.
+      dtype: dtype of the computation; None uses the images'. Params and logits are float32.
+      remat: whether the backward pass recomputes the blocks instead of storing their activations.
+
+    Example:
+      >>> model = MLPMixer.from_preset("S/16", num_classes=10)
+      >>> images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+      >>> jax.eval_shape(model.init_with_output, jax.random.key(0), images)[0].shape
+      (1, 10)
 
     References: Tolstikhin et al. 2021, arXiv 2105.01601, figure 1 and table 1.
     """
@@ -90,22 +99,25 @@ class MLPMixer(nn.Module):
         """Returns the published size S, B or L at any patch size: "B/16".
 
         Args:
-          preset: size, slash, edge of a patch in pixels.
+          preset: size, slash, patch size in pixels.
           num_classes: width of the head, or None.
-          **fields: attributes that replace the preset's.
+          **fields: attributes that override the preset's.
 
         Raises:
-          ValueError: when the preset is unknown; lists the known.
+          ValueError: unknown preset; lists the known ones.
         """
         return cls(
-            num_classes=num_classes, **(preset_fields(preset, _SIZES, cls.__name__) | fields)
+            num_classes=num_classes, **(patch_preset_fields(preset, _SIZES, cls.__name__) | fields)
         )
 
     @nn.compact
     def __call__(self, images: jax.Array, *, deterministic: bool = True) -> jax.Array:
         """Returns logits, float32 (batch, classes), of images (batch, height, width, channels).
 
-        With no head it returns what the head would read, float32 (batch, width).
+        Without a head it returns the head's input, float32 (batch, width).
+
+        Raises:
+          ValueError: images with other axes, or a patch size that does not divide their edges.
         """
         x = PatchEmbedding(self.width, self.patch_size, self.dtype, name="patches")(images)
         for i in range(self.depth):
@@ -117,7 +129,7 @@ class MLPMixer(nn.Module):
                 dtype=self.dtype,
                 name=f"block_{i}",
             )
-            x = run_block(block, x, deterministic=deterministic, remat=self.remat)
+            x = apply_block(block, x, deterministic=deterministic, remat=self.remat)
         x = nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name="norm")(x).mean(axis=-2)
         if self.num_classes is not None:
             x = nn.Dense(self.num_classes, dtype=self.dtype, name="head")(x)

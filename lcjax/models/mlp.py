@@ -11,14 +11,19 @@ from lcjax.nn.mlp import CollapsibleMLP
 
 
 class MLP(nn.Module):
-    """Flattens images and runs one collapsible chain, `mlp`, over them.
+    """Flattens images and applies one `CollapsibleMLP`, named `mlp`.
 
     Attributes:
       features: width of each Dense; the last is the number of classes.
-      activation: elementwise; stands between the Denses, not after the last.
+      activation: elementwise; after every Dense except the last.
       norm: None, or "batch" for batch norm after every activation.
       dropout: rate, after every activation.
-      dtype: of the computation; None takes the images'. Params and logits are float32.
+      dtype: dtype of the computation; None uses the images'. Params and logits are float32.
+
+    Example:
+      >>> images = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+      >>> jax.eval_shape(MLP((64, 10)).init_with_output, jax.random.key(0), images)[0].shape
+      (1, 10)
     """
 
     features: Sequence[int]

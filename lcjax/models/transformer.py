@@ -1,4 +1,4 @@
-"""The transformer block, with its layer norms before or after the branches."""
+"""The transformer block, pre-norm or post-norm."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -11,14 +11,14 @@ from lcjax.nn.glu import CollapsibleGLU
 from lcjax.nn.mlp import CollapsibleMLP
 
 
-def run_block(block: nn.Module, *inputs: Any, deterministic: bool, remat: bool) -> jax.Array:
-    """Returns what a block makes of its inputs.
+def apply_block(block: nn.Module, *inputs: Any, deterministic: bool, remat: bool) -> jax.Array:
+    """Returns `block(*inputs)`, rematerialised on request.
 
     Args:
       block: a module.
       *inputs: arrays, or None.
       deterministic: whether dropout is off.
-      remat: whether what is inside the block is not kept, but computed again in the backward pass.
+      remat: whether the backward pass recomputes the block instead of storing its activations.
     """
 
     def run(module: nn.Module, *arrays: Any) -> jax.Array:
@@ -31,23 +31,23 @@ class TransformerBlock(nn.Module):
     """Self-attention, then an MLP; each is a residual branch with a layer norm.
 
     Attributes:
-      num_heads: divides the width of a token.
+      num_heads: number of attention heads; must divide the width of a token.
       mlp_hidden: hidden width of the MLP.
       activation: elementwise, in the MLP.
-      gated: whether the MLP is a gated one without biases; with SiLU that is SwiGLU. It has no
-        dropout of its own.
-      norm: "before" normalises what goes into a branch, `x + f(norm(x))`, as ViT and GPT-2;
-        "after" the sum, `norm(x + f(x))`, as BERT.
-      dropout: rate, after either residual branch.
+      glu: whether the MLP is a gated linear unit without biases; SwiGLU with SiLU. It has no
+        dropout inside.
+      norm: "before" is pre-norm, `x + f(norm(x))`, as in ViT and GPT-2; "after" is post-norm,
+        `norm(x + f(x))`, as in BERT.
+      dropout: rate, after each residual branch.
       mlp_dropout: rate, after the MLP's activation.
-      epsilon: of the layer norms.
-      dtype: of the computation; attention weights are always normalised in float32.
+      epsilon: epsilon of the layer norms.
+      dtype: dtype of the computation; the softmax of attention is in float32 or wider.
     """
 
     num_heads: int
     mlp_hidden: int
     activation: Callable[[jax.Array], jax.Array]
-    gated: bool = False
+    glu: bool = False
     norm: Literal["before", "after"] = "before"
     dropout: float = 0.0
     mlp_dropout: float = 0.0
@@ -58,12 +58,12 @@ class TransformerBlock(nn.Module):
     def __call__(
         self, x: jax.Array, mask: jax.Array | None = None, *, deterministic: bool = True
     ) -> jax.Array:
-        """Returns tokens (batch, tokens, width), as they came.
+        """Returns tokens of the same shape, (batch, tokens, width).
 
         Args:
           x: tokens (batch, tokens, width).
           mask: bool, broadcast to (batch, heads, tokens, tokens); True where a token (third axis)
-            may look at another (fourth).
+            may attend to another (fourth).
           deterministic: whether dropout is off.
         """
         drop = nn.Dropout(self.dropout, deterministic=deterministic, name="drop")
@@ -85,6 +85,6 @@ class TransformerBlock(nn.Module):
             kernel_init=nn.initializers.xavier_uniform(),
             name="mlp",
         )
-        if self.gated:
+        if self.glu:
             return CollapsibleGLU(self.mlp_hidden, width, **shared)
         return CollapsibleMLP((self.mlp_hidden, width), dropout=self.mlp_dropout, **shared)

@@ -1,4 +1,4 @@
-"""VGG: a tower of 3x3 convolutions under a collapsible classifier."""
+"""VGG: 3x3 convolutions, then a collapsible classifier."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lcjax.models.presets import named_fields
+from lcjax.models.presets import preset_fields
 from lcjax.nn.mlp import NORM_EPSILON, CollapsibleMLP
 
 _STAGES = {
@@ -24,22 +24,28 @@ _SIZES = {depth: dict(stages=stages) for depth, stages in _STAGES.items()} | {
 
 
 class VGG(nn.Module):
-    """VGG: stages of 3x3 convolutions, each halved by a maximum, a mean over a grid, a classifier.
+    """VGG: stages of 3x3 convolutions and max pooling, adaptive average pooling, a classifier.
 
-    The chain `mlp` is the classifier, and what is collapsible. Convolutions `conv_i` and their
-    norms `norm_i` are counted through all stages.
+    The classifier is the `CollapsibleMLP` named `mlp`. Convolutions `conv_i` and their norms
+    `norm_i` are numbered through all stages.
 
     Attributes:
       num_classes: width of the last Dense.
-      stages: channels of every convolution, stage by stage.
-      grid: edge of the grid of means that the classifier reads; 7 is torchvision's, 1 is one mean.
+      stages: channels of every convolution, by stage.
+      grid: height and width after average pooling; 7 in torchvision, 1 for a global mean.
       hidden: hidden widths of the classifier.
       norm: None, or "batch" for batch norm after every convolution.
       classifier_norm: None, or "batch" for batch norm after the classifier's activations.
-      conv_bias: whether convolutions have a bias; torchvision's always have.
-      activation: elementwise; of the convolutions too, where it does not bend.
+      conv_bias: whether convolutions have a bias, as in torchvision.
+      activation: elementwise; in the classifier, and without a slope after convolutions.
       dropout: rate, after every activation of the classifier; 0.5 as published.
-      dtype: of the computation; None takes the images'. Params and logits are float32.
+      dtype: dtype of the computation; None uses the images'. Params and logits are float32.
+
+    Example:
+      >>> model = VGG.from_preset("11-small", num_classes=10)
+      >>> images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+      >>> jax.eval_shape(model.init_with_output, jax.random.key(0), images)[0].shape
+      (1, 10)
 
     References: Simonyan and Zisserman 2014, arXiv 1409.1556, table 1, columns A, B, D and E.
     """
@@ -57,21 +63,21 @@ class VGG(nn.Module):
 
     @classmethod
     def from_preset(cls, preset: str, *, num_classes: int, **fields: Any) -> Self:
-        """Returns the published depth 11, 13, 16 or 19, for large images or, "16-small", small.
+        """Returns the published depth 11, 13, 16 or 19; "16-small" for small images.
 
-        The first have torchvision's classifier, 25088-4096-4096-n on a 7x7 grid. The small, for
+        The former have torchvision's classifier, 25088-4096-4096-n on a 7x7 grid. The latter, for
         images of 32x32, have 512-4096-n with batch norm.
 
         Args:
           preset: the depth.
           num_classes: width of the last Dense.
-          **fields: attributes that replace the preset's; norm="batch" for torchvision's vgg16_bn.
+          **fields: attributes that override the preset's; norm="batch" for torchvision's vgg16_bn.
 
         Raises:
-          ValueError: when the preset is unknown; lists the known.
+          ValueError: unknown preset; lists the known ones.
         """
         return cls(
-            num_classes=num_classes, **{**named_fields(preset, _SIZES, cls.__name__), **fields}
+            num_classes=num_classes, **(preset_fields(preset, _SIZES, cls.__name__) | fields)
         )
 
     @nn.compact
@@ -79,8 +85,8 @@ class VGG(nn.Module):
         """Returns logits, float32 (batch, classes), of images (batch, height, width, channels).
 
         Raises:
-          ValueError: when images have other axes, are too small to be halved by every stage, or
-            `norm` is neither None nor "batch".
+          ValueError: images with other axes or too small to be halved by every stage, or an
+            unknown `norm`.
         """
         self._check(images)
         x, i = images, 0
@@ -89,7 +95,7 @@ class VGG(nn.Module):
                 x = self._convolution(i, channels, x, deterministic)
                 i += 1
             x = nn.max_pool(x, (2, 2), (2, 2))
-        x = grid_mean(x, self.grid).reshape(x.shape[0], -1)
+        x = adaptive_avg_pool(x, self.grid).reshape(x.shape[0], -1)
         logits = CollapsibleMLP(
             features=(*self.hidden, self.num_classes),
             activation=self.activation,
@@ -102,7 +108,7 @@ class VGG(nn.Module):
         return logits.astype(jnp.float32)
 
     def _convolution(self, i: int, channels: int, x: jax.Array, deterministic: bool) -> jax.Array:
-        """Returns what the convolution i, its norm and its activation make of x."""
+        """Returns x after convolution i, its norm and its activation."""
         x = nn.Conv(
             channels,
             (3, 3),
@@ -125,22 +131,26 @@ class VGG(nn.Module):
         least = 2 ** len(self.stages)
         if images.ndim != 4 or min(images.shape[1:3]) < least:
             raise ValueError(
-                f"images have shape {images.shape}; wanted (batch, height, width, channels), at "
-                f"least {least}x{least} pixels, so that {len(self.stages)} stages can halve them."
+                f"images: got shape {images.shape}, expected (batch, height, width, channels) with "
+                f"at least {least}x{least} pixels, which {len(self.stages)} stages halve."
             )
         if self.norm not in (None, "batch"):
-            raise ValueError(f"VGG got norm={self.norm!r}; wanted None or 'batch'.")
+            raise ValueError(f"VGG: got norm={self.norm!r}, expected None or 'batch'.")
 
 
-def grid_mean(x: jax.Array, edge: int) -> jax.Array:
-    """Returns means over the cells of a grid, (batch, edge, edge, channels).
+def adaptive_avg_pool(x: jax.Array, edge: int) -> jax.Array:
+    """Returns means over the cells of a square grid, (batch, edge, edge, channels).
 
-    Cells overlap by up to a pixel where the edge does not divide the height or width, and repeat
-    pixels where it is larger, as in PyTorch's AdaptiveAvgPool2d.
+    As PyTorch's AdaptiveAvgPool2d: cells overlap by up to a pixel if the edge does not divide the
+    height or width, and repeat pixels if it is larger.
 
     Args:
       x: (batch, height, width, channels).
-      edge: cells in a row and in a column.
+      edge: number of rows and columns of the grid.
+
+    Example:
+      >>> adaptive_avg_pool(jnp.arange(4.0).reshape(1, 2, 2, 1), 1).item()
+      1.5
     """
     if x.shape[1:3] == (edge, edge):
         return x

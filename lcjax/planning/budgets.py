@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lcjax._messages import describe
 from lcjax.planning.results import PlanStep
-from lcjax.validation.arguments import check_number, kind
+from lcjax.validation.arguments import check_number
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def check_budget(budget: Any) -> None:
     """Raises TypeError unless this is a budget."""
     if not isinstance(budget, Budget):
         raise TypeError(
-            f"budget is {kind(budget)}; expected one of lcjax.MaxDrop(0.5), lcjax.Params(0.8), "
+            f"budget is {describe(budget)}; expected one of lcjax.MaxDrop(0.5), lcjax.Params(0.8), "
             "lcjax.Flops(0.8), lcjax.Count(3)."
         )
 

@@ -1,7 +1,7 @@
-"""Which code outside the program an exported model may call: kernels of linear algebra, no more.
+"""Custom calls that an exported program may contain: kernels of linear algebra.
 
-A StableHLO program is data but for its custom calls: these name functions of the process that runs
-it, and some take addresses, so that a made-up one crashes the process or worse.
+A StableHLO program is data except for its custom calls: these name functions of the process that
+runs it, and some take addresses, so that a forged one can crash the process or worse.
 """
 
 from collections.abc import Collection, Iterator
@@ -11,9 +11,9 @@ import jax.export
 from jax.extend.mlir import deserialize_portable_artifact, ir
 
 _LAPACK = "potrf geqrf gesdd getrf gehrd gees geev trsm gtsv".split()
-_UNLIKE = "lapack_sorgqr_ffi lapack_dorgqr_ffi lapack_cungqr_ffi lapack_zungqr_ffi".split()
-_UNLIKE += "lapack_ssyevd_ffi lapack_dsyevd_ffi lapack_cheevd_ffi lapack_zheevd_ffi".split()
-_UNLIKE += "lapack_ssytrd_ffi lapack_dsytrd_ffi lapack_chetrd_ffi lapack_zhetrd_ffi".split()
+_OTHER_LAPACK = "lapack_sorgqr_ffi lapack_dorgqr_ffi lapack_cungqr_ffi lapack_zungqr_ffi".split()
+_OTHER_LAPACK += "lapack_ssyevd_ffi lapack_dsyevd_ffi lapack_cheevd_ffi lapack_zheevd_ffi".split()
+_OTHER_LAPACK += "lapack_ssytrd_ffi lapack_dsytrd_ffi lapack_chetrd_ffi lapack_zhetrd_ffi".split()
 _GPU = (
     "cu_lu_pivots_to_permutation hip_lu_pivots_to_permutation cu_threefry2x32_ffi "
     "hip_threefry2x32_ffi cusolver_getrf_ffi hipsolver_getrf_ffi cusolver_geqrf_ffi "
@@ -22,8 +22,8 @@ _GPU = (
     "cusolver_gesvdj_ffi hipsolver_gesvd_ffi hipsolver_gesvdj_ffi hipsolver_gesdd_ffi "
     "cusolver_sytrd_ffi hipsolver_sytrd_ffi cusparse_gtsv2_ffi"
 ).split()
-# What XLA itself puts in the place of the call.
-_OF_XLA = (
+# Calls that XLA replaces by its own code.
+_XLA = (
     "Sharding SPMDFullToShardShape SPMDShardToFullShape annotate_device_placement Eigh Qr "
     "ProductOfElementaryHouseholderReflectors LuDecomposition ApproxTopK AllocateBuffer "
     "stablehlo.dynamic_approx_top_k stablehlo.dynamic_reduce_window "
@@ -31,23 +31,23 @@ _OF_XLA = (
 ).split()
 KNOWN = frozenset(
     [f"lapack_{dtype}{name}_ffi" for name in _LAPACK for dtype in "sdcz"]
-    + [*_UNLIKE, *_GPU, *_OF_XLA]
+    + [*_OTHER_LAPACK, *_GPU, *_XLA]
 )
-# Operations that wait for, or hand data to, the host.
+# Operations that exchange data with the host.
 _HOST = frozenset(f"stablehlo.{name}" for name in ("infeed", "outfeed", "send", "recv"))
 
 
 def unknown_calls(program: jax.export.Exported, trusted: Collection[str] = ()) -> list[str]:
-    """Returns what a program calls outside itself and is not known to be mathematics; sorted.
+    """Returns the sorted targets of custom calls that are not known linear algebra.
 
-    Nothing of the program is run or compiled.
+    Does not run or compile the program.
 
     Args:
-      program: as `jax.export.deserialize` returned it.
+      program: the return value of `jax.export.deserialize`.
       trusted: further targets to accept.
 
     Raises:
-      Exception: whatever MLIR raises for bytes that are not a program.
+      Exception: from MLIR, for bytes that are not a program.
     """
     with ir.Context() as context:
         module = deserialize_portable_artifact(program.mlir_module_serialized, context)

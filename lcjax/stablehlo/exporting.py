@@ -1,194 +1,224 @@
-"""Runs models that `lcjax.export` wrote, with JAX alone and no model code."""
+"""Writes models as StableHLO programs that run with JAX alone: no Flax, no model code."""
 
+import json
 import os
+import shutil
+import uuid
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
+from jax.sharding import Mesh
 
-from lcjax._messages import printable
-from lcjax.io.checkpoint import restore
-from lcjax.io.schema import CheckpointError
-from lcjax.stablehlo.custom_calls import unknown_calls
-from lcjax.validation.json_files import kind_of, read_bounded, read_json
+from lcjax.io.checkpoint import save
+from lcjax.io.leaves import describe, flatten, nest
+from lcjax.stablehlo.format import ABOUT, FORMAT, PROGRAM, WEIGHTS, Weights, require_flatbuffers
+from lcjax.tree.paths import leaf_path
+from lcjax.validation.arguments import check_path
+from lcjax.validation.functions import check_function, check_inputs
 
-PROGRAM, WEIGHTS, ABOUT = "program.jax", "weights", "export.json"  # the files of a model
-FORMAT = 1
-_LARGEST = 2**31  # bytes; jax.export serializes no larger program
-_RUNS_ON = {"gpu": {"cuda", "rocm"}}  # what jax.export calls the platform of a device
-
-
-class ExportedModel:
-    """A program that `load_exported` read; `model(*inputs)` runs it, compiled once for each shape.
-
-    Attributes:
-      platforms: on which it runs.
-      inputs: what it takes, as `(batch, 28, 28, 1) float32`; the batch is of any size.
-    """
-
-    def __init__(self, path: Path, program: jax.export.Exported, weights: tuple[Any, ...]):
-        self.platforms = tuple(program.platforms)
-        self._path, self._weights = path, weights
-        self._in_avals = program.in_avals[len(jax.tree.leaves(weights)) :]
-        self._in_tree = jax.tree.structure(
-            jax.tree.unflatten(program.in_tree, program.in_avals)[0][len(weights) :]
-        )
-        self.inputs = tuple(f"({_dims(aval)}) {aval.dtype.name}" for aval in self._in_avals)
-        self._run = jax.jit(program.call)
-
-    def __repr__(self) -> str:
-        """Returns where the model is from, what it takes and on what it runs."""
-        return (
-            f"ExportedModel({str(self._path)!r}, inputs={self.inputs}, platforms={self.platforms})"
-        )
-
-    def __call__(self, *inputs: Any) -> Any:
-        """Returns what the model returns for these inputs.
-
-        Raises:
-          ValueError: other inputs than those that were exported, or a platform that was not.
-        """
-        self._check(inputs)
-        return self._run(*self._weights, *inputs)
-
-    def _check(self, inputs: Sequence[Any]) -> None:
-        leaves, tree = jax.tree.flatten(tuple(inputs))
-        if tree != self._in_tree:
-            raise ValueError(
-                f"{self._path}: got inputs {tree}, wanted {self._in_tree}, of "
-                f"{', '.join(self.inputs)}."
-            )
-        leaves = [leaf if hasattr(leaf, "dtype") else np.asarray(leaf) for leaf in leaves]
-        batch = leaves[0].shape[:1]
-        for i, (leaf, aval) in enumerate(zip(leaves, self._in_avals, strict=True)):
-            dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
-            given = f"{tuple(leaf.shape)} {dtype.name}"
-            same = leaf.shape[:1] == batch and leaf.shape[1:] == aval.shape[1:]
-            if not same or 0 in leaf.shape or not batch or dtype != aval.dtype:
-                also = f", the batch that of the first, {batch[0]}" if i and batch else ""
-                if jax.dtypes.canonicalize_dtype(aval.dtype) != aval.dtype:
-                    also += "; the model computes in 64 bits: set jax_enable_x64"
-                raise ValueError(
-                    f"{self._path}: input {i} is {given}, wanted {self.inputs[i]}{also}."
-                )
-        if any(isinstance(leaf, Tracer) for leaf in leaves):
-            return  # where it will run is for the caller's jit to say
-        placed = [one for one in leaves if isinstance(one, jax.Array) and one.committed]
-        platform = next(iter((placed or [jnp.zeros(())])[0].devices())).platform
-        if not _RUNS_ON.get(platform, {platform}) & set(self.platforms):
-            raise ValueError(
-                f"{self._path}: exported for {', '.join(self.platforms)}, cannot run on {platform}."
-                " Export it again with that among platforms, or run it on a device of those."
-            )
+_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+_NO_MESH = Mesh(np.empty((), object), ())  # the program is for one device, whatever mesh is active
+_MAX_EMBEDDED = 2**31 - 2**24  # bytes; jax.export serializes at most 2 GiB
 
 
-def load_exported(
-    path: str | os.PathLike[str], *, custom_calls: Sequence[str] = ()
-) -> ExportedModel:
-    """Returns the model that `export` wrote, to be called with its inputs; needs no model code.
+def export(
+    apply_fn: Callable[..., Any],
+    variables: Any,
+    inputs: Sequence[Any],
+    path: str | os.PathLike[str],
+    *,
+    platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
+    weights: Weights = "embedded",
+) -> None:
+    """Writes a model as one StableHLO program for batches of any size, all of it or nothing.
 
-    A program is code: run one only if you trust who made it. Its checksum shows that it is whole,
-    not who wrote it. One that calls anything outside itself but known kernels of linear algebra is
-    refused; what is left can still use memory and time without end.
+    The program computes the form that the variables have, deep or compact. With embedded weights
+    JAX alone runs it, on a machine without lcjax and Flax:
+
+      program = jax.export.deserialize(bytearray(open("exported/program.jax", "rb").read()))
+      logits = program.call(images)
+
+    External weights are a checkpoint, `exported/weights`, which the program takes as nested dicts
+    in its first argument. Large models compile faster so, because XLA folds constants.
 
     Args:
-      path: what `export` was given.
-      custom_calls: targets of further custom calls that you trust, such as "tpu_custom_call" for a
-        model with Pallas kernels.
+      apply_fn: `apply_fn(variables, *inputs)` runs the model, such as `model.apply`; it must not
+        turn the batch size into a Python number: `x.shape[0]`, not `len(x)`.
+      variables: the first argument of apply_fn; any pytree of arrays, of one process.
+      inputs: the other arguments of apply_fn; pytrees of arrays or ShapeDtypeStructs whose leading
+        axis is the batch, of the same size in all.
+      path: the directory to create, with its parents, on a local disk.
+      platforms: the platforms that can run the program, of "cpu", "cuda", "rocm" and "tpu"; none
+        of them has to be present.
+      weights: "embedded" in the program as constants, at most 2 GiB, or "external".
 
     Raises:
-      FileNotFoundError: there is nothing at path.
-      CheckpointError: what is there was not written by `export`, is damaged, is of several
-        devices, or makes custom calls that are not known.
+      FileExistsError: path exists; nothing is overwritten.
+      ImportError: flatbuffers is missing, which jax.export needs: `pip install 'lcjax[export]'`.
+      TypeError: a leaf that is not an array or a number, or is a typed random key.
+      ValueError: an unknown platform, an input without a batch axis or with another batch size, an
+        apply_fn that cannot run with a symbolic batch size, too many weights to embed.
+
+    Example:
+      >>> import tempfile, lcjax, jax.numpy as jnp
+      >>> path = tempfile.mkdtemp() + "/double"
+      >>> lcjax.export(lambda scale, x: scale * x, jnp.float32(2), [jnp.ones((1, 3))], path)
+      >>> lcjax.load_exported(path)(jnp.ones((2, 3))).tolist()
+      [[2.0, 2.0, 2.0], [2.0, 2.0, 2.0]]
     """
+    check_function(apply_fn)
+    check_inputs(inputs)
+    check_path(path)
     target = Path(path).expanduser().absolute()
-    if not target.exists():
-        raise FileNotFoundError(f"{target}: no such exported model; there is nothing at this path.")
-    if not (target / ABOUT).exists() or not (target / PROGRAM).exists():
-        raise CheckpointError(
-            f"{target} is no exported model: it does not hold both {PROGRAM} and {ABOUT}."
+    if target.exists():
+        raise FileExistsError(
+            f"{target} already exists; expected a new path. Choose another one, or move the old "
+            "one away."
         )
-    crc32, weights = _about(target)
-    serialized = read_bounded(target / PROGRAM, largest=_LARGEST, error=CheckpointError)
-    if zlib.crc32(serialized) != crc32:
-        raise CheckpointError(f"{target} is damaged: {PROGRAM} is not what was written.")
-    need_flatbuffers()
-    program = _program(target, serialized, custom_calls)
-    held = (restore(target / WEIGHTS),) if weights == "beside" else ()
+    _check_choices(platforms, weights)
+    program, external = _program(apply_fn, variables, _symbolic_batch(inputs), platforms, weights)
+    serialized = bytes(program.serialize())
+    about = {"format": FORMAT, "lcjax": version("lcjax"), "weights": weights}
+    about |= {"crc32": zlib.crc32(serialized)}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
+    unfinished.mkdir()
     try:
-        model = ExportedModel(target, program, held)
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-        raise CheckpointError(
-            f"{target} is damaged: {PROGRAM} takes other arguments than weights and inputs. "
-            "Export it again."
-        ) from error
-    return model
+        (unfinished / PROGRAM).write_bytes(serialized)
+        if external is not None:
+            save(unfinished / WEIGHTS, external)
+        (unfinished / ABOUT).write_text(json.dumps(about))
+        try:
+            unfinished.rename(target)
+        except OSError as error:
+            if target.exists():
+                raise FileExistsError(
+                    f"{target}: another export created it in the meantime; choose another path."
+                ) from error
+            raise
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
 
 
-def _about(target: Path) -> tuple[int, str]:
-    """Returns the checksum of the program, and where its weights are."""
-    try:
-        about = read_json(target / ABOUT)
-    except ValueError as error:
-        raise CheckpointError(
-            f"{target} is damaged: {ABOUT} is not what was written: {error}"
-        ) from error
-    for key, kind in (("format", int), ("lcjax", str), ("weights", str), ("crc32", int)):
-        if type(about.get(key)) is not kind:
-            raise CheckpointError(
-                f"{target} is damaged: {ABOUT} is not what was written: {key} is "
-                f"{kind_of(about[key]) if key in about else 'missing'}, expected {kind.__name__}. "
-                "Export the model again."
+def _check_choices(platforms: Sequence[str], weights: str) -> None:
+    unknown = [platform for platform in platforms if platform not in _PLATFORMS]
+    if unknown or not platforms or isinstance(platforms, str):
+        raise ValueError(f"platforms: got {platforms!r}, expected some of {', '.join(_PLATFORMS)}.")
+    if weights not in ("embedded", "external"):
+        raise ValueError(f"weights: got {weights!r}, expected 'embedded' or 'external'.")
+    require_flatbuffers()
+
+
+def _program(
+    apply_fn: Callable[..., Any],
+    variables: Any,
+    specs: tuple[Any, ...],
+    platforms: Sequence[str],
+    weights: Weights,
+) -> tuple[jax.export.Exported, Any]:
+    """Returns the program, and the tree of its external weights, or None."""
+    if weights == "embedded":
+        constants = _embedded_weights(variables)
+        return _traced(lambda *xs: apply_fn(constants, *xs), specs, platforms), None
+    arrays = {name: jnp.asarray(leaf) for name, leaf in flatten(variables).items()}
+    structure = jax.tree.structure(variables)
+
+    def run(leaves: Any, *xs: Any) -> Any:
+        by_name = flatten(leaves)
+        return apply_fn(jax.tree.unflatten(structure, [by_name[name] for name in arrays]), *xs)
+
+    shapes = {name: jax.ShapeDtypeStruct(one.shape, one.dtype) for name, one in arrays.items()}
+    return _traced(run, (nest(shapes), *specs), platforms), nest(arrays)
+
+
+def _symbolic_batch(inputs: Sequence[Any]) -> tuple[Any, ...]:
+    """Returns the inputs' shapes with one symbol for the batch size."""
+    (symbol,) = jax.export.symbolic_shape("batch")
+    batches = set()
+
+    def symbolic(keys: Any, leaf: Any) -> jax.ShapeDtypeStruct:
+        if not getattr(leaf, "shape", ()):
+            raise ValueError(
+                f"inputs {leaf_path(keys)}: got {describe(leaf)}, without a batch axis; expected "
+                "an array whose leading axis is the batch."
             )
-    if about["format"] != FORMAT:
-        raise CheckpointError(
-            f"{target} is of format {about['format']} and this lcjax reads format {FORMAT}: "
-            f"install lcjax {about['lcjax']!r:.40}, which wrote it, or call jax.export.deserialize."
-        )
-    if about["weights"] not in ("inside", "beside"):
-        raise CheckpointError(
-            f"{target} is damaged: {ABOUT} is not what was written: weights is "
-            f"{about['weights']!r:.40}, expected 'inside' or 'beside'. Export the model again."
-        )
-    return about["crc32"], about["weights"]
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+            raise TypeError(
+                f"inputs {leaf_path(keys)}: got {leaf.dtype}, a typed key; expected an array of "
+                "numbers. Pass jax.random.key_data(key), and call "
+                "jax.random.wrap_key_data in apply_fn."
+            )
+        batches.add(leaf.shape[0])
+        dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+        return jax.ShapeDtypeStruct((symbol, *leaf.shape[1:]), dtype)
+
+    specs = jax.tree_util.tree_map_with_path(symbolic, tuple(inputs))
+    if len(batches) != 1:
+        found = ", ".join(map(str, sorted(batches))) or "none"
+        raise ValueError(f"inputs: got batches of sizes {found}; expected one size for all inputs.")
+    return specs
 
 
-def _program(target: Path, serialized: bytes, custom_calls: Sequence[str]) -> jax.export.Exported:
-    """Returns a program that runs on one device and calls nothing unknown."""
+def _embedded_weights(variables: Any) -> Any:
+    """Returns the weights on the host, after a check that a program can contain them."""
+    variables = jax.tree_util.tree_map_with_path(_array, variables)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
+    if size > _MAX_EMBEDDED:
+        raise ValueError(
+            f"variables: got {size:,} bytes of weights, expected at most {_MAX_EMBEDDED:,} to "
+            "embed; export with weights='external'."
+        )
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            raise ValueError(
+                f"{leaf_path(keys)}: got an array spread over processes; save it with lcjax.save "
+                "and export in one process."
+            )
+    return jax.tree.map(np.asarray, variables)
+
+
+def _array(keys: Any, leaf: Any) -> Any:
+    """Returns a leaf as an array of the dtype that JAX computes with."""
+    if isinstance(leaf, jax.Array):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+            raise TypeError(
+                f"variables {leaf_path(keys)}: got {leaf.dtype}, a typed key; expected an array of "
+                "numbers. Leave it out, or store jax.random.key_data(key) instead."
+            )
+        return leaf
     try:
-        program = jax.export.deserialize(bytearray(serialized))
-        unknown = unknown_calls(program, custom_calls)
-    except Exception as error:  # of flatbuffers, of MLIR or of JAX, whichever meets the fault
-        raise CheckpointError(
-            f"{target} is damaged: {PROGRAM} is not a program that this JAX reads "
-            f"({printable(error, longest=200)}). Export it again."
+        array = np.asarray(leaf)
+        if array.dtype.kind in "OUSMm":
+            raise TypeError(f"its dtype is {array.dtype}")
+        return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"variables {leaf_path(keys)}: got {type(leaf).__name__}, expected an array or a "
+            "number."
         ) from error
-    if unknown:
-        names = ", ".join(printable(name, longest=60) for name in unknown[:5])
-        raise CheckpointError(
-            f"{target}: the program calls code outside itself: {names}; expected only known "
-            "kernels of linear algebra. If you trust the program, name them in custom_calls=."
-        )
+
+
+def _traced(run: Callable[..., Any], specs: Any, platforms: Sequence[str]) -> jax.export.Exported:
+    try:
+        with jax.set_mesh(_NO_MESH):
+            program = jax.export.export(jax.jit(run), platforms=tuple(platforms))(*specs)
+    except (TypeError, jax.errors.InconclusiveDimensionOperation) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"apply_fn cannot be traced with these inputs and a symbolic batch size: {reason} "
+            "Write x.shape[0] for len(x), and do not branch on the batch size."
+        ) from error
     if program.nr_devices != 1:
-        raise CheckpointError(
-            f"{target}: the program is for {program.nr_devices} devices, expected 1. Export the "
-            "model again with lcjax.export."
+        raise ValueError(
+            f"apply_fn places its arrays on {program.nr_devices} devices (by shard_map or by a "
+            "sharding with a mesh in it); an exported program runs on 1. Export the model without "
+            "these."
         )
     return program
-
-
-def need_flatbuffers() -> None:
-    """Raises, saying what to install, where jax.export cannot read or write programs."""
-    try:
-        import flatbuffers  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ImportError("jax.export needs flatbuffers: pip install 'lcjax[export]'.") from error
-
-
-def _dims(aval: Any) -> str:
-    return ", ".join(map(str, aval.shape)) + ("," if len(aval.shape) == 1 else "")

@@ -1,209 +1,200 @@
-"""Writes models as StableHLO programs, which run with JAX alone: no Flax, no model code.
+"""Runs models that `lcjax.export` wrote, with JAX alone and no model code."""
 
-An exported model is a directory. `program.jax` in it is what `jax.export` serializes, so that JAX
-needs no lcjax to run it; where the weights are beside the program they are a checkpoint that
-`lcjax.save` wrote, in `weights`.
-"""
-
-import json
 import os
-import shutil
-import uuid
 import zlib
-from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.core import Tracer
 
-from lcjax.io.checkpoint import save
-from lcjax.io.leaves import describe, flatten, nest
-from lcjax.stablehlo.exporting import ABOUT, FORMAT, PROGRAM, WEIGHTS, need_flatbuffers
-from lcjax.tree.paths import leaf_path
-from lcjax.validation.arguments import check_path
-from lcjax.validation.functions import check_function, check_inputs
+from lcjax._messages import printable
+from lcjax.errors import CheckpointError
+from lcjax.io.checkpoint import restore
+from lcjax.stablehlo.custom_calls import unknown_calls
+from lcjax.stablehlo.format import (
+    ABOUT,
+    FORMAT,
+    PROGRAM,
+    WEIGHTS,
+    WEIGHTS_IN,
+    Weights,
+    require_flatbuffers,
+)
+from lcjax.validation.json_files import kind_of, read_bounded, read_json
 
-_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-_NO_MESH = Mesh(np.empty((), object), ())  # the program is for one device, whatever mesh is active
-_MOST_INSIDE = 2**31 - 2**24  # bytes; jax.export serializes at most 2 GiB
+_LARGEST = 2**31  # bytes; jax.export serializes no larger program
+_RUNS_ON = {"gpu": {"cuda", "rocm"}}  # jax.export's names for the platform of a device
 
 
-def export(
-    apply_fn: Callable[..., Any],
-    variables: Any,
-    inputs: Sequence[Any],
-    path: str | os.PathLike[str],
-    *,
-    platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
-    weights: Literal["inside", "beside"] = "inside",
-) -> None:
-    """Writes a model as one StableHLO program for batches of any size, all of it or nothing.
+class ExportedModel:
+    """A program that `load_exported` read; `model(*inputs)` runs it, compiled once for each shape.
 
-    The form that the variables hold is exported, deep or compact. With the weights inside, JAX
-    alone runs the file, on a machine that knows neither lcjax nor Flax:
+    Attributes:
+      platforms: the platforms that can run it, such as `("cpu", "cuda", "tpu")`.
+      inputs: shape and dtype of each input, such as `(batch, 28, 28, 1) float32`, for any batch.
+    """
 
-      program = jax.export.deserialize(bytearray(open("exported/program.jax", "rb").read()))
-      logits = program.call(images)
+    def __init__(self, path: Path, program: jax.export.Exported, weights: tuple[Any, ...]):
+        self.platforms = tuple(program.platforms)
+        self._path, self._weights = path, weights
+        self._in_avals = program.in_avals[len(jax.tree.leaves(weights)) :]
+        self._in_tree = jax.tree.structure(
+            jax.tree.unflatten(program.in_tree, program.in_avals)[0][len(weights) :]
+        )
+        self.inputs = tuple(f"({_dims(aval)}) {aval.dtype.name}" for aval in self._in_avals)
+        self._run = jax.jit(program.call)
 
-    With the weights beside, they are a checkpoint of their own, `exported/weights`; the program
-    takes them first, as nested dicts. Large models compile faster so: XLA looks into constants.
+    def __repr__(self) -> str:
+        """Returns the path of the model, its inputs and its platforms."""
+        return (
+            f"ExportedModel({str(self._path)!r}, inputs={self.inputs}, platforms={self.platforms})"
+        )
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Returns the model's outputs.
+
+        Args:
+          *inputs: arrays of the shapes and dtypes in `inputs`, all with one batch size.
+
+        Raises:
+          ValueError: inputs of another structure, shape or dtype, or a device of another platform.
+        """
+        self._check(inputs)
+        return self._run(*self._weights, *inputs)
+
+    def _check(self, inputs: Sequence[Any]) -> None:
+        leaves, tree = jax.tree.flatten(tuple(inputs))
+        if tree != self._in_tree:
+            raise ValueError(
+                f"{self._path}: got inputs {tree}, expected {self._in_tree} of "
+                f"{', '.join(self.inputs)}."
+            )
+        leaves = [leaf if hasattr(leaf, "dtype") else np.asarray(leaf) for leaf in leaves]
+        batch = leaves[0].shape[:1]
+        for i, (leaf, aval) in enumerate(zip(leaves, self._in_avals, strict=True)):
+            dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
+            given = f"{tuple(leaf.shape)} {dtype.name}"
+            same = leaf.shape[:1] == batch and leaf.shape[1:] == aval.shape[1:]
+            if not same or 0 in leaf.shape or not batch or dtype != aval.dtype:
+                also = f" with the batch size of input 0, {batch[0]}" if i and batch else ""
+                if jax.dtypes.canonicalize_dtype(aval.dtype) != aval.dtype:
+                    also += "; the model computes in 64 bits: set jax_enable_x64"
+                raise ValueError(
+                    f"{self._path}, input {i}: got {given}, expected {self.inputs[i]}{also}."
+                )
+        if any(isinstance(leaf, Tracer) for leaf in leaves):
+            return  # the caller's jit chooses the device
+        placed = [one for one in leaves if isinstance(one, jax.Array) and one.committed]
+        platform = next(iter((placed or [jnp.zeros(())])[0].devices())).platform
+        if not _RUNS_ON.get(platform, {platform}) & set(self.platforms):
+            raise ValueError(
+                f"{self._path}: got inputs on {platform}, expected one of "
+                f"{', '.join(self.platforms)}. Add {platform!r} to platforms= and export the model "
+                "again, or move the inputs."
+            )
+
+
+def load_exported(
+    path: str | os.PathLike[str], *, custom_calls: Sequence[str] = ()
+) -> ExportedModel:
+    """Returns the model that `export` wrote; needs no model code.
+
+    A program is code: run it only if you trust its author. The checksum detects damage, not
+    tampering. Programs with custom calls other than known linear algebra are refused; the rest can
+    still use unlimited memory and time.
 
     Args:
-      apply_fn: `apply_fn(variables, *inputs)` runs the model, such as `model.apply`; may not make
-        the batch size a Python number: `x.shape[0]`, not `len(x)`.
-      variables: what apply_fn takes first; any pytree of arrays, of one process.
-      inputs: what apply_fn takes after the variables; pytrees of arrays or ShapeDtypeStructs whose
-        leading axis is the batch, one size for all.
-      path: the directory to make, with its parents, on a local disk.
-      platforms: on which the program shall run: "cpu", "cuda", "rocm" or "tpu"; one program
-        serves all of them, and none has to be at hand.
-      weights: "inside" the program, as constants, at most 2 GiB; or "beside" it.
+      path: the directory that `export` created.
+      custom_calls: targets of further custom calls that you trust, such as "tpu_custom_call" for a
+        model with Pallas kernels.
 
     Raises:
-      FileExistsError: there is something at path: nothing is ever overwritten.
-      ImportError: without flatbuffers, which jax.export needs and lcjax's extra `export` brings.
-      ValueError: an unknown platform, an input without a batch axis or of another batch, an
-        apply_fn that the batch size must not be free in, too many weights to be inside.
+      FileNotFoundError: path does not exist.
+      CheckpointError: the directory was not written by `export`, is damaged, is for several
+        devices, or has unknown custom calls.
+      ImportError: flatbuffers is missing, which jax.export needs: `pip install 'lcjax[export]'`.
+
+    Example: see `export`.
     """
-    check_function(apply_fn)
-    check_inputs(inputs)
-    check_path(path)
     target = Path(path).expanduser().absolute()
-    if target.exists():
-        raise FileExistsError(
-            f"{target} exists and nothing is ever overwritten: name another path, or move what is "
-            "there."
+    if not target.exists():
+        raise FileNotFoundError(f"{target}: no such exported model; this path does not exist.")
+    if not (target / ABOUT).exists() or not (target / PROGRAM).exists():
+        raise CheckpointError(
+            f"{target} is not an exported model: expected {PROGRAM} and {ABOUT} in it. Give a "
+            "directory that lcjax.export created."
         )
-    _check_choices(platforms, weights)
-    specs = _free_batch(inputs)
-    if weights == "inside":
-        constants = _inside(variables)
-        program = _traced(lambda *xs: apply_fn(constants, *xs), specs, platforms)
-    else:
-        held = {name: jnp.asarray(leaf) for name, leaf in flatten(variables).items()}
-        structure = jax.tree.structure(variables)
-
-        def run(leaves: Any, *xs: Any) -> Any:
-            flat = flatten(leaves)
-            return apply_fn(jax.tree.unflatten(structure, [flat[name] for name in held]), *xs)
-
-        shapes = {name: jax.ShapeDtypeStruct(one.shape, one.dtype) for name, one in held.items()}
-        program = _traced(run, (nest(shapes), *specs), platforms)
-    serialized = bytes(program.serialize())
-    about = {"format": FORMAT, "lcjax": version("lcjax"), "weights": weights}
-    about |= {"crc32": zlib.crc32(serialized)}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    making = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
-    making.mkdir()
-    try:
-        (making / PROGRAM).write_bytes(serialized)
-        if weights == "beside":
-            save(making / WEIGHTS, nest(held))
-        (making / ABOUT).write_text(json.dumps(about))
-        try:
-            making.rename(target)
-        except OSError as error:
-            if target.exists():
-                raise FileExistsError(f"{target}: another export wrote it meanwhile.") from error
-            raise
-    except BaseException:
-        shutil.rmtree(making, ignore_errors=True)
-        raise
-
-
-def _check_choices(platforms: Sequence[str], weights: str) -> None:
-    unknown = [platform for platform in platforms if platform not in _PLATFORMS]
-    if unknown or not platforms or isinstance(platforms, str):
-        raise ValueError(f"platforms is {platforms!r}; wanted some of {', '.join(_PLATFORMS)}.")
-    if weights not in ("inside", "beside"):
-        raise ValueError(f"weights is {weights!r}, must be 'inside' or 'beside'.")
-    need_flatbuffers()
-
-
-def _free_batch(inputs: Sequence[Any]) -> tuple[Any, ...]:
-    """Returns the inputs' shapes with one symbol for the batch size."""
-    (symbol,) = jax.export.symbolic_shape("batch")
-    batches = set()
-
-    def free(keys: Any, leaf: Any) -> jax.ShapeDtypeStruct:
-        if not getattr(leaf, "shape", ()):
-            raise ValueError(
-                f"inputs {leaf_path(keys)}: got {describe(leaf)}, which has no batch axis; wanted "
-                "arrays whose leading axis is the batch."
-            )
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
-            raise TypeError(
-                f"inputs {leaf_path(keys)}: got {leaf.dtype}, a typed key; expected an array of "
-                "numbers. Pass jax.random.key_data(key), and call "
-                "jax.random.wrap_key_data in apply_fn."
-            )
-        batches.add(leaf.shape[0])
-        dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
-        return jax.ShapeDtypeStruct((symbol, *leaf.shape[1:]), dtype)
-
-    specs = jax.tree_util.tree_map_with_path(free, tuple(inputs))
-    if len(batches) != 1:
-        found = ", ".join(map(str, sorted(batches))) or "none"
-        raise ValueError(f"inputs: got batches of sizes {found}; wanted one size for all inputs.")
-    return specs
-
-
-def _inside(variables: Any) -> Any:
-    """Returns the weights on the host, once sure that a program can hold them."""
-    variables = jax.tree_util.tree_map_with_path(_array, variables)
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
-    if size > _MOST_INSIDE:
-        raise ValueError(
-            f"variables: {size:,} bytes of weights, and a program holds at most {_MOST_INSIDE:,}: "
-            "export with weights='beside'."
+    crc32, weights = _about(target)
+    serialized = read_bounded(target / PROGRAM, largest=_LARGEST, error=CheckpointError)
+    if zlib.crc32(serialized) != crc32:
+        raise CheckpointError(
+            f"{target} is damaged: the checksum of {PROGRAM} differs. Export the model again."
         )
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-            raise ValueError(
-                f"{leaf_path(keys)}: spread over processes; save it and export in one process."
-            )
-    return jax.tree.map(np.asarray, variables)
-
-
-def _array(keys: Any, leaf: Any) -> Any:
-    """Returns a leaf as an array in the dtype that JAX computes with."""
-    if isinstance(leaf, jax.Array):
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
-            raise TypeError(
-                f"variables {leaf_path(keys)}: got {leaf.dtype}, a typed key; expected an array of "
-                "numbers. Leave it out, or store jax.random.key_data(key) instead."
-            )
-        return leaf
+    require_flatbuffers()
+    program = _program(target, serialized, custom_calls)
+    external = (restore(target / WEIGHTS),) if weights == "external" else ()
     try:
-        array = np.asarray(leaf)
-        if array.dtype.kind in "OUSMm":
-            raise TypeError(f"it holds {array.dtype}")
-        return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"variables {leaf_path(keys)}: got {type(leaf).__name__}, expected an array or a "
-            "number."
+        return ExportedModel(target, program, external)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        raise CheckpointError(
+            f"{target} is damaged: expected a program whose arguments are weights and inputs. "
+            "Export the model again."
         ) from error
 
 
-def _traced(run: Callable[..., Any], specs: Any, platforms: Sequence[str]) -> jax.export.Exported:
+def _about(target: Path) -> tuple[int, Weights]:
+    """Returns the checksum of the program and the place of its weights."""
     try:
-        with jax.set_mesh(_NO_MESH):
-            program = jax.export.export(jax.jit(run), platforms=tuple(platforms))(*specs)
-    except (TypeError, jax.errors.InconclusiveDimensionOperation) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"apply_fn cannot be traced with these inputs and a batch of any size: {reason} "
-            "Write x.shape[0] for len(x), and let nothing depend on how large it is."
+        about = read_json(target / ABOUT)
+    except ValueError as error:
+        raise _damaged(target, str(error)) from error
+    for key, kind in (("format", int), ("lcjax", str), ("weights", str), ("crc32", int)):
+        if type(about.get(key)) is not kind:
+            got = kind_of(about[key]) if key in about else "nothing"
+            raise _damaged(target, f"{key}: got {got}, expected {kind.__name__}")
+    weights = WEIGHTS_IN.get(about["format"])
+    if weights is None:
+        raise CheckpointError(
+            f"{target}: got format {about['format']}, expected at most {FORMAT}; install lcjax "
+            f"{about['lcjax']!r:.40}, which wrote it, or call jax.export.deserialize."
+        )
+    if about["weights"] not in weights:
+        expected = " or ".join(map(repr, weights))
+        raise _damaged(target, f"weights: got {about['weights']!r:.40}, expected {expected}")
+    return about["crc32"], weights[about["weights"]]
+
+
+def _damaged(target: Path, reason: str) -> CheckpointError:
+    return CheckpointError(f"{target} is damaged: {ABOUT}: {reason}. Export the model again.")
+
+
+def _program(target: Path, serialized: bytes, custom_calls: Sequence[str]) -> jax.export.Exported:
+    """Returns a program for one device, without unknown custom calls."""
+    try:
+        program = jax.export.deserialize(bytearray(serialized))
+        unknown = unknown_calls(program, custom_calls)
+    except Exception as error:  # from flatbuffers, MLIR or JAX
+        raise CheckpointError(
+            f"{target} is damaged: this JAX cannot read {PROGRAM} "
+            f"({printable(error, longest=200)}). Export the model again."
         ) from error
+    if unknown:
+        names = ", ".join(printable(name, longest=60) for name in unknown[:5])
+        raise CheckpointError(
+            f"{target}: got custom calls of {names}, expected only known linear algebra. If you "
+            "trust the program, name them in custom_calls=."
+        )
     if program.nr_devices != 1:
-        raise ValueError(
-            f"apply_fn spreads its arrays over {program.nr_devices} devices by itself (shard_map, "
-            "or a sharding with a mesh in it); an exported program runs on 1. Give the form of the "
-            "model without these."
+        raise CheckpointError(
+            f"{target}: got a program for {program.nr_devices} devices, expected 1. Export the "
+            "model again with lcjax.export."
         )
     return program
+
+
+def _dims(aval: Any) -> str:
+    return ", ".join(map(str, aval.shape)) + ("," if len(aval.shape) == 1 else "")

@@ -13,8 +13,8 @@ from benchmarks.preset_steps import preset
 from benchmarks.step_costs import programs
 from benchmarks.trace import kinds_of, shares
 from lcjax import CollapsibleMLP
+from lcjax.models.activations import exact_gelu
 from lcjax.models.attention import attend
-from lcjax.models.gelu import exact_gelu
 from train.engine.flat_tokens import flat_tokens
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lcjax.interop import find_source
+from lcjax.interop import resolve_source
 from tests.reference.cases import CASES, compared
 from tests.reference.golden import FILE
 from tests.reference.minilm import PACKAGE, padded, summary
@@ -35,7 +35,7 @@ def _golden() -> dict[str, Any]:
         }
         for name, make in PROGRAMS.items()
     }
-    folder = find_source(PACKAGE)
+    folder = resolve_source(PACKAGE)
     ids = minilm_ids(folder)
     embeddings = minilm_embeddings(folder, *padded(ids))
     return golden | {"minilm": {"ids": ids, "summary": _rounded(summary(embeddings))}}

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import numpy as np
 
-from lcjax.models import GPT2, VGG, Bert, MLPMixer, ViT
+from lcjax.models import BERT, GPT2, VGG, MLPMixer, ViT
 
 _VIT: dict[str, Any] = dict(patch_size=8, depth=2, width=24, num_heads=3, mlp_hidden=96)
 _BERT: dict[str, Any] = dict(
@@ -52,8 +52,8 @@ def _tokens() -> np.ndarray:
 _TYPES = _stream("types").randint(0, 2, MASK.shape)
 
 CASES = {
-    "bert_classifier": Case(Bert(3, **_BERT), (_tokens(), MASK, _TYPES)),
-    "bert_tokens": Case(Bert(None, pool=None, **_BERT), (_tokens(), MASK), MASK),
+    "bert_classifier": Case(BERT(3, **_BERT), (_tokens(), MASK, _TYPES)),
+    "bert_tokens": Case(BERT(None, pool=None, **_BERT), (_tokens(), MASK), MASK),
     "gpt2": Case(
         GPT2(depth=2, width=24, num_heads=3, vocab_size=40, max_length=12), (_tokens(), LEFT), LEFT
     ),

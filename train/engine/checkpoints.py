@@ -11,12 +11,19 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from lcjax.errors import DamagedError
 from lcjax.io.checkpoint import restore
 from lcjax.io.containers import as_stored, containers
+from lcjax.io.file_paths import absolute_path, orbax_context
 from lcjax.io.leaves import flatten
-from lcjax.io.locations import absolute, orbax_context
-from lcjax.io.manifest import ARRAYS, check_names, entry, own_manifest, read_record, seal
-from lcjax.io.schema import DamagedError
+from lcjax.io.manifest import (
+    ARRAYS,
+    check_names,
+    lcjax_manifest,
+    leaf_record,
+    make_manifest,
+    read_record,
+)
 
 _MERIT = "merit"
 
@@ -41,7 +48,7 @@ class Snapshots:
             n=1,
             keep_checkpoints_without_metrics=False,
         )
-        place = absolute(directory / "checkpoints")
+        place = absolute_path(directory / "checkpoints")
         self._orbax = ocp.training.Checkpointer(
             place,
             context=orbax_context(place),
@@ -67,7 +74,9 @@ class Snapshots:
             checkpointable_name=ARRAYS,
             force=True,
             metrics=None if merit is None else {_MERIT: merit},
-            custom_metadata=seal([entry(*one) for one in leaves.items()], kinds, None),
+            custom_metadata=make_manifest(
+                [leaf_record(*one) for one in leaves.items()], kinds, None
+            ),
         )
 
     @property
@@ -87,9 +96,9 @@ class Snapshots:
         latest = self._orbax.latest
         if latest is None:
             return None
-        wanted, place = jax.tree.map(_abstract, like), absolute(latest.path)
+        wanted, place = jax.tree.map(_abstract, like), absolute_path(latest.path)
         try:
-            if own_manifest(place, read_record(place)) is None:  # by an lcjax that wrote none
+            if lcjax_manifest(place, read_record(place)) is None:  # by an lcjax that wrote none
                 return self._orbax.load(latest, wanted)
             return restore(place, like=wanted)
         except DamagedError as error:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from tyro.conf import Suppress
 
 from lcjax.models import MLP, MLPMixer, ViT
-from lcjax.models.named_activations import ACTIVATIONS as PRETRAINED_ACTIVATIONS
+from lcjax.models.activations import ACTIVATIONS as PRETRAINED_ACTIVATIONS
 from train.validation import require
 
 ACTIVATIONS = {name: PRETRAINED_ACTIVATIONS[name] for name in ("relu", "gelu", "silu", "tanh")}

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from lcjax.models import GPT2, Bert
-from lcjax.models.named_activations import ACTIVATIONS as PRETRAINED_ACTIVATIONS
+from lcjax.models.activations import ACTIVATIONS as PRETRAINED_ACTIVATIONS
 from train.models.architecture import ACTIVATIONS
 
 _MODULES = {"Bert": Bert, "GPT2": GPT2}

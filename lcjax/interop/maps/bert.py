@@ -1,4 +1,4 @@
-"""BERT as Hugging Face's transformers name it."""
+"""BERT with the names of Hugging Face transformers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,12 +8,12 @@ import jax.numpy as jnp
 
 from lcjax.interop import configs
 from lcjax.interop.layouts import SAME, linear
-from lcjax.interop.name_map import Names, Rule, dense_rules, norm_rules
-from lcjax.models.bert import Bert
+from lcjax.interop.name_map import NameMap, Rule, dense_rules, norm_rules
+from lcjax.models.bert import BERT
 
 _LAYER = "encoder.layer.{i}"
-# A decoder is causal, and may read another model's output; relative positions have own weights.
-_ONLY = {
+# A decoder is causal and may attend to another model; relative positions have more weights.
+_FIXED = {
     "is_decoder": False,
     "add_cross_attention": False,
     "position_embedding_type": "absolute",
@@ -36,31 +36,31 @@ _RULES = (
 )
 
 
-def _inputs(model: Bert, stored: Any) -> jax.ShapeDtypeStruct:
+def _inputs(model: BERT, stored: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, 1), jnp.int32)
 
 
 def _fields(config: Mapping[str, Any]) -> dict[str, Any] | None:
     if config.get("model_type") != "bert":
         return None
-    configs.refuse_other_functions(config, _ONLY, "Bert")
+    configs.check_same_function(config, _FIXED, "BERT")
     return dict(
         num_classes=configs.classes(config),
         depth=configs.depth(config, "num_hidden_layers"),
-        width=configs.whole(config, "hidden_size"),
+        width=configs.positive_int(config, "hidden_size"),
         num_heads=configs.heads(config, "num_attention_heads", "hidden_size"),
-        mlp_hidden=configs.whole(config, "intermediate_size"),
-        vocab_size=configs.whole(config, "vocab_size"),
-        max_length=configs.whole(config, "max_position_embeddings"),
-        token_types=configs.whole(config, "type_vocab_size"),
+        mlp_hidden=configs.positive_int(config, "intermediate_size"),
+        vocab_size=configs.positive_int(config, "vocab_size"),
+        max_length=configs.positive_int(config, "max_position_embeddings"),
+        token_types=configs.positive_int(config, "type_vocab_size"),
         activation=configs.activation(config, "hidden_act"),
         epsilon=configs.epsilon(config, "layer_norm_eps"),
     )
 
 
-BERT_NAMES = Names(
+BERT_MAP = NameMap(
     library="Hugging Face",
-    model=Bert,
+    model=BERT,
     marker="embeddings.word_embeddings.weight",
     rules=lambda model: _RULES,
     inputs=_inputs,

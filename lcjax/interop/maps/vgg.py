@@ -1,4 +1,4 @@
-"""VGG as torchvision names it."""
+"""VGG with the names of torchvision."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from lcjax.interop.layouts import CONV, SAME, Layout
-from lcjax.interop.name_map import Names, Rule, dense_rules, norm_rules
+from lcjax.interop.name_map import NameMap, Rule, dense_rules, norm_rules
 from lcjax.models.vgg import VGG
 
 
 def _after_grid(grid: int) -> Layout:
-    """Returns the layout of the first Dense: PyTorch flattens channels before the grid."""
+    """Returns the layout of the first Dense; PyTorch flattens with channels first."""
     return Layout(
         lambda leaf: (leaf[1], leaf[0]),
         lambda tensor, leaf: (
@@ -21,7 +21,7 @@ def _after_grid(grid: int) -> Layout:
 
 
 def _rules(model: VGG) -> list[Rule]:
-    """Returns the rules; a name's number counts every layer before it, pools and ReLUs too."""
+    """Returns the rules; numbers in names count all layers, pooling and ReLU included."""
     rules, layer, i = [], 0, 0
     for stage in model.stages:
         for _ in stage:
@@ -44,12 +44,12 @@ def _inputs(model: VGG, stored: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, edge, edge, 3), jnp.float32)
 
 
-TORCHVISION_VGG = Names(
+TORCHVISION_VGG_MAP = NameMap(
     library="torchvision",
     model=VGG,
     marker="features.0.weight",
     rules=_rules,
     inputs=_inputs,
-    fields=lambda config: None,  # torchvision writes no configs
+    fields=lambda config: None,  # torchvision has no config.json
     buffers=(r"features\.\d+\.num_batches_tracked",),
 )

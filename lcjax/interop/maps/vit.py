@@ -1,4 +1,4 @@
-"""Vision Transformers as timm and as Hugging Face's transformers name them."""
+"""Vision Transformers with the names of timm and of Hugging Face transformers."""
 
 import re
 from collections.abc import Mapping
@@ -9,24 +9,24 @@ import jax
 import jax.numpy as jnp
 
 from lcjax.interop import configs
-from lcjax.interop.layouts import CONV, FLAT, SAME, linear, third
-from lcjax.interop.name_map import Names, Rule, dense_rules, norm_rules
+from lcjax.interop.layouts import CONV, FLAT, SAME, linear, one_of_qkv
+from lcjax.interop.name_map import NameMap, Rule, dense_rules, norm_rules
 from lcjax.interop.safetensors_file import Stored
 from lcjax.models.vit import ViT
 
 _LARGEST_PATCH = 2**12
-_HF_ONLY = {"qkv_bias": True}
-_TIMM_ONLY = {"global_pool": "token"}
+_HF_FIXED = {"qkv_bias": True}
+_TIMM_FIXED = {"global_pool": "token"}
 _POSITIONS, _HF_POSITIONS = "pos_embed", "embeddings.position_embeddings"
-_TABLES = (_POSITIONS, _HF_POSITIONS, "params/positions")  # the last in lcjax's own files
+_TABLES = (_POSITIONS, _HF_POSITIONS, "params/positions")  # the last in files of lcjax
 
 
-def _joined(child: str, which: int) -> list[Rule]:
-    """Returns the rules of query, key or value, which timm stacks in one Linear."""
+def _qkv_rules(child: str, which: int) -> list[Rule]:
+    """Returns the rules for query, key or value, which timm concatenates in one Linear."""
     path = f"block_{{i}}/attention/{child}"
     return [
-        Rule(f"{path}/kernel", "blocks.{i}.attn.qkv.weight", third(which, linear(), axis=0)),
-        Rule(f"{path}/bias", "blocks.{i}.attn.qkv.bias", third(which, FLAT, axis=0)),
+        Rule(f"{path}/kernel", "blocks.{i}.attn.qkv.weight", one_of_qkv(which, linear(), axis=0)),
+        Rule(f"{path}/bias", "blocks.{i}.attn.qkv.bias", one_of_qkv(which, FLAT, axis=0)),
     ]
 
 
@@ -35,9 +35,9 @@ _TIMM_RULES = (
     Rule("class_token", "cls_token", SAME),
     Rule("positions", _POSITIONS, SAME),
     *norm_rules("block_{i}/norm_1", "blocks.{i}.norm1"),
-    *_joined("query", 0),
-    *_joined("key", 1),
-    *_joined("value", 2),
+    *_qkv_rules("query", 0),
+    *_qkv_rules("key", 1),
+    *_qkv_rules("value", 2),
     *dense_rules("block_{i}/attention/out", "blocks.{i}.attn.proj", linear(inputs=2)),
     *norm_rules("block_{i}/norm_2", "blocks.{i}.norm2"),
     *dense_rules("block_{i}/mlp/dense_0", "blocks.{i}.mlp.fc1"),
@@ -64,7 +64,7 @@ _HF_RULES = (
 
 
 def _inputs(model: ViT, stored: Mapping[str, Stored]) -> jax.ShapeDtypeStruct:
-    """Returns a square image with as many patches as the file has positions for."""
+    """Returns a square image with the number of patches of the file's position table."""
     shape = next((stored[name].shape for name in _TABLES if name in stored), ())
     patches = shape[1] - (model.pool == "token") if len(shape) == 3 else 1
     edge = max(1, isqrt(patches)) * model.patch_size
@@ -77,8 +77,8 @@ def _timm_fields(config: Mapping[str, Any]) -> dict[str, Any] | None:
     if not found:
         return None
     size = {"tiny": "Ti", "small": "S", "base": "B", "large": "L"}[found[1]]
-    configs.refuse_other_functions(config, _TIMM_ONLY, "ViT")
-    configs.refuse_other_arguments(config, "ViT")
+    configs.check_same_function(config, _TIMM_FIXED, "ViT")
+    configs.check_harmless_arguments(config, "ViT")
     model = ViT.from_preset(f"{size}/{found[2]}", num_classes=configs.timm_classes(config))
     fields = "num_classes patch_size depth width num_heads mlp_hidden activation epsilon".split()
     return {field: getattr(model, field) for field in fields}
@@ -87,20 +87,20 @@ def _timm_fields(config: Mapping[str, Any]) -> dict[str, Any] | None:
 def _hf_fields(config: Mapping[str, Any]) -> dict[str, Any] | None:
     if config.get("model_type") != "vit":
         return None
-    configs.refuse_other_functions(config, _HF_ONLY, "ViT")
+    configs.check_same_function(config, _HF_FIXED, "ViT")
     return dict(
         num_classes=configs.classes(config),
-        patch_size=configs.whole(config, "patch_size", largest=_LARGEST_PATCH),
+        patch_size=configs.positive_int(config, "patch_size", largest=_LARGEST_PATCH),
         depth=configs.depth(config, "num_hidden_layers"),
-        width=configs.whole(config, "hidden_size"),
+        width=configs.positive_int(config, "hidden_size"),
         num_heads=configs.heads(config, "num_attention_heads", "hidden_size"),
-        mlp_hidden=configs.whole(config, "intermediate_size"),
+        mlp_hidden=configs.positive_int(config, "intermediate_size"),
         activation=configs.activation(config, "hidden_act"),
         epsilon=configs.epsilon(config, "layer_norm_eps"),
     )
 
 
-TIMM_VIT = Names(
+TIMM_VIT_MAP = NameMap(
     library="timm",
     model=ViT,
     marker="patch_embed.proj.weight",
@@ -108,7 +108,7 @@ TIMM_VIT = Names(
     inputs=_inputs,
     fields=_timm_fields,
 )
-HF_VIT = Names(
+HF_VIT_MAP = NameMap(
     library="Hugging Face",
     model=ViT,
     marker="embeddings.patch_embeddings.projection.weight",

@@ -1,6 +1,7 @@
 """The command: what it writes is what the functions give; it fails in one line and cleanly."""
 
 import importlib
+import itertools
 import json
 import logging
 import os
@@ -19,7 +20,7 @@ from orbax.checkpoint import v1 as ocp
 
 import lcjax
 from lcjax.cli.command import main
-from lcjax.cli.model_spec import model_named, takes_tokens
+from lcjax.cli.model_spec import model_from_spec, takes_tokens
 from lcjax.io import checkpoint, manifest, streaming
 from lcjax.models import MLP, ViT
 from lcjax.nn.glu import CollapsibleGLU
@@ -90,8 +91,8 @@ def test_inspect_reads_only_slopes_and_needs_no_model(source, capsys, monkeypatc
     params = _tree()["params"]
     count = sum(np.size(leaf) for leaf in jax.tree.leaves(params)) - 7
     total = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(_tree()))
-    assert f"parameters  {count:,}, and 7 slopes" in shown
-    assert "besides     batch_stats 112, state 4" in shown
+    assert f"parameters  {count:,} and 7 slopes" in shown
+    assert "other       batch_stats 112, state 4" in shown
     assert f"bytes       {total:,} in " in shown
     assert 'metadata    {"model": "tiny", "steps": 3}' in shown
 
@@ -101,7 +102,7 @@ def test_inspect_reads_only_slopes_and_needs_no_model(source, capsys, monkeypatc
     [
         ({"model": {"w": np.ones((2, 3))}, "slopes": {"a": {"slope": np.ones(())}}, "fused": {}},
          "no sites: got the tree of a collapsible function"),
-        ({"w": np.ones((2, 3))}, "no sites: the tree holds no leaf named `slope`"),
+        ({"w": np.ones((2, 3))}, "no sites: the tree has no leaf named `slope`"),
     ],
 )  # fmt: skip
 def test_inspect_of_trees_without_sites(tree, said, tmp_path, capsys):
@@ -119,9 +120,9 @@ def test_inspect_of_trees_without_sites(tree, said, tmp_path, capsys):
     ("arguments", "sites", "threshold", "at_once"),
     [
         ([], None, 0.05, 2**26),  # in one piece, and in many
-        (["--threshold", "0.6"], None, 0.6, 200),
+        (["--max-gap", "0.6"], None, 0.6, 200),
         (
-            ["--sites", "block_10/*", "stays/*", "--threshold", "inf"],
+            ["--sites", "block_10/*", "stays/*", "--max-gap", "inf"],
             ["block_10/*", "stays/*"],
             np.inf,
             200,
@@ -132,7 +133,7 @@ def test_inspect_of_trees_without_sites(tree, said, tmp_path, capsys):
 def test_what_it_writes_is_what_collapse_gives(
     source, tmp_path, capsys, monkeypatch, arguments, sites, threshold, at_once
 ):
-    monkeypatch.setattr(streaming, "_AT_ONCE", at_once)
+    monkeypatch.setattr(streaming, "_GROUP_BYTES", at_once)
     main(["collapse", str(source), str(tmp_path / "parents" / "out"), *arguments])
     want, report = lcjax.collapse(lcjax.restore(source), sites, threshold=threshold)
     same(lcjax.restore(tmp_path / "parents" / "out"), want)
@@ -162,7 +163,7 @@ def test_it_is_written_as_save_writes_it(source, tmp_path):
 def test_one_chain_is_in_memory_at_a_time(source, tmp_path, monkeypatch):
     sizes = []
     load = checkpoint.ocp.load
-    monkeypatch.setattr(streaming, "_AT_ONCE", 1)
+    monkeypatch.setattr(streaming, "_GROUP_BYTES", 1)
 
     def watched(path, tree, **options):
         sizes.append(len(jax.tree.leaves(tree)))
@@ -190,7 +191,10 @@ def test_a_plan_is_carried_out(source, tmp_path):
     ("text", "said"),
     [
         (plan("encoder/act_0").to_json(), "'encoder/act_0' matches no site. The sites are: "),
-        (plan("gated/act", fit="moments").to_json(), "the plan is for a moments fit, which needs"),
+        (
+            plan("gated/act", fit="moments").to_json(),
+            "got a plan for a moments fit, expected an exact one",
+        ),
         (plan().to_json(), "nothing to collapse: the plan has no site."),
         ("{}", "plan.json: not a plan that Plan.to_json wrote"),
     ],
@@ -211,13 +215,13 @@ def test_what_cannot_be_collapsed(source, tmp_path, capsys):
     before = set(os.listdir(tmp_path))
     for arguments, said in (
         ((tmp_path / "absent", out), "error: .*absent: no such checkpoint"),
-        ((tmp_path / "empty", out), "empty is no checkpoint: it holds no state"),
-        ((source, tmp_path / "plain"), "plain exists and nothing is ever overwritten"),
-        ((tmp_path / "plain", out), "no sites: the tree holds no leaf named `slope`"),
-        ((tmp_path / "bent", out), "none of 1 sites .* smallest gap is 0.7500, at act_0"),
+        ((tmp_path / "empty", out), "empty is not a checkpoint: it has no state"),
+        ((source, tmp_path / "plain"), "plain already exists; expected a new path"),
+        ((tmp_path / "plain", out), "no sites: the tree"),
+        ((tmp_path / "bent", out), "none of 1 sites .* smallest is 0.7500, at act_0"),
         ((tmp_path / "normed", out), "norm_0: its running statistics are not in the tree"),
         ((source, out, "--sites", "stays/*"), "stays/act_0: gap is 0.5 .* over the threshold"),
-        ((source, out, "--threshold", "-1"), "threshold is -1.0, must be at least 0"),
+        ((source, out, "--max-gap", "-1"), "threshold is -1.0, must be at least 0"),
         ((source, out, "--plan", tmp_path / "absent"), "No such file"),
     ):
         assert re.search(said, failed(capsys, "collapse", *arguments))
@@ -232,17 +236,17 @@ def test_damage_is_seen_on_the_way_and_nothing_is_left(source, tmp_path, capsys)
     head = next(leaf for leaf in told["leaves"] if leaf["path"] == ["params", "head", "kernel"])
     head["crc32"] += 1
     kinds = {tuple(path): kind for path, kind in told["containers"]}
-    sealed = manifest.seal(told["leaves"], kinds, told["metadata"])
+    sealed = manifest.make_manifest(told["leaves"], kinds, told["metadata"])
     content["custom_metadata"] = sealed
     (copy / "_CHECKPOINT_METADATA").write_text(json.dumps(content))
     said = failed(capsys, "collapse", copy, tmp_path / "out")
-    assert "copy is damaged: params/head/kernel is not what was saved" in said
+    assert "copy is damaged: params/head/kernel differs from what was saved" in said
     assert os.listdir(tmp_path) == ["copy"]
 
 
 @pytest.mark.parametrize("call", ["save", "finalize"])
 def test_a_full_disk_leaves_nothing(source, tmp_path, capsys, monkeypatch, call):
-    monkeypatch.setattr(streaming, "_AT_ONCE", 1000)
+    monkeypatch.setattr(streaming, "_GROUP_BYTES", 1000)
     done, real = [], getattr(ocp.partial, call)
 
     def full(*arguments, **options):
@@ -263,7 +267,7 @@ from orbax.checkpoint import v1 as ocp
 from lcjax.io import streaming
 from lcjax.cli.command import main
 
-streaming._AT_ONCE = 1000
+streaming._GROUP_BYTES = 1000
 save, saves = ocp.partial.save, []
 half_way = sys.argv.pop() == "half-way"
 
@@ -322,7 +326,7 @@ def test_export_of_a_model_by_its_fields(tiny, tmp_path, capsys):
     pytest.importorskip("flatbuffers", reason="jax.export needs it: pip install 'lcjax[export]'")
     path, images, want = tiny
     command = ["export", str(path), str(tmp_path / "out"), "--model", f"vit:{FIELDS}"]
-    main([*command, "--input-shape", "8,8,3", "--platforms", "cpu", "--weights", "beside"])
+    main([*command, "--input-shape", "8,8,3", "--platforms", "cpu", "--weights", "external"])
     assert "for cpu" in capsys.readouterr().out
     np.testing.assert_allclose(lcjax.load_exported(tmp_path / "out")(images), want, atol=1e-5)
 
@@ -345,18 +349,22 @@ def test_export_of_a_model_of_ones_own(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("model", "more", "said"),
     [
-        ("vit", [], "model 'vit': wanted MODEL:PRESET, such as vit:B/16"),
-        ("vit:Q/16", [], "ViT has no preset 'Q/16'; wanted one of Ti/16"),
+        ("vit", [], "model: got 'vit', expected MODEL:PRESET, such as vit:B/16"),
+        ("vit:Q/16", [], "ViT: got preset 'Q/16', expected one of Ti/16"),
         ("vit:B/16,wide=3", [], "model 'vit:B/16,wide=3': .*wide"),
-        ("vit:B/16,pool=mean", [], "pool is mean; wanted a Python literal"),
-        ("no_such_module:model", [], "No module named 'no_such_module'. Models of lcjax.models"),
+        ("vit:B/16,pool=mean", [], "pool: got mean, expected a Python literal"),
+        ("no_such_module:model", [], "No module named 'no_such_module'. Expected one of bert"),
         ("vit:B/4", [], r"expected to generate shape \(4, 4, 3, 768\), but .* \(4, 4, 3, 8\)"),
         (
             f"vit:{FIELDS}".replace("depth=2", "depth=1"),
             [],
-            "no module for 14 leaves .*block_1",
+            "got 14 leaves .*block_1",
         ),
-        (f"vit:{FIELDS}", ["--platforms", "cpu,gpu"], "platforms is .*'gpu'.*wanted some of cpu"),
+        (
+            f"vit:{FIELDS}",
+            ["--platforms", "cpu,gpu"],
+            "got .*'gpu'.*expected some of cpu",
+        ),
     ],
 )
 def test_what_cannot_be_exported(tiny, tmp_path, capsys, model, more, said):
@@ -369,21 +377,29 @@ def test_what_cannot_be_exported(tiny, tmp_path, capsys, model, more, said):
 def test_a_shape_that_is_none_is_a_usage_error(tiny, capsys):
     with pytest.raises(SystemExit) as end:
         main(["export", str(tiny[0]), "out", "--model", "vit:B/16", "--input-shape", "8x8"])
-    assert end.value.code == 2 and "wanted axes with commas" in capsys.readouterr().err
+    assert end.value.code == 2 and "expected axes and optionally a dtype" in capsys.readouterr().err
 
 
 def test_the_head_tells_how_many_classes(tiny):
     variables = lcjax.restore(tiny[0])
-    assert model_named("vit:B/16", variables).num_classes == 3
-    assert model_named("vit:B/16,num_classes=None", variables).num_classes is None
-    assert model_named("mixer:S/4", {"params": {"patches": {}}}).num_classes is None
-    assert model_named("mlp:features=(4,3)", {}) == MLP((4, 3))
+    assert model_from_spec("vit:B/16", variables).num_classes == 3
+    assert model_from_spec("vit:B/16,num_classes=None", variables).num_classes is None
+    assert model_from_spec("mixer:S/4", {"params": {"patches": {}}}).num_classes is None
+    assert model_from_spec("mlp:features=(4,3)", {}) == MLP((4, 3))
     chain = {
         "mlp": {"dense_0": {"kernel": np.ones((2, 3))}, "dense_1": {"kernel": np.ones((3, 7))}}
     }
-    assert model_named("vgg:16-small", chain).num_classes == 7
-    assert takes_tokens(model_named("gpt2:124M", {})) and not takes_tokens(
-        model_named("mlp:features=(1,)", {})
+    assert model_from_spec("vgg:16-small", chain).num_classes == 7
+    widths = range(2, 14)  # dense_10, the last of 11, comes before dense_9 in the order of strings
+    chain = {
+        "mlp": {
+            f"dense_{i}": {"kernel": np.ones(shape)}
+            for i, shape in enumerate(itertools.pairwise(widths))
+        }
+    }
+    assert len(chain["mlp"]) == 11 and model_from_spec("vgg:16-small", chain).num_classes == 13
+    assert takes_tokens(model_from_spec("gpt2:124M", {})) and not takes_tokens(
+        model_from_spec("mlp:features=(1,)", {})
     )
 
 

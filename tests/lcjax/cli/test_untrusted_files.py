@@ -58,14 +58,14 @@ def test_a_module_of_the_working_directory_is_imported(quickstart, tmp_path, mon
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("nets_2.small:Net", "got the class CollapsibleMLP, wanted a Flax module"),
-        ("nets_2.small:number", "got int, wanted a Flax module"),
+        ("nets_2.small:Net", "got the class CollapsibleMLP, expected a Flax module"),
+        ("nets_2.small:number", "got int, expected a Flax module"),
         ("nets_2.small:none", "no attribute 'none'"),
         ("nets_2.broken:model", "importing nets_2.broken raised ZeroDivisionError"),
         ("nets_2.none:model", "No module named 'nets_2.none'"),
-        ("mlp:features=(4,4,3),activation=mish", "activation is mish; wanted a Python literal"),
-        ("mlp:features=(4,4,3),activation='mish'", "wanted one of gelu, gelu_new"),
-        ("mlp:features=(4,3)", "no module for 2 leaves"),
+        ("mlp:features=(4,4,3),activation=mish", "activation: got mish, expected a Python literal"),
+        ("mlp:features=(4,4,3),activation='mish'", "expected one of gelu, gelu_new"),
+        ("mlp:features=(4,3)", "got 2 leaves that CollapsibleMLP does not use"),
     ],
 )
 def test_models_that_are_none(name, said, quickstart, tmp_path, capsys, monkeypatch):
@@ -110,7 +110,7 @@ def test_a_runs_own_metadata_say_what_to_export(tmp_path, capsys):
 
 @pytest.mark.parametrize("wrong", [*WRONG.values(), ...], ids=[*WRONG, "missing"])
 def test_metadata_that_lie(wrong, tmp_path):
-    from lcjax.models.from_metadata import model_described
+    from lcjax.models.from_metadata import model_from_metadata
 
     paths = [["kind"], ["model"], ["data"], *(["model", key] for key in MIXER)]
     paths += [["data", key] for key in ("num_classes", "image_shape")]
@@ -121,10 +121,10 @@ def test_metadata_that_lie(wrong, tmp_path):
         if keys[-1] == "dropout" and wrong == 0.5:
             continue
         try:
-            module = model_described(at(IMAGES, keys, wrong)).module
+            module = model_from_metadata(at(IMAGES, keys, wrong)).module
         except ValueError as error:
             safe(error)
-            assert "Give --model" in str(error)
+            assert "give --model" in str(error)
         else:
             pytest.fail(f"{keys} = {wrong!r} gave {module}")
 

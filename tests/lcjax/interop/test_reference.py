@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from lcjax.interop import find_source, load_safetensors
-from lcjax.models import Bert
+from lcjax.interop import load_safetensors, resolve_source
+from lcjax.models import BERT
 from tests.reference.cases import CASES, compared, weights
 from tests.reference.golden import golden
 from tests.reference.minilm import PACKAGE, padded, summary
@@ -67,11 +67,11 @@ def test_outputs_are_those_of_the_installed_library(name, folder):
 def _minilm():
     """Sentence embeddings of the pretrained MiniLM, and its folder."""
     try:
-        source = find_source(PACKAGE)
+        source = resolve_source(PACKAGE)
     except FileNotFoundError:
         pytest.skip(f"the package {PACKAGE} is not installed")
-    model = Bert.from_preset("MiniLM-L6", num_classes=None, pool="mean")
-    variables = load_safetensors(PACKAGE, model, skip="pooler.*")
+    model = BERT.from_preset("MiniLM-L6", num_classes=None, pool="mean")
+    variables = load_safetensors(PACKAGE, model, ignore="pooler.*")
     return source, np.asarray(jax.jit(model.apply)(variables, *padded(GOLDEN["minilm"]["ids"])))
 
 

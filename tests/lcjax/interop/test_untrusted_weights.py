@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lcjax.interop import WeightsError, load_safetensors, model_from, save_safetensors
+from lcjax.interop import WeightsError, load_safetensors, model_from_config, save_safetensors
 from lcjax.models import GPT2
 from tests.helpers.hostile import NO_JSON, NO_OBJECT, WRONG, at, pipe, safe, sparse
-from tests.lcjax.interop.test_interop import BERT, CONFIG, _folder, _shapes, _tensors
+from tests.lcjax.interop.test_interop import CONFIG, TINY_BERT, _folder, _shapes, _tensors
 
 library = pytest.importorskip("safetensors.numpy", reason="extra interop")
 
@@ -41,7 +41,7 @@ def folder(tmp_path):
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors.index.json"])
 def test_json_that_is_none(file, name, folder):
     (folder / file).write_bytes((NO_JSON | NO_OBJECT)[name])
-    refused(lambda: load_safetensors(folder, BERT), file)
+    refused(lambda: load_safetensors(folder, TINY_BERT), file)
 
 
 @pytest.mark.parametrize("make", [sparse, pipe, os.mkdir])
@@ -49,7 +49,7 @@ def test_json_that_is_none(file, name, folder):
 def test_what_is_no_file_or_a_large_one(file, make, folder):
     (folder / file).unlink(missing_ok=True)
     make(folder / file)
-    refused(lambda: load_safetensors(folder, BERT), file)
+    refused(lambda: load_safetensors(folder, TINY_BERT), file)
 
 
 def _legal(config, key, wrong):
@@ -70,9 +70,9 @@ def test_fields_of_the_wrong_type(config, wrong, tmp_path):
     for key in config.keys() - {"architectures", "global_pool"}:
         (tmp_path / "config.json").write_text(json.dumps(at(config, [key], wrong)))
         if _legal(config, key, wrong):
-            model_from(tmp_path)
+            model_from_config(tmp_path)
         else:
-            refused(lambda: model_from(tmp_path))
+            refused(lambda: model_from_config(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -100,20 +100,20 @@ def test_fields_of_the_wrong_type(config, wrong, tmp_path):
 )
 def test_what_makes_another_function_is_refused(config, change, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
-    model_from(tmp_path)
+    model_from_config(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config | change))
-    said = "describes" if "model_type" in change else next(iter(change))
-    refused(lambda: model_from(tmp_path), said)
+    said = "config.json: got" if "model_type" in change else next(iter(change))
+    refused(lambda: model_from_config(tmp_path), said)
     if config is CONFIG:  # the weights alone fit; the config beside them does not
         folder = _folder(tmp_path / "bert", config | change)
-        refused(lambda: load_safetensors(folder, BERT))
+        refused(lambda: load_safetensors(folder, TINY_BERT))
 
 
 def test_what_is_off_in_other_words_is_read(tmp_path):
     off = dict(is_decoder=False, pruned_heads={}, quantization_config=None, num_labels=3)
     config = CONFIG | off | dict(id2label=None, position_embedding_type=None)
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert model_from(tmp_path).num_classes == 3
+    assert model_from_config(tmp_path).num_classes == 3
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_what_is_off_in_other_words_is_read(tmp_path):
 def test_an_index_that_names_files_elsewhere(files, folder):
     index = {"weight_map": {"a": "model.safetensors", "b": files}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    refused(lambda: load_safetensors(folder, BERT), "weight_map names")
+    refused(lambda: load_safetensors(folder, TINY_BERT), "weight_map: got")
 
 
 @pytest.mark.parametrize("wrong", [*WRONG.values(), [], {}, ...], ids=repr)
@@ -136,7 +136,7 @@ def test_an_index_without_a_map(wrong, folder):
         return
     index = at({"weight_map": {}}, ["weight_map"], wrong)
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    refused(lambda: load_safetensors(folder, BERT), "weight_map")
+    refused(lambda: load_safetensors(folder, TINY_BERT), "weight_map")
 
 
 def _raw(path, header, data=b"", length=None):
@@ -162,20 +162,20 @@ def _one(dtype="F32", shape=(2,), offsets=(0, 8)):
     ids=range(18),
 )  # fmt: skip
 def test_headers_that_lie(header, tmp_path):
-    refused(lambda: load_safetensors(_raw(tmp_path / "a.safetensors", header, bytes(8)), BERT))
+    refused(lambda: load_safetensors(_raw(tmp_path / "a.safetensors", header, bytes(8)), TINY_BERT))
 
 
 @pytest.mark.parametrize("length", [0, 7, 2**31, 2**63, 2**64 - 1])
 def test_lengths_that_lie(length, tmp_path):
     path = _raw(tmp_path / "a.safetensors", {"a": _one()}, bytes(8), length)
-    refused(lambda: load_safetensors(path, BERT), "no safetensors file")
+    refused(lambda: load_safetensors(path, TINY_BERT), "expected a complete safetensors file")
 
 
 @pytest.mark.parametrize("make", [sparse, pipe, os.mkdir])
 def test_weights_that_are_no_file(make, folder):
     (folder / "model.safetensors").unlink()
     make(folder / "model.safetensors")
-    refused(lambda: load_safetensors(folder, BERT))
+    refused(lambda: load_safetensors(folder, TINY_BERT))
 
 
 @pytest.mark.parametrize("note", [
@@ -209,7 +209,7 @@ def test_an_own_file_of_indices_comes_back_as_a_dict(tmp_path):
 def test_prefixes_of_wrappers_are_left_out(prefix, tmp_path):
     library.save_file({prefix + name: one for name, one in _tensors().items()}, tmp_path / "a")
     library.save_file(_tensors(), tmp_path / "b")
-    got, want = (load_safetensors(tmp_path / name, BERT) for name in "ab")
+    got, want = (load_safetensors(tmp_path / name, TINY_BERT) for name in "ab")
     assert str(got) == str(want)
 
 
@@ -244,13 +244,17 @@ def test_numbers_that_do_not_fit_are_refused(tmp_path):
     tensors = {key: one.astype(np.float64) for key, one in _tensors().items()}
     tensors[name] = np.full_like(tensors[name], 1e300)
     library.save_file(tensors, tmp_path / "a")
-    refused(lambda: load_safetensors(tmp_path / "a", BERT), f"{name} has 64 numbers of float64")
+    refused(
+        lambda: load_safetensors(tmp_path / "a", TINY_BERT), f"{name}: got 64 numbers of float64"
+    )
     tensors[name] = np.full_like(tensors[name], np.inf)
     library.save_file(tensors, tmp_path / "b")
-    assert jnp.isinf(load_safetensors(tmp_path / "b", BERT)["params"]["pooler"]["kernel"]).all()
+    assert jnp.isinf(
+        load_safetensors(tmp_path / "b", TINY_BERT)["params"]["pooler"]["kernel"]
+    ).all()
 
 
 def test_names_in_messages_are_escaped(tmp_path):
     library.save_file(_tensors() | {"\x1b[31mred\n": np.ones(1, np.float32)}, tmp_path / "a")
-    refused(lambda: load_safetensors(tmp_path / "a", BERT), r"\\x1b\[31mred\\n")
+    refused(lambda: load_safetensors(tmp_path / "a", TINY_BERT), r"\\x1b\[31mred\\n")
     assert "bert.pooler.dense.weight" in _shapes()

@@ -16,7 +16,7 @@ from jax.example_libraries import stax
 import lcjax
 from lcjax.cli.inspection import inspect_checkpoint
 from lcjax.io.checkpoint import restore, save
-from lcjax.io.containers import DEEPEST, containers
+from lcjax.io.containers import MAX_DEPTH, containers
 from tests.lcjax.io.test_checkpoint import _bits
 
 A, B = np.arange(3.0), np.ones((2, 2), np.float32)
@@ -128,7 +128,7 @@ def nested(levels):
 def test_a_tree_with_too_many_levels_is_refused(tmp_path):
     save(tmp_path / "a", nested(100))
     assert jax.tree.structure(restore(tmp_path / "a")) == jax.tree.structure(nested(100))
-    with pytest.raises(ValueError, match=f"more than {DEEPEST} levels"):
+    with pytest.raises(ValueError, match=f"more than {MAX_DEPTH} levels"):
         save(tmp_path / "b", nested(300))
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 

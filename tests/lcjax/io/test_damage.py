@@ -15,7 +15,7 @@ DAMAGED = """
 import json, logging, os, pathlib, shutil, sys
 import jax, numpy as np
 from lcjax.io.checkpoint import restore
-from lcjax.io.schema import CheckpointError
+from lcjax.errors import CheckpointError
 
 logging.disable(logging.CRITICAL)
 saved, other, scratch = map(pathlib.Path, sys.argv[1:4])

@@ -103,17 +103,17 @@ def test_they_are_restored_like_a_tree(others, name):
 
 
 NAMED = [
-    ("manager", "a directory of 1 checkpoints: name one of them: .*manager/0"),
-    ("two/0", "a checkpoint of several trees: p, q. Name one of them, such as .*two/0/p"),
-    ("two/0/j", "is no checkpoint"),
-    ("several", "a checkpoint of several trees: a, b"),
-    ("flax", "name one of them: .*flax/checkpoint_1"),
-    ("old_flax", r"it holds files: if flax.training.checkpoints wrote it, read it with restore"),
+    ("manager", "a directory of 1 checkpoints; give the path of one: .*manager/0"),
+    ("two/0", "a checkpoint of several trees, p, q; give the path of one, such as .*two/0/p"),
+    ("two/0/j", "is not a checkpoint"),
+    ("several", "a checkpoint of several trees, a, b"),
+    ("flax", "give the path of one: .*flax/checkpoint_1"),
+    ("old_flax", r"it contains files: if flax.training.checkpoints wrote it, read it with restore"),
     ("old_flax/checkpoint_1", "it is a file, .* if flax.training.checkpoints wrote it"),
-    ("run", "name one of them: .*run/checkpoints/7"),
-    ("run/checkpoints", "name one of them: .*run/checkpoints/7"),
-    ("directory", "it holds no state, no _CHECKPOINT_METADATA"),
-    ("file", "it is a file, and a checkpoint is a directory"),
+    ("run", "give the path of one: .*run/checkpoints/7"),
+    ("run/checkpoints", "give the path of one: .*run/checkpoints/7"),
+    ("directory", "it has no state, no _CHECKPOINT_METADATA"),
+    ("file", "it is a file, expected a directory"),
     ("weights.safetensors", "it is a safetensors file"),
 ]
 
@@ -136,7 +136,7 @@ def test_a_checkpoint_of_one_bare_array_is_shown(tmp_path, capsys):
 
 def test_leaves_that_are_no_arrays_are_named(tmp_path):
     ocp.save(tmp_path / "a", {"a": np.ones(2), "name": "text"})
-    with pytest.raises(lcjax.CheckpointError, match="name in it is no array of numbers"):
+    with pytest.raises(lcjax.CheckpointError, match="name: got str, expected an array of numbers"):
         lcjax.restore(tmp_path / "a")
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from lcjax.cli.inspection import inspect_checkpoint
-from lcjax.errors import CollapseError
+from lcjax.errors import CheckpointError, CollapseError
 from lcjax.io.checkpoint import read_metadata, restore, save
-from lcjax.io.schema import CheckpointError, checksum
+from lcjax.io.manifest_schema import checksum
 from lcjax.io.streaming import collapse_checkpoint
 
 TREE = {
@@ -130,7 +130,7 @@ LIES = {
 @pytest.mark.parametrize("name", LIES)
 def test_a_manifest_that_lies_is_refused(saved, tmp_path, name):
     path = lie(saved, tmp_path / "lies", LIES[name])
-    with pytest.raises(CheckpointError, match=r"lies is (damaged|of format|incomplete)"):
+    with pytest.raises(CheckpointError, match=r"lies is (damaged|incomplete)|lies: got format"):
         restore(path)
     for read in (read_metadata, inspect_checkpoint, lambda p: collapse_checkpoint(p, f"{p}-out")):
         try:
@@ -155,7 +155,7 @@ def test_format_1_is_read_and_its_indices_are_lists(saved, tmp_path):
             {"path": ["list", 10**9], "shape": [2], "dtype": "float32", "crc32": 0}
         )
 
-    with pytest.raises(CheckpointError, match="is a list with keys, or with gaps"):
+    with pytest.raises(CheckpointError, match="got a list with keys or gaps"):
         restore(lie(saved, tmp_path / "sparse", sparse))
 
 
@@ -163,12 +163,12 @@ def test_a_record_that_is_too_long_is_not_read(saved, tmp_path):
     copy = shutil.copytree(saved, tmp_path / "copy")
     with open(copy / "_CHECKPOINT_METADATA", "r+b") as file:
         file.truncate(2**27)
-    with pytest.raises(CheckpointError, match="it has 134,217,728 bytes; expected at most"):
+    with pytest.raises(CheckpointError, match="got 134,217,728 bytes, expected at most"):
         restore(copy)
 
 
 def test_a_checkpoint_that_needs_a_longer_one_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="bytes; expected at most"):
+    with pytest.raises(ValueError, match="bytes of 1 leaves and metadata, expected at most"):
         save(tmp_path / "a", {"a": np.ones(2)}, metadata={"note": "x" * 2**26})
     assert not any(tmp_path.iterdir())
 

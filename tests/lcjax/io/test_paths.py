@@ -74,7 +74,9 @@ def test_export_with_weights_in_files_under_a_pattern(tmp_path):
     pytest.importorskip("flatbuffers", reason="jax.export needs it: pip install 'lcjax[export]'")
     x, path = jnp.ones((1, 3)), tmp_path / "e[0]"
     variables = {"w": jnp.ones((3, 2))}
-    lcjax.export(lambda v, x: x @ v["w"], variables, [x], path, weights="beside", platforms=["cpu"])
+    lcjax.export(
+        lambda v, x: x @ v["w"], variables, [x], path, weights="external", platforms=["cpu"]
+    )
     np.testing.assert_array_equal(lcjax.load_exported(path)(x), [[3, 3]])
 
 
@@ -106,8 +108,8 @@ def test_urls_of_files(tmp_path):
 
 REFUSED = [
     ("a\0b", ValueError, "without a NUL character"),
-    ("", ValueError, "path: got an empty one"),
-    ("a\\b", ValueError, "a backslash in the path, which TensorStore takes for a slash"),
+    ("", ValueError, "path: got an empty string"),
+    ("a\\b", ValueError, "a backslash, which TensorStore treats as a slash"),
     ("x\\/ckpt", ValueError, "a backslash"),
     ("\udcff", ValueError, "no UTF-8"),
     ("x.orbax-checkpoint-tmp", ValueError, "which marks checkpoints that are not finished"),
@@ -154,7 +156,7 @@ def test_what_does_not_read_back_is_not_saved(tmp_path, monkeypatch):
         (path / "state" / "manifest.ocdbt").unlink()
 
     monkeypatch.setattr(ocp, "save", unmerged)
-    with pytest.raises(OSError, match="was not saved: it cannot be read again"):
+    with pytest.raises(OSError, match="was not saved: it cannot be read back"):
         save(tmp_path / "a", {"w": np.ones(2)})
     assert not any(tmp_path.iterdir())
 

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from lcjax.io import claims
+from lcjax.errors import CheckpointError
+from lcjax.io import atomic_write as atomic
 from lcjax.io.checkpoint import restore, save
-from lcjax.io.locations import absolute
-from lcjax.io.schema import CheckpointError
+from lcjax.io.file_paths import absolute_path
 from lcjax.io.streaming import collapse_checkpoint
 from tests.lcjax.io.test_paths import TREE
 
@@ -31,7 +31,9 @@ def check(outcomes, path):
     """One won, whole; the others were refused in the two ways there are."""
     assert outcomes.count("saved") == 1
     lost = [one for one in outcomes if one != "saved"]
-    assert all("nothing is ever overwritten" in one or "is saving to this" in one for one in lost)
+    assert all(
+        "already exists; expected a new path" in one or "is saving to this" in one for one in lost
+    )
     values = np.unique(np.asarray(restore(path)["a"]))
     assert values.tolist() == [outcomes.index("saved")]
 
@@ -57,14 +59,14 @@ def test_threads_that_save_to_paths_of_their_own_do_not_meet(tmp_path):
 
 def test_collapse_and_save_exclude_each_other(tmp_path):
     save(tmp_path / "deep", TREE)
-    with claims.claimed(absolute(tmp_path / "a")) as place:
+    with atomic.atomic_write(absolute_path(tmp_path / "a")) as place:
         for write in (
             lambda: save(tmp_path / "a", {"a": np.ones(2)}),
             lambda: collapse_checkpoint(tmp_path / "deep", tmp_path / "a"),
         ):
             with pytest.raises(FileExistsError, match="another process or thread is saving"):
                 write()
-        with pytest.raises(CheckpointError, match="is still going on, in .*a.lcjax-unfinished"):
+        with pytest.raises(CheckpointError, match="is still running, in .*a.lcjax-unfinished"):
             restore(tmp_path / "a")
         place.mkdir()
     assert sorted(os.listdir(tmp_path)) == ["a", "deep"]
@@ -124,9 +126,9 @@ def test_ten_processes_twenty_times(tmp_path):
 
 DIES = """
 import os, sys
-from lcjax.io.claims import claimed
-from lcjax.io.locations import absolute
-with claimed(absolute(sys.argv[1])) as place:
+from lcjax.io.atomic_write import atomic_write
+from lcjax.io.file_paths import absolute_path
+with atomic_write(absolute_path(sys.argv[1])) as place:
     place.mkdir()
     (place / "half").write_text("written")
     print("claimed", flush=True)
@@ -150,8 +152,8 @@ def test_a_dead_claim_blocks_nobody_and_a_living_one_does(tmp_path):
 
 
 def test_what_comes_between_is_left_as_it_is(tmp_path):
-    with pytest.raises(FileExistsError, match="nothing is ever overwritten"):
-        with claims.claimed(absolute(tmp_path / "a")) as place:
+    with pytest.raises(FileExistsError, match="already exists; expected a new path"):
+        with atomic.atomic_write(absolute_path(tmp_path / "a")) as place:
             place.mkdir()
             (tmp_path / "a").write_text("another's")
     assert (tmp_path / "a").read_text() == "another's"
@@ -201,7 +203,7 @@ def test_who_waits_is_refused_at_once(tmp_path):
     started, end = threading.Event(), threading.Event()
 
     def slow():
-        with claims.claimed(absolute(tmp_path / "a")) as place:
+        with atomic.atomic_write(absolute_path(tmp_path / "a")) as place:
             save(place, {"a": np.ones(2)})
             started.set()
             end.wait(30)
@@ -210,7 +212,7 @@ def test_who_waits_is_refused_at_once(tmp_path):
     thread.start()
     started.wait(30)
     before = time.perf_counter()
-    with pytest.raises(FileExistsError, match="is saving to this path now"):
+    with pytest.raises(FileExistsError, match="is saving to this path"):
         save(tmp_path / "a", {"a": np.ones(2)})
     waited = time.perf_counter() - before
     end.set()

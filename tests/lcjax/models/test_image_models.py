@@ -12,7 +12,7 @@ import pytest
 from lcjax.models import MLP, VGG, MLPMixer, ViT
 from lcjax.models.attention import Attention
 from lcjax.models.transformer import TransformerBlock
-from lcjax.models.vgg import grid_mean
+from lcjax.models.vgg import adaptive_avg_pool
 from lcjax.surgery.collapse import abstract_collapse, collapse
 from lcjax.tree.paths import is_slope, natural_sort_key, site_of
 
@@ -142,8 +142,8 @@ def test_preset_takes_any_patch_size_and_other_fields():
 @pytest.mark.parametrize("model", [MLPMixer, ViT])
 @pytest.mark.parametrize("preset", ["XL/16", "B", "B/0", "b/16", ""])
 def test_unknown_preset_lists_the_known(model, preset):
-    wanted = f"{model.__name__} has no preset '{preset}'; wanted one of .*S/16, B/16, L/16"
-    with pytest.raises(ValueError, match=wanted):
+    message = f"{model.__name__}: got preset '{preset}', expected one of .*S/16, B/16, L/16"
+    with pytest.raises(ValueError, match=message):
         model.from_preset(preset, num_classes=10)
 
 
@@ -266,20 +266,20 @@ def test_class_token_adds_a_token_and_mean_pooling_does_not():
 
 
 def test_unknown_pooling_is_an_error():
-    with pytest.raises(ValueError, match="ViT got pool='max'; wanted 'token' or 'mean'"):
+    with pytest.raises(ValueError, match="ViT: got pool='max', expected 'token' or 'mean'"):
         SMALL["vit"].clone(pool="max").init(jax.random.key(0), _images())
 
 
 @pytest.mark.parametrize("name", ["mixer", "vit"])
 def test_patches_that_do_not_tile_the_image_are_an_error(name):
     images = jnp.zeros((1, 8, 10, 3))
-    with pytest.raises(ValueError, match="images of 8x10 pixels cannot be cut .* of 4x4"):
+    with pytest.raises(ValueError, match="got 8x10 pixels, expected multiples of patch_size=4"):
         SMALL[name].init(jax.random.key(0), images)
 
 
 @pytest.mark.parametrize("name", ["mixer", "vit"])
 def test_images_without_channels_are_an_error(name):
-    with pytest.raises(ValueError, match=r"shape \(2, 8, 8\); wanted \(batch, height, width, ch"):
+    with pytest.raises(ValueError, match=r"shape \(2, 8, 8\), expected \(batch, height, width, ch"):
         SMALL[name].init(jax.random.key(0), jnp.zeros((2, 8, 8)))
 
 
@@ -298,7 +298,7 @@ def test_masked_tokens_are_not_looked_at():
 @pytest.mark.usefixtures("strict_promotion")
 def test_cells_of_a_grid_cover_the_image_evenly(edge):
     ramp = np.broadcast_to(np.arange(5.0, dtype=np.float32)[:, None, None], (1, 5, 4, 2))
-    means = np.asarray(grid_mean(jnp.asarray(ramp), edge))
+    means = np.asarray(adaptive_avg_pool(jnp.asarray(ramp), edge))
     assert means.shape == (1, edge, edge, 2)
     by_hand = {
         1: [2.0],
@@ -311,17 +311,17 @@ def test_cells_of_a_grid_cover_the_image_evenly(edge):
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 3, 8, 3)])
 def test_images_that_vgg_cannot_halve_are_an_error(shape):
-    with pytest.raises(ValueError, match=r"wanted \(batch, height, .* at least 4x4 pixels"):
+    with pytest.raises(ValueError, match=r"expected \(batch, height, .* at least 4x4 pixels"):
         SMALL["vgg"].init(jax.random.key(0), jnp.zeros(shape))
 
 
 def test_unknown_norm_is_an_error():
-    with pytest.raises(ValueError, match="VGG got norm='layer'; wanted None or 'batch'"):
+    with pytest.raises(ValueError, match="VGG: got norm='layer', expected None or 'batch'"):
         SMALL["vgg"].clone(norm="layer").init(jax.random.key(0), _images())
 
 
 def test_unknown_depth_lists_the_known():
-    with pytest.raises(ValueError, match="VGG has no preset 'VGG16'; wanted one of 11, 13, 16, 19"):
+    with pytest.raises(ValueError, match="VGG: got preset 'VGG16', expected one of 11, 13, 16, 19"):
         VGG.from_preset("VGG16", num_classes=10)
 
 

@@ -1,4 +1,4 @@
-"""Bert and GPT2: published sizes, padding, token types, the key-value cache, collapse."""
+"""BERT and GPT2: published sizes, padding, token types, the key-value cache, collapse."""
 
 import functools
 from functools import partial
@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lcjax.models import GPT2, Bert
+from lcjax.models import BERT, GPT2
 from lcjax.surgery.collapse import abstract_collapse, collapse
 from lcjax.tree.paths import is_slope
 
 ONE = jax.ShapeDtypeStruct((1, 1), jnp.int32)
 SMALL = dict(depth=1, width=12, num_heads=3, vocab_size=30, max_length=8)
-BERT = Bert(3, mlp_hidden=24, **SMALL)
-GPT = GPT2(**SMALL)
+TINY_BERT = BERT(3, mlp_hidden=24, **SMALL)
+TINY_GPT2 = GPT2(**SMALL)
 TOKENS = np.random.default_rng(0).integers(0, 30, (3, 6))
 # The first is whole, the second padded behind, the third padded in front.
 MASK = np.array([[1] * 6, [1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1]], bool)
@@ -51,12 +51,12 @@ def _run(model, **how):
 @pytest.mark.parametrize(
     ("model", "parameters"),
     [
-        (Bert.from_preset("base", num_classes=None), 109_482_240),
-        (Bert.from_preset("base", num_classes=2), 109_483_778),
-        (Bert.from_preset("base", num_classes=None, vocab_size=28_996), 108_310_272),
-        (Bert.from_preset("large", num_classes=None), 335_141_888),
-        (Bert.from_preset("MiniLM-L6", num_classes=None), 22_713_216),
-        (Bert.from_preset("MiniLM-L12", num_classes=None), 33_360_000),
+        (BERT.from_preset("base", num_classes=None), 109_482_240),
+        (BERT.from_preset("base", num_classes=2), 109_483_778),
+        (BERT.from_preset("base", num_classes=None, vocab_size=28_996), 108_310_272),
+        (BERT.from_preset("large", num_classes=None), 335_141_888),
+        (BERT.from_preset("MiniLM-L6", num_classes=None), 22_713_216),
+        (BERT.from_preset("MiniLM-L12", num_classes=None), 33_360_000),
         (GPT2.from_preset("124M"), 124_439_808),
         (GPT2.from_preset("medium"), 354_823_168),
         (GPT2.from_preset("large"), 774_030_080),
@@ -70,9 +70,9 @@ def test_preset_has_the_published_number_of_parameters(model, parameters):
 @pytest.mark.parametrize(
     ("model", "collapsed", "parameters"),
     [
-        (Bert.from_preset("base", num_classes=2), 4, 92_956_418),
-        (Bert.from_preset("base", num_classes=2), 12, 109_483_778 - 12 * 4_131_840),
-        (Bert.from_preset("MiniLM-L6", num_classes=None), 3, 22_713_216 - 3 * 1_033_728),
+        (BERT.from_preset("base", num_classes=2), 4, 92_956_418),
+        (BERT.from_preset("base", num_classes=2), 12, 109_483_778 - 12 * 4_131_840),
+        (BERT.from_preset("MiniLM-L6", num_classes=None), 3, 22_713_216 - 3 * 1_033_728),
         (GPT2.from_preset("124M"), 1, 124_439_808 - 4_131_840),
         (GPT2.from_preset("medium"), 2, 354_823_168 - 2 * 7_344_128),
     ],
@@ -85,17 +85,17 @@ def test_collapse_of_the_last_mlps_has_the_published_size(model, collapsed, para
     assert _count(compact) == parameters
 
 
-@pytest.mark.parametrize(("model", "known"), [(Bert, "base, large, Mini"), (GPT2, "124M, medium,")])
+@pytest.mark.parametrize(("model", "known"), [(BERT, "base, large, Mini"), (GPT2, "124M, medium,")])
 def test_unknown_preset_lists_the_known(model, known):
-    classes = {"num_classes": 2} if model is Bert else {}
-    with pytest.raises(ValueError, match=f"{model.__name__} has no preset 'huge'; .* of {known}"):
+    classes = {"num_classes": 2} if model is BERT else {}
+    with pytest.raises(ValueError, match=f"got preset 'huge', expected one of {known}"):
         model.from_preset("huge", **classes)
 
 
 @pytest.mark.parametrize("pool", ["pooler", None])
 @pytest.mark.usefixtures("strict_promotion")
 def test_bert_does_not_look_at_padding(pool):
-    model = Bert(3, mlp_hidden=24, pool=pool, **SMALL)
+    model = BERT(3, mlp_hidden=24, pool=pool, **SMALL)
     variables = _variables(model)
     other = np.where(MASK, TOKENS, (TOKENS + 7) % 30)
     first, second = (_run(model)(variables, tokens, MASK[:2]) for tokens in (TOKENS[:2], other[:2]))
@@ -110,7 +110,7 @@ def test_bert_does_not_look_at_padding(pool):
 
 
 def test_bert_reads_token_types_and_positions():
-    run, variables = _run(BERT), _variables(BERT)
+    run, variables = _run(TINY_BERT), _variables(TINY_BERT)
     plain = run(variables, TOKENS)
     np.testing.assert_array_equal(plain, run(variables, TOKENS, None, np.zeros_like(TOKENS)))
     assert np.abs(run(variables, TOKENS, None, np.ones_like(TOKENS)) - plain).max() > 1e-3
@@ -118,7 +118,7 @@ def test_bert_reads_token_types_and_positions():
 
 
 def test_pools_read_the_first_token_or_the_mean_of_those_that_are_no_padding():
-    whole = Bert(None, mlp_hidden=24, pool=None, **SMALL)
+    whole = BERT(None, mlp_hidden=24, pool=None, **SMALL)
     variables = _variables(whole)
     tokens = np.asarray(_run(whole)(variables, TOKENS, MASK))
     mean = _run(whole.clone(pool="mean"))(variables, TOKENS, MASK)
@@ -128,7 +128,7 @@ def test_pools_read_the_first_token_or_the_mean_of_those_that_are_no_padding():
     np.testing.assert_allclose(mean, by_hand, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("model", [BERT, GPT], ids=["bert", "gpt2"])
+@pytest.mark.parametrize("model", [TINY_BERT, TINY_GPT2], ids=["bert", "gpt2"])
 def test_a_token_that_is_not_in_the_vocabulary_gives_nan(model):
     tokens = TOKENS.copy()
     tokens[1, 2] = 30
@@ -136,24 +136,24 @@ def test_a_token_that_is_not_in_the_vocabulary_gives_nan(model):
     assert np.isnan(out).any(1).tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize("model", [BERT, GPT], ids=["bert", "gpt2"])
+@pytest.mark.parametrize("model", [TINY_BERT, TINY_GPT2], ids=["bert", "gpt2"])
 @pytest.mark.parametrize("shape", [(2, 9), (4,), (1, 2, 3)])
 def test_texts_too_long_or_of_other_axes_are_an_error(model, shape):
-    with pytest.raises(ValueError, match=r"truncate them|wanted \(batch, tokens\)"):
+    with pytest.raises(ValueError, match=r"truncate them|expected \(batch, tokens\)"):
         model.init(jax.random.key(0), jnp.zeros(shape, int))
 
 
 def test_unknown_pooling_is_an_error():
-    with pytest.raises(ValueError, match="Bert got pool='max'; wanted one of"):
-        jax.eval_shape(BERT.clone(pool="max").init, jax.random.key(0), ONE)
+    with pytest.raises(ValueError, match="BERT: got pool='max', expected one of"):
+        jax.eval_shape(TINY_BERT.clone(pool="max").init, jax.random.key(0), ONE)
 
 
 def test_heads_that_do_not_divide_the_width_are_an_error():
-    with pytest.raises(ValueError, match="block_0/attention: tokens are 12 wide, which 5 heads"):
-        jax.eval_shape(BERT.clone(num_heads=5).init, jax.random.key(0), ONE)
+    with pytest.raises(ValueError, match="block_0/attention: got 5 heads for tokens of width 12"):
+        jax.eval_shape(TINY_BERT.clone(num_heads=5).init, jax.random.key(0), ONE)
 
 
-@pytest.mark.parametrize("model", [BERT, GPT], ids=["bert", "gpt2"])
+@pytest.mark.parametrize("model", [TINY_BERT, TINY_GPT2], ids=["bert", "gpt2"])
 def test_collapsed_model_computes_what_the_deep_one_does_at_slope_one(model):
     straight = jax.tree_util.tree_map_with_path(
         lambda keys, leaf: jnp.ones_like(leaf) if is_slope(keys) else leaf, _variables(model)
@@ -169,11 +169,11 @@ def test_collapsed_model_computes_what_the_deep_one_does_at_slope_one(model):
 
 
 def test_dropout_of_bert_stands_outside_its_mlps():
-    model = BERT.clone(dropout=0.5)
+    model = TINY_BERT.clone(dropout=0.5)
 
     def train(key):
         out, held = model.apply(
-            _variables(BERT),
+            _variables(TINY_BERT),
             TOKENS,
             deterministic=False,
             rngs={"dropout": key},
@@ -192,21 +192,21 @@ def test_dropout_of_bert_stands_outside_its_mlps():
 
 @functools.cache
 def _whole(masked=True):
-    return np.asarray(_run(GPT)(_variables(GPT), TOKENS, MASK if masked else None))
+    return np.asarray(_run(TINY_GPT2)(_variables(TINY_GPT2), TOKENS, MASK if masked else None))
 
 
 @pytest.mark.usefixtures("strict_promotion")
 def test_gpt2_looks_back_only():
     changed = TOKENS.copy()
     changed[:, 4:] = (changed[:, 4:] + 7) % 30
-    before, after = _whole(masked=False), _run(GPT)(_variables(GPT), changed)
+    before, after = _whole(masked=False), _run(TINY_GPT2)(_variables(TINY_GPT2), changed)
     np.testing.assert_array_equal(before[:, :4], after[:, :4])
     assert np.abs(before[:, 4:] - after[:, 4:]).max() > 1e-2
 
 
 def test_gpt2_padding_moves_no_logits():
     real = MASK[1:]
-    alone = _run(GPT)(_variables(GPT), TOKENS[1:][real].reshape(2, 4))
+    alone = _run(TINY_GPT2)(_variables(TINY_GPT2), TOKENS[1:][real].reshape(2, 4))
     padded = _whole()[1:][real].reshape(2, 4, -1)
     np.testing.assert_allclose(padded, alone, rtol=1e-4, atol=1e-4)
 
@@ -214,8 +214,8 @@ def test_gpt2_padding_moves_no_logits():
 @pytest.mark.parametrize("cuts", [(4, 1, 1), (1,) * 6], ids=str)
 @pytest.mark.usefixtures("strict_promotion")
 def test_cached_and_uncached_logits_agree(cuts):
-    step, variables = _run(GPT, mutable="cache"), _variables(GPT)
-    held, logits, start = {"cache": GPT.init_cache(3, 7)}, [], 0
+    step, variables = _run(TINY_GPT2, mutable="cache"), _variables(TINY_GPT2)
+    held, logits, start = {"cache": TINY_GPT2.init_cache(3, 7)}, [], 0
     for cut in cuts:
         part = slice(start, start + cut)
         some, held = step(variables | held, TOKENS[:, part], MASK[:, part])
@@ -224,57 +224,57 @@ def test_cached_and_uncached_logits_agree(cuts):
     logits = np.concatenate(logits, axis=1)
     np.testing.assert_allclose(logits[MASK], _whole()[MASK], rtol=1e-4, atol=1e-4)
     shapes = partial(jax.tree.map, lambda leaf: (leaf.shape, leaf.dtype))
-    assert shapes(held["cache"]) == shapes(GPT.init_cache(3, 7))
+    assert shapes(held["cache"]) == shapes(TINY_GPT2.init_cache(3, 7))
 
 
 def test_prefill_gives_the_logits_after_each_last_token():
-    step, variables = _run(GPT, mutable="cache", last_only=True), _variables(GPT)
-    logits, _ = step(variables | {"cache": GPT.init_cache(3)}, TOKENS, MASK)
+    step, variables = _run(TINY_GPT2, mutable="cache", last_only=True), _variables(TINY_GPT2)
+    logits, _ = step(variables | {"cache": TINY_GPT2.init_cache(3)}, TOKENS, MASK)
     np.testing.assert_allclose(logits, _whole()[[0, 1, 2], [5, 3, 5]], rtol=1e-4, atol=1e-4)
 
 
 def test_text_goes_on_after_padding_behind_it():
     """The second text, with padding inside its cache, and the same with none."""
-    step, variables = _run(GPT, mutable="cache", last_only=True), _variables(GPT)
+    step, variables = _run(TINY_GPT2, mutable="cache", last_only=True), _variables(TINY_GPT2)
     following = np.full((3, 1), 9)
-    _, held = step(variables | {"cache": GPT.init_cache(3)}, TOKENS, MASK)
+    _, held = step(variables | {"cache": TINY_GPT2.init_cache(3)}, TOKENS, MASK)
     logits, _ = step(variables | held, following)
     alone = np.concatenate([TOKENS[1:2, :4], following[:1]], axis=1)
-    whole = _run(GPT)(variables, alone)[0, -1]
+    whole = _run(TINY_GPT2)(variables, alone)[0, -1]
     np.testing.assert_allclose(logits[1], whole, rtol=1e-4, atol=1e-4)
 
 
 def test_cache_that_is_too_short_gives_nan_and_no_wrong_words():
-    step, variables = _run(GPT, mutable="cache"), _variables(GPT)
+    step, variables = _run(TINY_GPT2, mutable="cache"), _variables(TINY_GPT2)
     one, four = (np.ones((3, n), bool) for n in (1, 4))
-    _, held = step(variables | {"cache": GPT.init_cache(3, 7)}, TOKENS[:, :4], four)
+    _, held = step(variables | {"cache": TINY_GPT2.init_cache(3, 7)}, TOKENS[:, :4], four)
     for _ in range(3):
         logits, held = step(variables | held, TOKENS[:, :1], one)
         assert not np.isnan(logits).any()
     logits, _ = step(variables | held, TOKENS[:, :1], one)
     assert np.isnan(logits).all()
-    with pytest.raises(ValueError, match="at most 5 tokens: truncate the texts, or make a longer"):
-        step(variables | {"cache": GPT.init_cache(3, 5)}, TOKENS)
+    with pytest.raises(ValueError, match="at most 5 tokens; truncate the texts, or use a longer"):
+        step(variables | {"cache": TINY_GPT2.init_cache(3, 5)}, TOKENS)
 
 
 def test_cache_serves_a_collapsed_model():
     straight = jax.tree_util.tree_map_with_path(
-        lambda keys, leaf: jnp.ones_like(leaf) if is_slope(keys) else leaf, _variables(GPT)
+        lambda keys, leaf: jnp.ones_like(leaf) if is_slope(keys) else leaf, _variables(TINY_GPT2)
     )
     compact, _ = collapse(straight, sites=["block_0/mlp/act_0"])
-    step = _run(GPT, mutable="cache", last_only=True)
-    _, held = step(compact | {"cache": GPT.init_cache(3)}, TOKENS[:, :5])
+    step = _run(TINY_GPT2, mutable="cache", last_only=True)
+    _, held = step(compact | {"cache": TINY_GPT2.init_cache(3)}, TOKENS[:, :5])
     logits, _ = step(compact | held, TOKENS[:, 5:])
-    whole = _run(GPT)(straight, TOKENS)[:, -1]
+    whole = _run(TINY_GPT2)(straight, TOKENS)[:, -1]
     np.testing.assert_allclose(logits, whole, rtol=1e-3, atol=1e-3)
 
 
 def test_bfloat16_computes_and_caches_with_float32_params():
-    half = GPT.clone(dtype=jnp.bfloat16)
+    half = TINY_GPT2.clone(dtype=jnp.bfloat16)
     cache = half.init_cache(3)
     assert cache["block_0"]["attention"]["key"].dtype == jnp.bfloat16
     logits, held = jax.eval_shape(
-        partial(half.apply, mutable="cache"), _variables(GPT) | {"cache": cache}, TOKENS
+        partial(half.apply, mutable="cache"), _variables(TINY_GPT2) | {"cache": cache}, TOKENS
     )
     assert logits.dtype == jnp.float32
     assert held["cache"]["block_0"]["attention"]["key"].dtype == jnp.bfloat16

@@ -13,7 +13,7 @@ import pytest
 import lcjax
 from lcjax import CheckpointError, collapse, export, load_exported
 from lcjax.models import GPT2, VGG, ViT
-from lcjax.stablehlo import loading as stablehlo
+from lcjax.stablehlo import exporting
 from tests.helpers.trees import random_chain
 
 pytest.importorskip("flatbuffers", reason="jax.export needs it: pip install 'lcjax[export]'")
@@ -27,7 +27,7 @@ def chain():
     return model, jax.tree.map(jnp.asarray, variables)
 
 
-@pytest.fixture(scope="module", params=["inside", "beside"])
+@pytest.fixture(scope="module", params=["embedded", "external"])
 def exported(request, chain, tmp_path_factory):
     model, variables = chain
     path = tmp_path_factory.mktemp("exported") / "parents" / "deep"
@@ -50,8 +50,8 @@ def test_it_runs_for_any_batch_and_under_jit(exported, chain):
 
 
 def test_what_is_written_is_whole_and_nothing_else(exported):
-    inside = json.loads((exported / "export.json").read_text())["weights"] == "inside"
-    files = {"program.jax", "export.json"} | (set() if inside else {"weights"})
+    embedded = json.loads((exported / "export.json").read_text())["weights"] == "embedded"
+    files = {"program.jax", "export.json"} | (set() if embedded else {"weights"})
     assert set(os.listdir(exported)) == files
     assert os.listdir(exported.parent) == ["deep"]
 
@@ -64,19 +64,20 @@ assert not {"flax", "lcjax", "orbax"} & set(sys.modules), "not JAX alone"
 """
 WITHOUT_MODEL = """
 import sys, numpy as np
-from lcjax.stablehlo.exporting import load_exported
+from lcjax.stablehlo.loading import load_exported
 np.save(sys.argv[3], load_exported(sys.argv[1])(np.load(sys.argv[2])))
-assert not [name for name in sys.modules if name.startswith("lcjax.models")]
+unneeded = ("lcjax.models", "lcjax.interop")
+assert not [name for name in sys.modules if name.startswith(unneeded)]
 """
 
 
 @pytest.mark.parametrize(
     ("weights", "script", "file"),
     [
-        ("inside", ALONE, "program.jax"),
-        pytest.param("beside", WITHOUT_MODEL, "", marks=pytest.mark.slow),
+        ("embedded", ALONE, "program.jax"),
+        pytest.param("external", WITHOUT_MODEL, "", marks=pytest.mark.slow),
     ],
-    ids=["jax alone", "weights beside"],
+    ids=["jax alone", "external weights"],
 )
 def test_a_fresh_process_runs_the_compact_form(chain, tmp_path, weights, script, file):
     model, variables = chain
@@ -122,13 +123,13 @@ def test_other_trees_and_several_inputs(tmp_path):
         return variables[0] * x["a"] @ variables[1]["w"].astype(x["a"].dtype) + more
 
     inputs = ({"a": np.ones((2, 3), np.float32)}, np.ones((2, 4), np.float32))
-    for weights in ("inside", "beside"):
+    for weights in ("embedded", "external"):
         export(apply, variables, inputs, tmp_path / weights, platforms=("cpu",), weights=weights)
         loaded = load_exported(tmp_path / weights)
         close(loaded(*inputs), np.full((2, 4), 7))
-        with pytest.raises(ValueError, match=r"input 1 is \(1, 4\) float32, wanted .* first, 2"):
+        with pytest.raises(ValueError, match=r"1: got \(1, 4\) float32, expected .* input 0, 2"):
             loaded(inputs[0], inputs[1][:1])
-        with pytest.raises(ValueError, match="got inputs .*, wanted .*float32, .batch, 4. float32"):
+        with pytest.raises(ValueError, match="inputs .*, expected .*float32, .batch, 4. float32"):
             loaded(inputs[0])
 
 
@@ -136,29 +137,35 @@ def test_other_trees_and_several_inputs(tmp_path):
     "x", [np.ones((2, 5), np.float32), X.astype(np.int32), X[0], X[:0], np.float32(1)]
 )
 def test_wrong_inputs(exported, x):
-    with pytest.raises(ValueError, match=r"deep: input 0 is \(.*wanted \(batch, 6\) float32"):
+    with pytest.raises(ValueError, match=r"deep, input 0: got \(.*expected \(batch, 6\) float32"):
         load_exported(exported)(x)
 
 
 def test_a_platform_it_was_not_exported_for(chain, tmp_path):
     model, variables = chain
     export(model.apply, variables, [X], tmp_path / "tpu", platforms=("tpu",))
-    with pytest.raises(ValueError, match="tpu: exported for tpu, cannot run on cpu. Export it aga"):
+    with pytest.raises(ValueError, match="tpu: got inputs on cpu, expected one of tpu. Add "):
         load_exported(tmp_path / "tpu")(X)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (dict(platforms=("cpu", "gpu")), "platforms is .*'gpu'.*; wanted some of cpu, cuda, rocm"),
-        (dict(platforms=()), "platforms is"),
-        (dict(platforms="cpu"), "platforms is 'cpu'"),
-        (dict(weights="outside"), "weights is 'outside', must be 'inside' or 'beside'"),
-        (dict(inputs=[np.float32(1)]), r"inputs 0: got \(\) float32, which has no batch axis"),
+        (
+            dict(platforms=("cpu", "gpu")),
+            "got .*'gpu'.*, expected some of cpu, cuda, rocm",
+        ),
+        (dict(platforms=()), "platforms: got "),
+        (dict(platforms="cpu"), "platforms: got 'cpu'"),
+        (dict(weights="outside"), "weights: got 'outside', expected 'embedded' or 'external'"),
+        (dict(inputs=[np.float32(1)]), r"inputs 0: got \(\) float32, without a batch axis"),
         (dict(inputs=[]), "inputs: got batches of sizes none"),
-        (dict(inputs=[X, X[:1]]), "inputs: got batches of sizes 1, 3; wanted one size"),
-        (dict(apply_fn=lambda v, x: x.reshape(len(x), -1)), r"any size: .*Write x.shape\[0\] for"),
-        (dict(apply_fn=lambda v, x: x if x.shape[0] > 4 else -x), "any size: .*inconclusive"),
+        (dict(inputs=[X, X[:1]]), "inputs: got batches of sizes 1, 3; expected one size"),
+        (
+            dict(apply_fn=lambda v, x: x.reshape(len(x), -1)),
+            r"size: .*Write x.shape\[0\] for len",
+        ),
+        (dict(apply_fn=lambda v, x: x if x.shape[0] > 4 else -x), "batch size: .*inconclusive"),
     ],
 )
 def test_what_cannot_be_exported(chain, tmp_path, change, message):
@@ -171,8 +178,8 @@ def test_what_cannot_be_exported(chain, tmp_path, change, message):
 
 def test_too_many_weights_to_be_inside(chain, tmp_path, monkeypatch):
     model, variables = chain
-    monkeypatch.setattr(stablehlo, "_MOST_INSIDE", 100)
-    with pytest.raises(ValueError, match="bytes of weights, .* at most 100: export with weights="):
+    monkeypatch.setattr(exporting, "_MAX_EMBEDDED", 100)
+    with pytest.raises(ValueError, match="weights, expected at most 100 to embed; export with"):
         export(model.apply, variables, [X], tmp_path / "model")
     assert not any(tmp_path.iterdir())
 
@@ -180,35 +187,49 @@ def test_too_many_weights_to_be_inside(chain, tmp_path, monkeypatch):
 def test_nothing_is_overwritten_and_nothing_stays_half_written(chain, tmp_path, monkeypatch):
     model, variables = chain
     (tmp_path / "there").mkdir()
-    with pytest.raises(FileExistsError, match="there exists and nothing is ever overwritten"):
+    with pytest.raises(FileExistsError, match="there already exists; expected a new path"):
         export(model.apply, variables, [X], tmp_path / "there")
 
     def full(path, tree):
         path.mkdir()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(stablehlo, "save", full)
+    monkeypatch.setattr(exporting, "save", full)
     with pytest.raises(OSError, match="No space left"):
-        export(model.apply, variables, [X], tmp_path / "model", weights="beside")
+        export(model.apply, variables, [X], tmp_path / "model", weights="external")
     assert os.listdir(tmp_path) == ["there"]
 
 
 def test_what_cannot_be_loaded(exported, tmp_path):
     with pytest.raises(FileNotFoundError, match="absent: no such exported model"):
         load_exported(tmp_path / "absent")
-    with pytest.raises(CheckpointError, match="is no exported model: it does not hold both"):
+    with pytest.raises(CheckpointError, match="not an exported model: expected program.jax and"):
         load_exported(tmp_path)
     for name in ("program.jax", "export.json"):
         (tmp_path / name).write_bytes((exported / name).read_bytes()[:-9])
-    with pytest.raises(CheckpointError, match="damaged: export.json is not what was written"):
+    with pytest.raises(CheckpointError, match="damaged: export.json: "):
         load_exported(tmp_path)
     about = json.loads((exported / "export.json").read_text())
     (tmp_path / "export.json").write_text(json.dumps(about))
-    with pytest.raises(CheckpointError, match="damaged: program.jax is not what was written"):
+    with pytest.raises(CheckpointError, match="damaged: the checksum of program.jax differs"):
         load_exported(tmp_path)
-    (tmp_path / "export.json").write_text(json.dumps(about | {"format": 2}))
-    with pytest.raises(CheckpointError, match="of format 2 and this lcjax reads format 1"):
+    (tmp_path / "export.json").write_text(json.dumps(about | {"format": 3}))
+    with pytest.raises(CheckpointError, match="got format 3, expected at most 2"):
         load_exported(tmp_path)
+
+
+@pytest.mark.parametrize(("weights", "name"), [("embedded", "inside"), ("external", "beside")])
+def test_load_exported_reads_format_1(weights, name, chain, tmp_path):
+    """Models exported before the places of weights were renamed: format 1, "inside" or "beside"."""
+    model, variables = chain
+    export(model.apply, variables, [X], tmp_path / "a", platforms=["cpu"], weights=weights)
+    crc32 = json.loads((tmp_path / "a" / "export.json").read_text())["crc32"]
+    about = f'{{"format": 1, "lcjax": "0.1.0", "weights": "{name}", "crc32": {crc32}}}'
+    (tmp_path / "a" / "export.json").write_text(about)
+    close(load_exported(tmp_path / "a")(X), model.apply(variables, X))
+    (tmp_path / "a" / "export.json").write_text(about.replace(name, weights))
+    with pytest.raises(CheckpointError, match=f"weights: got '{weights}', expected 'inside' or"):
+        load_exported(tmp_path / "a")
 
 
 def test_without_flatbuffers_it_says_what_to_install(chain, tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
-"""One writer for one path: a checkpoint is written under a claim, and named once it is whole.
+"""Atomic writes with one writer per path: a checkpoint is renamed to its path once complete.
 
-A claim is a directory next to the path, with a file that its owner locks. The operating system
-takes the lock from a process that dies, so a dead one's claim is free for the next.
+A writer claims a path by a directory next to it that contains a locked file. The operating system
+releases the lock of a process that dies, so the next writer can take over its claim.
 """
 
 import errno
@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from lcjax.io.locations import LiteralPath, check_name, claim_of, exists, is_remote
+from lcjax.io.file_paths import LiteralPath, check_name, claim_path, exists, is_remote
 
 try:
     import fcntl
@@ -28,44 +28,44 @@ except ImportError:  # Windows
 _LOCK = "lock"
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 _FREE, _TAKEN, _FAILED = range(3)
-_ours: set[str] = set()  # claims of this process's threads: some locks are a whole process's
+_ours: set[str] = set()  # claims of this process, whose threads share some kinds of locks
 _guard = Lock()
 
 
 @contextmanager
-def claimed(
+def atomic_write(
     target: ocp.path.Path, check: Callable[[ocp.path.Path], None] | None = None
 ) -> Iterator[ocp.path.Path]:
-    """Yields where to write the checkpoint of a path that is claimed; then gives it its name.
+    """Claims a path, yields a temporary path to write to, and renames it to the path at the end.
 
-    When the body raises, what it wrote is deleted and there is nothing at the path. In a job of
-    several processes each enters this; the first of them claims the path for all, and checks what
-    was written: the others may come to the end of the body before it is whole.
+    If the body raises, its files are deleted and the path does not exist. In a job of several
+    processes every process enters; the first claims the path and checks the result for all of
+    them, because the others may leave the body before it is complete.
 
     Args:
-      target: the path.
-      check: raises where what was written is not to get its name.
+      target: the final path.
+      check: raises if the written checkpoint is not valid.
 
     Raises:
-      FileExistsError: there is something at the path, or another save is writing it.
-      OSError: in every process, where the check raised in the first.
-      ValueError: a name that no checkpoint may have.
+      FileExistsError: the path exists, or another save is writing to it.
+      OSError: in every process, if the check raised in the first.
+      ValueError: an invalid name.
     """
-    if is_remote(target):  # a name there is given to what is whole, by orbax
+    if is_remote(target):  # orbax itself renames complete checkpoints there
         check_free(target)
         yield target
-        with _agreed(target):
-            if _first() and check is not None:
+        with _raise_in_all(target):
+            if _is_main_process() and check is not None:
                 check(target)
         return
     with ExitStack() as stack:
-        with _agreed(target):
-            if _first():
+        with _raise_in_all(target):
+            if _is_main_process():
                 stack.enter_context(_claim(target))
-        claim, name = claim_of(target), f"{_same_for_all(secrets.randbits(31)):x}"
+        claim, name = claim_path(target), f"{_broadcast(secrets.randbits(31)):x}"
         yield LiteralPath(claim / name)
-        with _agreed(target):
-            if _first():
+        with _raise_in_all(target):
+            if _is_main_process():
                 if check is not None:
                     check(LiteralPath(claim / name))
                 check_free(target)
@@ -73,60 +73,62 @@ def claimed(
 
 
 def check_free(target: ocp.path.Path) -> None:
-    """Raises unless a checkpoint may be written to a path, as far as can be told before.
+    """Raises unless a new checkpoint can be written to a path.
 
     Raises:
-      FileExistsError: there is something at the path.
-      ValueError: a name that no checkpoint may have.
+      FileExistsError: the path exists.
+      ValueError: an invalid name.
     """
     check_name(target)
     if exists(target):
         raise FileExistsError(
-            f"{target} exists and nothing is ever overwritten: name another path, or move what "
-            "is there."
+            f"{target} already exists; expected a new path. Choose another one, or move the old "
+            "one away."
         )
 
 
-def _first() -> bool:
+def _is_main_process() -> bool:
     return jax.process_index() == 0
 
 
-def _same_for_all(number: int) -> int:
-    """Returns the number that the first process gives."""
+def _broadcast(number: int) -> int:
+    """Returns the number of the first process, in every process."""
     if jax.process_count() == 1:
         return number
     return int(multihost_utils.broadcast_one_to_all(np.uint32(number)))
 
 
 @contextmanager
-def _agreed(target: ocp.path.Path) -> Iterator[None]:
-    """Raises in every process of a job where the body raised in the first of them."""
+def _raise_in_all(target: ocp.path.Path) -> Iterator[None]:
+    """Raises in every process of a job if the body raised in the first."""
     error: Exception | None = None
     try:
         yield
     except Exception as raised:
         error = raised
     taken = isinstance(error, FileExistsError)
-    state = _same_for_all(_FREE if error is None else _TAKEN if taken else _FAILED)
+    state = _broadcast(_FREE if error is None else _TAKEN if taken else _FAILED)
     if error is not None:
         raise error
     if state == _TAKEN:
-        raise FileExistsError(f"{target}: the job's first process found it taken: name another.")
+        raise FileExistsError(
+            f"{target}: the path exists for the first process of the job; choose another one."
+        )
     if state == _FAILED:
-        raise OSError(f"{target} cannot be written: the job's first process says why.")
+        raise OSError(f"{target} cannot be written: see the error of the job's first process.")
 
 
 def _busy(target: ocp.path.Path) -> FileExistsError:
     return FileExistsError(
-        f"{target}: another process or thread is saving to this path now: name another path."
+        f"{target}: another process or thread is saving to this path; choose another one."
     )
 
 
 @contextmanager
 def _claim(target: ocp.path.Path) -> Iterator[None]:
-    """Keeps all others from writing to a path, until the end of the body."""
+    """Keeps other writers from a path until the end of the body."""
     check_free(target)
-    claim = Path(claim_of(target))
+    claim = Path(claim_path(target))
     key = os.path.join(os.path.realpath(claim.parent), claim.name)
     with _guard:
         if key in _ours:
@@ -137,7 +139,7 @@ def _claim(target: ocp.path.Path) -> Iterator[None]:
         lock = _locked(claim, target)
         try:
             _clear(claim)
-            check_free(target)  # another's save may have ended meanwhile
+            check_free(target)  # another save may have finished in the meantime
             yield
         finally:
             _clear(claim)
@@ -148,13 +150,13 @@ def _claim(target: ocp.path.Path) -> Iterator[None]:
 
 
 def _locked(claim: Path, target: ocp.path.Path) -> int:
-    """Returns the open file that is locked; who unlinks it holds the lock."""
+    """Returns the locked, open file of a claim; only its owner unlinks it."""
     while True:
         new = not claim.exists()
         claim.mkdir(exist_ok=True)
         try:
             lock = os.open(claim / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # its owner ended just now
+        except FileNotFoundError:  # its owner has just finished
             continue
         try:
             _take(lock, new, claim, target)
@@ -164,7 +166,7 @@ def _locked(claim: Path, target: ocp.path.Path) -> int:
         except BaseException:
             os.close(lock)
             raise
-        os.close(lock)  # of a claim that its owner ended just now
+        os.close(lock)  # its owner has just finished
 
 
 def _take(lock: int, new: bool, claim: Path, target: ocp.path.Path) -> None:
@@ -177,22 +179,22 @@ def _take(lock: int, new: bool, claim: Path, target: ocp.path.Path) -> None:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        if not new:  # a file system without locks cannot tell a dead owner from a living one
+        if not new:  # without locks, a dead owner looks like a live one
             raise FileExistsError(
-                f"{target}: another save has begun it in {claim}, and this file system has no "
-                "locks to tell whether that still runs: name another path."
+                f"{target}: another save has started in {claim}, and on a file system without "
+                "locks it may still be running; choose another path."
             ) from error
 
 
 def _clear(claim: Path) -> None:
-    with suppress(FileNotFoundError):  # somebody removed the claim
+    with suppress(FileNotFoundError):  # the claim was removed
         for left in claim.iterdir():
             if left.name != _LOCK:
                 shutil.rmtree(left, ignore_errors=True)
 
 
 def _release(claim: Path, lock: int) -> None:
-    with suppress(OSError):  # the next owner is there already, or somebody removed the claim
+    with suppress(OSError):  # the next owner has it already, or it was removed
         os.unlink(claim / _LOCK)
         claim.rmdir()
     if fcntl is not None:

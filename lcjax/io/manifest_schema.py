@@ -1,6 +1,6 @@
-"""What a manifest may say: every value that is read from one is checked before it is used.
+"""The schema of a manifest: every value is validated before it is used.
 
-A checksum shows damage, not malice: who writes a file can seal any values.
+A checksum detects damage, not tampering: the author of a file can give any values a valid one.
 """
 
 import json
@@ -9,53 +9,42 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from lcjax.io.containers import DEEPEST, DICT, KINDS, LIST, NONE, TUPLE, VARIABLE
+from lcjax.io.containers import DICT, KINDS, LIST, MAX_DEPTH, NONE, TUPLE, VARIABLE
 from lcjax.io.leaves import DTYPES, LeafPath, joined
 
-_MOST_AXES = 32  # that NumPy takes
-_MOST_ELEMENTS = 2**48
-_MOST_GAPS = 2**20  # in the lists of format 1, which wrote indices as keys of dicts as lists
-
-
-class CheckpointError(ValueError):
-    """A checkpoint is damaged, unfinished or of another kind, or is not what was asked for.
-
-    The message names the checkpoint and what is wrong with it. Nothing has been restored.
-    """
-
-
-class DamagedError(CheckpointError):
-    """A checkpoint is not what was written."""
+_MAX_AXES = 32  # in every version of NumPy
+_MAX_ELEMENTS = 2**48
+_MAX_GAPS = 2**20  # in lists of format 1, which also wrote dicts with indices as lists
 
 
 def checksum(manifest: Any) -> int:
-    """Returns the seal of a manifest."""
+    """Returns the checksum of a manifest."""
     return zlib.crc32(json.dumps(manifest, sort_keys=True).encode())
 
 
-def checked(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a manifest with leaves by path and containers by path, all of them possible.
+def parse_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a validated manifest, with leaves by path and containers by path.
 
     Raises:
-      ValueError: when one is not; names it.
+      ValueError: names the first invalid value.
     """
     leaves = {}
     for one in _listed(manifest, "leaves"):
         if not isinstance(one, dict):
-            raise ValueError(f"a leaf is {_short(one)}, expected an object")
+            raise ValueError(f"leaf: got {_short(one)}, expected an object")
         path = _path(one.get("path"))
         if path in leaves or not path:
-            raise ValueError(f"the leaf {joined(path)!r} comes twice, or has no name")
+            raise ValueError(f"leaf {joined(path)!r}: expected a unique path that is not empty")
         leaves[path] = _leaf(path, one)
     if manifest["format"] == 1:
         kinds = {_path(path): DICT for path in _listed(manifest, "empty")}
     else:
         kinds = dict(_container(one) for one in _listed(manifest, "containers"))
-    _check_tree(leaves, kinds, _MOST_GAPS if manifest["format"] == 1 else 0)
+    _check_tree(leaves, kinds, _MAX_GAPS if manifest["format"] == 1 else 0)
     if not isinstance(manifest.get("metadata"), dict):
-        raise ValueError(f"metadata is {_short(manifest.get('metadata'))}, expected an object")
+        raise ValueError(f"metadata: got {_short(manifest.get('metadata'))}, expected an object")
     if not isinstance(manifest.get("lcjax"), str):
-        raise ValueError(f"lcjax is {_short(manifest.get('lcjax'))}, expected a version")
+        raise ValueError(f"lcjax: got {_short(manifest.get('lcjax'))}, expected a version")
     known = {name: manifest[name] for name in ("format", "lcjax", "metadata")}
     return known | {"leaves": leaves, "containers": kinds}
 
@@ -63,41 +52,41 @@ def checked(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def _listed(manifest: Mapping[str, Any], name: str) -> list[Any]:
     values = manifest.get(name)
     if not isinstance(values, list):
-        raise ValueError(f"{name} is {_short(values)}, expected a list")
+        raise ValueError(f"{name}: got {_short(values)}, expected a list")
     return values
 
 
 def _path(keys: Any) -> LeafPath:
-    if not isinstance(keys, list) or len(keys) > DEEPEST:
-        raise ValueError(f"a path is {_short(keys)}, expected a list of at most {DEEPEST} keys")
+    if not isinstance(keys, list) or len(keys) > MAX_DEPTH:
+        raise ValueError(f"path: got {_short(keys)}, expected a list of at most {MAX_DEPTH} keys")
     for key in keys:
         if not isinstance(key, str) and not _count(key):
-            raise ValueError(f"a path is {_short(keys)}, expected strings and indices")
+            raise ValueError(f"path: got {_short(keys)}, expected strings and indices")
     return tuple(keys)
 
 
 def _leaf(path: LeafPath, one: Mapping[str, Any]) -> dict[str, Any]:
     shape, dtype, crc32 = (one.get(name) for name in ("shape", "dtype", "crc32"))
     name = joined(path)
-    if not isinstance(shape, list) or len(shape) > _MOST_AXES or not all(map(_count, shape)):
-        raise ValueError(f"{name}: shape is {_short(shape)}, expected at most {_MOST_AXES} sizes")
-    if math.prod(size or 1 for size in shape) > _MOST_ELEMENTS:
-        raise ValueError(f"{name}: shape is {_short(shape)}, more than an array can hold")
+    if not isinstance(shape, list) or len(shape) > _MAX_AXES or not all(map(_count, shape)):
+        raise ValueError(f"{name}, shape: got {_short(shape)}, expected at most {_MAX_AXES} sizes")
+    if math.prod(size or 1 for size in shape) > _MAX_ELEMENTS:
+        raise ValueError(f"{name}, shape: got {_short(shape)}, expected the size of an array")
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ValueError(f"{name}: dtype is {_short(dtype)}, expected one that save takes")
+        raise ValueError(f"{name}, dtype: got {_short(dtype)}, expected one of lcjax.save")
     if crc32 is not None and not (_count(crc32) and crc32 < 2**32):
-        raise ValueError(f"{name}: crc32 is {_short(crc32)}, expected a checksum")
+        raise ValueError(f"{name}, crc32: got {_short(crc32)}, expected a checksum")
     return {"path": path, "shape": tuple(shape), "dtype": dtype, "crc32": crc32}
 
 
 def _container(one: Any) -> tuple[LeafPath, str]:
     if not isinstance(one, list) or len(one) != 2 or one[1] not in list(KINDS):
-        raise ValueError(f"a container is {_short(one)}, expected a path and its kind")
+        raise ValueError(f"container: got {_short(one)}, expected a path and a kind")
     return _path(one[0]), one[1]
 
 
 def _check_tree(leaves: Mapping[LeafPath, Any], kinds: Mapping[LeafPath, str], gaps: int) -> None:
-    """Raises unless leaves and containers can be one tree, with so many gaps in its lists."""
+    """Raises unless leaves and containers form a tree with at most `gaps` gaps in its lists."""
     children: dict[LeafPath, set[str | int]] = {}
     for path in (*leaves, *kinds):
         for end in range(len(path), 0, -1):
@@ -108,17 +97,17 @@ def _check_tree(leaves: Mapping[LeafPath, Any], kinds: Mapping[LeafPath, str], g
     for path, keys in children.items():
         name, kind = joined(path) or "the root", kinds.get(path)
         if path in leaves or kind == NONE:
-            raise ValueError(f"{name} is a leaf, or None, and holds others")
+            raise ValueError(f"{name}: got children of a leaf or None")
         indices = {key for key in keys if isinstance(key, int)}
         if kind == VARIABLE and keys != {"value"}:
-            raise ValueError(f"{name} is a variable of {len(keys)} values")
+            raise ValueError(f"{name}: got a variable of {len(keys)} values, expected 1")
         if kind in (LIST, TUPLE) or (kind is None and indices):
             gaps -= max(indices, default=-1) + 1 - len(indices)
             if len(indices) < len(keys) or gaps < 0:
-                raise ValueError(f"{name} is a list with keys, or with gaps")
+                raise ValueError(f"{name}: got a list with keys or gaps")
     for path, kind in kinds.items():
         if path in leaves or (kind == VARIABLE and path not in children):
-            raise ValueError(f"{joined(path)} is said to be a {kind}")
+            raise ValueError(f"{joined(path)}: got the kind {kind}, which it cannot have")
 
 
 def _count(value: Any) -> bool:

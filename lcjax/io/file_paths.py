@@ -1,4 +1,4 @@
-"""Where checkpoints lie: paths that orbax and TensorStore take literally, and names in progress."""
+"""Paths of checkpoints that orbax takes literally, and names of unfinished checkpoints."""
 
 import glob
 import hashlib
@@ -13,7 +13,7 @@ from lcjax.validation.arguments import check_path
 
 PathLike = str | os.PathLike[str]
 
-# What the name of a checkpoint ends in while it is written: by `save`, and by orbax alone.
+# Suffixes of unfinished checkpoints: those of `save`, and those of orbax.
 CLAIMED = ".lcjax-unfinished"
 _IN_PARTS, _TEMPORARY = ".partial_save", ".orbax-checkpoint-tmp"
 UNFINISHED = (_TEMPORARY, _IN_PARTS, _IN_PARTS + _TEMPORARY)
@@ -23,10 +23,10 @@ _LocalPath: Any = type(ocp.path.Path("/"))
 
 
 class LiteralPath(_LocalPath):
-    """A local path whose own characters are never read as a pattern.
+    """A local path whose characters are never interpreted as a pattern.
 
-    orbax looks for the parts of a checkpoint by a pattern that begins with the checkpoint's path,
-    and leaves out what it does not find: with `[1]` or `**` in the path, all arrays.
+    orbax finds the parts of a checkpoint by a pattern that starts with the checkpoint's path, and
+    skips parts that do not match: with `[1]` or `**` in the path, all arrays.
     """
 
     def glob(self, pattern: str) -> Iterator[Any]:
@@ -36,10 +36,10 @@ class LiteralPath(_LocalPath):
 
 
 def orbax_context(path: ocp.path.Path) -> ocp.Context:
-    """Returns the context in which orbax takes a path that `absolute` returned literally.
+    """Returns the context in which orbax takes a path of `absolute_path` literally.
 
-    Directories are made at once: orbax numbers the saves of a whole process, and where it makes
-    directories later those of two threads are mixed up.
+    Directories are created synchronously, because orbax numbers the saves of a process and would
+    otherwise confuse those of two threads.
     """
     context = ocp.Context()
     context.asynchronous.create_directories_asynchronously = False
@@ -48,12 +48,12 @@ def orbax_context(path: ocp.path.Path) -> ocp.Context:
     return context
 
 
-def absolute(path: PathLike) -> ocp.path.Path:
-    """Returns a path, relative, with `~`, absolute or a URL, as orbax wants it.
+def absolute_path(path: PathLike) -> ocp.path.Path:
+    """Returns an absolute path for orbax from a relative path, one with `~`, or a URL.
 
     Raises:
-      TypeError: no path.
-      ValueError: a path that no checkpoint can have.
+      TypeError: neither a string nor PathLike.
+      ValueError: an invalid path.
     """
     check_path(path)
     text = os.fspath(path)
@@ -66,66 +66,65 @@ def absolute(path: PathLike) -> ocp.path.Path:
 
 
 def is_remote(path: ocp.path.Path) -> bool:
-    """Tells whether a path leads into a store that is no file system, such as `gs://`."""
+    """Returns whether a path is in an object store, such as `gs://`."""
     return not isinstance(path, LiteralPath)
 
 
 def check_name(target: ocp.path.Path) -> None:
-    """Raises unless a new checkpoint may be called so.
+    """Raises if the name of a new checkpoint is reserved.
 
     Raises:
-      ValueError: the name is one that marks unfinished checkpoints.
+      ValueError: the name contains a mark of unfinished checkpoints.
     """
     marks = [mark for mark in (_TEMPORARY, _IN_PARTS, CLAIMED) if mark in target.name]
     if marks:
         raise ValueError(
-            f"{target}: got a name with {marks[0]!r}, which marks checkpoints that are not "
-            "finished; expected another name."
+            f"{target}: got a name with {marks[0]!r}, which marks unfinished checkpoints; choose "
+            "another name."
         )
 
 
-def claim_of(target: ocp.path.Path) -> ocp.path.Path:
-    """Returns the directory in which a checkpoint is written until it is whole."""
+def claim_path(target: ocp.path.Path) -> ocp.path.Path:
+    """Returns the directory in which a checkpoint is written until it is complete."""
     name = target.name + CLAIMED
     if len(os.fsencode(name)) > _LONGEST_NAME:
         name = hashlib.sha256(os.fsencode(target.name)).hexdigest() + CLAIMED
     return target.with_name(name)
 
 
-def begun(target: ocp.path.Path) -> ocp.path.Path | None:
-    """Returns what a save to this path that did not end has left, or is writing now."""
+def unfinished_save(target: ocp.path.Path) -> ocp.path.Path | None:
+    """Returns the files of an interrupted or running save to this path; None without any."""
     left = [target.with_name(target.name + suffix) for suffix in UNFINISHED]
-    return next((path for path in (claim_of(target), *left) if exists(path)), None)
+    return next((path for path in (claim_path(target), *left) if exists(path)), None)
 
 
 def exists(path: ocp.path.Path) -> bool:
-    """Tells whether there is something at a path, a broken link included."""
+    """Returns whether a path exists, or is a broken link."""
     return path.exists() if is_remote(path) else os.path.lexists(path)
 
 
 def _check(text: str) -> None:
     if not text:
-        raise ValueError("path: got an empty one, expected the name of a directory.")
+        raise ValueError("path: got an empty string, expected the name of a directory.")
     if "\0" in text:
         raise ValueError(f"path: got {text!r}, expected a path without a NUL character.")
     if "\\" in text and os.sep != "\\":
         raise ValueError(
-            f"{text}: got a backslash in the path, which TensorStore takes for a slash; expected a "
-            "path without one: rename the directory."
+            f"{text}: got a backslash, which TensorStore treats as a slash; rename the directory."
         )
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{text!r}: got bytes in the path that are no UTF-8, which TensorStore cannot open; "
-            "expected UTF-8: rename the directory."
+            f"{text!r}: got a name that TensorStore cannot open, expected UTF-8; rename the "
+            "directory."
         ) from error
 
 
 def _of_url(url: str) -> str:
-    """Returns the local path that a `file:` URL names."""
+    """Returns the local path of a `file:` URL."""
     parts = urlsplit(url, allow_fragments=False)
     local = parts.netloc in ("", "localhost") and parts.path.startswith("/") and not parts.query
     if not local:
-        raise ValueError(f"{url}: got this URL, expected file:/// and an absolute path.")
+        raise ValueError(f"{url}: expected file:/// and an absolute path.")
     return unquote(parts.path, errors="strict")
