@@ -1,9 +1,9 @@
-"""The error that every part of lcjax raises when a tree, a choice of sites or a slope is wrong."""
+"""The error that lcjax raises on a wrong tree, choice of sites or slope."""
 
 
 class CollapseError(ValueError):
-    """A variables tree, a choice of sites, or a slope does not allow what was asked.
+    """A variables tree, a choice of sites, or a slope does not allow the operation.
 
-    The message names the path, what was found there, what was wanted and what to do. Nothing has
+    The message names the path, the value found there, the expected value and a remedy. Nothing has
     been changed when it is raised.
     """

@@ -101,7 +101,7 @@ def test_inspect_reads_only_slopes_and_needs_no_model(source, capsys, monkeypatc
     [
         ({"model": {"w": np.ones((2, 3))}, "slopes": {"a": {"slope": np.ones(())}}, "fused": {}},
          "no sites: got the tree of a collapsible function"),
-        ({"w": np.ones((2, 3))}, "no sites: the tree holds no leaf named `slope`"),
+        ({"w": np.ones((2, 3))}, "no sites: the tree has no leaf named `slope`"),
     ],
 )  # fmt: skip
 def test_inspect_of_trees_without_sites(tree, said, tmp_path, capsys):
@@ -213,7 +213,7 @@ def test_what_cannot_be_collapsed(source, tmp_path, capsys):
         ((tmp_path / "absent", out), "error: .*absent: no such checkpoint"),
         ((tmp_path / "empty", out), "empty is no checkpoint: it holds no state"),
         ((source, tmp_path / "plain"), "plain exists and nothing is ever overwritten"),
-        ((tmp_path / "plain", out), "no sites: the tree holds no leaf named `slope`"),
+        ((tmp_path / "plain", out), "no sites: the tree has no leaf named `slope`"),
         ((tmp_path / "bent", out), "none of 1 sites .* smallest gap is 0.7500, at act_0"),
         ((tmp_path / "normed", out), "norm_0: its running statistics are not in the tree"),
         ((source, out, "--sites", "stays/*"), "stays/act_0: gap is 0.5 .* over the threshold"),

@@ -210,7 +210,7 @@ def test_bad_arguments_are_named(variables, metric):
         ask(count=1, fit="ridge")
     with pytest.raises(TypeError, match="fit='moments' needs apply_fn and batches"):
         plan(None, variables, metric, count=1, fit="moments")
-    with pytest.raises(TypeError, match="gone through only once, but each trial needs a pass"):
+    with pytest.raises(TypeError, match="iterated only once, but each trial needs a separate pass"):
         plan(MODEL.apply, variables, metric, iter([X]), count=1)
     with pytest.raises(ValueError, match="metric returned nan, wanted a finite number"):
         plan(MODEL.apply, variables, lambda tree: float("nan"), [X], count=1)
