@@ -1,4 +1,4 @@
-"""Ctrl-C ends the command `lcjax` at once and in one line, while it imports too."""
+"""Ctrl-C stops the command `lcjax` with one line, during its imports too."""
 
 import os
 import signal
@@ -10,10 +10,10 @@ STATUS = 130  # 128 and the number of SIGINT
 
 
 def end_in_one_line() -> None:
-    """Lets Ctrl-C end the process with one line on stderr and status 130, wherever it comes.
+    """Makes Ctrl-C end the process with one line on stderr and status 130.
 
-    At once until `raise_as_usual` is called: an import would turn KeyboardInterrupt into an
-    ImportError. Then by KeyboardInterrupt, so that what is open is closed.
+    Until `raise_as_usual` is called it ends at once, since an import would turn KeyboardInterrupt
+    into an ImportError. After that it ends by KeyboardInterrupt, so that open files are closed.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, _on_signal)
@@ -29,7 +29,7 @@ def end_in_one_line() -> None:
 
 
 def raise_as_usual() -> None:
-    """Lets Ctrl-C raise KeyboardInterrupt again, once everything is imported."""
+    """Makes Ctrl-C raise KeyboardInterrupt again, after all imports."""
     if signal.getsignal(signal.SIGINT) is _on_signal:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

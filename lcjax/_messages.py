@@ -6,7 +6,7 @@ from typing import Any
 
 
 def describe(value: Any) -> str:
-    """Returns in a few words, with an article, what kind of value this is."""
+    """Returns the type of a value in a few words with an article."""
     name = type(value).__name__
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"an array of shape {tuple(value.shape)}"
@@ -28,7 +28,7 @@ def printable(text: object, *, keep: str = "", longest: int | None = None) -> st
     name from a file cannot move the cursor, set a window's title or forge a line of output.
 
     Args:
-      text: what to show; anything, by its `str`.
+      text: any object, shown by its `str`.
       keep: characters that stay, such as "\n".
       longest: largest number of characters to show; by default all.
     """

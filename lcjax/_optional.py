@@ -1,4 +1,4 @@
-"""Packages that only some uses need."""
+"""Imports of optional dependencies."""
 
 from importlib import import_module
 from typing import Any
@@ -9,11 +9,11 @@ def import_optional(package: str, use: str, install: str) -> Any:
 
     Args:
       package: its name.
-      use: what it is for, as a sentence without the full stop.
-      install: what to give to pip.
+      use: its purpose, as a sentence without the full stop.
+      install: the requirement to install with pip.
 
     Raises:
-      ImportError: when it is not installed; says how to.
+      ImportError: if it is not installed; says how to install it.
     """
     try:
         return import_module(package)

@@ -13,13 +13,13 @@ def render(
     left: int = 1,
     markdown: bool = False,
 ) -> str:
-    """Returns a table with aligned columns as text, no line of which is wrapped or cut.
+    """Returns a table as text with aligned columns; lines are neither wrapped nor cut.
 
     Args:
       headers: names of the columns.
-      rows: cells, as many a row as there are headers.
-      left: how many leading columns are aligned to the left; the others are to the right.
-      markdown: whether the text is to be Markdown.
+      rows: the cells of each row, one for each header.
+      left: number of leading columns that are aligned left; the others are aligned right.
+      markdown: whether to return a Markdown table.
     """
     from rich import box
     from rich.console import Console

@@ -2,9 +2,9 @@
 
 
 class CollapseError(ValueError):
-    """A variables tree, a choice of sites, or a slope does not allow what was asked.
+    """A variables tree, a choice of sites, or a slope does not allow the operation.
 
-    The message names the path, what was found there, what was expected and what to do. Nothing has
+    The message names the path, the value found there, the expected value and a remedy. Nothing has
     been changed when it is raised.
     """
 

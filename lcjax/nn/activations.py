@@ -131,7 +131,7 @@ class CollapsibleActivation(nn.Module):
 class CollapsibleGate(nn.Module):
     """A gated unit's activation with a slope: `(1 − α) fn(gate) ⊙ value + α value`.
 
-    At slope 1 the result is the value, whatever the gate.
+    At slope 1 the result is the value for every gate.
 
     Attributes:
       fn: the elementwise activation of the gate, such as `nn.silu` (SwiGLU).

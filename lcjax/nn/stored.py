@@ -31,6 +31,6 @@ def check_has_params(module: nn.Module, params: Mapping[str, Any]):
     if not params and not module.is_initializing() and not module.is_mutable_collection("params"):
         raise CollapseError(
             f"{'/'.join(module.path) or type(module).__name__}: the variables have no params for "
-            "this module; expected variables with a collection 'params'. Pass what init returned, "
+            "this module; expected variables with a collection 'params'. Pass the result of init, "
             "or {'params': params}."
         )

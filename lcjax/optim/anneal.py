@@ -29,8 +29,8 @@ def anneal_slopes(
 ) -> optax.GradientTransformation:
     """Makes selected slopes follow a schedule: after n steps they are `schedule(n)`.
 
-    A selected slope α gets the update `schedule(n) − α`, whatever update comes in; all other leaves
-    pass through. The transform must see the final update, so it is the last of a chain:
+    A selected slope α gets the update `schedule(n) − α` in place of the incoming one; all other
+    leaves pass through. The transform must see the final update, so it is the last of a chain:
     `optax.chain(optax.adamw(1e-3), anneal_slopes(optax.linear_schedule(0, 1, 3000)))`, or
     `optax.chain(lcjax.with_linearity_penalty(...), anneal_slopes(...))`, where the penalty moves
     the slopes that are not selected here. Where the schedule is 1, a slope that was in [0, 2] is

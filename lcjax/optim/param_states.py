@@ -1,8 +1,8 @@
 """Exact knowledge of which param each leaf of an optimizer state belongs to.
 
-`init` runs on params whose leaves are in marks: whatever it makes of a leaf it makes inside of that
-leaf's mark. This is the idea of `optax.tree_utils.tree_map_params`, whose placeholder has no leaves
-and therefore gives no first values, which a param that surgery made needs.
+`init` runs on params whose leaves are wrapped in marks, so that the state of a leaf is inside its
+mark. `optax.tree_utils.tree_map_params` does the same with one placeholder for all params; it has
+no leaves and therefore gives no first values, which a param that surgery made needs.
 """
 
 from typing import Any
@@ -84,7 +84,7 @@ def selects_sites(params: Any) -> bool:
     """Returns whether `init` of a transform has to select sites in these params.
 
     It does not in marked params, nor in the placeholder of `optax.tree_utils.tree_map_params`,
-    which is a tree without leaves: who calls `init` with those has the selection.
+    which is a tree without leaves: the caller has the selection.
     """
     leaves = jax.tree.leaves(params, is_leaf=_is_mark)
     return bool(leaves) and not any(map(_is_mark, leaves))

@@ -191,8 +191,8 @@ def _check_decided(what: str, pairs: Iterable[tuple[str, str]]) -> None:
 def _count(last: int | float, available: int) -> int:
     if isinstance(last, (jax.Array, Tracer)):
         raise TypeError(
-            "last: got an array, expected an int or a float: the number of sites is fixed when `init` "
-            "runs. Pass a Python number."
+            "last: got an array, expected an int or a float, since `init` fixes the number of "
+            "sites. Pass a Python number."
         )
     if isinstance(last, float) and 0 < last <= 1:
         return max(1, round(last * available))

@@ -110,7 +110,7 @@ def select_sites(
 
 
 def selected(params: Any, selection: SiteSelection) -> list[str]:
-    """Returns what `select_sites` does."""
+    """Returns the paths of the selected sites in forward order."""
     owned = owned_slopes(params, selection)
     flat = jax.tree_util.tree_flatten_with_path(params)[0]
     paths = (site_of(keys) for keys, _ in flat if leaf_path(keys) in owned)

@@ -1,6 +1,6 @@
-"""Checks of what users pass to the public functions: what came, what is expected, what to do.
+"""Checks of the arguments of public functions; messages say what to pass instead.
 
-They look at Python objects once a call, before anything is computed.
+They inspect Python objects once a call, before anything is computed.
 """
 
 import os
@@ -20,34 +20,33 @@ from lcjax.tree.paths import leaf_path, slope_paths
 
 _LEAVES = frozenset({"kernel", "bias", "slope", "scale"})
 _OTHER_LIBRARIES = (
-    "For Flax NNX, Equinox and other trees use lcjax.collapsible(fn), whose own init, sites, "
-    "collapse and calibrate take them"
+    "For Flax NNX, Equinox and other trees use f = lcjax.collapsible(fn), f.init and f.trace"
 )
 
 
 def check_tree(tree: Any, name: str, *, nested: bool = True) -> None:
-    """Raises TypeError unless a tree is one of variables or params.
+    """Raises TypeError unless a tree is variables or params.
 
     Args:
-      tree: what the user gave.
+      tree: the user's argument.
       name: of the function that takes it.
-      nested: whether only nested dicts will do.
+      nested: whether only nested dicts are accepted.
     """
     if hasattr(tree, "params") and hasattr(tree, "opt_state"):
         raise TypeError(
-            f"{name}: got {type(tree).__name__}, whose optimizer state holds slopes too; expected "
-            "params or variables. Pass state.params, or {'params': state.params} and what other "
-            "collections the model has."
+            f"{name}: got {type(tree).__name__}, whose optimizer state has slopes too; expected "
+            "params or variables. Pass state.params, or {'params': state.params} and the other "
+            "collections of the model."
         )
     if isinstance(tree, nn.Module):
         raise TypeError(
-            f"{name} takes nested dicts (params or variables), got {type(tree).__name__}, the "
-            "module itself. Pass what its init returned: variables = model.init(key, x)."
+            f"{name} takes nested dicts (params or variables), got {type(tree).__name__}, a "
+            "module. Pass the result of its init: variables = model.init(key, x)."
         )
     if nested and not isinstance(tree, Mapping):
         raise TypeError(
             f"{name} takes nested dicts (params or variables), got {type(tree).__name__}. Pass "
-            f"what model.init returned or training made of it. {_OTHER_LIBRARIES}."
+            f"the result of model.init or of training. {_OTHER_LIBRARIES}."
         )
     params = tree.get("params", tree) if isinstance(tree, Mapping) else None
     if not isinstance(params, Mapping):
@@ -56,13 +55,13 @@ def check_tree(tree: Any, name: str, *, nested: bool = True) -> None:
         names = [str(getattr(key, "key", "")) for key in keys]
         if not hasattr(leaf, "shape") and not _LEAVES.isdisjoint(names):
             raise TypeError(
-                f"{'/'.join(filter(None, names))}: got {type(leaf).__name__}, no array; expected "
-                "NumPy or JAX arrays. Convert lists and numbers with jnp.asarray."
+                f"{'/'.join(filter(None, names))}: got {type(leaf).__name__}, not an array; "
+                "expected NumPy or JAX arrays. Convert lists and numbers with jnp.asarray."
             )
 
 
 def check_number(name: str, value: Any) -> None:
-    """Raises TypeError unless a value is a number; of a tracer nothing is asked."""
+    """Raises TypeError unless a value is a number or a tracer."""
     if not isinstance(value, (Real, Tracer)) and getattr(value, "shape", None) != ():
         raise TypeError(f"{name} is {value!r}; expected a number. Pass one such as 0.05.")
 
@@ -89,20 +88,20 @@ def require_params(name: str, params: Any) -> None:
 
 
 def check_state(name: str, state: Any, params: Any) -> None:
-    """Raises CollapseError where an optimizer state is of params with other slopes than these.
+    """Raises CollapseError if an optimizer state belongs to params with other slopes.
 
     Args:
       name: of the transform.
-      state: a tree like the params that it was made for, with leaves at slopes alone.
-      params: that are trained now.
+      state: a tree like the params that it was made for, with leaves at slopes only.
+      params: the params that are trained now.
     """
-    ours, known, there = _paths(state), _paths(state, optax.MaskedNode), _paths(params)
-    other = (ours - there) | (slope_paths(there) - known)
+    marked, known, present = _paths(state), _paths(state, optax.MaskedNode), _paths(params)
+    other = (marked - present) | (slope_paths(present) - known)
     if other:
         raise CollapseError(
             f"{name}: the optimizer state is of other params than these; they differ in "
-            f"{first_few(other)}. After a collapse convert it: opt_state = lcjax.carry_opt_state(tx, "
-            "opt_state, old_params, new_params, report)."
+            f"{first_few(other)}. After a collapse convert it: opt_state = "
+            "lcjax.carry_opt_state(tx, opt_state, old_params, new_params, report)."
         )
 
 
@@ -115,8 +114,9 @@ def check_path(path: Any) -> None:
     """Raises TypeError unless this is a path."""
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
         raise TypeError(
-            f"path is {describe(path)}; expected the name of a directory. Look at the order of the "
-            "arguments: save(path, tree), restore(path), export(apply_fn, variables, inputs, path)."
+            f"path is {describe(path)}; expected the name of a directory. The order of "
+            "arguments is save(path, tree), restore(path), "
+            "export(apply_fn, variables, inputs, path)."
         )
 
 
@@ -130,9 +130,9 @@ def check_activation(fn: Any, owner: str) -> None:
 
 
 def check_features(features: Any, owner: str) -> None:
-    """Raises TypeError unless features are several widths."""
+    """Raises TypeError unless features are a sequence of widths."""
     if isinstance(features, str) or not hasattr(features, "__len__"):
         raise TypeError(
-            f"{owner}: features is {features!r}; expected the widths of the Dense layers, the "
-            "output's last. Pass a tuple such as (256, 10)."
+            f"{owner}: features is {features!r}; expected the widths of the Dense layers, that "
+            "of the output last. Pass a tuple such as (256, 10)."
         )

@@ -1,4 +1,4 @@
-"""Batches of data: what an iterable of them must be, and what each of them must hold."""
+"""Checks of batches and of iterables of batches."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,10 +11,10 @@ from lcjax.errors import CollapseError
 
 
 def as_batch(batch: Any) -> tuple[Any, ...]:
-    """Returns what apply_fn takes after the variables: a tuple, or one array by itself.
+    """Returns the inputs of a batch, a tuple of them or one array, as a tuple.
 
     Raises:
-      TypeError: what is no array; names its place.
+      TypeError: if an input is not an array; names its place.
     """
     batch = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
     for keys, leaf in jax.tree_util.tree_leaves_with_path(batch):
@@ -33,32 +33,32 @@ def as_batch(batch: Any) -> tuple[Any, ...]:
 
 
 def check_batches(batches: Any, *, more_than_once: str = "") -> None:
-    """Raises TypeError unless batches can be gone through, if need be more than once.
+    """Raises TypeError unless batches can be iterated, if necessary more than once.
 
     Args:
-      batches: what the user gave.
-      more_than_once: what needs a pass of its own, where more than one is needed.
+      batches: the user's argument.
+      more_than_once: the unit that needs a separate pass, such as "each site"; "" for one pass.
     """
     if hasattr(batches, "shape") or isinstance(batches, str | Mapping):
         raise TypeError(
-            f"batches is one {type(batches).__name__}, wanted an iterable of batches: put it in a "
-            "list, [batch]."
+            f"batches is one {type(batches).__name__}; expected an iterable of batches: put it "
+            "in a list, [batch]."
         )
     if hasattr(batches, "sites") or not hasattr(batches, "__iter__"):
         raise TypeError(
             f"batches is {describe(batches)}; expected an iterable of batches, such as [batch]. "
-            "Look at the order of the arguments: (apply_fn, variables, batches, sites)."
+            "The order of the arguments is (apply_fn, variables, data, sites)."
         )
     if more_than_once and isinstance(batches, Iterator):
         raise TypeError(
-            f"batches is a {type(batches).__name__}, which can be gone through only once, but "
-            f"{more_than_once} needs a pass of its own. Give a list, or an object whose __iter__ "
-            "starts anew; lcjax.calibrate needs one pass only."
+            f"batches is a {type(batches).__name__}, which can be iterated only once, but "
+            f"{more_than_once} needs a separate pass. Give a list, or an object whose __iter__ "
+            "starts again; lcjax.calibrate needs one pass only."
         )
 
 
 def check_devices(variables: Any, compact: Any, batch: tuple[Any, ...]) -> None:
-    """Raises where arrays are committed to different devices, which no program takes."""
+    """Raises CollapseError if arrays are committed to different devices."""
     places: dict[frozenset[Any], None] = {}
     for leaf in jax.tree.leaves((variables, compact, batch)):
         if isinstance(leaf, jax.Array) and leaf.committed:

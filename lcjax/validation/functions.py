@@ -1,4 +1,4 @@
-"""Functions that users pass: checked before they are called, explained where their call fails."""
+"""Checks of the functions that users pass, and explanations of errors in their calls."""
 
 import inspect
 import sys
@@ -17,7 +17,7 @@ from jax.core import Tracer
 from lcjax._messages import describe, first_few
 from lcjax.errors import CollapseError
 
-# Arguments of a Flax module's apply that its `__call__` does not see.
+# Arguments of a Flax module's apply that are not passed on to its `__call__`.
 _OF_APPLY = frozenset({"rngs", "method", "mutable", "capture_intermediates"})
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -32,32 +32,33 @@ def check_function(fn: Any, name: str = "apply_fn") -> None:
         )
     if _is_nnx_module(fn):
         raise TypeError(
-            f"{name} is a Flax NNX module, {type(fn).__name__}, which holds its params itself; "
+            f"{name} is a Flax NNX module, {type(fn).__name__}, which contains its params; "
             "expected a function of params and inputs. Split it, graphdef, params, rest = "
             "nnx.split(model, nnx.Param, ...), and pass lambda params, rest, x: "
             "nnx.merge(graphdef, params, rest)(x) to lcjax.collapsible."
         )
     if not callable(fn):
         raise TypeError(
-            f"{name} is {describe(fn)}; expected a function of variables and inputs. Pass model.apply."
+            f"{name} is {describe(fn)}; expected a function of variables and inputs. Pass "
+            "model.apply."
         )
 
 
 def check_inputs(inputs: Any) -> None:
-    """Raises TypeError unless inputs are a sequence of what a function takes after variables."""
+    """Raises TypeError unless inputs are a sequence of arguments."""
     if hasattr(inputs, "shape") or not isinstance(inputs, Sequence) or isinstance(inputs, str):
         raise TypeError(
-            f"inputs is {describe(inputs)}; expected a list or tuple of what apply_fn takes after the "
-            "variables. Pass [x]."
+            f"inputs is {describe(inputs)}; expected a list or tuple of the arguments of apply_fn "
+            "after the variables. Pass [x]."
         )
 
 
 def check_not_traced(tree: Any, name: str) -> None:
-    """Raises CollapseError under a transform of JAX, where no values can be looked at."""
+    """Raises CollapseError under a transform of JAX, where arrays have no values."""
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree)):
         raise CollapseError(
             f"{name}: got traced values, under jax.jit or another transform; expected arrays, "
-            "since it looks at what it gathers. Call it outside; it compiles by itself."
+            "since it reads the statistics that it collects. Call it outside; it compiles itself."
         )
 
 
@@ -66,15 +67,15 @@ def check_metric(metric: Any) -> None:
     if not callable(metric):
         raise TypeError(
             f"metric is {describe(metric)}; expected a function metric(variables) that returns a "
-            "number, higher is better. Wrap what measures: lambda variables: accuracy(variables)."
+            "number, higher is better. Wrap your measure: lambda variables: accuracy(variables)."
         )
 
 
 def score(metric: Callable[[Any], Any], variables: Any) -> float:
-    """Returns what a metric says of variables.
+    """Returns the value of a metric on variables.
 
     Raises:
-      TypeError: a metric of other arguments, or one that does not return one number.
+      TypeError: if the metric takes other arguments, or does not return one number.
     """
     try:
         value = metric(variables)
@@ -87,8 +88,8 @@ def score(metric: Callable[[Any], Any], variables: Any) -> float:
         raise
     if np.ndim(value) or not (isinstance(value, Real) or hasattr(value, "dtype")):
         raise TypeError(
-            f"metric returned {describe(value)}; expected one number, higher is better. Return, for "
-            "example, the mean as a float."
+            f"metric returned {describe(value)}; expected one number, higher is better. Return, "
+            "for example, the mean as a float."
         )
     return float(value)
 
@@ -97,37 +98,37 @@ def score(metric: Callable[[Any], Any], variables: Any) -> float:
 def explained(
     fn: Any, variables: Any, inputs: Sequence[Any], what: str = "a batch"
 ) -> Iterator[None]:
-    """Within it, errors of calling a user's function say what was passed and what to do.
+    """A context in which errors of a user's function say what was passed and what to do.
 
     Args:
       fn: called as `fn(variables, *inputs)`, such as `model.apply`, jitted or not.
       variables: its first argument.
       inputs: its other arguments.
-      what: what the inputs are called.
+      what: name of the inputs in messages.
 
     Raises:
-      CollapseError: in the place of Flax's errors.
-      TypeError: in the place of an error about the number of arguments, or on a dict.
+      CollapseError: instead of Flax's errors.
+      TypeError: instead of an error about the number of arguments, or on a dict.
     """
     try:
         yield
     except FlaxError as error:
         if isinstance(error, ScopeCollectionNotFound) and "params" not in variables:
             raise CollapseError(
-                f"variables hold {first_few(variables)} and no 'params'; model.apply expects variables "
-                "with a collection 'params'. Pass {'params': params}."
+                f"variables have {first_few(variables)} and no 'params'; model.apply expects "
+                "variables with a collection 'params'. Pass {'params': params}."
             ) from error
         reason = str(error).partition(" (https://flax.")[0]
         raise CollapseError(
             f"the function cannot run on {what} of {_shapes(inputs)} with these variables: "
-            f"{reason} Give inputs of the shapes, and variables of the model, that init had."
+            f"{reason} Give inputs of the shapes that init had, and variables of this model."
         ) from error
     except (TypeError, IndexError, KeyError, AttributeError) as error:
         _explain_call(error, fn, variables, inputs, what)
         if any(isinstance(each, Mapping) for each in inputs):
             raise TypeError(
                 f"{what} is {_shapes(inputs)}; the function expects something else "
-                f"({type(error).__name__}: {error}). Give what it takes after the variables, such "
+                f"({type(error).__name__}: {error}). Give its arguments after the variables, such "
                 "as [batch['image'] for batch in batches]."
             ) from error
         error.add_note(f"Raised when the function was called on {what} of {_shapes(inputs)}.")
@@ -135,7 +136,7 @@ def explained(
 
 
 def _explain_call(error: Exception, fn: Any, variables: Any, inputs: Sequence[Any], what: str):
-    """Raises TypeError where a function cannot take so many inputs after the variables."""
+    """Raises TypeError if a function cannot take this number of inputs after the variables."""
     fn, before, given = _unwrapped(fn)
     leading = (*before, variables)
     if isinstance(getattr(fn, "__self__", None), nn.Module):
@@ -146,17 +147,17 @@ def _explain_call(error: Exception, fn: Any, variables: Any, inputs: Sequence[An
     if not _mismatch(fn, (*leading, *inputs), given):
         return
     taken = inspect.signature(fn).parameters.values()
-    wanted = [each.name for each in taken if each.kind in _POSITIONAL][len(leading) :]
+    expected = [each.name for each in taken if each.kind in _POSITIONAL][len(leading) :]
     raise TypeError(
         f"{what} has {len(inputs)} {'part' if len(inputs) == 1 else 'parts'} "
-        f"({_shapes(inputs) or 'nothing'}); the function expects {', '.join(wanted) or 'nothing'} "
-        f"after its variables ({error}). Pass what it takes and no more: from a loader of images "
-        "and labels, ((images,) for images, labels in loader)."
+        f"({_shapes(inputs) or 'nothing'}); the function expects "
+        f"{', '.join(expected) or 'nothing'} after its variables ({error}). Pass only "
+        "those: from a loader of images and labels, ((images,) for images, labels in loader)."
     ) from error
 
 
 def _mismatch(fn: Any, args: Sequence[Any], given: Mapping[str, Any]) -> bool:
-    """Tells whether a function's signature, where it is known, does not take these arguments."""
+    """Returns whether a function has a signature that does not take these arguments."""
     try:
         signature = inspect.signature(fn)
     except (TypeError, ValueError):
@@ -169,7 +170,7 @@ def _mismatch(fn: Any, args: Sequence[Any], given: Mapping[str, Any]) -> bool:
 
 
 def _unwrapped(fn: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    """Returns the function inside partial and jit, with the arguments that are set already."""
+    """Returns the function inside partial and jit, with the arguments that are already set."""
     before: tuple[Any, ...] = ()
     given: dict[str, Any] = {}
     while not isinstance(getattr(fn, "__self__", None), nn.Module):
@@ -184,7 +185,7 @@ def _unwrapped(fn: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
 
 
 def _is_nnx_module(value: Any) -> bool:
-    """Tells whether this is a module of Flax NNX, which is not imported for it."""
+    """Returns whether this is a module of Flax NNX, without an import of NNX."""
     nnx = sys.modules.get("flax.nnx")
     return nnx is not None and isinstance(value, nnx.Module)
 

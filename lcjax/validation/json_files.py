@@ -1,7 +1,6 @@
-"""Small text files of unknown origin: bounded in size, strict JSON, one clear error.
+"""Safe reading of small JSON files of unknown origin.
 
-A file may come from anybody: it is checked for its kind and its size before it is read, and for
-its depth before it is parsed.
+The type and size of a file are checked before it is read, its depth before it is parsed.
 """
 
 import json
@@ -14,8 +13,8 @@ from typing import Any
 
 from lcjax._messages import printable
 
-LARGEST = 16 * 2**20  # bytes of a JSON file, unless the caller says otherwise
-DEEPEST = 100  # lists and objects inside one another
+LARGEST = 16 * 2**20  # bytes of a JSON file, by default
+DEEPEST = 100  # nested lists and objects
 _STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _BRACKET = re.compile(r"[\[\]{}]")
 
@@ -27,28 +26,32 @@ def read_bounded(
 
     Args:
       path: of the file; links are followed.
-      largest: size in bytes that is accepted.
+      largest: largest accepted size in bytes.
       error: class to raise.
 
     Raises:
-      OSError: when the file cannot be opened or is not there.
-      ValueError: of the class `error`, for a directory, a pipe or a device, or a larger file.
+      OSError: if the file does not exist or cannot be opened.
+      ValueError: of the class `error`, on a directory, a pipe or a device, or a larger file.
     """
     try:
         found = os.stat(path)
     except ValueError as reason:  # a NUL in the name
-        raise error(f"{printable(path)} is not a file name: {reason}. Give another.") from reason
-    if not stat.S_ISREG(found.st_mode):  # to open a pipe waits for its writer
-        raise error(f"{printable(path)} is not a regular file; wanted one. Give its path.")
+        raise error(
+            f"{printable(path)} is not a file name: {reason}. Give a valid name."
+        ) from reason
+    if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for its writer
+        raise error(f"{printable(path)} is not a regular file; expected one. Give its path.")
     if found.st_size > largest:
         raise error(
             f"{printable(path)} has {found.st_size:,} bytes; expected at most {largest:,}. It is "
             "not a file of this kind: give the right one."
         )
     with open(path, "rb") as file:
-        data = file.read(largest + 1)  # it may grow after it was looked at
+        data = file.read(largest + 1)  # the file may grow after os.stat
     if len(data) > largest:
-        raise error(f"{printable(path)} has over {largest:,} bytes; expected at most that many.")
+        raise error(
+            f"{printable(path)} has more than {largest:,} bytes; expected at most that number."
+        )
     return data
 
 
@@ -60,18 +63,18 @@ def parse_json(
     allow_nan: bool = False,
     deepest: int = DEEPEST,
 ) -> Any:
-    """Returns what JSON text holds.
+    """Returns the value of a JSON text.
 
     Args:
       data: the text, or its bytes in UTF-8.
-      where: what the error calls it, such as the file's path.
+      where: its name in messages, such as the path of the file.
       error: class to raise.
-      allow_nan: whether the text may hold NaN and Infinity, which Python writes and JSON lacks.
-      deepest: most lists and objects inside one another.
+      allow_nan: whether NaN and Infinity, which Python writes and JSON lacks, are accepted.
+      deepest: largest number of nested lists and objects.
 
     Raises:
-      ValueError: of the class `error`, for text that is not UTF-8 or not JSON, a key that comes
-        twice, a number that does not fit float64, NaN, or too deep nesting.
+      ValueError: of the class `error`, on text that is not UTF-8 or not JSON, a repeated key,
+        a number that does not fit float64, NaN, or too deep nesting.
     """
     try:
         text = data if isinstance(data, str) else data.decode("utf-8-sig")
@@ -85,7 +88,7 @@ def parse_json(
     except (ValueError, RecursionError) as reason:
         raise error(
             f"{printable(where)} is not valid JSON: {printable(reason, longest=200)}. Expected a "
-            "whole file as its program wrote it: copy it again."
+            "complete file as its program wrote it: copy it again."
         ) from reason
 
 
@@ -99,8 +102,8 @@ def read_json(
     """Returns the object in a JSON file; see `read_bounded` and `parse_json`.
 
     Raises:
-      OSError: when the file cannot be opened or is not there.
-      ValueError: of the class `error`, for every other fault; names the file.
+      OSError: if the file does not exist or cannot be opened.
+      ValueError: of the class `error`, on every other fault; names the file.
     """
     data = read_bounded(path, largest=largest, error=error)
     found = parse_json(data, path, error=error, allow_nan=allow_nan)
@@ -110,7 +113,7 @@ def read_json(
 
 
 def kind_of(value: Any) -> str:
-    """Returns what JSON calls a value's kind: object, array, string, number, boolean or null."""
+    """Returns JSON's name for the type of a value, such as "object" or "null"."""
     if value is None:
         return "null"
     kinds = {dict: "object", list: "array", tuple: "array", str: "string", bool: "boolean"}
@@ -122,7 +125,7 @@ def _check_depth(text: str, deepest: int) -> None:
     for bracket in _BRACKET.finditer(_STRING.sub("", text)):
         depth += 1 if bracket[0] in "[{" else -1
         if depth > deepest:
-            raise ValueError(f"over {deepest} lists and objects inside one another")
+            raise ValueError(f"more than {deepest} nested lists and objects")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -130,12 +133,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice[:60]!r} comes twice in one object")
+        raise ValueError(f"the key {twice[:60]!r} is repeated in one object")
     return found
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"it holds {name}, which is not a JSON number")
+    raise ValueError(f"it contains {name}, which is not a JSON number")
 
 
 def _finite(text: str) -> float:

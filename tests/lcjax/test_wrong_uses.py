@@ -86,7 +86,7 @@ class Use(NamedTuple):
 
 
 NESTED = "nested dicts"
-NO_SITES = "no sites: the tree holds no leaf named `slope`.*lcjax.collapsible"
+NO_SITES = "no sites: the tree has no leaf named `slope`.*lcjax.collapsible"
 NO_MATCH = "matches no site. The sites are: act_0, act_1. Name some of them"
 BARE = "params: got a mapping of .*wanted a mapping of 'model', 'slopes' and 'fused'. Pass"
 
@@ -98,7 +98,12 @@ ERRORS = [
     Use(6, lambda w: lcjax.collapse(w.V, "act_9"), CollapseError, "'act_9' " + NO_MATCH),
     Use(7, lambda w: lcjax.collapse(w.V, "Act_1"), CollapseError, "'Act_1' .*capitals count"),
     Use(9, lambda w: lcjax.collapse(w.V, sites=1), TypeError, "sites is 1, an int; expected paths"),
-    Use(10, lambda w: lcjax.collapse(w.V, [0, 1]), TypeError, "sites holds an int; expected paths"),
+    Use(
+        10,
+        lambda w: lcjax.collapse(w.V, [0, 1]),
+        TypeError,
+        "sites contains an int; expected paths",
+    ),
     Use(12, lambda w: lcjax.collapse(w.V, threshold=-1), ValueError, "is -1, must be at least 0"),
     Use(
         13,
@@ -112,12 +117,12 @@ ERRORS = [
         ValueError,
         "threshold is nan, must be at least 0",
     ),
-    Use(15, lambda w: lcjax.collapse(w.V, 0.1), TypeError, "sites is 0.1, a float.*threshold=0.1"),
+    Use(15, lambda w: lcjax.collapse(w.V, 0.1), TypeError, "sites is 0.1, a float.*max_gap=0.1"),
     Use(
         17,
         lambda w: w.model.apply(w.compact["params"], w.x),
         CollapseError,
-        "hold no params of this module; expected .*Pass what init returned, or {'params': params}",
+        "have no params for this module; expected .*Pass the result of init, or {'params': params}",
     ),
     Use(
         18,
@@ -137,7 +142,7 @@ ERRORS = [
         22,
         lambda w: lcjax.calibrate(w.apply, w.V, w.x),
         TypeError,
-        r"batches is one .*wanted an iterable of batches: put it in a list, \[batch\]",
+        r"batches is one .*expected an iterable of batches: put it in a list, \[batch\]",
     ),
     Use(
         23,
@@ -179,7 +184,7 @@ ERRORS = [
         29,
         lambda w: lcjax.plan(w.apply, w.V, w.metric, (each for each in [w.x]), count=1),
         TypeError,
-        "batches is a generator, which can be gone through only once.*Give a list",
+        "batches is a generator, which can be iterated only once.*Give a list",
     ),
     Use(30, lambda w: plan(w), ValueError, "wanted one budget, target_params.*; got none"),
     Use(
@@ -241,13 +246,13 @@ ERRORS = [
         46,
         lambda w: lcjax.find_sites(w.train_state),
         TypeError,
-        "find_sites: got TrainState, whose optimizer state holds slopes too.*Pass state.params",
+        "find_sites: got TrainState, whose optimizer state has slopes too.*Pass state.params",
     ),
     Use(
         47,
         lambda w: lcjax.calibrate(w.apply, w.V["params"], [w.x]),
         CollapseError,
-        "hold no params .*expected variables with a collection 'params'. .*{'params': params}",
+        "have no params .*expected variables with a collection 'params'. .*{'params': params}",
     ),
     Use(
         49,
@@ -314,7 +319,7 @@ ERRORS = [
         63,
         lambda w: lcjax.collapse(with_leaf(w.V, "dense_0", "kernel", [[1.0] * 16] * 8)),
         TypeError,
-        "dense_0/kernel: got float, no array; expected NumPy or JAX arrays. Convert",
+        "dense_0/kernel: got float, not an array; expected NumPy or JAX arrays. Convert",
     ),
     Use(
         65,
@@ -385,7 +390,7 @@ ERRORS = [
             optax.adam(1e-3), strength=1, sites=lcjax.SiteSelection(last=2.5)
         ).init(w.V),
         ValueError,
-        "last is 2.5; wanted a number of sites from 1 to 2.*or a fraction",
+        "last is 2.5; expected a number of sites from 1 to 2.*or a fraction",
     ),
     Use(
         79,
@@ -440,15 +445,15 @@ ERRORS = [
     Use(94, lambda w: lcjax.strength_for_gap(0.5, 0.2, 0), ValueError, "steps is 0, must be at le"),
     Use(
         96,
-        lambda w: lcjax.sensitivity(w.apply, w.V, w.metric, [w.x]),
+        lambda w: lcjax.collapse_sequential(w.apply, w.V, [w.x], w.metric),
         TypeError,
-        r"sites is the function <lambda>; expected.*sensitivity\(apply_fn, variables, sites, met",
+        r"sites is the function <lambda>; expected.*A metric comes third: \(apply_fn, variables, met",
     ),
     Use(
         97,
         lambda w: lcjax.collapse_sequential(w.apply, w.V, lcjax.find_sites(w.V), [w.x]),
         TypeError,
-        "sites holds an array of shape.*expected paths.*order of arguments",
+        "sites contains an array of shape.*expected paths.*order of arguments",
     ),
     Use(
         98,

@@ -229,7 +229,7 @@ def test_bad_input_is_named(digits):
     model, variables = digits
     with pytest.raises(ValueError, match="batches is empty"):
         calibrate(model.apply, variables, [])
-    with pytest.raises(TypeError, match="batches is one ndarray, wanted an iterable"):
+    with pytest.raises(TypeError, match="batches is one ndarray; expected an iterable"):
         calibrate(model.apply, variables, X)
     with pytest.raises(ValueError, match=r"holdout is 1, must be in \[0, 1\)"):
         calibrate(model.apply, variables, [X], holdout=1)

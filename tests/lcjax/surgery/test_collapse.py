@@ -253,7 +253,7 @@ def test_other_bad_input():
     for threshold in (-0.1, float("nan")):
         with pytest.raises(ValueError, match="threshold is .*, must be at least 0"):
             collapse(variables, threshold=threshold)
-    with pytest.raises(CollapseError, match="no sites: the tree holds no leaf named `slope`"):
+    with pytest.raises(CollapseError, match="no sites: the tree has no leaf named `slope`"):
         collapse({"params": {"dense_0": {"kernel": np.ones((2, 2))}}})
     with pytest.raises(TypeError, match="collapse takes nested dicts .* got list"):
         collapse([variables])

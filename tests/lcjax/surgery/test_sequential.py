@@ -72,7 +72,7 @@ def test_a_later_run_corrects_what_an_earlier_one_got_wrong(fit):
 
 
 def test_batches_must_last(blocks):
-    with pytest.raises(TypeError, match="batches is a generator, which can be gone through only"):
+    with pytest.raises(TypeError, match="batches is a generator, which can be iterated only"):
         collapse_sequential(Blocks().apply, blocks, (x for x in [X]))
     with pytest.raises(ValueError, match="batches is empty"):
         collapse_sequential(Blocks().apply, blocks, [])

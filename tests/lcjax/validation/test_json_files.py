@@ -29,7 +29,7 @@ def test_a_byte_order_mark_is_left_out(tmp_path):
 
 def test_nan_is_read_where_a_program_writes_it():
     assert str(parse_json("[NaN, -Infinity]", "x", allow_nan=True)) == "[nan, -inf]"
-    with pytest.raises(ValueError, match="x is not valid JSON: it holds NaN"):
+    with pytest.raises(ValueError, match="x is not valid JSON: it contains NaN"):
         parse_json("NaN", "x")
 
 
