@@ -110,7 +110,7 @@ def find_sites(
     if isinstance(variables, Mapping) and set(variables) == {"model", "slopes", "fused"}:
         raise CollapseError(
             "got the tree of a collapsible function, whose sites only the function knows. With "
-            "f = lcjax.collapsible(fn), call f.sites, f.collapse and f.calibrate."
+            "call = lcjax.collapsible(fn).trace(params, *inputs), take call.sites, call.collapse."
         )
     check_tree(variables, "find_sites", nested=False)
     params = params_of(variables)

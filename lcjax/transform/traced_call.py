@@ -204,17 +204,17 @@ class TracedCall:
         """The tree: `{"model": ..., "slopes": ..., "fused": ...}`."""
         return self._call.params.tree
 
-    @cached_property
+    @property
     def sites(self) -> Sites:
         """The sites that are not fused yet, in forward order; prints as a table."""
-        return sites_of(self._call)
+        return self._sites
 
     @property
     def collapsed(self) -> Collection[str]:
         """Paths of the sites that are fused."""
         return self._call.params.collapsed
 
-    @cached_property
+    @property
     def size(self) -> Size:
         """Parameters of the tree, and FLOPs of all Dense layers that sites connect."""
         paths = [site.path for site in self._call.analysis.sites]
@@ -283,6 +283,10 @@ class TracedCall:
         """Returns the call with ShapeDtypeStructs, with their shardings, for arrays."""
         params = read_params(shapes_of(self._call.params.tree))
         return TracedCall(self._fn, self._call.with_params(params), self._fixed, self._kwargs)
+
+    @cached_property
+    def _sites(self) -> Sites:
+        return sites_of(self._call)
 
     @cached_property
     def _leaves(self) -> dict[str, Any]:
