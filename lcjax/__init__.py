@@ -38,6 +38,7 @@ from lcjax.surgery.report import CollapseReport
 from lcjax.surgery.sequential import collapse_sequential
 from lcjax.transform.collapsible import collapsible
 from lcjax.transform.function import CollapsibleFunction
+from lcjax.transform.traced_call import TracedCall
 
 __all__ = [
     "Calibration",
@@ -64,6 +65,7 @@ __all__ = [
     "Site",
     "Sites",
     "Skip",
+    "TracedCall",
     "abstract_collapse",
     "add_linearity_penalty",
     "anneal_slopes",

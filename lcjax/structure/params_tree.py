@@ -17,7 +17,13 @@ from lcjax.structure.front_end import Observe, Pairs, Rebuilt, Size
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.rewrite import Rewriter
 from lcjax.structure.segment import Joint, Segment
-from lcjax.structure.sites import Sites, forward_order, params_of, sites_of
+from lcjax.structure.sites import (
+    Sites,
+    check_not_function_tree,
+    forward_order,
+    params_of,
+    sites_of,
+)
 from lcjax.tree.paths import in_params, leaf_path, slope_paths
 from lcjax.validation.arguments import check_tree
 from lcjax.validation.functions import check_function, explained
@@ -35,6 +41,7 @@ class ParamsTree:
 
     Raises:
       TypeError: a tree that is not nested dicts; something other than a function.
+      CollapseError: the tree of a collapsible function.
     """
 
     def __init__(
@@ -44,6 +51,7 @@ class ParamsTree:
         caller: str = "ParamsTree",
     ):
         check_tree(variables, caller)
+        check_not_function_tree(variables)
         if apply_fn is not None:
             check_function(apply_fn)
         self._variables, self._apply_fn = variables, apply_fn

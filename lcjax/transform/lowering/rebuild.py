@@ -65,7 +65,7 @@ def _boxed(entry: dict[str, Any], chain: SiteChain, call: BoundCall) -> dict[str
     """Returns a fused Dense in boxes like those of the kernels, if these are boxed matrices."""
     nodes = jax.tree_util.tree_leaves_with_path(call.params.model, is_leaf=meta.is_axis_metadata)
     boxes = {encode(keys): node for keys, node in nodes if meta.is_axis_metadata(node)}
-    names = [call.leaf_names.get(dense.leaf, "") for dense in (chain.first, chain.last)]
+    names = [call.name_of(dense.leaf) for dense in (chain.first, chain.last)]
     first, last = (boxes.get(strip_box_suffix(name)) for name in names)
     if first is None or last is None or "kernel" not in entry:
         return entry
