@@ -66,17 +66,17 @@ class ParamsTree:
         """The chains of the params."""
         return find_chains(params_of(self._variables))
 
-    @cached_property
+    @property
     def sites(self) -> Sites:
         """The sites, in natural order of their paths."""
-        return sites_of(params_of(self._variables), self.chains)
+        return self._sites
 
     @property
     def collapsed(self) -> Collection[str]:
         """Nothing: a params tree forgets the sites that it had."""
         return ()
 
-    @cached_property
+    @property
     def size(self) -> Size:
         """Parameters of the params, and FLOPs of all chains."""
         return Size(sum(self._sizes.values()), sum(chain.flops for chain in self.chains))
@@ -154,6 +154,10 @@ class ParamsTree:
     def abstract(self) -> "ParamsTree":
         """Returns the tree with ShapeDtypeStructs, with their shardings, for arrays."""
         return ParamsTree(abstracted(self._variables), self._apply_fn)
+
+    @cached_property
+    def _sites(self) -> Sites:
+        return sites_of(params_of(self._variables), self.chains)
 
     @cached_property
     def _chain_of(self) -> dict[str, Chain]:

@@ -194,7 +194,10 @@ DEEP = PAIRED.init(PAIR, X)
 COMPACT, _ = PAIRED.trace(sloped(DEEP, 1), X).collapse()
 (KEY,) = COMPACT["fused"]
 WRONG = {
-    "bare params": (PAIR, "got a mapping of .* expected a mapping of 'model', 'slopes' and 'fused'"),
+    "bare params": (
+        PAIR,
+        "got a mapping of .* expected a mapping of 'model', 'slopes' and 'fused'",
+    ),
     "no mapping": (X, "got ArrayImpl, expected a mapping"),
     "another model's slopes": (
         DEEP | {"slopes": {"up": {"slope": jnp.zeros(())}}},
@@ -263,7 +266,9 @@ def test_params_that_are_no_arrays_and_functions_without_sites():
         CollapseError, match="act: got .* in params, expected an array.*eqx.partition"
     ):
         lcjax.collapsible(lambda p, x: p["act"](x @ p["w1"])).init(PAIR | {"act": nn.relu}, X)
-    with pytest.raises(CollapseError, match="the function has no site(.|\n)*no Dense feeds another"):
+    with pytest.raises(
+        CollapseError, match="the function has no site(.|\n)*no Dense feeds another"
+    ):
         lcjax.collapsible(lambda p, x: x @ p["w1"]).init(PAIR, X)
 
 
