@@ -41,11 +41,7 @@ from lcjax.surgery.report import CollapseReport
 from lcjax.surgery.sequential import collapse_sequential
 from lcjax.transform.collapsible import collapsible
 from lcjax.transform.function import CollapsibleFunction
-from lcjax.tree.selection import SiteSelection
-from lcjax.tree.slopes import count_parameters, map_slopes, select_sites, slopes
-
-if _TYPE_CHECKING:
-    from lcjax import interop, models
+from lcjax.transform.traced_call import TracedCall
 
 __all__ = [
     "Calibration",
@@ -73,6 +69,7 @@ __all__ = [
     "SiteSelection",
     "Sites",
     "Skip",
+    "TracedCall",
     "abstract_collapse",
     "add_linearity_penalty",
     "anneal_slopes",

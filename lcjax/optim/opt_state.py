@@ -69,8 +69,8 @@ def carry_opt_state(
     params = {in_params(path): leaf for path, leaf in _by_path(new_params).items()}
     before = {in_params(path): leaf for path, leaf in _by_path(old_params).items()}
     new = set(report.new_leaves)
-    removed = [*report.removed_leaves, *report.new_leaves]
-    sources = {path: origins(path, params[path], before, removed) for path in new & params.keys()}
+    gone = [*report.removed_leaves, *report.new_leaves]
+    sources = {path: origins(path, params[path], before, gone) for path in new & params.keys()}
     beliefs = tuple(path + "/" for path in _places(opt_state, optax.ScaleByBeliefState))
 
     def carry(keys: Any, leaf: Any) -> Any:

@@ -206,7 +206,7 @@ def _check_site(chain: Chain, i: int, slope: Any) -> None:
     if i not in chain.denses or i >= max(chain.denses):
         missing = f"dense_{i}" if i not in chain.denses else "a later dense_i"
         raise CollapseError(
-            f"{chain.site(i)}: got no {missing} with it: the tree is half collapsed. Restore a "
+            f"{chain.site(i)}: expected {missing} with it: the tree is half collapsed. Restore a "
             "tree that lcjax.collapse or init made."
         )
     kernel = chain.denses[i]["kernel"]

@@ -17,7 +17,13 @@ from lcjax.structure.front_end import Observe, Pairs, Rebuilt, Size
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.rewrite import Rewriter
 from lcjax.structure.segment import Joint, Segment
-from lcjax.structure.sites import Sites, forward_order, params_of, sites_of
+from lcjax.structure.sites import (
+    Sites,
+    check_not_function_tree,
+    forward_order,
+    params_of,
+    sites_of,
+)
 from lcjax.tree.paths import in_params, leaf_path, slope_paths
 from lcjax.validation.arguments import check_tree
 from lcjax.validation.functions import check_function, explained
@@ -35,6 +41,7 @@ class ParamsTree:
 
     Raises:
       TypeError: a tree that is not nested dicts; something other than a function.
+      CollapseError: the tree of a collapsible function.
     """
 
     def __init__(
@@ -44,6 +51,7 @@ class ParamsTree:
         caller: str = "ParamsTree",
     ):
         check_tree(variables, caller)
+        check_not_function_tree(variables)
         if apply_fn is not None:
             check_function(apply_fn)
         self._variables, self._apply_fn = variables, apply_fn
@@ -58,17 +66,17 @@ class ParamsTree:
         """The chains of the params."""
         return find_chains(params_of(self._variables))
 
-    @cached_property
+    @property
     def sites(self) -> Sites:
         """The sites, in natural order of their paths."""
-        return sites_of(params_of(self._variables), self.chains)
+        return self._sites
 
     @property
     def collapsed(self) -> Collection[str]:
         """Nothing: a params tree forgets the sites that it had."""
         return ()
 
-    @cached_property
+    @property
     def size(self) -> Size:
         """Parameters of the params, and FLOPs of all chains."""
         return Size(sum(self._sizes.values()), sum(chain.flops for chain in self.chains))
@@ -146,6 +154,10 @@ class ParamsTree:
     def abstract(self) -> "ParamsTree":
         """Returns the tree with ShapeDtypeStructs, with their shardings, for arrays."""
         return ParamsTree(abstracted(self._variables), self._apply_fn)
+
+    @cached_property
+    def _sites(self) -> Sites:
+        return sites_of(params_of(self._variables), self.chains)
 
     @cached_property
     def _chain_of(self) -> dict[str, Chain]:

@@ -108,11 +108,7 @@ def find_sites(
       CollapseError: when the tree is half collapsed or its kernels do not compose, or is that of a
         collapsible function.
     """
-    if isinstance(variables, Mapping) and set(variables) == {"model", "slopes", "fused"}:
-        raise CollapseError(
-            "got the tree of a collapsible function, whose sites only the function knows. With "
-            "f = lcjax.collapsible(fn), call f.sites, f.collapse and f.calibrate."
-        )
+    check_not_function_tree(variables)
     check_tree(variables, "find_sites", nested=False)
     params = params_of(variables)
     found = sites_of(params, find_chains(params))
@@ -134,6 +130,15 @@ def sites_of(params: Any, chains: Iterable[Chain]) -> Sites:
     for path, leaf in slopes_by_path(params).values():
         found.setdefault(path, Site(path=path, slope=worst_slope(leaf)))
     return Sites(found[path] for path in sorted(found, key=natural_sort_key))
+
+
+def check_not_function_tree(variables: Any) -> None:
+    """Raises CollapseError for the tree of a collapsible function, which is not nested modules."""
+    if isinstance(variables, Mapping) and set(variables) == {"model", "slopes", "fused"}:
+        raise CollapseError(
+            "got the tree of a collapsible function, whose sites only the function knows. With "
+            "call = lcjax.collapsible(fn).trace(params, *inputs), take call.sites, call.collapse."
+        )
 
 
 def params_of(variables: Any) -> Any:

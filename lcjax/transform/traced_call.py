@@ -25,18 +25,10 @@ from lcjax.surgery.report import CollapseReport
 from lcjax.surgery.sequential import collapse_model_sequential
 from lcjax.transform.lowering.bound_call import BoundCall, bind_call
 from lcjax.transform.lowering.costs import flops_of, layer_flops, sites_of
-from lcjax.transform.lowering.observe import (
-    Ends,
-    activation_values,
-    chain_input,
-    chain_output,
-    check_observable,
-    residuals,
-    run_open,
-)
+from lcjax.transform.lowering.observe import check_observable, observed_values
 from lcjax.transform.lowering.rebuild import new_layers, rebuild_params
 from lcjax.transform.lowering.segments import segments_of
-from lcjax.transform.lowering.site_chains import SiteChain, chains_with
+from lcjax.transform.lowering.site_chains import chains_with
 from lcjax.transform.matching.explain import Explanation
 from lcjax.transform.params.tree import FunctionParams, read_params, shapes_of
 from lcjax.tree.paths import leaf_path
@@ -204,17 +196,17 @@ class TracedCall:
         """The tree: `{"model": ..., "slopes": ..., "fused": ...}`."""
         return self._call.params.tree
 
-    @cached_property
+    @property
     def sites(self) -> Sites:
         """The sites that are not fused yet, in forward order; prints as a table."""
-        return sites_of(self._call)
+        return self._sites
 
     @property
     def collapsed(self) -> Collection[str]:
         """Paths of the sites that are fused."""
         return self._call.params.collapsed
 
-    @cached_property
+    @property
     def size(self) -> Size:
         """Parameters of the tree, and FLOPs of all Dense layers that sites connect."""
         paths = [site.path for site in self._call.analysis.sites]
@@ -230,32 +222,14 @@ class TracedCall:
 
     def observe(self, segments: Sequence[Segment], *, unitwise: bool) -> Observe:
         """Returns a function that runs the function and returns what flows through segments."""
-        sites = {path for segment in segments for path in segment.sites}
-        for chain in chains_with(self._call, sites):
-            check_observable(chain)
+        groups = [segment.sites for segment in segments]
+        check_observable(self._call, groups)
 
         def observe(variables: Any, compact: Any, batch: tuple[Any, ...]) -> Pairs:
-            deep = self._bind(variables, batch)
-            env = run_open(deep)
-            chains = chains_with(deep, sites)
-            other, other_env = deep, env
-            if compact is not None:
-                other = deep.with_params(read_params(compact))
-                other_env = run_open(other)
-            if unitwise:
-                found = [site for chain in chains for site in chain.sites if site.path in sites]
-                inputs = {site.path: activation_values(site, other_env)[0] for site in found}
-                return {
-                    site.path: [(inputs[site.path], activation_values(site, env)[1])]
-                    for site in found
-                }
-            ends = {chain.paths[-1]: self._ends(chain, env, other_env) for chain in chains}
-            if compact is not None:
-                own = residuals(deep.program, chains, env)
-                now = residuals(deep.program, chains, other_env)
-                both = own.keys() & now.keys()
-                ends |= {key: (ends[key][0], ends[key][1] + (own[key] - now[key])) for key in both}
-            return {key: [pair] for key, pair in ends.items()}
+            args, params = (*self._fixed, *batch), read_params(variables)
+            call = bind_call(self._fn, params, args, self._kwargs, has_state=bool(self._fixed))
+            inputs = call if compact is None else call.with_params(read_params(compact))
+            return observed_values(call, inputs, groups, unitwise=unitwise)
 
         return observe
 
@@ -285,18 +259,12 @@ class TracedCall:
         return TracedCall(self._fn, self._call.with_params(params), self._fixed, self._kwargs)
 
     @cached_property
+    def _sites(self) -> Sites:
+        return sites_of(self._call)
+
+    @cached_property
     def _leaves(self) -> dict[str, Any]:
         return _flat(self._call.params)
-
-    def _bind(self, variables: Any, batch: tuple[Any, ...]) -> BoundCall:
-        args, params = (*self._fixed, *batch), read_params(variables)
-        has_state = bool(self._fixed)
-        return bind_call(self._fn, params, args, self._kwargs, has_state=has_state)
-
-    @staticmethod
-    def _ends(chain: SiteChain, env: Any, input_env: Any) -> Ends:
-        output = chain_output(chain, env[chain.last.out])
-        return chain_input(chain, input_env), output
 
 
 def _flat(params: FunctionParams) -> dict[str, Any]:

@@ -53,6 +53,10 @@ class BoundCall:
         values = [*self.program.leaves, *self.program.state]
         return dict(zip(values, self.trace.leaf_paths, strict=True))
 
+    def name_of(self, leaf: Value | None) -> str:
+        """Returns the encoded path of a leaf; "" for a kernel that is not one."""
+        return "" if leaf is None else self.leaf_names[leaf]
+
     def with_params(self, params: FunctionParams) -> "BoundCall":
         """Returns the same call with another tree for the same function."""
         model = restore_leaves(params.model, params.removed)

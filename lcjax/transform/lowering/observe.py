@@ -14,14 +14,59 @@ from lcjax.transform.ir.program import Program, scans_around
 from lcjax.transform.lowering.bound_call import BoundCall
 from lcjax.transform.lowering.execution_plan import bind_arrays, plan_execution
 from lcjax.transform.lowering.joints import joint_units, select_units
-from lcjax.transform.lowering.site_chains import SiteChain
+from lcjax.transform.lowering.site_chains import SiteChain, chains_with
 from lcjax.transform.matching.find_sites import MatchedSite
 
-# The values x and t of a key of statistics.
-Ends = tuple[jax.Array, jax.Array]
+# The sites of every segment. Segments of different choices may be neighbours: each is found alone.
+Groups = Sequence[Collection[str]]
 
 
-def run_open(call: BoundCall) -> Env:
+def check_observable(call: BoundCall, groups: Groups) -> None:
+    """Raises CollapseError for segments inside a scan."""
+    for chain in _chains(call, groups):
+        if scans_around(chain.first.product):
+            raise CollapseError(
+                f"{chain.paths[0]}: is inside a scan, from which values cannot be taken. Unroll "
+                "it, with a tree of params for every layer, or collapse with lcjax.Exact()."
+            )
+
+
+def observed_values(
+    call: BoundCall, compact: BoundCall, groups: Groups, *, unitwise: bool
+) -> dict[str, list[tuple[jax.Array, jax.Array]]]:
+    """Returns what `Collapsible.observe` describes, by running the program once for each tree.
+
+    Args:
+      call: with the tree that outputs are taken from.
+      compact: with the tree that inputs are taken from; the same call for the same tree.
+      groups: the sites of every segment.
+      unitwise: whether values of activations are taken, not of segments.
+    """
+    env = _run_open(call)
+    input_env = env if compact is call else _run_open(compact)
+    if unitwise:
+        paths = {path for group in groups for path in group}
+        sites = [site for site in call.analysis.sites if site.path in paths]
+        before = {site.path: _activation_values(site, input_env)[0] for site in sites}
+        after = {site.path: _activation_values(site, env)[1] for site in sites}
+        return {path: [(before[path], after[path])] for path in before}
+    chains = {chain.paths[-1]: chain for chain in _chains(call, groups)}
+    inputs = {key: _chain_input(chain, input_env) for key, chain in chains.items()}
+    outputs = {
+        key: _chain_output(chain, read(env, chain.last.out)) for key, chain in chains.items()
+    }
+    if compact is not call:
+        deep, now = (_residuals(call.program, chains, each) for each in (env, input_env))
+        both = deep.keys() & now.keys()
+        outputs |= {key: outputs[key] + (deep[key] - now[key]) for key in both}
+    return {key: [(inputs[key], outputs[key])] for key in chains}
+
+
+def _chains(call: BoundCall, groups: Groups) -> list[SiteChain]:
+    return [chain for group in groups for chain in chains_with(call, group)]
+
+
+def _run_open(call: BoundCall) -> Env:
     """Runs a call with its tree and returns every value outside of scans."""
     execution = plan_execution(call)
     env = bind_arrays(call, execution)
@@ -29,16 +74,7 @@ def run_open(call: BoundCall) -> Env:
     return env
 
 
-def check_observable(chain: SiteChain) -> None:
-    """Raises CollapseError for sites inside a scan."""
-    if scans_around(chain.first.product):
-        raise CollapseError(
-            f"{chain.paths[0]}: is inside a scan, from which values cannot be taken. Unroll it, "
-            "with a tree of params for every layer, or collapse with lcjax.Exact()."
-        )
-
-
-def activation_values(site: MatchedSite, env: Env) -> Ends:
+def _activation_values(site: MatchedSite, env: Env) -> tuple[jax.Array, jax.Array]:
     """Returns input and output of a site's activation, (tokens..., units of the Dense after)."""
     match = site.match
     x, (_, units) = match.up.x, joint_units(match)
@@ -50,7 +86,7 @@ def activation_values(site: MatchedSite, env: Env) -> Ends:
     return before, after
 
 
-def chain_input(chain: SiteChain, env: Env) -> jax.Array:
+def _chain_input(chain: SiteChain, env: Env) -> jax.Array:
     """Returns the input of a chain, (tokens..., d_in)."""
     first, x = chain.first, read(env, chain.first.x)
     free = [axis for axis in range(x.ndim) if axis not in first.x_axes]
@@ -58,8 +94,8 @@ def chain_input(chain: SiteChain, env: Env) -> jax.Array:
     return jnp.reshape(x, (*x.shape[: len(free)], first.d_in))
 
 
-def chain_output(chain: SiteChain, value: jax.Array) -> jax.Array:
-    """Returns a value that has the layout of a chain's output as (tokens..., d_out)."""
+def _chain_output(chain: SiteChain, value: jax.Array) -> jax.Array:
+    """Returns a value in the layout of a chain's output as (tokens..., d_out)."""
     first, last, tokens = chain.first, chain.last, chain.output_tokens
     roles = tuple(role and _by_input(role, tokens) for role in last.roles)
     shape = first.x.shape
@@ -67,23 +103,22 @@ def chain_output(chain: SiteChain, value: jax.Array) -> jax.Array:
     return _tokens_first(value, roles, sizes)
 
 
-def residuals(program: Program, chains: Collection[SiteChain], env: Env) -> Mapping[str, jax.Array]:
-    """Returns what is added to the outputs of chains, by their last sites, (tokens..., d_out).
+def _residuals(program: Program, chains: Mapping[str, SiteChain], env: Env) -> dict[str, jax.Array]:
+    """Returns what is added to the outputs of chains, by their keys, (tokens..., d_out).
 
     Chains whose output is not added to anything are left out.
     """
-    by_site = {chain.paths[-1]: chain for chain in chains}
     tracker = ResidualTracker()
-    for path, chain in by_site.items():
-        tracker.start(path, read(env, chain.last.out))
+    for key, chain in chains.items():
+        tracker.start(key, read(env, chain.last.out))
     found: dict[str, jax.Array] = {}
     for op in program.ops():
         if all(value in env or value.constant is not None for value in [*op.ins, *op.outs]):
             operands = [read(env, value) for value in op.ins]
             added = tracker.added(op.eqn, operands)
             if added is not None:
-                path = str(added[0])
-                found[path] = chain_output(by_site[path], added[1])
+                key = str(added[0])
+                found[key] = _chain_output(chains[key], added[1])
             tracker.follow(op.eqn, operands, [read(env, value) for value in op.outs])
     return found
 

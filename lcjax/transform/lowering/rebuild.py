@@ -6,8 +6,8 @@ from typing import Any
 import jax
 from flax.core import meta
 
-from lcjax.algebra.boxes import box_dense
 from lcjax.algebra.fuse import DenseParams
+from lcjax.algebra.sharding import rebox_dense
 from lcjax.errors import CollapseError
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment
@@ -65,14 +65,14 @@ def _boxed(entry: dict[str, Any], chain: SiteChain, call: BoundCall) -> dict[str
     """Returns a fused Dense in boxes like those of the kernels, if these are boxed matrices."""
     nodes = jax.tree_util.tree_leaves_with_path(call.params.model, is_leaf=meta.is_axis_metadata)
     boxes = {encode(keys): node for keys, node in nodes if meta.is_axis_metadata(node)}
-    names = [call.leaf_names.get(dense.leaf, "") for dense in (chain.first, chain.last)]
+    names = [call.name_of(dense.leaf) for dense in (chain.first, chain.last)]
     first, last = (boxes.get(strip_box_suffix(name)) for name in names)
     if first is None or last is None or "kernel" not in entry:
         return entry
     axes = 2 + len(chain.sites[0].stack)
     if any(meta.unbox(box).ndim != axes for box in (first, last)):
         return entry
-    return box_dense(entry, {"kernel": first}, {"kernel": last})
+    return rebox_dense(entry, {"kernel": first}, {"kernel": last})
 
 
 def _key(chain: SiteChain, factors: Sequence[DenseParams], call: BoundCall) -> FusedKey:

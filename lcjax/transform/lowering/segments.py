@@ -41,7 +41,7 @@ def _segment(call: BoundCall, chain: SiteChain) -> Segment:
         else:
             dense = ahead[0].match.up if ahead else chain.last
             layers.append(_params(dense, chain, call))
-            names.append(_name(dense, call))
+            names.append(readable(call.name_of(dense.leaf)))
             gates = _gates(ahead[0], chain, call) if position == 0 else gates
         if position < len(chain.sites):
             site = chain.sites[position]
@@ -91,8 +91,3 @@ def _params(dense: DenseOp, chain: SiteChain, call: BoundCall) -> DenseParams:
     scans = chain.sites[0].scans
     bias = vector(dense.bias, dense.roles, dense.out.shape, call.arrays, scans)
     return {"kernel": kernel, "bias": bias}
-
-
-def _name(dense: DenseOp, call: BoundCall) -> str:
-    assert dense.leaf is not None
-    return readable(call.leaf_names[dense.leaf])

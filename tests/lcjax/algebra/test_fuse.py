@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lcjax.algebra.fuse import Norm, cheapest_cuts, fuse_dense, fused_spec
+from lcjax.algebra.fuse import Norm, cheapest_cuts, fuse_dense
+from lcjax.algebra.sharding import fused_spec
 from tests.helpers.tolerance import assert_close
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")

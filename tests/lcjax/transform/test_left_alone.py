@@ -83,7 +83,7 @@ CASES = {
     "kernel returned": (
         lambda p, x: (pair(nn.relu)(p, x), p["w1"]),
         TWO,
-        "the kernel before it, w1, is returned by the function (return what changes)",
+        "the kernel before it, w1, is returned by the function (return only what changes)",
     ),
     "shared bias": (
         lambda p, x: pair(nn.relu)(p, x) + p["b1"][:4],
@@ -106,7 +106,7 @@ CASES = {
     "linear": (
         pair(lambda z: 1 * z),
         TWO,
-        "only linear steps are between them, so there is no activation to bend",
+        "only linear steps are between them, so there is no activation",
     ),
     "two Dense, not a gate": (
         lambda p, x: dense(p, 2, nn.relu(x @ p["g"]) + nn.relu(x @ p["w1"])),
@@ -116,7 +116,7 @@ CASES = {
     "computed kernel": (
         lambda p, x: hidden(p, x) @ (p["w2"] * p["b2"]),
         TWO,
-        "the kernel after it is computed from params, not one of them",
+        "the kernel after it is computed from params and is not itself one of them",
     ),
     "quantised kernel": (
         lambda p, x: nn.relu(x @ p["q"].astype(x.dtype)) @ p["w2"],
@@ -164,7 +164,7 @@ def test_left_alone(name):
     explained = f.trace(params, X).explain()
     assert explained.sites == ()
     assert reason in [str(why) for _, why in explained.rejected]
-    assert f"left alone: {reason}" in str(explained)
+    assert f"not a site: {reason}" in str(explained)
     with pytest.raises(lcjax.CollapseError, match="the function has no site"):
         f.init(params, X)
 

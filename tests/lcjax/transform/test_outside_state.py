@@ -15,6 +15,7 @@ from tests.helpers.functions import PAIR, pair
 MODEL = lcjax.CollapsibleMLP((4, 2), nn.relu)
 X = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
 VARIABLES = MODEL.init(jax.random.key(0), X)
+DATA = lcjax.CalibrationData([X], progress=False)
 
 
 class Outside:
@@ -36,10 +37,10 @@ def gathered(stats):
 
 def test_calibrate_sees_an_attribute_and_a_mask_as_they_are_now():
     model = Outside()
-    call = dict(mask=model.mask, holdout=0.0, progress=False)
-    before = gathered(lcjax.calibrate(model.apply, VARIABLES, [X], **call))
+    data = lcjax.CalibrationData([X], mask=model.mask, holdout=0.0, progress=False)
+    before = gathered(lcjax.calibrate(model.apply, VARIABLES, data))
     model.scale, model.counted = 10.0, 7
-    after = gathered(lcjax.calibrate(model.apply, VARIABLES, [X], **call))
+    after = gathered(lcjax.calibrate(model.apply, VARIABLES, data))
     assert (before.count, after.count) == (40, 7)
     np.testing.assert_allclose(after.mean_x, 10 * X[:7].mean(0), rtol=1e-5)
 
@@ -60,17 +61,17 @@ def test_calibrate_of_a_function_sees_its_state_and_mask_as_they_are_now():
 
 
 def collapsed(apply):
-    return lcjax.collapse_sequential(apply, VARIABLES, [X], progress=False)[1].fits
+    return lcjax.collapse_sequential(apply, VARIABLES, DATA)[1].fits
 
 
 def planned(apply):
     metric = lambda v: -float(((apply(v, X) - apply(VARIABLES, X)) ** 2).mean())
-    return lcjax.plan(apply, VARIABLES, metric, [X], count=1, progress=False).steps
+    return lcjax.plan(apply, VARIABLES, metric, DATA, budget=lcjax.Count(1)).steps
 
 
 def sensed(apply):
     metric = lambda v: -float(((apply(v, X) - apply(VARIABLES, X)) ** 2).mean())
-    return lcjax.sensitivity(apply, VARIABLES, None, metric, [X], progress=False).costs
+    return lcjax.sensitivity(apply, VARIABLES, metric, DATA).costs
 
 
 @pytest.mark.slow
@@ -91,8 +92,8 @@ def test_what_a_calibrated_function_closed_over_goes_with_it():
         left.append(weakref.ref(big))
         apply = lambda v, x, big=big: MODEL.apply(v, x + big[0])
         mask = lambda x, big=big: jnp.arange(len(x)) < 10 * big[0]
-        lcjax.calibrate(apply, VARIABLES, [X], mask=mask, progress=False)
-        lcjax.collapse_sequential(apply, VARIABLES, [X], progress=False)
+        lcjax.calibrate(apply, VARIABLES, lcjax.CalibrationData([X], mask=mask, progress=False))
+        lcjax.collapse_sequential(apply, VARIABLES, DATA)
         lcjax.find_sites(VARIABLES, apply_fn=apply, inputs=(X,))
     del big, apply, mask
     gc.collect()
