@@ -20,7 +20,7 @@ from lcjax import (
     abstract_collapse,
     collapse,
 )
-from lcjax.nn.layers import NORM_EPSILON
+from lcjax.nn.mlp import NORM_EPSILON
 from tests.helpers.tolerance import assert_close
 from tests.helpers.trees import random_chain, with_slopes
 
