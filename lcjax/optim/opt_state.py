@@ -58,8 +58,8 @@ def carry_opt_state(
     old = _by_path(opt_state)
     params = {in_params(path): leaf for path, leaf in _by_path(new_params).items()}
     before = {in_params(path): leaf for path, leaf in _by_path(old_params).items()}
-    new = set(report.new)
-    gone = [*report.dropped, *report.new]
+    new = set(report.new_leaves)
+    gone = [*report.removed_leaves, *report.new_leaves]
     sources = {path: origins(path, params[path], before, gone) for path in new & params.keys()}
     beliefs = tuple(path + "/" for path in _places(opt_state, optax.ScaleByBeliefState))
 

@@ -71,8 +71,7 @@ def collapse(
       >>> import flax.linen as nn, jax, jax.numpy as jnp, lcjax
       >>> model = lcjax.CollapsibleMLP((16, 3), nn.relu)
       >>> variables = model.init(jax.random.key(0), jnp.ones((1, 4)))
-      >>> linear = lcjax.map_slopes(jnp.ones_like, variables)
-      >>> compact, report = lcjax.collapse(linear)
+      >>> compact, report = lcjax.collapse(variables, fit=lcjax.Exact(max_gap=1))
       >>> compact["params"]["dense_1"]["kernel"].shape
       (4, 3)
 

@@ -68,7 +68,7 @@ params = model.init(jax.random.key(0), x)["params"]
 for i in range(2):
     params[f"dense_{i}"] = jax.device_put(params[f"dense_{i}"], jax.devices()[i])
 with pytest.raises(lcjax.CollapseError, match="act_0: got kernels in different places: .*:0 "):
-    lcjax.collapse(params, threshold=1)
+    lcjax.collapse(params, fit=lcjax.Exact(max_gap=1))
 with pytest.raises(lcjax.CollapseError, match="got variables and batches on different devices"):
     lcjax.calibrate(model.apply, {"params": params}, [x])
 print("done")

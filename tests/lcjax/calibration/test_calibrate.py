@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from lcjax import CollapseError, CollapsibleGLU, CollapsibleMLP, calibrate, collapse
+from lcjax import (
+    CalibrationData,
+    CollapseError,
+    CollapsibleGLU,
+    CollapsibleMLP,
+    LeastSquares,
+    PerUnit,
+    calibrate,
+    collapse,
+)
 from lcjax.calibration.statistics import _GOLDEN
 from tests.helpers.trees import with_slopes
 
@@ -62,8 +71,8 @@ def test_least_squares_is_the_ridge_solution_of_the_stacked_data(digits, ridge, 
     counts = np.arange(len(X)) % 3 > 0 if masked else np.ones(len(X), bool)
     x = np.where(counts[:, None], X, np.nan)  # what does not count may be anything
     batches = [(x[i:][:batch_size], counts[i:][:batch_size]) for i in range(0, len(X), batch_size)]
-    stats = calibrate(apply_first, variables, batches, "act_1", mask=second)
-    compact, report = collapse(variables, calibration=stats, ridge=ridge)
+    stats = calibrate(apply_first, variables, CalibrationData(batches, mask=second), "act_1")
+    compact, report = collapse(variables, fit=LeastSquares(ridge=ridge), calibration=stats)
     fitted, held = counts & ~held_out(len(X)), counts & held_out(len(X))
     h, t = hidden(variables, X)
     weights = variables["params"]["dense_1"]["kernel"]
@@ -101,7 +110,7 @@ def test_however_the_data_is_cut_the_moments_are_the_same(digits, fit):
 
 def test_moments_replace_each_activation_by_its_regression_line(digits):
     model, variables = digits
-    stats = calibrate(model.apply, variables, [X], "act_1", fit=PerUnit(), holdout=0.0)
+    stats = calibrate(model.apply, variables, CalibrationData([X], holdout=0.0), "act_1", PerUnit())
     compact, report = collapse(variables, calibration=stats)
     h, _ = hidden(variables, X)
     layers = [variables["params"][f"dense_{i}"] for i in (1, 2)]
@@ -120,7 +129,9 @@ def test_at_slope_1_a_fit_is_the_exact_fuse(digits, fit):
     model, variables = digits
     linear = with_slopes(variables, 1.0)
     exact, _ = collapse(linear)
-    compact, report = collapse(linear, fit=calibrate(model.apply, linear, [X], fit=fit), ridge=0.0)
+    fit = fit if fit.unitwise else LeastSquares(ridge=0.0)
+    stats = calibrate(model.apply, linear, [X], fit=fit)
+    compact, report = collapse(linear, calibration=stats)
     apply = jax.jit(model.apply)
     assert relative(apply(compact, X), apply(exact, X)) < 1e-3
     assert report.fits[0].r2 == pytest.approx(1, abs=1e-4)
@@ -165,17 +176,18 @@ SHARDED = """
     variables = jax.jit(model.init)(jax.random.key(0), x)
     apply = lambda variables, x, counts: model.apply(variables, x)
     mask = lambda x, counts: counts
-    one = lcjax.calibrate(apply, variables, [(x, counts)], mask=mask)
-    want, _ = lcjax.collapse(variables, fit=one)
+    data = lcjax.CalibrationData([(x, counts)], mask=mask)
+    one = lcjax.calibrate(apply, variables, data)
+    want, _ = lcjax.collapse(variables, calibration=one)
     for kind in (AxisType.Auto, AxisType.Explicit):
         mesh = jax.make_mesh((4,), ("data",), axis_types=(kind,))
         rows, whole = NamedSharding(mesh, jax.P("data")), NamedSharding(mesh, jax.P())
         held = jax.device_put(variables, whole)
         cut = [jax.device_put((x[i:][:16], counts[i:][:16]), rows) for i in range(0, 64, 16)]
-        many = lcjax.calibrate(apply, held, cut, mask=mask)
+        many = lcjax.calibrate(apply, held, lcjax.CalibrationData(cut, mask=mask))
         for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
-        compact, _ = lcjax.collapse(held, fit=many)
+        compact, _ = lcjax.collapse(held, calibration=many)
         kernel = compact["params"]["dense_1"]["kernel"]
         assert kernel.sharding.is_equivalent_to(whole, 2), kernel.sharding
         np.testing.assert_allclose(kernel, want["params"]["dense_1"]["kernel"], atol=1e-4)
@@ -185,11 +197,11 @@ SHARDED = """
                         for name, leaf in node.items()}
     held = {"params": {name: put(node) if "kernel" in node else node
                        for name, node in variables["params"].items()}}
-    one = lcjax.calibrate(apply, held, [(x, counts)], mask=mask)
-    compact, _ = lcjax.collapse(held, fit=one)
+    one = lcjax.calibrate(apply, held, data)
+    compact, _ = lcjax.collapse(held, calibration=one)
     kernel, bias = compact["params"]["dense_1"]["kernel"], compact["params"]["dense_1"]["bias"]
     assert kernel.sharding.spec == jax.P("a", "b") and bias.sharding.spec == jax.P("b")
-    odd, _ = lcjax.collapse(held, fit=one, rank=1)
+    odd, _ = lcjax.collapse(held, fit=lcjax.LeastSquares(rank=1), calibration=one)
     assert odd["params"]["dense_0"]["kernel"].sharding.spec == jax.P("a", None)
     print("sharded ok")
 """
@@ -230,16 +242,18 @@ def test_bad_input_is_named(digits):
         calibrate(model.apply, variables, [])
     with pytest.raises(TypeError, match="batches is one ndarray, wanted an iterable"):
         calibrate(model.apply, variables, X)
-    with pytest.raises(ValueError, match=r"holdout is 1, must be in \[0, 1\)"):
-        calibrate(model.apply, variables, [X], holdout=1)
-    with pytest.raises(ValueError, match="fit is 'ridge', must be 'least_squares' or 'moments'"):
+    with pytest.raises(ValueError, match=r"holdout is 1; expected a fraction of rows in \[0"):
+        CalibrationData([X], holdout=1)
+    with pytest.raises(TypeError, match="fit: got 'ridge', expected lcjax.Exact"):
         calibrate(model.apply, variables, [X], fit="ridge")
     with pytest.raises(CollapseError, match="'act_9' matches no site"):
         calibrate(model.apply, variables, [X], "act_9")
     with pytest.raises(CollapseError, match="no token counts, so there is nothing to fit"):
-        calibrate(model.apply, variables, [X], mask=lambda x: np.zeros(len(x), bool))
+        calibrate(
+            model.apply, variables, CalibrationData([X], mask=lambda x: np.zeros(len(x), bool))
+        )
     with pytest.raises(CollapseError, match=r"mask has shape \(1024, 64\), the leading axes here"):
-        calibrate(model.apply, variables, [X], mask=lambda x: x > 0)
+        calibrate(model.apply, variables, CalibrationData([X], mask=lambda x: x > 0))
     with pytest.raises(CollapseError, match="its values are not finite on this data"):
         calibrate(model.apply, variables, [np.full_like(X, np.nan)])
 
@@ -247,18 +261,18 @@ def test_bad_input_is_named(digits):
 def test_other_sites_or_another_tree_than_calibrated_raise(digits):
     model, variables = digits
     stats = calibrate(model.apply, variables, [X])
-    with pytest.raises(CollapseError, match="act_1: asked for, but the fit was calibrated for"):
+    with pytest.raises(CollapseError, match="act_1: chosen, but calibrated were"):
         collapse(variables, "act_1", calibration=stats)
     collapse(variables, "act_*", calibration=stats)
     single = calibrate(model.apply, variables, [X], "act_1")
-    compact, _ = collapse(variables, fit=single)
+    compact, _ = collapse(variables, calibration=single)
     with pytest.raises(CollapseError, match="'act_1' matches no site"):
-        collapse(compact, fit=single)
+        collapse(compact, calibration=single)
     first = calibrate(model.apply, variables, [X], "act_0")
     with pytest.raises(CollapseError, match="act_0: the Dense layers around them are not"):
-        collapse(compact, fit=first)
+        collapse(compact, calibration=first)
     with pytest.raises(CollapseError, match="dense_1: traced or abstract, but fits and ranks need"):
-        jax.jit(lambda v: collapse(v, fit=single)[0])(variables)
+        jax.jit(lambda v: collapse(v, calibration=single)[0])(variables)
 
 
 def test_masks_match_leading_axes_from_the_first():
@@ -267,10 +281,11 @@ def test_masks_match_leading_axes_from_the_first():
     variables = glu.init(jax.random.key(0), x)
     lengths = np.arange(64) % 4
     counts = np.arange(3) < lengths[:, None]
-    want = calibrate(glu.apply, variables, [x], mask=lambda x: counts)
+    want = calibrate(glu.apply, variables, CalibrationData([x], mask=lambda x: counts))
     assert want.train["down"].count + want.held_out["down"].count == counts.sum()
-    whole = calibrate(glu.apply, variables, [x], mask=lambda x: lengths > 0)
-    again = calibrate(glu.apply, variables, [x], mask=lambda x: lengths[:, None] > 0)
+    whole = calibrate(glu.apply, variables, CalibrationData([x], mask=lambda x: lengths > 0))
+    data = CalibrationData([x], mask=lambda x: lengths[:, None] > 0)
+    again = calibrate(glu.apply, variables, data)
     chex.assert_trees_all_equal(whole, again)
     assert whole.train["down"].count + whole.held_out["down"].count == 3 * 48
 
@@ -301,11 +316,11 @@ def test_of_what_is_calibrated_some_runs_can_be_collapsed():
     compact, report = collapse(variables, "layers_0/*", calibration=stats)
     assert report.collapsed == ("layers_0/act_0",)
     alone = calibrate(model.apply, variables, [x], "layers_0/*")
-    chex.assert_trees_all_close(compact, collapse(variables, fit=alone)[0], rtol=1e-5)
+    chex.assert_trees_all_close(compact, collapse(variables, calibration=alone)[0], rtol=1e-5)
     both, report = collapse(compact, "layers_1/*", calibration=stats)
     assert report.collapsed == ("layers_1/act_0", "layers_1/act_1")
     chex.assert_trees_all_equal(both, collapse(variables, calibration=stats)[0])
-    with pytest.raises(CollapseError, match="layers_1/act_0: asked for, but the fit was calib"):
+    with pytest.raises(CollapseError, match="layers_1/act_0: chosen, but calibrated were"):
         collapse(variables, "layers_1/act_0", calibration=stats)
 
 
@@ -320,7 +335,9 @@ def test_what_is_not_zero_in_a_mask_counts(digits, kind):
         "float": np.float32(ids > 0) / 2,
     }
     stats, want = (
-        calibrate(model.apply, variables, [X], "act_1", mask=lambda _, mask=mask: mask)
+        calibrate(
+            model.apply, variables, CalibrationData([X], mask=lambda _, mask=mask: mask), "act_1"
+        )
         for mask in (masks[kind], ids > 0)
     )
     chex.assert_trees_all_equal(stats.train, want.train)
@@ -330,9 +347,9 @@ def test_a_mask_that_is_none_raises(digits):
     model, variables = digits
     added = np.where(np.arange(len(X)) % 4 > 0, 0, -np.inf)
     with pytest.raises(CollapseError, match="mask returned negative numbers or NaN; expected"):
-        calibrate(model.apply, variables, [X], mask=lambda _: added)
+        calibrate(model.apply, variables, CalibrationData([X], mask=lambda _: added))
     with pytest.raises(TypeError, match="mask returned None; expected an array"):
-        calibrate(model.apply, variables, [X], mask=lambda _: None)
+        calibrate(model.apply, variables, CalibrationData([X], mask=lambda _: None))
 
 
 def test_what_is_no_array_in_a_batch_raises(digits):

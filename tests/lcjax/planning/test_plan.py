@@ -8,7 +8,15 @@ from sklearn.datasets import load_digits
 from lcjax import (
     CollapseError,
     CollapsibleMLP,
+    Count,
+    Exact,
+    Flops,
+    LeastSquares,
+    MaxDrop,
+    Params,
+    PerUnit,
     Plan,
+    Skip,
     calibrate,
     collapse,
     collapse_sequential,
@@ -38,36 +46,40 @@ def metric(variables):
 @pytest.fixture(scope="module")
 def whole(variables, metric):
     """The plan that collapses everything."""
-    return plan(MODEL.apply, variables, metric, [X], count=3, sequential=False)
+    return plan(
+        MODEL.apply, variables, metric, [X], budget=Count(3), fit=LeastSquares(sequential=False)
+    )
 
 
 def test_sensitivity_is_the_metric_of_each_site_alone(variables, metric):
-    costs = sensitivity(MODEL.apply, variables, None, metric, [X])
+    costs = sensitivity(MODEL.apply, variables, metric, [X])
     assert [cost.site for cost in costs.costs] == ["act_0", "act_1", "act_2"]
     for cost in costs.costs:
         stats = calibrate(MODEL.apply, variables, [X], cost.site)
         compact, report = collapse(variables, calibration=stats)
         assert cost.metric == pytest.approx(metric(compact), rel=1e-3)
-        assert cost.drop == costs.baseline - cost.metric and costs.baseline == 0
+        assert cost.metric_drop == costs.baseline - cost.metric and costs.baseline == 0
         assert cost.parameters == report.parameters_after
         assert cost.held_out_r2 == pytest.approx(report.fits[0].held_out_r2, abs=1e-4)
     assert [cost.site for cost in costs.cheapest_first] == ["act_0", "act_2", "act_1"]
     rows = str(costs).splitlines()
     assert "held-out R²" in rows[0] and "(deep)" in rows[2] and "act_0" in rows[3]
-    exact = sensitivity(None, variables, ["act_0", "act_2"], metric, fit="exact")
+    exact = sensitivity(None, variables, metric, sites=["act_0", "act_2"], fit=Exact())
     compact, _ = collapse(variables, "act_2", fit=Exact(max_gap=1))
     assert exact.costs[1].metric == metric(compact) and exact.costs[1].held_out_r2 is None
 
 
 def test_every_step_is_measured_as_it_will_be(variables, metric, whole):
     assert [step.site for step in whole.steps] == [None, "act_0", "act_2", "act_1"]
-    assert whole.met and whole.chosen == 3 and whole.refused == ()
+    assert whole.budget_met and whole.num_taken == 3 and whole.skipped == ()
     assert whole.sites == ("act_0", "act_1", "act_2")
     assert whole.steps[0].parameters == 3 * (64 * 64 + 64) + 64 * 10 + 10
     assert whole.steps[0].flops == 2 * (3 * 64 * 64 + 64 * 10)
     for taken in (1, 2, 3):
         sites = [step.site for step in whole.steps[1 : taken + 1]]
-        compact, report = collapse(variables, fit=calibrate(MODEL.apply, variables, [X], sites))
+        compact, report = collapse(
+            variables, calibration=calibrate(MODEL.apply, variables, [X], sites)
+        )
         step = whole.steps[taken]
         assert step.metric == pytest.approx(metric(compact), rel=1e-2)
         assert step.parameters == report.parameters_after
@@ -76,7 +88,7 @@ def test_every_step_is_measured_as_it_will_be(variables, metric, whole):
 
 
 def test_collapse_takes_a_plan(variables, metric, whole):
-    two = plan(MODEL.apply, variables, metric, [X], count=2)
+    two = plan(MODEL.apply, variables, metric, [X], budget=Count(2))
     assert two.sites == ("act_0", "act_2")
     stats = calibrate(MODEL.apply, variables, [X], two)
     compact, report = collapse(variables, two, calibration=stats)
@@ -85,29 +97,29 @@ def test_collapse_takes_a_plan(variables, metric, whole):
     assert report.collapsed == two.sites
     assert two.steps[2].metric == pytest.approx(metric(in_turn), rel=1e-3)
     assert two.steps[2].metric > whole.steps[2].metric
-    with pytest.raises(CollapseError, match="act_0, act_1, act_2: asked for, but the fit was"):
+    with pytest.raises(CollapseError, match="act_0, act_1, act_2: chosen, but calibrated were"):
         collapse(variables, whole, calibration=stats)
 
 
 @pytest.mark.parametrize(
     ("budget", "sites", "met"),
     [
-        ({"count": 1}, ["act_0"], True),
-        ({"target_params": 0.8}, ["act_0"], True),
-        ({"target_params": 5000}, ["act_0", "act_2"], True),
-        ({"target_flops": 0.3}, ["act_0", "act_1", "act_2"], True),
-        ({"target_flops": 100}, ["act_0", "act_1", "act_2"], False),
-        ({"max_drop": "between 1 and 2"}, ["act_0"], True),
-        ({"max_drop": 0.0}, [], False),
-        ({"max_drop": 1e9}, ["act_0", "act_1", "act_2"], True),
-        ({"count": 9}, ["act_0", "act_1", "act_2"], False),
+        (Count(1), ["act_0"], True),
+        (Params(0.8), ["act_0"], True),
+        (Params(5000), ["act_0", "act_2"], True),
+        (Flops(0.3), ["act_0", "act_1", "act_2"], True),
+        (Flops(100), ["act_0", "act_1", "act_2"], False),
+        ("between 1 and 2", ["act_0"], True),
+        (MaxDrop(0.0), [], False),
+        (MaxDrop(1e9), ["act_0", "act_1", "act_2"], True),
+        (Count(9), ["act_0", "act_1", "act_2"], False),
     ],
     ids=str,
 )
 def test_budgets(variables, metric, whole, budget, sites, met):
     first, second = (whole.steps[0].metric - step.metric for step in whole.steps[1:3])
-    if budget == {"max_drop": "between 1 and 2"}:
-        budget = {"max_drop": (first + second) / 2}
+    if budget == "between 1 and 2":
+        budget = MaxDrop((first + second) / 2)
     known = {step.site: step.metric for step in whole.steps}
     order = [step.site for step in whole.steps if step.site]
 
@@ -116,11 +128,12 @@ def test_budgets(variables, metric, whole, budget, sites, met):
         deepest = next((site for site in reversed(order) if site in gone), None)
         return known[deepest]
 
-    got = plan(MODEL.apply, variables, remembered, [X], **budget, sequential=False)
-    assert list(got.sites) == sites and got.met == met
+    fit = LeastSquares(sequential=False)
+    got = plan(MODEL.apply, variables, remembered, [X], budget=budget, fit=fit)
+    assert list(got.sites) == sites and got.budget_met == met
     text = str(got)
-    assert ("not met" in text) != met and next(iter(budget)) in text
-    if "max_drop" in budget and len(sites) < 3:
+    assert ("not met" in text) != met and str(budget) in text
+    if isinstance(budget, MaxDrop) and len(sites) < 3:
         assert len(got.steps) == len(sites) + 2  # the step that is one too far is shown
 
 
@@ -128,9 +141,9 @@ def test_budgets(variables, metric, whole, budget, sites, met):
     ("order", "sites"), [("last", ["act_2", "act_1"]), ("gap", ["act_0", "act_2"])]
 )
 def test_orders(variables, metric, order, sites):
-    got = plan(None, variables, metric, fit="exact", threshold=9, count=2, order=order)
+    got = plan(None, variables, metric, fit=Exact(max_gap=9), budget=Count(2), order=order)
     assert [step.site for step in got.steps[1:]] == sites
-    compact, _ = collapse(variables, got, fit=Exact(max_gap=9))
+    compact, _ = collapse(variables, got, Exact(max_gap=9))
     assert got.steps[2].metric == metric(compact)
 
 
@@ -144,7 +157,7 @@ class EncoderDecoder(nn.Module):
 def test_the_last_site_is_the_last_that_runs():
     model, x = EncoderDecoder(), jnp.ones((2, 4))
     variables = model.init(jax.random.key(0), x)
-    options = dict(fit="exact", threshold=9, count=1, order="last")
+    options = dict(fit=Exact(max_gap=9), budget=Count(1), order="last")
     got = plan(model.apply, variables, lambda v: 0.0, [x], **options)
     assert got.sites == ("decoder/act_0",)
     with pytest.raises(CollapseError, match='order="last" counts in forward order, and names do'):
@@ -152,17 +165,15 @@ def test_the_last_site_is_the_last_that_runs():
 
 
 def test_what_is_refused_and_why(variables, metric):
-    got = plan(None, variables, metric, fit="exact", threshold=0.3, count=3)
-    assert got.sites == ("act_0",) and not got.met
-    reasons = (("act_1", "gap 1.0000 over 0.3"), ("act_2", "gap 0.5000 over 0.3"))
-    assert got.refused == reasons
-    assert "refused act_1: gap 1.0000 over 0.3" in str(got)
+    got = plan(None, variables, metric, fit=Exact(max_gap=0.3), budget=Count(3))
+    assert got.sites == ("act_0",) and not got.budget_met
+    reasons = (Skip("act_1", "gap", "1.0000 over 0.3"), Skip("act_2", "gap", "0.5000 over 0.3"))
+    assert got.skipped == reasons
+    assert "skipped act_1: gap 1.0000 over 0.3" in str(got)
     _, narrow = random_chain((2, 40), 40)
-    got = plan(None, narrow, lambda tree: 0.0, fit="exact", target_params=0.9)
-    assert got.refused == (
-        ("act_0", "would not pay: one matrix with its bias is no smaller than two"),
-    )
-    assert not got.met and got.sites == ()
+    got = plan(None, narrow, lambda tree: 0.0, fit=Exact(), budget=Params(0.9))
+    assert got.skipped == (Skip("act_0", "grows"),)
+    assert not got.budget_met and got.sites == ()
     compact, report = collapse(narrow, got)
     assert report.collapsed == () and set(compact["params"]) == set(narrow["params"])
 
@@ -170,47 +181,56 @@ def test_what_is_refused_and_why(variables, metric):
 def test_a_site_that_grows_goes_once_its_neighbour_is_gone():
     _, chain = random_chain((10, 51, 5), 78)
     chain["params"]["act_1"]["slope"] = np.float32(0.99)
-    got = plan(None, chain, lambda tree: 0.0, fit="exact", order="gap", count=2)
+    got = plan(None, chain, lambda tree: 0.0, fit=Exact(), order="gap", budget=Count(2))
     assert [step.site for step in got.steps[1:]] == ["act_1", "act_0"]
 
 
 def test_plans_outlive_the_process(whole, tmp_path):
     assert Plan.from_json(whole.to_json()) == whole
-    for text in ("{}", "[1]", "no", whole.to_json().replace('"lcjax_plan": 1', '"lcjax_plan": 2')):
+    for text in ("{}", "[1]", "no", whole.to_json().replace('"lcjax_plan": 2', '"lcjax_plan": 1')):
         with pytest.raises(ValueError, match="not a plan that Plan.to_json wrote"):
             Plan.from_json(text)
-    whole.draw(tmp_path / "front.png")
+    whole.plot(tmp_path / "front.png")
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_front_leaves_out_what_another_step_beats(whole):
     deep, one, two, three = whole.steps
-    assert whole.front == whole.steps
+    assert whole.pareto_front == whole.steps
     better = type(one)(site="act_0", metric=two.metric - 1, parameters=one.parameters, flops=0)
     beaten = Plan(**{**vars(whole), "steps": (deep, better, two, three)})
-    assert beaten.front == (deep, two, three)
+    assert beaten.pareto_front == (deep, two, three)
 
 
-def test_bad_arguments_are_named(variables, metric):
+@pytest.mark.parametrize(
+    ("budget", "value", "message"),
+    [
+        (Params, 1.5, "Params: got 1.5, expected a whole number"),
+        (Flops, 0, "Flops: got 0, expected a whole number"),
+        (Params, True, "Params: got True, expected a whole number"),
+        (Count, 0, "Count: got 0, expected a number of sites"),
+        (MaxDrop, -1, "MaxDrop: got -1, expected at least 0"),
+    ],
+)
+def test_budgets_reject_numbers_out_of_range(budget, value, message):
+    with pytest.raises(ValueError, match=message):
+        budget(value)
+
+
+def test_plan_rejects_bad_arguments(variables, metric):
     ask = lambda **kwargs: plan(MODEL.apply, variables, metric, [X], **kwargs)
-    with pytest.raises(ValueError, match="wanted one budget, .*; got none"):
-        ask()
-    with pytest.raises(ValueError, match="wanted one budget, .*; got max_drop and count"):
-        ask(count=1, max_drop=1.0)
-    for name, value in (("target_params", 1.5), ("target_flops", 0), ("target_params", True)):
-        with pytest.raises(ValueError, match=f"{name} is {value}, must be a whole number"):
-            ask(**{name: value})
-    with pytest.raises(ValueError, match="count is 0, must be a number of sites"):
-        ask(count=0)
-    with pytest.raises(ValueError, match="max_drop is -1, must be at least 0"):
-        ask(max_drop=-1)
-    with pytest.raises(ValueError, match="order is 'first', must be 'sensitivity', 'last'"):
-        ask(count=1, order="first")
-    with pytest.raises(ValueError, match="fit is 'ridge', must be 'least_squares' or 'moments'"):
-        ask(count=1, fit="ridge")
-    with pytest.raises(TypeError, match="fit='moments' needs apply_fn and batches"):
-        plan(None, variables, metric, count=1, fit=PerUnit())
-    with pytest.raises(TypeError, match="gone through only once, but each trial needs a pass"):
-        plan(MODEL.apply, variables, metric, iter([X]), count=1)
-    with pytest.raises(ValueError, match="metric returned nan, wanted a finite number"):
-        plan(MODEL.apply, variables, lambda tree: float("nan"), [X], count=1)
+    one = Count(1)
+    with pytest.raises(TypeError, match="budget is an int; expected one of lcjax.MaxDrop"):
+        ask(budget=1)
+    with pytest.raises(ValueError, match="order is 'first'; expected 'sensitivity', 'last'"):
+        ask(budget=one, order="first")
+    with pytest.raises(TypeError, match="fit: got 'ridge', expected lcjax.Exact"):
+        ask(budget=one, fit="ridge")
+    with pytest.raises(TypeError, match="data: got None, expected batches for PerUnit"):
+        plan(MODEL.apply, variables, metric, budget=one, fit=PerUnit())
+    with pytest.raises(TypeError, match="apply_fn: got None, expected a function"):
+        plan(None, variables, metric, [X], budget=one)
+    with pytest.raises(TypeError, match="only once, but each trial needs a pass"):
+        plan(MODEL.apply, variables, metric, iter([X]), budget=one)
+    with pytest.raises(ValueError, match="metric returned nan; expected a finite number"):
+        plan(MODEL.apply, variables, lambda tree: float("nan"), [X], budget=one)

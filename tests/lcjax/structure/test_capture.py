@@ -100,11 +100,11 @@ def test_what_is_added_to_an_output_is_found_in_the_outputs_layout(lift):
 def test_what_cannot_be_seen_is_named(variables):
     run = Net().apply
     with pytest.raises(
-        CollapseError, match=r"dense_1: its values have shape \(4, 5\), an axis more"
+        CollapseError, match=r"dense_1: its values have shape \(4, 5\), with more axes"
     ):
         rows = jax.vmap(run, in_axes=(None, 0))
         capture(rows, variables, (X,), [out_of("mlp/dense_1")])
-    with pytest.raises(CollapseError, match="mlp/dense_1: stands inside `scan`, from which values"):
+    with pytest.raises(CollapseError, match="mlp/dense_1: is inside `scan`, from which values"):
         loop = lambda v, x: jax.lax.map(lambda row: run(v, row), x)
         capture(loop, variables, (X,), [out_of("mlp/dense_1")])
     with pytest.raises(CollapseError, match="mlp/dense_1: apply_fn does not call this module"):

@@ -14,6 +14,7 @@ from lcjax import (
     CollapsibleActivation,
     CollapsibleGLU,
     CollapsibleMLP,
+    Exact,
     collapse,
     collapsible,
     find_sites,
@@ -120,7 +121,7 @@ def test_no_site_is_an_empty_table_and_half_a_tree_an_error():
     assert len(find_sites({"dense_0": {"kernel": np.ones((2, 2))}})) == 0
     _, variables = random_chain((8, 5), 6)
     del variables["params"]["dense_1"]
-    with pytest.raises(CollapseError, match="act_0: held without a later dense_i"):
+    with pytest.raises(CollapseError, match="act_0: expected a later dense_i"):
         find_sites(variables)
 
 
@@ -175,7 +176,7 @@ def test_a_bias_counts_in_what_pays(front_end):
         f = collapsible(lambda p, x: nn.relu(x @ p["a"] + p["b"]) @ p["c"])
         params = {"a": kernels[0], "b": first["bias"], "c": kernels[1]}
         tree = f.init(params, np.ones((1, 3), np.float32))
-        (site,) = f.sites(tree, np.ones((1, 3), np.float32))
-        _, report = f.collapse(tree, np.ones((1, 3), np.float32), fit=Exact(max_gap=1))
+        call = f.trace(tree, np.ones((1, 3), np.float32))
+        (site,), (_, report) = call.sites, call.collapse(fit=Exact(max_gap=1))
     assert not site.fusing_saves
     assert report.parameters_after == site.parameters_after == site.parameters_before == 18

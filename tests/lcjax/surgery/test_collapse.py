@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lcjax
-from lcjax import CollapseError, CollapsibleActivation, CollapsibleMLP, abstract_collapse, collapse
+from lcjax import (
+    CollapseError,
+    CollapsibleActivation,
+    CollapsibleMLP,
+    Exact,
+    Skip,
+    abstract_collapse,
+    collapse,
+)
 from lcjax.nn.layers import NORM_EPSILON
 from tests.helpers.tolerance import assert_close
 from tests.helpers.trees import random_chain, with_slopes
@@ -140,7 +148,7 @@ def test_untouched_leaves_are_the_inputs_own_and_the_report_names_the_others():
     assert compact["params"]["b"]["dense_0"]["kernel"] is two["params"]["dense_0"]["kernel"]
     assert report.new_leaves == ("a/dense_1/bias", "a/dense_1/kernel")
     assert set(report.removed_leaves) == {"a/act_0/slope", "a/dense_0/bias", "a/dense_0/kernel"}
-    assert report.skipped == (("b/act_0", "not asked for"),)
+    assert report.skipped == (Skip("b/act_0", "not_chosen"),)
     assert report.parameters_before == 6 * 8 + 8 + 8 * 5 + 5 + 5 * 8 + 8 + 8 * 5 + 5
     assert report.parameters_after == 6 * 5 + 5 + 5 * 8 + 8 + 8 * 5 + 5
     assert (report.flops_before, report.flops_after) == (2 * (48 + 40), 2 * 30)
@@ -172,11 +180,11 @@ def test_threshold_and_slopes():
     variables = with_slopes(variables, slopes)
     compact, report = collapse(variables)
     assert report.collapsed == ("act_0", "act_1")
-    assert report.skipped == (("act_2", "gap 0.1000 over 0.05"),)
+    assert report.skipped == (Skip("act_2", "gap", "0.1000 over 0.05"),)
     np.testing.assert_allclose(report.gaps["act_1"], 0.04, atol=1e-6)
     _, exact = collapse(variables, fit=Exact(max_gap=0.0))
     assert exact.collapsed == ("act_0",)
-    _, every = collapse(variables, "act_*", threshold=float("inf"))
+    _, every = collapse(variables, "act_*", Exact(max_gap=float("inf")))
     assert len(every.collapsed) == 3
     text = str(report)
     assert "act_0" in text and "one matrix" in text and "stays: gap 0.1000 over 0.05" in text
@@ -209,7 +217,7 @@ def test_abstract_collapse_is_the_shape_of_collapse(norm):
     chex.assert_trees_all_equal_shapes_and_dtypes(
         abstract, jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), compact)
     )
-    assert report.new_leaves == real.new and report.parameters_after == real.parameters_after
+    assert report.new_leaves == real.new_leaves and report.parameters_after == real.parameters_after
 
 
 def edited(variables, path, value):
@@ -228,13 +236,18 @@ def edited(variables, path, value):
 @pytest.mark.parametrize(
     ("path", "value", "sites", "message"),
     [
-        ("dense_0", None, None, "act_0: held without dense_0: the tree is half collapsed"),
-        ("dense_2", None, None, "act_1: held without a later dense_i"),
+        ("dense_0", None, None, "act_0: expected dense_0 with it: the tree is half collapsed"),
+        ("dense_2", None, None, "act_1: expected a later dense_i"),
         ("dense_1/kernel", np.ones((9, 7)), None, r"dense_1: kernel \(9, 7\) does not compose"),
         ("act_0/slope", np.float32(np.nan), None, "act_0: the slope is nan, not a finite"),
         ("act_0/slope", np.float32(np.inf), "act_0", "act_0: the slope is nan, not a finite"),
-        ("act_0/slope", np.float32(0.5), "act_0", r"act_0: gap is 0.5 \(slope 0.5\), over the"),
-        ("act_0/slope", np.ones(3, np.float32), None, r"slope has shape \(3,\), wanted \(\)"),
+        (
+            "act_0/slope",
+            np.float32(0.5),
+            "act_0",
+            r"act_0: gap is 0.5 \(slope 0.5\), over max_gap 0.05",
+        ),
+        ("act_0/slope", np.ones(3, np.float32), None, r"slope of shape \(3,\), expected \(\)"),
         ("act_0/slope", np.float32(1), "act_7", "'act_7' matches no site. The sites are: act_0"),
         ("act_0/slope", np.float32(1), [], "sites is empty"),
     ],
@@ -250,9 +263,9 @@ def test_bad_trees_and_sites_raise_and_change_nothing(path, value, sites, messag
 
 def test_other_bad_input():
     _, variables = random_chain((8, 5), D_IN)
-    for threshold in (-0.1, float("nan")):
-        with pytest.raises(ValueError, match="threshold is .*, must be at least 0"):
-            collapse(variables, threshold=threshold)
+    for max_gap in (-0.1, float("nan")):
+        with pytest.raises(ValueError, match="max_gap is .*; expected a number of at least 0"):
+            collapse(variables, fit=Exact(max_gap=max_gap))
     with pytest.raises(CollapseError, match="no sites: the tree holds no leaf named `slope`"):
         collapse({"params": {"dense_0": {"kernel": np.ones((2, 2))}}})
     with pytest.raises(TypeError, match="collapse takes nested dicts .* got list"):
@@ -264,10 +277,10 @@ def test_other_bad_input():
 
 def test_an_unpaired_activation_is_named():
     alone = {"params": {"act": {"slope": np.float32(1)}}}
-    with pytest.raises(CollapseError, match="act: unpaired, it stands in no chain"):
+    with pytest.raises(CollapseError, match="act: unpaired: it is in no chain"):
         collapse(alone, "act")
     _, report = collapse(alone)
-    assert report.skipped == (("act", "unpaired"),)
+    assert report.skipped == (Skip("act", "unpaired"),)
 
 
 def test_stacked_layers_collapse_when_all_are_linear():

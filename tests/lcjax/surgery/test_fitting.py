@@ -7,8 +7,12 @@ import optax
 import pytest
 
 from lcjax import (
+    CalibrationData,
     CollapsibleGLU,
     CollapsibleMLP,
+    Exact,
+    LeastSquares,
+    PerUnit,
     calibrate,
     carry_opt_state,
     collapse,
@@ -45,18 +49,18 @@ def test_fits_beat_the_fuse_and_bring_biases(fit, norm, bias):
     assert error(model, compact, variables) < 0.8 * error(model, exact, variables)
     assert report.collapsed == ("act_0", "act_1") and report.factored == ()
     assert report.new_leaves == ("dense_2/bias", "dense_2/kernel")
-    assert len(report.fits) == (1 if fit == "least_squares" else 2)
+    assert len(report.fits) == (2 if fit.unitwise else 1)
     assert [fit.sites for fit in report.fits][-1][-1] == "act_1"
     text = str(report)
-    assert f"({fit})" in text and "held out" in text and "act_0" in text
+    assert f"({fit.name})" in text and "held out" in text and "act_0" in text
 
 
 @pytest.mark.parametrize(
     ("fit", "hidden", "held"),
     [
-        ("least_squares", 9, {"down"}),
-        ("least_squares", 2, {"up", "down"}),
-        ("moments", 9, {"down"}),
+        (LeastSquares(), 9, {"down"}),
+        (LeastSquares(), 2, {"up", "down"}),
+        (PerUnit(), 9, {"down"}),
     ],
 )
 def test_gated_mlps_are_fitted(fit, hidden, held):
@@ -64,7 +68,9 @@ def test_gated_mlps_are_fitted(fit, hidden, held):
     variables = model.init(jax.random.key(0), X)
     x = X + 1  # gates that are mostly open
     exact, _ = collapse(variables, fit=Exact(max_gap=1))
-    compact, report = collapse(variables, fit=calibrate(model.apply, variables, [x], fit=fit))
+    compact, report = collapse(
+        variables, calibration=calibrate(model.apply, variables, [x], fit=fit)
+    )
     assert set(compact["params"]) == held
     assert report.factored == (("act",) if len(held) == 2 else ())
     assert error(model, compact, variables, x) < 0.9 * error(model, exact, variables, x)
@@ -79,7 +85,9 @@ def test_a_bottleneck_is_fitted_by_two_factors_of_its_width():
     assert shapes(compact) == {"dense_1": (40, 2), "dense_3": (2, 40)}
     assert report.factored == ("act_1",) and report.fits[0].rank == 2
     assert "bias" not in compact["params"]["dense_1"]
-    by_moments, _ = collapse(variables, fit=calibrate(model.apply, variables, [x], fit=PerUnit()))
+    by_moments, _ = collapse(
+        variables, calibration=calibrate(model.apply, variables, [x], fit=PerUnit())
+    )
     assert shapes(by_moments) == shapes(compact)
     errors = [error(model, tree, variables, x) for tree in (compact, by_moments)]
     assert errors[0] < errors[1]
@@ -96,53 +104,66 @@ def low_rank(rank, noise):
     return model, variables
 
 
-@pytest.mark.parametrize("fit", ["exact", "least_squares", "moments"])
+@pytest.mark.parametrize("fit", [Exact, LeastSquares, PerUnit])
 def test_rank_auto_finds_the_least_rank_within_the_tolerance(fit):
     model, variables = low_rank(4, 1e-3)
     x = RNG.normal(size=(500, 30)).astype(np.float32)
-    stats = fit if fit == "exact" else calibrate(model.apply, variables, [x], fit=fit)
-    compact, report = collapse(variables, calibration=stats, rank="auto", tolerance=0.02)
+    stats = calibrate(model.apply, variables, [x], fit=fit()) if fit.needs_data else None
+    auto = fit(rank="auto", tolerance=0.02)
+    compact, report = collapse(variables, fit=auto, calibration=stats)
     assert shapes(compact) == {"dense_0": (30, 4), "dense_1": (4, 20)}
     assert report.factored == ("act_0",)
     assert report.fits[-1].rank == 4 and report.fits[-1].truncation < 0.02
     assert error(model, compact, variables, x) < 0.02
     assert report.parameters_after == 30 * 4 + 4 * 20 + 20
-    whole, _ = collapse(variables, calibration=stats, rank="auto", tolerance=1e-5)
+    whole, _ = collapse(variables, fit=fit(rank="auto", tolerance=1e-5), calibration=stats)
     assert shapes(whole) == {"dense_1": (30, 20)}
 
 
 def test_a_rank_is_kept_only_where_it_is_smaller():
     _, variables = low_rank(4, 1.0)
-    compact, report = collapse(variables, rank=3)
+    compact, report = collapse(variables, fit=Exact(rank=3))
     assert shapes(compact) == {"dense_0": (30, 3), "dense_1": (3, 20)}
     assert report.fits[0].rank == 3
-    whole, report = collapse(variables, rank=12)  # 12 · (30 + 20) = 30 · 20
+    whole, report = collapse(variables, fit=Exact(rank=12))  # 12 · (30 + 20) = 30 · 20
     assert shapes(whole) == {"dense_1": (30, 20)} and report.fits == ()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("fit", "arguments", "message"),
     [
-        ({"rank": 0}, "rank is 0, must be None, 'auto' or a number of at least 1"),
-        ({"rank": "low"}, "rank is 'low', must be"),
-        ({"rank": "auto", "tolerance": 1.0}, r"tolerance is 1.0, must be in \[0, 1\)"),
-        ({"ridge": -1.0}, "ridge is -1.0, must be at least 0"),
-        ({"fit": "least_squares"}, "fit is 'least_squares', must be 'exact' or what lcjax.calib"),
+        (Exact, {"rank": 0}, "rank is 0; expected None, 'auto' or a number of at least 1"),
+        (PerUnit, {"rank": "low"}, "rank is 'low'; expected"),
+        (Exact, {"tolerance": 1.0}, r"tolerance is 1.0; expected a relative error in \[0, 1\)"),
+        (LeastSquares, {"ridge": -1.0}, "ridge is -1.0; expected a number of at least 0"),
     ],
 )
-def test_bad_arguments_are_named(arguments, message):
-    _, variables = random_chain((8, 5), D_IN)
+def test_fits_reject_numbers_out_of_range(fit, arguments, message):
     with pytest.raises(ValueError, match=message):
-        collapse(variables, **arguments)
+        fit(**arguments)
+
+
+def test_collapse_rejects_fits_that_do_not_belong_to_the_calibration():
+    model, variables = random_chain((8, 5), D_IN)
+    with pytest.raises(TypeError, match="fit: got 'least_squares', expected lcjax.Exact()"):
+        collapse(variables, fit="least_squares")
+    with pytest.raises(ValueError, match="which needs data; expected a calibration with it"):
+        collapse(variables, fit=LeastSquares())
+    stats = calibrate(model.apply, variables, [X])
+    with pytest.raises(TypeError, match="fit: got a Calibration, expected lcjax.Exact()"):
+        collapse(variables, fit=stats)
+    for fit in (Exact(), PerUnit()):
+        with pytest.raises(ValueError, match="but the calibration is for LeastSquares"):
+            collapse(variables, fit=fit, calibration=stats)
 
 
 def test_ranks_need_values():
     _, variables = random_chain((8, 5), D_IN)
     with pytest.raises(ValueError, match="dense_0: traced or abstract, but fits and ranks need"):
-        jax.jit(lambda tree: collapse(tree, "act_0", rank=1)[0])(variables)
+        jax.jit(lambda tree: collapse(tree, "act_0", Exact(rank=1))[0])(variables)
     stack = lambda tree: jax.tree.map(lambda leaf: np.stack([leaf, leaf]), tree)
     with pytest.raises(ValueError, match=r"dense_0: kernel \(2, 6, 8\) is of stacked layers"):
-        collapse(stack(variables), rank=1)
+        collapse(stack(variables), fit=Exact(rank=1))
 
 
 def test_half_precision_variables_stay_what_they_are():
@@ -160,10 +181,11 @@ def test_boxes_and_numpy_stay_what_they_are():
     init = nn.with_partitioning(nn.initializers.lecun_normal(), ("in", "out"))
     model = CollapsibleMLP((12, 5), nn.relu, kernel_init=init)
     variables = model.init(jax.random.key(0), X)
-    compact, _ = collapse(variables, fit=calibrate(model.apply, variables, [X]), rank=2)
+    stats = calibrate(model.apply, variables, [X], fit=LeastSquares(rank=2))
+    compact, _ = collapse(variables, calibration=stats)
     assert compact["params"]["dense_0"]["kernel"].names == ("in", "out")
     model, host = random_chain((12, 5), D_IN)
-    compact, _ = collapse(host, fit=calibrate(model.apply, host, [X]))
+    compact, _ = collapse(host, calibration=calibrate(model.apply, host, [X]))
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(compact))
 
 
@@ -172,17 +194,19 @@ def test_scarce_data_and_dead_units_are_reported():
     variables = with_slopes(variables, 0.0)
     bias = np.where(np.arange(12) < 3, -100, variables["params"]["dense_0"]["bias"])
     variables["params"]["dense_0"]["bias"] = bias.astype(np.float32)
-    few = calibrate(model.apply, variables, [X[:5]], holdout=0.0)
-    compact, report = collapse(variables, fit=few)
+    few = calibrate(model.apply, variables, CalibrationData([X[:5]], holdout=0.0))
+    compact, report = collapse(variables, calibration=few)
     assert report.fits[0].notes == ("5 tokens for 6 inputs: give more data",)
     assert report.fits[0].held_error is None
     assert error(model, compact, variables, X[:5]) < 0.1
     assert np.isfinite(error(model, compact, variables))
     flat = X.copy()
     flat[:, 2], flat[:, 3] = 1.0, flat[:, 4]
-    _, report = collapse(variables, fit=calibrate(model.apply, variables, [flat]))
+    _, report = collapse(variables, calibration=calibrate(model.apply, variables, [flat]))
     assert report.fits[0].notes == ("inputs have rank 4 of 6", "1 of 6 inputs never vary")
-    _, report = collapse(variables, fit=calibrate(model.apply, variables, [X], fit=PerUnit()))
+    _, report = collapse(
+        variables, calibration=calibrate(model.apply, variables, [X], fit=PerUnit())
+    )
     assert report.fits[0].notes == ("3 of 12 units dead",)
     assert "act_0: 3 of 12 units dead" in str(report)
 
@@ -204,7 +228,7 @@ def test_training_goes_on_after_a_fitted_collapse():
     params, state, _ = step(params, state)
     _, _, before = step(params, state)
     apply = lambda params, x: model.apply({"params": params}, x)
-    compact, report = collapse(params, fit=calibrate(apply, params, [X], "act_1"))
+    compact, report = collapse(params, calibration=calibrate(apply, params, [X], "act_1"))
     carried = carry_opt_state(tx, state, params, compact, report)
     kept, old = carried.inner[0].mu["act_0"], state.inner[0].mu["act_0"]
     chex.assert_trees_all_equal(kept, old)
@@ -227,8 +251,8 @@ def test_one_input_in_other_units_changes_nothing(ridge):
     other = {"params": variables["params"] | {"dense_0": scaled}}
     found = []
     for tree, x in ((variables, X), (other, X * units)):
-        stats = calibrate(model.apply, tree, [x], holdout=0.0)
-        found.append(collapse(tree, calibration=stats, ridge=ridge)[1].fits[0])
+        stats = calibrate(model.apply, tree, CalibrationData([x], holdout=0.0))
+        found.append(collapse(tree, fit=LeastSquares(ridge=ridge), calibration=stats)[1].fits[0])
     t = np.float64(jax.jit(model.apply)(variables, X))
     rows = np.concatenate([X, np.ones((len(X), 1))], 1).astype(np.float64)
     missed = t - rows @ np.linalg.lstsq(rows, t, rcond=None)[0]

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from lcjax import CollapsibleMLP, calibrate, collapse, collapse_sequential
+from lcjax import (
+    CalibrationData,
+    CollapsibleMLP,
+    LeastSquares,
+    PerUnit,
+    Skip,
+    calibrate,
+    collapse,
+    collapse_sequential,
+)
 
 X = (load_digits().data / 16).astype(np.float32)[:1024]
 
@@ -29,7 +38,8 @@ def blocks():
 
 
 def test_each_run_maps_what_the_compact_model_feeds_it_to_what_the_deep_one_makes_of_it(blocks):
-    compact, _ = collapse_sequential(Blocks().apply, blocks, [X], ["c/*", "a/*"], holdout=0.0)
+    data = CalibrationData([X], holdout=0.0)
+    compact, _ = collapse_sequential(Blocks().apply, blocks, data, ["c/*", "a/*"])
     assert set(compact["params"]["b"]) == {"dense_0", "act_0", "dense_1"}
 
     def output(variables, name):
@@ -53,7 +63,7 @@ def error(model, compact, deep, x):
     return np.linalg.norm(got - want) / np.linalg.norm(want - want.mean(0))
 
 
-@pytest.mark.parametrize("fit", ["moments", "least_squares"])
+@pytest.mark.parametrize("fit", [PerUnit(), LeastSquares()])
 def test_a_later_run_corrects_what_an_earlier_one_got_wrong(fit):
     model, sites = CollapsibleMLP((64, 64, 64, 64, 10), nn.relu), ["act_0", "act_2"]
     variables = jax.jit(model.init)(jax.random.key(0), X[:1])
@@ -63,8 +73,9 @@ def test_a_later_run_corrects_what_an_earlier_one_got_wrong(fit):
     in_turn, turns = collapse_sequential(model.apply, variables, fitted, sites, fit=fit)
     assert error(model, in_turn, variables, other) < error(model, together, variables, other)
     assert set(in_turn["params"]) == {"dense_1", "act_1", "dense_3", "act_3", "dense_4"}
-    assert turns.skipped == (("act_1", "not asked for"), ("act_3", "not asked for"))
-    assert turns.new == report.new_leaves and turns.dropped == report.removed_leaves
+    assert turns.skipped == (Skip("act_1", "not_chosen"), Skip("act_3", "not_chosen"))
+    assert turns.new_leaves == report.new_leaves
+    assert turns.removed_leaves == report.removed_leaves
     first, second = turns.fits
     assert (first.sites, second.sites) == (("act_0",), ("act_2",))
     assert first == report.fits[0] and second != report.fits[1]

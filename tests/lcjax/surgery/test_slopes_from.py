@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lcjax import CollapseError, CollapsibleMLP, collapse, collapsible, find_sites
+from lcjax import CollapseError, CollapsibleMLP, Exact, collapse, collapsible, find_sites
 from tests.helpers.trees import with_slopes
 
 MODEL, X = CollapsibleMLP((8, 6, 5), nn.relu), jnp.linspace(-1, 1, 12).reshape(3, 4)
@@ -29,11 +29,12 @@ def test_an_average_of_a_functions_tree_too():
     tree = f.init({"a": jnp.eye(4), "b": jnp.eye(4), "c": jnp.eye(4)}, X)
     raw = tree | {"slopes": {"a": {"slope": jnp.float32(1)}, "b": {"slope": jnp.float32(0.3)}}}
     ema = tree | {"slopes": {"a": {"slope": jnp.float32(0.9)}, "b": {"slope": jnp.float32(0.2)}}}
-    compact, report = f.collapse(ema, X, slopes_from=raw)
+    call = f.trace(ema, X)
+    compact, report = call.collapse(slopes_from=raw)
     assert report.collapsed == ("a",)
     assert float(compact["slopes"]["b"]["slope"]) == np.float32(0.2)
-    stats = f.calibrate(ema, [X], sites="a", progress=False)
-    compact, report = f.collapse(ema, X, calibration=stats, slopes_from=raw)
+    stats = call.calibrate([X], "a")
+    compact, report = call.collapse(calibration=stats, slopes_from=raw)
     assert report.collapsed == ("a",) and float(compact["slopes"]["b"]["slope"]) == np.float32(0.2)
 
 
