@@ -116,7 +116,7 @@ def _share_a_name(tree):
     st.dictionaries(names, trees, max_size=3).map(lambda tree: tree | {"one": np.ones(1)}),
     st.booleans(),
 )
-def test_restore_after_save_is_the_identity(tree, frozen):
+def test_save_restore_roundtrip_property(tree, frozen):
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "a")
         if _share_a_name(tree):
@@ -130,14 +130,14 @@ def test_restore_after_save_is_the_identity(tree, frozen):
 
 
 @pytest.mark.parametrize("place", [np.asarray, _in_jax])
-def test_every_dtype_comes_back_bit_for_bit(tmp_path, place):
+def test_restore_every_dtype_bitwise(tmp_path, place):
     tree = {dtype: place(_random(dtype, (7, 3))) for dtype in DTYPES}
     save(tmp_path / "a", tree)
     assert _bits(restore(tmp_path / "a")) == _bits(tree)
     assert _bits(restore(tmp_path / "a", like=tree)) == _bits(tree)
 
 
-def test_leaves_are_jax_arrays_unless_jax_would_narrow_them(saved):
+def test_restore_returns_numpy_where_jax_narrows(saved):
     restored = restore(saved)
     kinds = {dtype: isinstance(leaf, jax.Array) for dtype, leaf in _by_dtype(restored).items()}
     assert kinds == {"bfloat16": True, "float32": True, "float64": False, "int64": False}
@@ -147,7 +147,7 @@ def _by_dtype(tree):
     return {leaf.dtype.name: leaf for leaf in jax.tree.leaves(tree)}
 
 
-def test_inside_a_running_event_loop(tmp_path):
+def test_save_in_running_event_loop(tmp_path):
     async def notebook():
         save(tmp_path / "a", {"a": jnp.ones(2)})
         return restore(tmp_path / "a")
@@ -164,7 +164,7 @@ print(json.dumps([isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree)]
 """
 
 
-def test_a_fresh_process_restores_without_the_model_and_says_nothing(saved, tmp_path):
+def test_restore_in_fresh_process_silently(saved, tmp_path):
     process = _python(FRESH, saved, tmp_path / "again", JAX_ENABLE_X64="1")
     assert process.stderr == ""
     assert json.loads(process.stdout) == [True] * 5  # float64 too, where JAX has it
@@ -172,7 +172,7 @@ def test_a_fresh_process_restores_without_the_model_and_says_nothing(saved, tmp_
     assert read_metadata(tmp_path / "again") == METADATA
 
 
-def test_odd_layouts_in_memory(tmp_path):
+def test_save_noncontiguous_arrays(tmp_path):
     big_endian = np.arange(6, dtype=">f4").reshape(2, 3)
     tree = {
         "endian": big_endian,
@@ -185,7 +185,7 @@ def test_odd_layouts_in_memory(tmp_path):
     assert restored["endian"].dtype == np.float32
 
 
-def test_python_numbers_become_arrays_of_the_same_value(tmp_path):
+def test_save_python_numbers(tmp_path):
     tree = {"step": 2**40, "rate": 0.1, "done": True, "scalar": np.float32(0.1)}
     save(tmp_path / "a", tree)
     for restored in (restore(tmp_path / "a"), restore(tmp_path / "a", like=tree)):
@@ -202,7 +202,7 @@ class State(NamedTuple):
     trace: list
 
 
-def test_other_containers_come_back_as_dicts_or_as_in_like(tmp_path):
+def test_restore_namedtuple_with_and_without_like(tmp_path):
     tree = {"state": (State(jnp.int32(3), (), [None, jnp.ones(2), {}]), jnp.zeros(1))}
     save(tmp_path / "a", tree)
     count, trace, last = jnp.int32(3), [None, jnp.ones(2), {}], jnp.zeros(1)
@@ -215,12 +215,12 @@ def test_other_containers_come_back_as_dicts_or_as_in_like(tmp_path):
     assert isinstance(like["state"][0], State)
 
 
-def test_orbax_alone_reads_the_arrays(saved):
+def test_orbax_reads_checkpoint(saved):
     tree = {key: child for key, child in _tree().items() if child}
     assert _bits(ocp.load(saved, jax.tree.map(np.asarray, tree))) == _bits(tree)
 
 
-def test_a_compact_model_restores_and_runs(tmp_path):
+def test_restore_compact_model(tmp_path):
     model, x = CollapsibleMLP((5, 3)), jnp.ones((2, 4))
     dense = [{"kernel": jnp.ones(shape), "bias": jnp.ones(shape[1])} for shape in ((4, 5), (5, 3))]
     deep = {"dense_0": dense[0], "act_0": {"slope": jnp.float32(1)}, "dense_1": dense[1]}
@@ -238,7 +238,7 @@ def test_a_compact_model_restores_and_runs(tmp_path):
 # Paths.
 
 
-def test_relative_and_home_paths_and_parents_are_made(tmp_path, monkeypatch):
+def test_save_relative_and_home_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     save("runs/one/compact", {"a": np.ones(2)})
@@ -250,21 +250,21 @@ def test_relative_and_home_paths_and_parents_are_made(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("make", [os.mkdir, lambda path: path.write_text("kept")])
-def test_whatever_exists_is_never_overwritten(tmp_path, make):
+def test_save_rejects_existing_path(tmp_path, make):
     make(tmp_path / "there")
     with pytest.raises(FileExistsError, match="there already exists; expected a new path. Choose"):
         save(tmp_path / "there", _tree())
     assert [path.name for path in tmp_path.rglob("*")] == ["there"]
 
 
-def test_a_checkpoint_is_never_overwritten(copy):
+def test_save_rejects_existing_checkpoint(copy):
     with pytest.raises(FileExistsError, match="Choose another one, or move the old one away"):
         save(copy, {"a": np.ones(2)})
     assert _bits(restore(copy)) == _bits(_tree())
 
 
 @pytest.mark.parametrize("read", [restore, read_metadata])
-def test_nothing_at_the_path(tmp_path, read):
+def test_restore_rejects_missing_path(tmp_path, read):
     with pytest.raises(FileNotFoundError, match="absent: no such checkpoint"):
         read(tmp_path / "absent")
 
@@ -272,14 +272,14 @@ def test_nothing_at_the_path(tmp_path, read):
 # Metadata.
 
 
-def test_metadata_comes_back(saved, tmp_path):
+def test_read_metadata_roundtrip(saved, tmp_path):
     assert read_metadata(saved) == METADATA
     save(tmp_path / "none", {"a": np.ones(1)})
     assert read_metadata(tmp_path / "none") == {}
 
 
 @pytest.mark.parametrize("metadata", [{"a": np.ones(2)}, {"a": {1}}, {(1, 2): 3}, 0, "text", [1]])
-def test_metadata_that_json_cannot_hold(tmp_path, metadata):
+def test_save_rejects_metadata_beyond_json(tmp_path, metadata):
     with pytest.raises(TypeError, match="metadata: .*expected a dict of strings, numbers"):
         save(tmp_path / "a", {"a": np.ones(1)}, metadata=metadata)
     assert not any(tmp_path.iterdir())
@@ -302,13 +302,13 @@ def test_metadata_that_json_cannot_hold(tmp_path, metadata):
         (lambda: jax.ShapeDtypeStruct((2,), np.float32), "a/b: got ShapeDtypeStruct"),
     ],
 )
-def test_leaves_that_cannot_be_saved(tmp_path, leaf, message):
+def test_save_rejects_unsupported_leaves(tmp_path, leaf, message):
     with pytest.raises(TypeError, match=message):
         save(tmp_path / "a", {"a": {"b": leaf(), "c": np.ones(2)}})
     assert not any(tmp_path.iterdir())
 
 
-def test_traced_and_donated_leaves(tmp_path):
+def test_save_rejects_traced_and_donated_leaves(tmp_path):
     with pytest.raises(TypeError, match="a: got .*Tracer, expected an array with values"):
         jax.jit(lambda x: save(tmp_path / "a", {"a": x}))(jnp.ones(2))
     donated = jnp.ones(2)
@@ -319,13 +319,13 @@ def test_traced_and_donated_leaves(tmp_path):
 
 
 @pytest.mark.parametrize("tree", [{}, {"a": {}}, {"a": None}, {"a": np.ones((0, 2))}, np.ones(2)])
-def test_trees_without_arrays(tmp_path, tree):
+def test_save_rejects_trees_without_arrays(tmp_path, tree):
     with pytest.raises(ValueError, match="tree: got no array with elements"):
         save(tmp_path / "a", tree)
     assert not any(tmp_path.iterdir())
 
 
-def test_keys_that_cannot_be_saved(tmp_path):
+def test_save_rejects_unsupported_keys(tmp_path):
     for key in (2.5, -1, True):
         with pytest.raises(TypeError, match=rf"got the key \[{key}\], expected a string or an in"):
             save(tmp_path / "a", {"a": {key: np.ones(2)}})
@@ -338,7 +338,7 @@ def test_keys_that_cannot_be_saved(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_indices_as_keys_come_back(tmp_path):
+def test_restore_indices_as_keys(tmp_path):
     tree = {"layers": {0: {"w": np.arange(3.0)}, 2: {"w": np.arange(2.0)}}}
     save(tmp_path / "a", tree)
     assert _bits(restore(tmp_path / "a", like=tree)) == _bits(tree)
@@ -358,7 +358,7 @@ def test_indices_as_keys_come_back(tmp_path):
     ],
     ids=["arrays", "frozen", "abstract", "numpy"],
 )
-def test_like_gives_its_containers(tmp_path, convert):
+def test_restore_like_containers(tmp_path, convert):
     tree = {"params": {"dense": {"kernel": jnp.asarray(_random("float32", (4, 3)))}}, "stats": {}}
     like = convert(tree)
     save(tmp_path / "a", tree)
@@ -367,7 +367,7 @@ def test_like_gives_its_containers(tmp_path, convert):
     assert _bits(restored) == _bits(tree)
 
 
-def test_boxes_come_off_to_be_saved_and_on_again_with_like(tmp_path):
+def test_restore_like_boxes(tmp_path):
     kernel = jnp.asarray(_random("float32", (4, 3)))
     boxed = {"dense": {"kernel": nn.Partitioned(kernel, ("in", "out")), "bias": jnp.ones(3)}}
     plain = {"dense": {"kernel": kernel, "bias": jnp.ones(3)}}
@@ -379,7 +379,7 @@ def test_boxes_come_off_to_be_saved_and_on_again_with_like(tmp_path):
         assert _bits(nn.unbox(restored)) == _bits(plain)
 
 
-def test_like_shows_the_difference(copy):
+def test_restore_like_lists_differences(copy):
     like = _tree()
     like["params"]["block_10"] = {"kernel": np.ones((40, 31), np.float32), "slope": np.float16(1)}
     like["params"]["block_2"] = {"mlp": {"dense_0": {"kernel": jnp.ones((4, 3))}}}
@@ -396,7 +396,7 @@ def test_like_shows_the_difference(copy):
     ]
 
 
-def test_a_long_difference_is_shortened(copy):
+def test_restore_like_truncates_long_diff(copy):
     with pytest.raises(CheckpointError, match="differ at 45 leaves") as error:
         restore(copy, like={f"dense_{i}": np.ones(1) for i in range(40)})
     lines = str(error.value).splitlines()
@@ -404,7 +404,7 @@ def test_a_long_difference_is_shortened(copy):
     assert lines[21:] == ["... and 25 more", "Give a like with the checkpoint's leaves, or none."]
 
 
-def test_placement_is_committed_only_where_it_was_asked_for(saved):
+def test_restore_commits_only_requested_shardings(saved):
     tree, device = _tree(), jax.devices()[0]
     assert not restore(saved)["params"]["block_10"]["kernel"].committed
     assert not restore(saved, like=tree)["params"]["block_10"]["kernel"].committed
@@ -474,7 +474,7 @@ assert "TypeError bias: got 'y'" in message(sharding=layout | {"bias": "y"})
 """
 
 
-def test_sharded_arrays(tmp_path):
+def test_save_restore_sharded_arrays(tmp_path):
     process = _python(
         SHARDED,
         tmp_path / "a",
@@ -487,7 +487,7 @@ def test_sharded_arrays(tmp_path):
 # What is not a checkpoint, or not all of one.
 
 
-def test_other_things_than_checkpoints(tmp_path):
+def test_restore_rejects_other_files(tmp_path):
     (tmp_path / "file").write_text("text")
     (tmp_path / "directory").mkdir()
     for name in ("file", "directory"):
@@ -495,7 +495,7 @@ def test_other_things_than_checkpoints(tmp_path):
             restore(tmp_path / name)
 
 
-def test_a_later_format(tmp_path, monkeypatch):
+def test_restore_rejects_later_format(tmp_path, monkeypatch):
     with monkeypatch.context() as later:
         later.setattr(manifest, "_FORMAT", 3)
         save(tmp_path / "a", {"a": np.ones(2)})
@@ -512,7 +512,7 @@ save(sys.argv[1], {"a": np.ones(100)})
 """
 
 
-def test_a_save_that_is_killed_leaves_no_checkpoint(tmp_path):
+def test_killed_save_leaves_no_checkpoint(tmp_path):
     assert _python(KILLED, tmp_path / "a", check=False).returncode == 9
     (left,) = tmp_path.iterdir()
     assert left.name == "a.lcjax-unfinished"
@@ -529,7 +529,7 @@ PARTS = ["_CHECKPOINT_METADATA", "commit_success.txt", "state"]
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("read", [restore, read_metadata])
-def test_a_missing_part(copy, part, read):
+def test_restore_rejects_missing_part(copy, part, read):
     shutil.rmtree(copy / part) if part == "state" else (copy / part).unlink()
     with pytest.raises(CheckpointError, match=rf"is incomplete \(missing: {part}\)"):
         read(copy)
@@ -591,7 +591,7 @@ FLIPS = [f"flipped at {where}" for where in (0, 0.4, 0.8)]
 
 
 @pytest.mark.parametrize("damage", ["removed", "emptied", "truncated", *FLIPS])
-def test_damage_anywhere_is_seen_or_harmless(outcomes, damage):
+def test_restore_detects_damage_in_any_file(outcomes, damage):
     """Files that orbax writes for its own sake may go; the others may not."""
     assert "WRONG" not in outcomes[damage].values()
     seen = {name for name, outcome in outcomes[damage].items() if outcome != "harmless"}
@@ -602,7 +602,7 @@ def test_damage_anywhere_is_seen_or_harmless(outcomes, damage):
     assert all(re.search(said, outcomes[damage][name]) for name in seen)
 
 
-def test_the_arrays_data_is_verified_bit_by_bit(tmp_path):
+def test_restore_detects_every_flipped_bit(tmp_path):
     """Random bits do not compress, so nearly every byte of the largest file is a byte of a leaf."""
     tree = {"kernel": _random("float32", (64, 64))}
     save(tmp_path / "a", tree)
@@ -636,7 +636,7 @@ def _edit(path, change):
     ],
 )
 @pytest.mark.parametrize("read", [restore, read_metadata])
-def test_an_edited_manifest(copy, change, read):
+def test_restore_rejects_edited_manifest(copy, change, read):
     _edit(copy, change)
     with pytest.raises(CheckpointError, match="damaged: its manifest differs from what was saved"):
         read(copy)
