@@ -17,7 +17,7 @@ import lcjax
 from lcjax.cli.inspection import inspect_checkpoint
 from lcjax.io.checkpoint import restore, save
 from lcjax.io.containers import MAX_DEPTH, containers
-from tests.lcjax.io.test_checkpoint import _bits
+from tests.lcjax.io.checkpoints import bits
 
 A, B = np.arange(3.0), np.ones((2, 2), np.float32)
 
@@ -48,7 +48,7 @@ def test_restore_every_container(tmp_path, name, place):
     save(tmp_path / "a", tree)
     for restored in (restore(tmp_path / "a"), restore(tmp_path / "a", like=tree)):
         assert jax.tree.structure(restored) == jax.tree.structure(tree)
-        assert _bits(restored) == _bits(tree)
+        assert bits(restored) == bits(tree)
     inspect_checkpoint(tmp_path / "a")
 
 
@@ -87,7 +87,7 @@ def test_restore_nnx_state_as_pure_dict(tmp_path):
     assert jax.tree.structure(restored) == jax.tree.structure(pure)
     fresh = nnx.state(Net(nnx.Rngs(1)))
     nnx.replace_by_pure_dict(fresh, restored)
-    assert _bits(nnx.to_pure_dict(fresh)) == _bits(pure)
+    assert bits(nnx.to_pure_dict(fresh)) == bits(pure)
     assert jax.tree.structure(restore(tmp_path / "a", like=state)) == jax.tree.structure(state)
 
 
