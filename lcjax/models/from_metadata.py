@@ -19,7 +19,8 @@ from lcjax.models.vit import ViT
 _FAMILIES = {"mixer": MLPMixer, "vit": ViT}
 _MODULES = {"BERT": BERT, "GPT2": GPT2}
 # Names of classes and fields in checkpoints of lcjax before 0.1, and what they are called now.
-_OLD_CLASSES, _OLD_FIELDS = {"Bert": "BERT"}, {"gated": "glu"}
+_OLD_CLASSES: dict[Any, str] = {"Bert": "BERT"}
+_OLD_FIELDS = {"gated": "glu"}
 _DTYPES = ("float32", "bfloat16", "float16")
 _LARGEST, _DEEPEST = 2**24, 2**10
 
@@ -68,7 +69,7 @@ def model_from_metadata(metadata: Mapping[str, Any]) -> DescribedModel:
         if kind == "text":
             fields["num_classes"] = len(data["class_names"])
         name = fields.pop("class")
-        module = _build(_MODULES[_OLD_CLASSES.get(name, name)], fields)
+        module = _build(_MODULES[_OLD_CLASSES.get(name) or name], fields)
         return DescribedModel(module, (((_positive_int("length", length),), "int32"),))
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise ValueError(

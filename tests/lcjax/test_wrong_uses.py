@@ -487,7 +487,7 @@ def test_a_wrong_use_says_what_came_what_was_expected_and_what_to_do(case):
 def test_wrong_uses_of_checkpoints(tmp_path):  # 84, 85, 86 and 88
     w = world()
     lcjax.save(tmp_path / "a", w.compact)
-    with pytest.raises(FileExistsError, match="a exists and nothing is ever overwritten"):
+    with pytest.raises(FileExistsError, match="a already exists; expected a new path"):
         lcjax.save(tmp_path / "a", w.compact)
     with pytest.raises(TypeError, match="a: got str, wanted an array with values"):
         lcjax.save(tmp_path / "b", {"a": "text"})

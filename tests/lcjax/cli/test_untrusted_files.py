@@ -30,7 +30,7 @@ def quickstart(tmp_path_factory):
     return path, x, model.apply(compact, x)
 
 
-def test_the_quickstarts_model_is_exported_by_its_fields(quickstart, tmp_path):
+def test_export_quickstart_model(quickstart, tmp_path):
     path, x, want = quickstart
     for name in ("mlp:features=(4,4,3)", "mlp:features=(4,4,3),activation=gelu_new"):
         out = tmp_path / str(len(name))
@@ -38,7 +38,7 @@ def test_the_quickstarts_model_is_exported_by_its_fields(quickstart, tmp_path):
         np.testing.assert_allclose(lcjax.load_exported(out)(x), want, atol=1e-6)
 
 
-def test_a_module_of_the_working_directory_is_imported(quickstart, tmp_path, monkeypatch):
+def test_export_module_of_working_directory(quickstart, tmp_path, monkeypatch):
     path, x, want = quickstart
     (tmp_path / "nets_of_mine").mkdir()
     (tmp_path / "nets_of_mine" / "small.py").write_text(
@@ -68,7 +68,7 @@ def test_a_module_of_the_working_directory_is_imported(quickstart, tmp_path, mon
         ("mlp:features=(4,3)", "got 2 leaves that CollapsibleMLP does not use"),
     ],
 )
-def test_models_that_are_none(name, said, quickstart, tmp_path, capsys, monkeypatch):
+def test_export_rejects_model_specs(name, said, quickstart, tmp_path, capsys, monkeypatch):
     (tmp_path / "nets_2").mkdir()
     text = "import lcjax\nNet = lcjax.CollapsibleMLP\nnumber = 3\n"
     (tmp_path / "nets_2" / "small.py").write_text(text)
@@ -81,7 +81,7 @@ def test_models_that_are_none(name, said, quickstart, tmp_path, capsys, monkeypa
     monkeypatch.setattr(sys, "modules", {k: v for k, v in sys.modules.items() if k[:6] != "nets_2"})
 
 
-def test_a_shape_that_does_not_fit_is_named(quickstart, tmp_path, capsys):
+def test_export_rejects_wrong_input_shape(quickstart, tmp_path, capsys):
     command = ["export", quickstart[0], tmp_path / "out", "--model", "mlp:features=(4,4,3)"]
     said = failed(capsys, *command, "--input-shape", "32")
     assert "CollapsibleMLP cannot run the checkpoint on inputs of shape (32,)" in said
@@ -96,7 +96,7 @@ IMAGES = {
 }
 
 
-def test_a_runs_own_metadata_say_what_to_export(tmp_path, capsys):
+def test_export_model_of_training_run(tmp_path, capsys):
     model = lcjax.models.MLPMixer(num_classes=3, patch_size=2, depth=1, width=4, token_hidden=3,
                                   channel_hidden=8)  # fmt: skip
     x = jnp.ones((2, 4, 4, 1))
@@ -109,7 +109,7 @@ def test_a_runs_own_metadata_say_what_to_export(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("wrong", [*WRONG.values(), ...], ids=[*WRONG, "missing"])
-def test_metadata_that_lie(wrong, tmp_path):
+def test_model_from_metadata_rejects_wrong_types(wrong, tmp_path):
     from lcjax.models.from_metadata import model_from_metadata
 
     paths = [["kind"], ["model"], ["data"], *(["model", key] for key in MIXER)]
@@ -132,7 +132,7 @@ def test_metadata_that_lie(wrong, tmp_path):
 # What is printed.
 
 
-def test_names_and_metadata_are_escaped(tmp_path, capsys):
+def test_inspect_escapes_names_and_metadata(tmp_path, capsys):
     tree = {"a\x1b[2J\n": {"slope": np.ones((), np.float32)}, "\x07b": np.ones(2)}
     lcjax.save(tmp_path / "a", tree, metadata={"m\x9b": "\x1b]0;title\x07\u202e"})
     main(["inspect", str(tmp_path / "a")])
@@ -150,7 +150,7 @@ PLAN = dict(
 
 
 @pytest.mark.parametrize("wrong", [*WRONG.values(), ...], ids=[*WRONG, "missing"])
-def test_plans_that_are_none(wrong, tmp_path, capsys):
+def test_plan_rejects_wrong_types(wrong, tmp_path, capsys):
     from lcjax.planning.results import Plan
 
     assert Plan.from_json(json.dumps(PLAN)).sites == ("a",)
@@ -177,7 +177,7 @@ def test_plans_that_are_none(wrong, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", [*NO_JSON, *NO_OBJECT])
-def test_files_that_are_no_plan(name, quickstart, tmp_path, capsys):
+def test_collapse_rejects_files_that_are_not_plans(name, quickstart, tmp_path, capsys):
     (tmp_path / "plan.json").write_bytes((NO_JSON | NO_OBJECT)[name])
     command = ["collapse", quickstart[0], tmp_path / "out", "--plan", tmp_path / "plan.json"]
     safe(failed(capsys, *command))

@@ -84,7 +84,7 @@ def _equal(first, second):
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), first, second)
 
 
-def test_every_leaf_comes_from_its_own_tensor(tmp_path):
+def test_load_safetensors_fills_every_leaf(tmp_path):
     tensors = _tensors()
     variables = load_safetensors(_write(tmp_path / "m.safetensors", tensors), TINY_BERT)
     shapes = jax.eval_shape(TINY_BERT.init, jax.random.key(0), ONE)
@@ -103,14 +103,14 @@ def test_every_leaf_comes_from_its_own_tensor(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
-def test_other_floats_are_cast_to_float32(dtype, tmp_path):
+def test_load_safetensors_casts_to_float32(dtype, tmp_path):
     tensors = _tensors(dtype)
     variables = load_safetensors(_write(tmp_path / "m.safetensors", tensors), TINY_BERT)
     cast = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
     _equal(variables, load_safetensors(_write(tmp_path / "f.safetensors", cast), TINY_BERT))
 
 
-def test_older_spellings_buffers_and_no_prefix_are_read(tmp_path):
+def test_load_safetensors_old_spellings_and_buffers(tmp_path):
     tensors = _tensors()
     want = load_safetensors(_write(tmp_path / "m.safetensors", tensors), TINY_BERT)
 
@@ -123,7 +123,7 @@ def test_older_spellings_buffers_and_no_prefix_are_read(tmp_path):
     _equal(load_safetensors(_write(tmp_path / "o.safetensors", renamed), TINY_BERT), want)
 
 
-def test_one_error_lists_all_that_is_wrong(tmp_path):
+def test_load_safetensors_lists_all_differences(tmp_path):
     tensors = _tensors()
     del tensors["bert.pooler.dense.bias"]
     tensors["cls.predictions.bias"] = np.zeros(10, np.float32)
@@ -140,13 +140,13 @@ def test_one_error_lists_all_that_is_wrong(tmp_path):
     assert "! classifier.bias: file I8, expected one of" in message
 
 
-def test_long_lists_are_cut(tmp_path):
+def test_load_safetensors_truncates_long_lists(tmp_path):
     file = _write(tmp_path / "m.safetensors", _tensors())
     with pytest.raises(WeightsError, match="differ at 38 places(.|\n)*and 18 more"):
         load_safetensors(file, TINY_BERT.clone(width=16))
 
 
-def test_fresh_leaves_are_initialised_and_the_rest_is_loaded(tmp_path):
+def test_load_safetensors_init(tmp_path):
     file, key = _write(tmp_path / "m.safetensors", _tensors()), jax.random.key(3)
     model = TINY_BERT.clone(num_classes=5)
     variables = load_safetensors(file, model, init="head/*", key=key)
@@ -158,7 +158,7 @@ def test_fresh_leaves_are_initialised_and_the_rest_is_loaded(tmp_path):
     assert head["kernel"].shape == (8, 5) and 0.2 < np.std(head["kernel"]) < 0.6  # 1 / sqrt(8)
 
 
-def test_a_head_that_the_file_lacks_can_be_fresh(tmp_path):
+def test_load_safetensors_init_of_missing_head(tmp_path):
     tensors = {k: v for k, v in _tensors().items() if "classifier" not in k}
     file = _write(tmp_path / "m.safetensors", tensors)
     with pytest.raises(WeightsError, match="missing: classifier.bias, for head/bias"):
@@ -167,7 +167,7 @@ def test_a_head_that_the_file_lacks_can_be_fresh(tmp_path):
     assert fresh["params"]["head"]["kernel"].shape == (8, 3)
 
 
-def test_skipped_tensors_are_left_out(tmp_path):
+def test_load_safetensors_ignore(tmp_path):
     file = _write(tmp_path / "m.safetensors", _tensors())
     bare = TINY_BERT.clone(num_classes=None, pool=None)
     with pytest.raises(WeightsError, match="unexpected: bert.pooler.dense.weight"):
@@ -184,20 +184,20 @@ def test_skipped_tensors_are_left_out(tmp_path):
         (dict(init="head/*"), "without a random key; give key="),
     ],
 )
-def test_globs_that_match_nothing_and_fresh_without_key_are_errors(asked, message, tmp_path):
+def test_load_safetensors_rejects_globs(asked, message, tmp_path):
     file = _write(tmp_path / "m.safetensors", _tensors())
     with pytest.raises(ValueError, match=message):
         load_safetensors(file, TINY_BERT, **asked)
 
 
-def test_one_tensor_under_two_names_is_an_error(tmp_path):
+def test_load_safetensors_rejects_duplicate_tensor(tmp_path):
     tensors = _tensors()
     tensors["pooler.dense.bias"] = tensors["bert.pooler.dense.bias"]
     with pytest.raises(WeightsError, match="are the same tensor"):
         load_safetensors(_write(tmp_path / "m.safetensors", tensors), TINY_BERT)
 
 
-def test_a_head_that_is_not_tied_is_an_error(tmp_path):
+def test_load_safetensors_rejects_untied_head(tmp_path):
     shapes = golden()["gpt2"]["tensors"]
     tensors = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
     copy = tensors["transformer.wte.weight"].copy()
@@ -214,7 +214,7 @@ def test_a_head_that_is_not_tied_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [0, 5, 200, -1])
-def test_a_truncated_file_is_an_error(keep, tmp_path):
+def test_load_safetensors_rejects_truncated_file(keep, tmp_path):
     whole = _write(tmp_path / "m.safetensors", _tensors()).read_bytes()
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(whole[:keep])
@@ -222,7 +222,7 @@ def test_a_truncated_file_is_an_error(keep, tmp_path):
         load_safetensors(cut, TINY_BERT)
 
 
-def test_other_files_are_an_error(tmp_path):
+def test_load_safetensors_rejects_other_files(tmp_path):
     other = tmp_path / "pytorch_model.bin"
     other.write_bytes(b"PK\x03\x04 a zip archive that holds pickles " * 20)
     with pytest.raises(WeightsError, match="pytorch_model.bin: expected a complete safet"):
@@ -232,7 +232,7 @@ def test_other_files_are_an_error(tmp_path):
         load_safetensors(unknown, TINY_BERT)
 
 
-def test_another_architectures_file_is_an_error(tmp_path):
+def test_load_safetensors_rejects_other_architecture(tmp_path):
     file = _write(tmp_path / "m.safetensors", _tensors())
     with pytest.raises(WeightsError, match="of a BERT .* Hugging Face, expected .* GPT2"):
         load_safetensors(file, GPT2.from_preset("124M"))
@@ -242,7 +242,7 @@ def test_another_architectures_file_is_an_error(tmp_path):
         load_safetensors(file)
 
 
-def test_a_leaf_that_the_library_has_not_is_an_error(tmp_path):
+def test_load_safetensors_rejects_leaf_without_tensor(tmp_path):
     file = _write(tmp_path / "m.safetensors", {"features.0.weight": np.ones((4, 3, 3, 3))})
     model = VGG(5, stages=((4,),), grid=1, hidden=(8,), classifier_norm="batch")
     with pytest.raises(WeightsError, match="mlp/norm_0/.*: the VGG of torchvision has no such"):
@@ -256,7 +256,7 @@ def _folder(path, config=CONFIG, **tensors):
     return path
 
 
-def test_a_folder_is_read_with_its_config(tmp_path):
+def test_load_safetensors_folder_with_config(tmp_path):
     folder = _folder(tmp_path / "bert")
     assert model_from_config(folder, dropout=0.1) == TINY_BERT.clone(
         activation=model_from_config(folder).activation, dropout=0.1
@@ -265,7 +265,7 @@ def test_a_folder_is_read_with_its_config(tmp_path):
     _equal(variables, load_safetensors(folder / "model.safetensors", TINY_BERT))
 
 
-def test_what_no_shape_shows_is_held_against_the_config(tmp_path):
+def test_load_safetensors_rejects_config_mismatch(tmp_path):
     folder = _folder(tmp_path / "bert", CONFIG | dict(num_attention_heads=4, hidden_act="relu"))
     with pytest.raises(WeightsError) as error:
         load_safetensors(folder, TINY_BERT.clone(epsilon=1e-6))
@@ -292,12 +292,12 @@ def test_what_no_shape_shows_is_held_against_the_config(tmp_path):
         (dict(model_type="vit", qkv_bias=False), "qkv_bias: got False, expected True"),
     ],
 )
-def test_configs_of_other_models_are_an_error(change, message, tmp_path):
+def test_model_from_config_rejects_other_models(change, message, tmp_path):
     with pytest.raises(WeightsError, match=message):
         model_from_config(_folder(tmp_path / "other", CONFIG | change))
 
 
-def test_configs_that_are_no_json_objects_or_missing_are_an_error(tmp_path):
+def test_model_from_config_rejects_invalid_json(tmp_path):
     folder = _folder(tmp_path / "bert")
     for text, message in (("{", "config.json is not valid JSON"), ("[1]", "got a JSON array, exp")):
         (folder / "config.json").write_text(text)
@@ -318,12 +318,12 @@ def test_configs_that_are_no_json_objects_or_missing_are_an_error(tmp_path):
         ("mixer_b16_224", MLPMixer.from_preset("B/16", num_classes=7)),
     ],
 )
-def test_timms_configs_name_their_presets(architecture, model, tmp_path):
+def test_model_from_config_of_timm(architecture, model, tmp_path):
     folder = _folder(tmp_path / "timm", dict(architecture=architecture, num_classes=7))
     assert model_from_config(folder).clone(activation=model.activation) == model
 
 
-def test_weights_in_several_files_are_one(tmp_path):
+def test_load_safetensors_index_of_several_files(tmp_path):
     tensors = _tensors()
     want = load_safetensors(_write(tmp_path / "m.safetensors", tensors), TINY_BERT)
     folder, names = tmp_path / "shards", sorted(tensors)
@@ -341,7 +341,7 @@ def test_weights_in_several_files_are_one(tmp_path):
         load_safetensors(folder, TINY_BERT)
 
 
-def test_an_installed_package_is_a_source(tmp_path, monkeypatch):
+def test_resolve_source_installed_package(tmp_path, monkeypatch):
     _folder(tmp_path / "tiny_bert")
     info = tmp_path / "tiny_bert-1.0.dist-info"
     info.mkdir()
@@ -358,7 +358,7 @@ def test_an_installed_package_is_a_source(tmp_path, monkeypatch):
         resolve_source("numpy")
 
 
-def test_a_repository_is_fetched_where_huggingface_hub_is_installed(tmp_path, monkeypatch):
+def test_resolve_source_hugging_face_repository(tmp_path, monkeypatch):
     folder, asked = _folder(tmp_path / "snapshot"), []
 
     def snapshot_download(name, allow_patterns):
@@ -376,12 +376,12 @@ def test_a_repository_is_fetched_where_huggingface_hub_is_installed(tmp_path, mo
 
 
 @pytest.mark.parametrize("source", ["there/no.safetensors", "no-such-package-0", "a/b/c", "?"])
-def test_a_source_that_is_nothing_is_an_error(source):
+def test_resolve_source_rejects_unknown_names(source):
     with pytest.raises(FileNotFoundError, match="no such file, folder or installed package"):
         load_safetensors(source, TINY_BERT)
 
 
-def test_without_the_package_safetensors_the_error_says_what_to_install(tmp_path, monkeypatch):
+def test_load_safetensors_without_package_names_the_extra(tmp_path, monkeypatch):
     file = _write(tmp_path / "m.safetensors", _tensors())
     monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(ImportError, match=r"pip install 'lcjax\[interop\]'"):
@@ -399,7 +399,7 @@ def _loaded(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_deep_and_compact_come_back_bit_for_bit(name, tmp_path):
+def test_save_safetensors_roundtrip_deep_and_compact(name, tmp_path):
     model, deep = CASES[name].model, _loaded(name)
     some = str(lcjax.find_sites(deep)[-1].path)
     compact, _ = lcjax.collapse(with_slopes(deep, {some: 1.0}), sites=[some])
@@ -409,7 +409,7 @@ def test_deep_and_compact_come_back_bit_for_bit(name, tmp_path):
             _equal(load_safetensors(tmp_path / f"{i}.safetensors", known), variables)
 
 
-def test_every_dtype_shape_and_empty_dict_comes_back(tmp_path):
+def test_save_safetensors_roundtrip_dtypes_and_empty_dicts(tmp_path):
     dtypes = "bool int8 int32 uint16 int64 float16 bfloat16 float32 float64 complex64".split()
     tree = {
         name: {
@@ -429,7 +429,7 @@ def test_every_dtype_shape_and_empty_dict_comes_back(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["t.safetensors"]
 
 
-def test_own_files_are_held_against_the_model(tmp_path):
+def test_load_safetensors_checks_native_file_against_model(tmp_path):
     file = tmp_path / "bert.safetensors"
     deep = _loaded("bert_classifier")
     model = CASES["bert_classifier"].model
@@ -448,7 +448,7 @@ def test_own_files_are_held_against_the_model(tmp_path):
         load_safetensors(file, model, init="head/*", key=jax.random.key(0))
 
 
-def test_saving_never_overwrites_and_refuses_what_it_cannot_give_back(tmp_path):
+def test_save_safetensors_rejects_paths_and_leaves(tmp_path):
     _, variables = random_chain((4, 3), 5)
     path = tmp_path / "t.safetensors"
     save_safetensors(path, variables)

@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_outputs_are_the_golden_values(name, folder):
+def test_outputs_equal_golden_values(name, folder):
     want = np.array(GOLDEN[name]["outputs"])
     assert want.std() > 0.3
     np.testing.assert_allclose(compared(CASES[name], _ours(name, folder)), want, atol=1e-4)
@@ -56,7 +56,7 @@ def _programs(*names):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_outputs_are_those_of_the_installed_library(name, folder):
+def test_outputs_equal_installed_library(name, folder):
     programs = _programs(name)
     theirs = compared(CASES[name], programs.outputs_of(name))
     np.testing.assert_allclose(compared(CASES[name], _ours(name, folder)), theirs, atol=1e-4)
@@ -75,14 +75,14 @@ def _minilm():
     return source, np.asarray(jax.jit(model.apply)(variables, *padded(GOLDEN["minilm"]["ids"])))
 
 
-def test_pretrained_minilm_gives_the_golden_embeddings():
+def test_minilm_embeddings_equal_golden_values():
     _, ours = _minilm()
     assert ours.shape == (100, 384)
     np.testing.assert_allclose(summary(ours), GOLDEN["minilm"]["summary"], atol=1e-4)
 
 
 @pytest.mark.slow
-def test_pretrained_minilm_gives_the_embeddings_of_transformers():
+def test_minilm_embeddings_equal_transformers():
     programs = _programs("bert_tokens")
     source, ours = _minilm()
     theirs = programs.minilm_embeddings(source, *padded(GOLDEN["minilm"]["ids"]))

@@ -39,14 +39,14 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("name", [*NO_JSON, *NO_OBJECT])
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors.index.json"])
-def test_json_that_is_none(file, name, folder):
+def test_load_safetensors_rejects_invalid_json(file, name, folder):
     (folder / file).write_bytes((NO_JSON | NO_OBJECT)[name])
     refused(lambda: load_safetensors(folder, TINY_BERT), file)
 
 
 @pytest.mark.parametrize("make", [sparse, pipe, os.mkdir])
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors.index.json"])
-def test_what_is_no_file_or_a_large_one(file, make, folder):
+def test_load_safetensors_rejects_special_and_large_json_files(file, make, folder):
     (folder / file).unlink(missing_ok=True)
     make(folder / file)
     refused(lambda: load_safetensors(folder, TINY_BERT), file)
@@ -66,7 +66,7 @@ def _legal(config, key, wrong):
 
 @pytest.mark.parametrize("wrong", [*WRONG.values(), ...], ids=[*WRONG, "missing"])
 @pytest.mark.parametrize("config", [CONFIG, GPT2_CONFIG, VIT_CONFIG, TIMM_CONFIG, MIXER_CONFIG])
-def test_fields_of_the_wrong_type(config, wrong, tmp_path):
+def test_model_from_config_rejects_wrong_types(config, wrong, tmp_path):
     for key in config.keys() - {"architectures", "global_pool"}:
         (tmp_path / "config.json").write_text(json.dumps(at(config, [key], wrong)))
         if _legal(config, key, wrong):
@@ -98,7 +98,7 @@ def test_fields_of_the_wrong_type(config, wrong, tmp_path):
     ],
     ids=range(17),
 )
-def test_what_makes_another_function_is_refused(config, change, tmp_path):
+def test_model_from_config_rejects_other_functions(config, change, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     model_from_config(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config | change))
@@ -109,7 +109,7 @@ def test_what_makes_another_function_is_refused(config, change, tmp_path):
         refused(lambda: load_safetensors(folder, TINY_BERT))
 
 
-def test_what_is_off_in_other_words_is_read(tmp_path):
+def test_model_from_config_accepts_disabled_features(tmp_path):
     off = dict(is_decoder=False, pruned_heads={}, quantization_config=None, num_labels=3)
     config = CONFIG | off | dict(id2label=None, position_embedding_type=None)
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -124,14 +124,14 @@ def test_what_is_off_in_other_words_is_read(tmp_path):
     ],
     ids=repr,
 )  # fmt: skip
-def test_an_index_that_names_files_elsewhere(files, folder):
+def test_load_safetensors_rejects_index_outside_folder(files, folder):
     index = {"weight_map": {"a": "model.safetensors", "b": files}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     refused(lambda: load_safetensors(folder, TINY_BERT), "weight_map: got")
 
 
 @pytest.mark.parametrize("wrong", [*WRONG.values(), [], {}, ...], ids=repr)
-def test_an_index_without_a_map(wrong, folder):
+def test_load_safetensors_rejects_index_without_map(wrong, folder):
     if wrong == WRONG["object"]:
         return
     index = at({"weight_map": {}}, ["weight_map"], wrong)
@@ -161,18 +161,18 @@ def _one(dtype="F32", shape=(2,), offsets=(0, 8)):
     ],
     ids=range(18),
 )  # fmt: skip
-def test_headers_that_lie(header, tmp_path):
+def test_load_safetensors_rejects_forged_headers(header, tmp_path):
     refused(lambda: load_safetensors(_raw(tmp_path / "a.safetensors", header, bytes(8)), TINY_BERT))
 
 
 @pytest.mark.parametrize("length", [0, 7, 2**31, 2**63, 2**64 - 1])
-def test_lengths_that_lie(length, tmp_path):
+def test_load_safetensors_rejects_forged_lengths(length, tmp_path):
     path = _raw(tmp_path / "a.safetensors", {"a": _one()}, bytes(8), length)
     refused(lambda: load_safetensors(path, TINY_BERT), "expected a complete safetensors file")
 
 
 @pytest.mark.parametrize("make", [sparse, pipe, os.mkdir])
-def test_weights_that_are_no_file(make, folder):
+def test_load_safetensors_rejects_special_files(make, folder):
     (folder / "model.safetensors").unlink()
     make(folder / "model.safetensors")
     refused(lambda: load_safetensors(folder, TINY_BERT))
@@ -184,7 +184,7 @@ def test_weights_that_are_no_file(make, folder):
     '{"empty": [["c"], ["c"]]}', '{"empty": [[null]]}', DEEP.decode(), '{"empty": [[{}]]}',
     json.dumps({"empty": [["x"] * 5000]}),
 ], ids=range(16))  # fmt: skip
-def test_own_files_whose_note_lies(note, tmp_path):
+def test_load_safetensors_rejects_forged_native_metadata(note, tmp_path):
     header = {"__metadata__": {"lcjax": note}, "a": _one()}
     path = _raw(tmp_path / "a.safetensors", header, bytes(8))
     assert path.stat().st_size < 200_000
@@ -194,19 +194,19 @@ def test_own_files_whose_note_lies(note, tmp_path):
 @pytest.mark.parametrize(
     "names", [("a", "a/b"), ("a//b", "c"), ("", "c"), ("/".join("x" * 5000), "c")]
 )
-def test_own_files_whose_names_are_no_tree(names, tmp_path):
+def test_load_safetensors_rejects_native_names(names, tmp_path):
     tensors = {name: np.zeros(1, np.float32) for name in names}
     library.save_file(tensors, tmp_path / "a.safetensors", {"lcjax": '{"empty": []}'})
     refused(lambda: load_safetensors(tmp_path / "a.safetensors"))
 
 
-def test_an_own_file_of_indices_comes_back_as_a_dict(tmp_path):
+def test_load_safetensors_native_indices_as_dict(tmp_path):
     save_safetensors(tmp_path / "a", {"1000000000": np.ones(1), "b": {}})
     assert list(load_safetensors(tmp_path / "a")) == ["1000000000", "b"]
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod."])
-def test_prefixes_of_wrappers_are_left_out(prefix, tmp_path):
+def test_load_safetensors_strips_wrapper_prefixes(prefix, tmp_path):
     library.save_file({prefix + name: one for name, one in _tensors().items()}, tmp_path / "a")
     library.save_file(_tensors(), tmp_path / "b")
     got, want = (load_safetensors(tmp_path / name, TINY_BERT) for name in "ab")
@@ -227,7 +227,7 @@ def _gpt2(**more):
     return found | more
 
 
-def test_a_file_may_keep_the_head_of_two_tied_tensors(tmp_path):
+def test_load_safetensors_tied_head_only(tmp_path):
     model, table = GPT2(1, 4, 2, vocab_size=5, max_length=3), np.ones((5, 4), np.float32)
     for name, more in (("a", {"wte.weight": table}), ("b", {"lm_head.weight": table})):
         library.save_file(_gpt2(**more), tmp_path / name)
@@ -239,7 +239,7 @@ def test_a_file_may_keep_the_head_of_two_tied_tensors(tmp_path):
     load_safetensors(tmp_path / "c", model)  # NaN is equal to itself
 
 
-def test_numbers_that_do_not_fit_are_refused(tmp_path):
+def test_load_safetensors_rejects_float32_overflow(tmp_path):
     name = "bert.pooler.dense.weight"
     tensors = {key: one.astype(np.float64) for key, one in _tensors().items()}
     tensors[name] = np.full_like(tensors[name], 1e300)
@@ -254,7 +254,7 @@ def test_numbers_that_do_not_fit_are_refused(tmp_path):
     ).all()
 
 
-def test_names_in_messages_are_escaped(tmp_path):
+def test_load_safetensors_escapes_names(tmp_path):
     library.save_file(_tensors() | {"\x1b[31mred\n": np.ones(1, np.float32)}, tmp_path / "a")
     refused(lambda: load_safetensors(tmp_path / "a", TINY_BERT), r"\\x1b\[31mred\\n")
     assert "bert.pooler.dense.weight" in _shapes()

@@ -17,7 +17,7 @@ import lcjax
 from lcjax.cli.inspection import inspect_checkpoint
 from lcjax.io.checkpoint import restore, save
 from lcjax.io.containers import MAX_DEPTH, containers
-from tests.lcjax.io.test_checkpoint import _bits
+from tests.lcjax.io.checkpoints import bits
 
 A, B = np.arange(3.0), np.ones((2, 2), np.float32)
 
@@ -43,19 +43,19 @@ TREES = {
 
 @pytest.mark.parametrize("name", TREES)
 @pytest.mark.parametrize("place", [np.asarray, jnp.asarray])
-def test_every_container_comes_back(tmp_path, name, place):
+def test_restore_every_container(tmp_path, name, place):
     tree = jax.tree.map(place, TREES[name])
     save(tmp_path / "a", tree)
     for restored in (restore(tmp_path / "a"), restore(tmp_path / "a", like=tree)):
         assert jax.tree.structure(restored) == jax.tree.structure(tree)
-        assert _bits(restored) == _bits(tree)
+        assert bits(restored) == bits(tree)
     inspect_checkpoint(tmp_path / "a")
 
 
 Pair = namedtuple("Pair", "first second")
 
 
-def test_containers_of_other_kinds_come_back_as_dicts_of_their_fields(tmp_path):
+def test_restore_other_containers_as_dicts(tmp_path):
     tree = {"p": Pair(A, ()), "o": OrderedDict(b=A, a=B), "f": freeze({"x": A, "y": {}})}
     save(tmp_path / "a", tree)
     plain = {"p": {"first": A, "second": ()}, "o": {"a": B, "b": A}, "f": {"x": A, "y": {}}}
@@ -64,7 +64,7 @@ def test_containers_of_other_kinds_come_back_as_dicts_of_their_fields(tmp_path):
     assert jax.tree.structure(restored) == jax.tree.structure(tree)
 
 
-def test_optimizer_state_keeps_the_places_of_its_parts(tmp_path):
+def test_restore_optimizer_state_structure(tmp_path):
     state = optax.chain(optax.clip(1.0), optax.adam(1e-3)).init({"w": jnp.ones(2)})
     save(tmp_path / "a", state)
     restored = restore(tmp_path / "a")
@@ -79,7 +79,7 @@ class Net(nnx.Module):
         self.layers = nnx.List([nnx.Linear(2, 2, rngs=rngs) for _ in range(2)])
 
 
-def test_a_state_of_nnx_comes_back_as_the_pure_dict_that_nnx_takes(tmp_path):
+def test_restore_nnx_state_as_pure_dict(tmp_path):
     state = nnx.state(Net(nnx.Rngs(0)))
     save(tmp_path / "a", state)
     restored = restore(tmp_path / "a")
@@ -87,11 +87,11 @@ def test_a_state_of_nnx_comes_back_as_the_pure_dict_that_nnx_takes(tmp_path):
     assert jax.tree.structure(restored) == jax.tree.structure(pure)
     fresh = nnx.state(Net(nnx.Rngs(1)))
     nnx.replace_by_pure_dict(fresh, restored)
-    assert _bits(nnx.to_pure_dict(fresh)) == _bits(pure)
+    assert bits(nnx.to_pure_dict(fresh)) == bits(pure)
     assert jax.tree.structure(restore(tmp_path / "a", like=state)) == jax.tree.structure(state)
 
 
-def test_boxes_are_no_containers():
+def test_containers_ignore_boxes():
     boxed = {"k": nn.Partitioned(jnp.ones(2), ("x",)), "t": (nn.Partitioned(jnp.ones(2), ("x",)),)}
     assert containers(boxed) == {("t",): "tuple"}
 
@@ -105,7 +105,7 @@ def test_boxes_are_no_containers():
     ],
 )
 @pytest.mark.parametrize("collapsed", [False, True])
-def test_stax_gives_the_same_answer_after_a_restore(tmp_path, layers, collapsed):
+def test_restore_stax_params(tmp_path, layers, collapsed):
     init, apply = stax.serial(*layers)
     _, params = init(jax.random.key(0), (-1, 5))
     x = jax.random.normal(jax.random.key(1), (3, 5))
@@ -125,7 +125,7 @@ def nested(levels):
     return tree
 
 
-def test_a_tree_with_too_many_levels_is_refused(tmp_path):
+def test_save_rejects_deep_trees(tmp_path):
     save(tmp_path / "a", nested(100))
     assert jax.tree.structure(restore(tmp_path / "a")) == jax.tree.structure(nested(100))
     with pytest.raises(ValueError, match=f"more than {MAX_DEPTH} levels"):
@@ -133,7 +133,7 @@ def test_a_tree_with_too_many_levels_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_large_indices_take_no_more_than_small_ones(tmp_path):
+def test_save_large_indices_cheaply(tmp_path):
     """A list of 1,000,001 took minutes and 4 GB."""
     save(tmp_path / "a", {"a": {10**15: A}})
     assert sys.getsizeof(restore(tmp_path / "a")["a"]) < 1000
@@ -177,7 +177,7 @@ def _pairs():
 
 @pytest.mark.parametrize("make", [_nnx, _equinox, _pairs])
 @pytest.mark.parametrize("rank", [None, 2])
-def test_what_a_fit_adds_comes_from_the_checkpoint(tmp_path, make, rank):
+def test_restore_like_with_fitted_entries(tmp_path, make, rank):
     x = jax.random.normal(jax.random.key(1), (32, 4))
     f, compact, like = fitted(*make(), x, rank)
     assert jax.tree.structure(like) != jax.tree.structure(compact)
@@ -187,7 +187,7 @@ def test_what_a_fit_adds_comes_from_the_checkpoint(tmp_path, make, rank):
     np.testing.assert_array_equal(f(restored, x), f(compact, x))
 
 
-def test_other_sites_than_those_of_like_are_a_difference(tmp_path):
+def test_restore_like_rejects_other_sites(tmp_path):
     x = jax.random.normal(jax.random.key(1), (32, 4))
     _, compact, like = fitted(*_pairs(), x, None)
     save(tmp_path / "a", compact)

@@ -130,7 +130,7 @@ def outcomes(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", WAYS + FLIPS)
-def test_damage_is_refused_by_one_error_or_harmless(outcomes, damage):
+def test_restore_rejects_damage_with_one_error(outcomes, damage):
     odd = {
         file: outcome
         for file, outcome in outcomes[damage].items()

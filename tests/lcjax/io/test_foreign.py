@@ -76,7 +76,7 @@ noted several/a own own/state run/checkpoints/7 run/checkpoints/7/state""".split
 
 
 @pytest.mark.parametrize("name", READ)
-def test_what_can_be_read_is_read(others, tmp_path, capsys, name):
+def test_restore_checkpoints_of_orbax(others, tmp_path, capsys, name):
     restored = lcjax.restore(others / name)
     assert jax.tree.structure(restored) == jax.tree.structure(TREE)
     for got, want in zip(jax.tree.leaves(restored), jax.tree.leaves(TREE), strict=True):
@@ -94,7 +94,7 @@ def test_what_can_be_read_is_read(others, tmp_path, capsys, name):
 
 
 @pytest.mark.parametrize("name", ["standard", "manager/0", "run/checkpoints/7"])
-def test_they_are_restored_like_a_tree(others, name):
+def test_restore_checkpoints_of_orbax_like_a_tree(others, name):
     like = {"params": jax.tree.map(jnp.zeros_like, TREE["params"])}
     with pytest.raises(lcjax.CheckpointError, match="differ at 3 leaves"):
         lcjax.restore(others / name, like=like)
@@ -119,7 +119,7 @@ NAMED = [
 
 
 @pytest.mark.parametrize(("name", "said"), NAMED)
-def test_what_cannot_be_read_is_named(others, name, said):
+def test_restore_names_unreadable_formats(others, name, said):
     for read in (lcjax.restore, lcjax.read_metadata):
         with pytest.raises(lcjax.CheckpointError, match=said):
             read(others / name)
@@ -128,19 +128,19 @@ def test_what_cannot_be_read_is_named(others, name, said):
     assert "elete" not in str(end.value.code)
 
 
-def test_a_checkpoint_of_one_bare_array_is_shown(tmp_path, capsys):
+def test_inspect_checkpoint_of_bare_array(tmp_path, capsys):
     ocp.save(tmp_path / "a", np.ones(3))
     main(["inspect", str(tmp_path / "a")])
     assert "no sites" in capsys.readouterr().out
 
 
-def test_leaves_that_are_no_arrays_are_named(tmp_path):
+def test_restore_rejects_leaves_of_orbax_without_arrays(tmp_path):
     ocp.save(tmp_path / "a", {"a": np.ones(2), "name": "text"})
     with pytest.raises(lcjax.CheckpointError, match="name: got str, expected an array of numbers"):
         lcjax.restore(tmp_path / "a")
 
 
-def test_damage_in_them_is_no_advice_to_delete(others, tmp_path):
+def test_damaged_orbax_checkpoint_message(others, tmp_path):
     copy = shutil.copytree(others / "standard", tmp_path / "copy")
     (copy / "manifest.ocdbt").write_bytes(b"")
     with pytest.raises(lcjax.CheckpointError, match="cannot be read") as error:
@@ -148,6 +148,6 @@ def test_damage_in_them_is_no_advice_to_delete(others, tmp_path):
     assert "elete" not in str(error.value)
 
 
-def test_no_message_advises_to_delete():
+def test_no_message_advises_deletion():
     for file in Path(lcjax.__file__).parent.rglob("*.py"):
         assert "elete it" not in file.read_text(), file

@@ -128,7 +128,7 @@ LIES = {
 
 
 @pytest.mark.parametrize("name", LIES)
-def test_a_manifest_that_lies_is_refused(saved, tmp_path, name):
+def test_restore_rejects_forged_manifest(saved, tmp_path, name):
     path = lie(saved, tmp_path / "lies", LIES[name])
     with pytest.raises(CheckpointError, match=r"lies is (damaged|incomplete)|lies: got format"):
         restore(path)
@@ -140,7 +140,7 @@ def test_a_manifest_that_lies_is_refused(saved, tmp_path, name):
     assert {one.name for one in tmp_path.iterdir()} <= {"lies", "lies-out"}
 
 
-def test_format_1_is_read_and_its_indices_are_lists(saved, tmp_path):
+def test_restore_format_1(saved, tmp_path):
     def old(manifest):
         manifest |= {"format": 1, "empty": [["empty"]]}
         manifest.pop("containers")
@@ -159,7 +159,7 @@ def test_format_1_is_read_and_its_indices_are_lists(saved, tmp_path):
         restore(lie(saved, tmp_path / "sparse", sparse))
 
 
-def test_a_record_that_is_too_long_is_not_read(saved, tmp_path):
+def test_restore_rejects_long_record(saved, tmp_path):
     copy = shutil.copytree(saved, tmp_path / "copy")
     with open(copy / "_CHECKPOINT_METADATA", "r+b") as file:
         file.truncate(2**27)
@@ -167,7 +167,7 @@ def test_a_record_that_is_too_long_is_not_read(saved, tmp_path):
         restore(copy)
 
 
-def test_a_checkpoint_that_needs_a_longer_one_is_refused(tmp_path):
+def test_save_rejects_long_manifest(tmp_path):
     with pytest.raises(ValueError, match="bytes of 1 leaves and metadata, expected at most"):
         save(tmp_path / "a", {"a": np.ones(2)}, metadata={"note": "x" * 2**26})
     assert not any(tmp_path.iterdir())
@@ -176,7 +176,7 @@ def test_a_checkpoint_that_needs_a_longer_one_is_refused(tmp_path):
 ESCAPES = "\x1b[2J\x9b31m\u202e\r\x07"
 
 
-def test_what_is_shown_holds_no_escape_codes(tmp_path, capsys):
+def test_inspect_escapes_control_codes(tmp_path, capsys):
     from lcjax.cli.command import main
 
     save(tmp_path / "a", {f"k{ESCAPES}": np.ones(2)}, metadata={"note": ESCAPES})

@@ -37,13 +37,13 @@ def goes_round(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("character", [*LEGAL, "\x01", "\x7f", "ü", "\u202e"])
-def test_every_printable_character(tmp_path, character):
+def test_save_path_with_any_character(tmp_path, character):
     goes_round(tmp_path / f"run{character}3")
     assert [path.name for path in tmp_path.iterdir()] == [f"run{character}3"]
 
 
 @pytest.mark.parametrize("name", PATTERNS)
-def test_patterns_and_odd_names(tmp_path, name):
+def test_save_path_with_pattern(tmp_path, name):
     goes_round(tmp_path / name)
     renamed = tmp_path / name
     renamed.rename(tmp_path / "plain")
@@ -53,7 +53,7 @@ def test_patterns_and_odd_names(tmp_path, name):
     assert loaded["w"].tolist() == [0, 1, 2]
 
 
-def test_a_pattern_never_takes_in_what_is_next_to_it(tmp_path):
+def test_restore_pattern_ignores_siblings(tmp_path):
     save(tmp_path / "run1", {"w": np.zeros(3)})
     save(tmp_path / "run?", {"w": np.ones(3)})
     assert restore(tmp_path / "run?")["w"].tolist() == [1, 1, 1]
@@ -61,7 +61,7 @@ def test_a_pattern_never_takes_in_what_is_next_to_it(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["c[0]", "lr=[1,2]/**/out"])
-def test_collapse_under_a_pattern(tmp_path, name):
+def test_collapse_checkpoint_under_pattern(tmp_path, name):
     save(tmp_path / "in[1]", TREE)
     collapse_checkpoint(tmp_path / "in[1]", tmp_path / name)
     compact = lcjax.collapse(TREE)[0]
@@ -70,7 +70,7 @@ def test_collapse_under_a_pattern(tmp_path, name):
     )
 
 
-def test_export_with_weights_in_files_under_a_pattern(tmp_path):
+def test_export_external_weights_under_pattern(tmp_path):
     pytest.importorskip("flatbuffers", reason="jax.export needs it: pip install 'lcjax[export]'")
     x, path = jnp.ones((1, 3)), tmp_path / "e[0]"
     variables = {"w": jnp.ones((3, 2))}
@@ -81,7 +81,7 @@ def test_export_with_weights_in_files_under_a_pattern(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["lr=[1,2]", "a**b", "x?"])
-def test_snapshots_under_a_pattern(tmp_path, name):
+def test_snapshots_under_pattern(tmp_path, name):
     state = {"step": jnp.int32(3), "w": jnp.ones(2)}
     with Snapshots(tmp_path / name) as snapshots:
         for step in (1, 2, 3):
@@ -92,12 +92,12 @@ def test_snapshots_under_a_pattern(tmp_path, name):
 
 
 @pytest.mark.parametrize("bytes_", [200, 236, 237, 254, 255])
-def test_long_names(tmp_path, bytes_):
+def test_save_long_names(tmp_path, bytes_):
     goes_round(tmp_path / ("x" * bytes_))
     goes_round(tmp_path / ("ü" * (bytes_ // 2)))
 
 
-def test_urls_of_files(tmp_path):
+def test_save_file_urls(tmp_path):
     save(f"file://{tmp_path}/a%20b", {"w": np.ones(1)})
     assert (tmp_path / "a b").is_dir()
     assert restore(f"file://localhost{tmp_path}/a%20b")["w"].tolist() == [1]
@@ -111,8 +111,8 @@ REFUSED = [
     ("", ValueError, "path: got an empty string"),
     ("a\\b", ValueError, "a backslash, which TensorStore treats as a slash"),
     ("x\\/ckpt", ValueError, "a backslash"),
-    ("\udcff", ValueError, "no UTF-8"),
-    ("x.orbax-checkpoint-tmp", ValueError, "which marks checkpoints that are not finished"),
+    ("\udcff", ValueError, "expected UTF-8"),
+    ("x.orbax-checkpoint-tmp", ValueError, "which marks unfinished checkpoints"),
     ("x.partial_save", ValueError, "which marks"),
     ("x.lcjax-unfinished", ValueError, "which marks"),
     ("x" * 256, OSError, "File name too long"),
@@ -125,9 +125,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("path", "error", "said"), REFUSED)
-def test_paths_that_are_refused_before_anything_is_written(
-    tmp_path, monkeypatch, path, error, said
-):
+def test_save_rejects_invalid_paths(tmp_path, monkeypatch, path, error, said):
     monkeypatch.chdir(tmp_path)
     save("source", TREE)
     for write in (
@@ -139,7 +137,7 @@ def test_paths_that_are_refused_before_anything_is_written(
         assert os.listdir() == ["source"]
 
 
-def test_a_path_is_not_read_as_another(tmp_path):
+def test_restore_takes_paths_literally(tmp_path):
     r"""TensorStore takes the backslash for a slash, and would find nothing, or another's."""
     save(tmp_path / "ab", {"w": np.ones(2)})
     os.rename(tmp_path / "ab", tmp_path / "a\\b")
@@ -147,7 +145,7 @@ def test_a_path_is_not_read_as_another(tmp_path):
         restore(tmp_path / "a\\b")
 
 
-def test_what_does_not_read_back_is_not_saved(tmp_path, monkeypatch):
+def test_save_verifies_by_reading_back(tmp_path, monkeypatch):
     """As orbax left it, without an error, where its pattern matched nothing."""
     real = ocp.save
 
@@ -161,7 +159,7 @@ def test_what_does_not_read_back_is_not_saved(tmp_path, monkeypatch):
     assert not any(tmp_path.iterdir())
 
 
-def test_the_sealed_manifest_is_plain_json(tmp_path):
+def test_manifest_is_plain_json(tmp_path):
     save(tmp_path / "a", TREE)
     record = json.loads((tmp_path / "a" / "_CHECKPOINT_METADATA").read_text())
     assert record["custom_metadata"]["lcjax"]["format"] == 2

@@ -39,7 +39,7 @@ def check(outcomes, path):
 
 
 @pytest.mark.parametrize("repeat", range(3))
-def test_threads(tmp_path, repeat):
+def test_concurrent_saves_of_threads(tmp_path, repeat):
     with ThreadPoolExecutor(8) as pool:
         outcomes = list(
             pool.map(
@@ -51,13 +51,13 @@ def test_threads(tmp_path, repeat):
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_threads_that_save_to_paths_of_their_own_do_not_meet(tmp_path):
+def test_concurrent_saves_to_different_paths(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda i: save(tmp_path / str(i), {"a": np.full(3, i)}), range(4)))
     assert [restore(tmp_path / str(i))["a"][0] for i in range(4)] == [0, 1, 2, 3]
 
 
-def test_collapse_and_save_exclude_each_other(tmp_path):
+def test_collapse_checkpoint_excludes_save(tmp_path):
     save(tmp_path / "deep", TREE)
     with atomic.atomic_write(absolute_path(tmp_path / "a")) as place:
         for write in (
@@ -115,12 +115,12 @@ def race(directory, processes, repeats):
 
 
 @pytest.mark.slow
-def test_three_processes(tmp_path):
+def test_concurrent_saves_of_three_processes(tmp_path):
     race(tmp_path, 3, 4)
 
 
 @pytest.mark.slow
-def test_ten_processes_twenty_times(tmp_path):
+def test_concurrent_saves_of_ten_processes(tmp_path):
     race(tmp_path, 10, 20)
 
 
@@ -137,7 +137,7 @@ with atomic_write(absolute_path(sys.argv[1])) as place:
 """
 
 
-def test_a_dead_claim_blocks_nobody_and_a_living_one_does(tmp_path):
+def test_claim_of_dead_process_is_free(tmp_path):
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     command = [sys.executable, "-c", DIES, str(tmp_path / "a")]
     with subprocess.Popen(command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, **pipes) as process:
@@ -151,7 +151,7 @@ def test_a_dead_claim_blocks_nobody_and_a_living_one_does(tmp_path):
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_what_comes_between_is_left_as_it_is(tmp_path):
+def test_save_keeps_path_created_meanwhile(tmp_path):
     with pytest.raises(FileExistsError, match="already exists; expected a new path"):
         with atomic.atomic_write(absolute_path(tmp_path / "a")) as place:
             place.mkdir()
@@ -182,7 +182,7 @@ except FileExistsError as error:
 
 
 @pytest.mark.slow
-def test_one_job_of_two_processes_is_one_writer(tmp_path):
+def test_save_in_job_of_two_processes(tmp_path):
     import socket
 
     with socket.socket() as free:
@@ -198,7 +198,7 @@ def test_one_job_of_two_processes_is_one_writer(tmp_path):
     assert os.listdir(tmp_path) == ["lr=[1,2]"]
 
 
-def test_who_waits_is_refused_at_once(tmp_path):
+def test_second_save_fails_immediately(tmp_path):
     """Not after a barrier of orbax's, which took 300 s."""
     started, end = threading.Event(), threading.Event()
 

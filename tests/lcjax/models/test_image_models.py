@@ -86,7 +86,7 @@ PUBLISHED = [
 @pytest.mark.parametrize(
     ("model", "preset", "parameters"), PUBLISHED, ids=[f"{m.__name__}-{p}" for m, p, _ in PUBLISHED]
 )
-def test_preset_has_the_published_number_of_parameters(model, preset, parameters):
+def test_preset_parameter_count(model, preset, parameters):
     assert _count(_abstract(model.from_preset(preset, num_classes=1000))) == parameters
 
 
@@ -94,12 +94,12 @@ def test_preset_has_the_published_number_of_parameters(model, preset, parameters
     ("preset", "parameters"),
     [("11", 132_868_840), ("13", 133_053_736), ("16", 138_365_992), ("19", 143_678_248)],
 )
-def test_vgg_with_batch_norm_has_the_published_number_of_parameters(preset, parameters):
+def test_vgg_batch_norm_parameter_count(preset, parameters):
     model = VGG.from_preset(preset, num_classes=1000, norm="batch")
     assert _count(_abstract(model)) == parameters
 
 
-def test_small_vgg_has_the_published_size_deep_and_collapsed():
+def test_small_vgg_parameter_count_deep_and_compact():
     model = VGG.from_preset("16-small", num_classes=10, norm="batch", conv_bias=False)
     small = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     deep = jax.eval_shape(model.init, jax.random.key(0), small)
@@ -120,28 +120,28 @@ SAVED = [
 
 
 @pytest.mark.parametrize(("model", "preset", "sites", "saved"), SAVED)
-def test_fusing_saves_the_published_number_of_parameters(model, preset, sites, saved):
+def test_fused_mlp_saved_parameters(model, preset, sites, saved):
     deep = _abstract(model.from_preset(preset, num_classes=1000))
     compact, report = abstract_collapse(deep, sites=sites)
     assert set(report.collapsed) == set(sites)
     assert _count(deep) - _count(compact) == saved
 
 
-def test_mixer_b16_without_its_last_block_has_the_published_size():
+def test_mixer_b16_compact_parameter_count():
     deep = _abstract(MLPMixer.from_preset("B/16", num_classes=1000))
     compact, _ = abstract_collapse(deep, sites=_sites(deep)[-2:])
     assert round(_count(deep) / 1e6, 2) == 59.88
     assert round(_count(compact) / 1e6, 2) == 55.64
 
 
-def test_preset_takes_any_patch_size_and_other_fields():
+def test_preset_with_patch_size_and_fields():
     model = MLPMixer.from_preset("S/4", num_classes=10, depth=2, dropout=0.1)
     assert (model.patch_size, model.width, model.depth, model.dropout) == (4, 512, 2, 0.1)
 
 
 @pytest.mark.parametrize("model", [MLPMixer, ViT])
 @pytest.mark.parametrize("preset", ["XL/16", "B", "B/0", "b/16", ""])
-def test_unknown_preset_lists_the_known(model, preset):
+def test_preset_rejects_unknown_size(model, preset):
     message = f"{model.__name__}: got preset '{preset}', expected one of .*S/16, B/16, L/16"
     with pytest.raises(ValueError, match=message):
         model.from_preset(preset, num_classes=10)
@@ -154,7 +154,7 @@ def _logits(name):
 
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.usefixtures("strict_promotion")
-def test_logits_are_float32_and_depend_on_the_image(name):
+def test_logits_are_float32(name):
     logits = _logits(name)
     assert logits.shape == (2, 5)
     assert logits.dtype == jnp.float32
@@ -169,7 +169,7 @@ def _check_output_is_bfloat16(call, args, kwargs, context):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_bfloat16_computes_with_float32_params(name):
+def test_bfloat16_keeps_float32_params(name):
     half = SMALL[name].clone(dtype=jnp.bfloat16)
     with nn.intercept_methods(_check_output_is_bfloat16):
         jax.eval_shape(half.apply, _variables(name), _images())
@@ -205,7 +205,7 @@ def _order_of_use(model, variables, images):
     ],
     ids=["mlp", "mixer", "vit", "vgg"],
 )
-def test_natural_order_of_paths_is_the_forward_order(model, images):
+def test_natural_order_is_forward_order(model, images):
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     reached = _order_of_use(model, variables, images)
     assert len(reached) > 10
@@ -213,7 +213,7 @@ def test_natural_order_of_paths_is_the_forward_order(model, images):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_collapsed_model_computes_what_the_deep_one_does_at_slope_one(name):
+def test_compact_equals_deep_at_slope_one(name):
     model = SMALL[name]
     straight = jax.tree_util.tree_map_with_path(
         lambda keys, leaf: jnp.ones_like(leaf) if is_slope(keys) else leaf, _variables(name)
@@ -227,7 +227,7 @@ def test_collapsed_model_computes_what_the_deep_one_does_at_slope_one(name):
 
 
 @pytest.mark.parametrize("name", ["mlp", "mixer", "vit", "vgg"])
-def test_dropout_acts_only_when_not_deterministic(name):
+def test_dropout_is_off_when_deterministic(name):
     model = SMALL[name].clone(dropout=0.5)
     train = jax.jit(
         lambda key: model.apply(
@@ -248,7 +248,7 @@ def test_dropout_acts_only_when_not_deterministic(name):
     ],
     ids=["mlp", "vgg"],
 )
-def test_batch_norm_statistics_move_in_training_only(model):
+def test_batch_norm_updates_in_training_only(model):
     variables = _random(model)
     train = jax.jit(partial(model.apply, deterministic=False, mutable=["batch_stats"]))
     _, moved = train(variables, _images())
@@ -256,7 +256,7 @@ def test_batch_norm_statistics_move_in_training_only(model):
     assert all(np.abs(a - b).max() > 0 for a, b in zip(before, after, strict=True))
 
 
-def test_class_token_adds_a_token_and_mean_pooling_does_not():
+def test_vit_pool_number_of_tokens():
     token = _variables("vit")["params"]
     mean = _variables("vit_mean")["params"]
     assert token["positions"].shape == (1, 5, 12)
@@ -265,25 +265,25 @@ def test_class_token_adds_a_token_and_mean_pooling_does_not():
     assert "class_token" not in mean
 
 
-def test_unknown_pooling_is_an_error():
+def test_vit_rejects_unknown_pool():
     with pytest.raises(ValueError, match="ViT: got pool='max', expected 'token' or 'mean'"):
         SMALL["vit"].clone(pool="max").init(jax.random.key(0), _images())
 
 
 @pytest.mark.parametrize("name", ["mixer", "vit"])
-def test_patches_that_do_not_tile_the_image_are_an_error(name):
+def test_patch_embedding_rejects_image_size(name):
     images = jnp.zeros((1, 8, 10, 3))
     with pytest.raises(ValueError, match="got 8x10 pixels, expected multiples of patch_size=4"):
         SMALL[name].init(jax.random.key(0), images)
 
 
 @pytest.mark.parametrize("name", ["mixer", "vit"])
-def test_images_without_channels_are_an_error(name):
+def test_patch_embedding_rejects_images_without_channels(name):
     with pytest.raises(ValueError, match=r"shape \(2, 8, 8\), expected \(batch, height, width, ch"):
         SMALL[name].init(jax.random.key(0), jnp.zeros((2, 8, 8)))
 
 
-def test_masked_tokens_are_not_looked_at():
+def test_attention_mask_hides_tokens():
     block = TransformerBlock(num_heads=2, mlp_hidden=16, activation=nn.gelu)
     tokens = np.random.default_rng(1).standard_normal((1, 4, 8), np.float32)
     variables = jax.jit(block.init)(jax.random.key(0), tokens)
@@ -296,7 +296,7 @@ def test_masked_tokens_are_not_looked_at():
 
 @pytest.mark.parametrize("edge", [1, 3, 5, 7])
 @pytest.mark.usefixtures("strict_promotion")
-def test_cells_of_a_grid_cover_the_image_evenly(edge):
+def test_adaptive_avg_pool_covers_image(edge):
     ramp = np.broadcast_to(np.arange(5.0, dtype=np.float32)[:, None, None], (1, 5, 4, 2))
     means = np.asarray(adaptive_avg_pool(jnp.asarray(ramp), edge))
     assert means.shape == (1, edge, edge, 2)
@@ -310,23 +310,23 @@ def test_cells_of_a_grid_cover_the_image_evenly(edge):
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 3, 8, 3)])
-def test_images_that_vgg_cannot_halve_are_an_error(shape):
+def test_vgg_rejects_small_images(shape):
     with pytest.raises(ValueError, match=r"expected \(batch, height, .* at least 4x4 pixels"):
         SMALL["vgg"].init(jax.random.key(0), jnp.zeros(shape))
 
 
-def test_unknown_norm_is_an_error():
+def test_vgg_rejects_unknown_norm():
     with pytest.raises(ValueError, match="VGG: got norm='layer', expected None or 'batch'"):
         SMALL["vgg"].clone(norm="layer").init(jax.random.key(0), _images())
 
 
-def test_unknown_depth_lists_the_known():
+def test_vgg_rejects_unknown_preset():
     with pytest.raises(ValueError, match="VGG: got preset 'VGG16', expected one of 11, 13, 16, 19"):
         VGG.from_preset("VGG16", num_classes=10)
 
 
 @pytest.mark.parametrize("name", ["mixer", "vit"])
-def test_without_a_head_comes_what_the_head_would_read(name):
+def test_model_without_head_returns_features(name):
     bare = SMALL[name].clone(num_classes=None)
     variables = _variables(name)
     trunk = {k: v for k, v in variables["params"].items() if k != "head"}
@@ -338,7 +338,7 @@ def test_without_a_head_comes_what_the_head_would_read(name):
 
 
 @pytest.mark.usefixtures("strict_promotion")
-def test_attention_is_flaxs_with_the_same_params():
+def test_attention_equals_flax():
     x = np.random.default_rng(2).standard_normal((2, 5, 12)).astype(np.float32)
     theirs = nn.MultiHeadDotProductAttention(3)
     variables = jax.jit(theirs.init)(jax.random.key(0), x)

@@ -63,7 +63,7 @@ def _run(model, **how):
         (GPT2.from_preset("XL"), 1_557_611_200),
     ],
 )
-def test_preset_has_the_published_number_of_parameters(model, parameters):
+def test_preset_parameter_count(model, parameters):
     assert _count(_abstract(model)) == parameters
 
 
@@ -77,7 +77,7 @@ def test_preset_has_the_published_number_of_parameters(model, parameters):
         (GPT2.from_preset("medium"), 2, 354_823_168 - 2 * 7_344_128),
     ],
 )
-def test_collapse_of_the_last_mlps_has_the_published_size(model, collapsed, parameters):
+def test_compact_parameter_count(model, collapsed, parameters):
     deep = _abstract(model)
     last = [f"block_{model.depth - 1 - i}/mlp/act_0" for i in range(collapsed)]
     compact, report = abstract_collapse(deep, sites=last)
@@ -86,7 +86,7 @@ def test_collapse_of_the_last_mlps_has_the_published_size(model, collapsed, para
 
 
 @pytest.mark.parametrize(("model", "known"), [(BERT, "base, large, Mini"), (GPT2, "124M, medium,")])
-def test_unknown_preset_lists_the_known(model, known):
+def test_preset_rejects_unknown_size(model, known):
     classes = {"num_classes": 2} if model is BERT else {}
     with pytest.raises(ValueError, match=f"got preset 'huge', expected one of {known}"):
         model.from_preset("huge", **classes)
@@ -94,7 +94,7 @@ def test_unknown_preset_lists_the_known(model, known):
 
 @pytest.mark.parametrize("pool", ["pooler", None])
 @pytest.mark.usefixtures("strict_promotion")
-def test_bert_does_not_look_at_padding(pool):
+def test_bert_ignores_padding(pool):
     model = BERT(3, mlp_hidden=24, pool=pool, **SMALL)
     variables = _variables(model)
     other = np.where(MASK, TOKENS, (TOKENS + 7) % 30)
@@ -117,7 +117,7 @@ def test_bert_reads_token_types_and_positions():
     assert np.abs(run(variables, TOKENS[:, ::-1].copy()) - plain).max() > 1e-3
 
 
-def test_pools_read_the_first_token_or_the_mean_of_those_that_are_no_padding():
+def test_bert_pool_first_token_or_masked_mean():
     whole = BERT(None, mlp_hidden=24, pool=None, **SMALL)
     variables = _variables(whole)
     tokens = np.asarray(_run(whole)(variables, TOKENS, MASK))
@@ -129,7 +129,7 @@ def test_pools_read_the_first_token_or_the_mean_of_those_that_are_no_padding():
 
 
 @pytest.mark.parametrize("model", [TINY_BERT, TINY_GPT2], ids=["bert", "gpt2"])
-def test_a_token_that_is_not_in_the_vocabulary_gives_nan(model):
+def test_unknown_token_gives_nan(model):
     tokens = TOKENS.copy()
     tokens[1, 2] = 30
     out = np.asarray(_run(model)(_variables(model), tokens)).reshape(3, -1)
@@ -138,23 +138,23 @@ def test_a_token_that_is_not_in_the_vocabulary_gives_nan(model):
 
 @pytest.mark.parametrize("model", [TINY_BERT, TINY_GPT2], ids=["bert", "gpt2"])
 @pytest.mark.parametrize("shape", [(2, 9), (4,), (1, 2, 3)])
-def test_texts_too_long_or_of_other_axes_are_an_error(model, shape):
+def test_model_rejects_long_texts_and_other_axes(model, shape):
     with pytest.raises(ValueError, match=r"truncate them|expected \(batch, tokens\)"):
         model.init(jax.random.key(0), jnp.zeros(shape, int))
 
 
-def test_unknown_pooling_is_an_error():
+def test_bert_rejects_unknown_pool():
     with pytest.raises(ValueError, match="BERT: got pool='max', expected one of"):
         jax.eval_shape(TINY_BERT.clone(pool="max").init, jax.random.key(0), ONE)
 
 
-def test_heads_that_do_not_divide_the_width_are_an_error():
+def test_attention_rejects_number_of_heads():
     with pytest.raises(ValueError, match="block_0/attention: got 5 heads for tokens of width 12"):
         jax.eval_shape(TINY_BERT.clone(num_heads=5).init, jax.random.key(0), ONE)
 
 
 @pytest.mark.parametrize("model", [TINY_BERT, TINY_GPT2], ids=["bert", "gpt2"])
-def test_collapsed_model_computes_what_the_deep_one_does_at_slope_one(model):
+def test_compact_equals_deep_at_slope_one(model):
     straight = jax.tree_util.tree_map_with_path(
         lambda keys, leaf: jnp.ones_like(leaf) if is_slope(keys) else leaf, _variables(model)
     )
@@ -168,7 +168,7 @@ def test_collapsed_model_computes_what_the_deep_one_does_at_slope_one(model):
     assert np.abs(deep - bent).max() > 1e-2, "slopes do not matter: nothing is proven"
 
 
-def test_dropout_of_bert_stands_outside_its_mlps():
+def test_bert_dropout_is_outside_mlps():
     model = TINY_BERT.clone(dropout=0.5)
 
     def train(key):
@@ -196,7 +196,7 @@ def _whole(masked=True):
 
 
 @pytest.mark.usefixtures("strict_promotion")
-def test_gpt2_looks_back_only():
+def test_gpt2_is_causal():
     changed = TOKENS.copy()
     changed[:, 4:] = (changed[:, 4:] + 7) % 30
     before, after = _whole(masked=False), _run(TINY_GPT2)(_variables(TINY_GPT2), changed)
@@ -204,7 +204,7 @@ def test_gpt2_looks_back_only():
     assert np.abs(before[:, 4:] - after[:, 4:]).max() > 1e-2
 
 
-def test_gpt2_padding_moves_no_logits():
+def test_gpt2_ignores_padding():
     real = MASK[1:]
     alone = _run(TINY_GPT2)(_variables(TINY_GPT2), TOKENS[1:][real].reshape(2, 4))
     padded = _whole()[1:][real].reshape(2, 4, -1)
@@ -213,7 +213,7 @@ def test_gpt2_padding_moves_no_logits():
 
 @pytest.mark.parametrize("cuts", [(4, 1, 1), (1,) * 6], ids=str)
 @pytest.mark.usefixtures("strict_promotion")
-def test_cached_and_uncached_logits_agree(cuts):
+def test_cached_logits_equal_uncached(cuts):
     step, variables = _run(TINY_GPT2, mutable="cache"), _variables(TINY_GPT2)
     held, logits, start = {"cache": TINY_GPT2.init_cache(3, 7)}, [], 0
     for cut in cuts:
@@ -227,13 +227,13 @@ def test_cached_and_uncached_logits_agree(cuts):
     assert shapes(held["cache"]) == shapes(TINY_GPT2.init_cache(3, 7))
 
 
-def test_prefill_gives_the_logits_after_each_last_token():
+def test_prefill_last_only_logits():
     step, variables = _run(TINY_GPT2, mutable="cache", last_only=True), _variables(TINY_GPT2)
     logits, _ = step(variables | {"cache": TINY_GPT2.init_cache(3)}, TOKENS, MASK)
     np.testing.assert_allclose(logits, _whole()[[0, 1, 2], [5, 3, 5]], rtol=1e-4, atol=1e-4)
 
 
-def test_text_goes_on_after_padding_behind_it():
+def test_cache_continues_text_after_right_padding():
     """The second text, with padding inside its cache, and the same with none."""
     step, variables = _run(TINY_GPT2, mutable="cache", last_only=True), _variables(TINY_GPT2)
     following = np.full((3, 1), 9)
@@ -244,7 +244,7 @@ def test_text_goes_on_after_padding_behind_it():
     np.testing.assert_allclose(logits[1], whole, rtol=1e-4, atol=1e-4)
 
 
-def test_cache_that_is_too_short_gives_nan_and_no_wrong_words():
+def test_cache_overflow_gives_nan():
     step, variables = _run(TINY_GPT2, mutable="cache"), _variables(TINY_GPT2)
     one, four = (np.ones((3, n), bool) for n in (1, 4))
     _, held = step(variables | {"cache": TINY_GPT2.init_cache(3, 7)}, TOKENS[:, :4], four)
@@ -257,7 +257,7 @@ def test_cache_that_is_too_short_gives_nan_and_no_wrong_words():
         step(variables | {"cache": TINY_GPT2.init_cache(3, 5)}, TOKENS)
 
 
-def test_cache_serves_a_collapsed_model():
+def test_cache_with_compact_model():
     straight = jax.tree_util.tree_map_with_path(
         lambda keys, leaf: jnp.ones_like(leaf) if is_slope(keys) else leaf, _variables(TINY_GPT2)
     )
@@ -269,7 +269,7 @@ def test_cache_serves_a_collapsed_model():
     np.testing.assert_allclose(logits, whole, rtol=1e-3, atol=1e-3)
 
 
-def test_bfloat16_computes_and_caches_with_float32_params():
+def test_bfloat16_cache_keeps_float32_params():
     half = TINY_GPT2.clone(dtype=jnp.bfloat16)
     cache = half.init_cache(3)
     assert cache["block_0"]["attention"]["key"].dtype == jnp.bfloat16

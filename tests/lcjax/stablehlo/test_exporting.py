@@ -39,7 +39,7 @@ def close(got, want):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
-def test_it_runs_for_any_batch_and_under_jit(exported, chain):
+def test_exported_model_runs_any_batch_and_under_jit(exported, chain):
     model, variables = chain
     loaded = load_exported(exported)
     assert loaded.platforms == ("cpu", "cuda", "tpu")
@@ -49,7 +49,7 @@ def test_it_runs_for_any_batch_and_under_jit(exported, chain):
     close(jax.jit(lambda x: 2 * loaded(x))(X), 2 * model.apply(variables, X))
 
 
-def test_what_is_written_is_whole_and_nothing_else(exported):
+def test_export_writes_only_its_files(exported):
     embedded = json.loads((exported / "export.json").read_text())["weights"] == "embedded"
     files = {"program.jax", "export.json"} | (set() if embedded else {"weights"})
     assert set(os.listdir(exported)) == files
@@ -79,7 +79,7 @@ assert not [name for name in sys.modules if name.startswith(unneeded)]
     ],
     ids=["jax alone", "external weights"],
 )
-def test_a_fresh_process_runs_the_compact_form(chain, tmp_path, weights, script, file):
+def test_exported_program_in_fresh_process(chain, tmp_path, weights, script, file):
     model, variables = chain
     compact, report = collapse(variables)
     assert len(report.collapsed) == 2
@@ -106,7 +106,7 @@ MODELS = {
 @pytest.mark.parametrize(
     "name", ["gpt2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vit", "vgg"))]
 )
-def test_models_are_exported_for_any_batch(name, tmp_path):
+def test_export_models_for_any_batch(name, tmp_path):
     model, like = MODELS[name]
     shapes = jax.eval_shape(model.init, jax.random.key(0), like)
     variables = jax.tree.map(lambda leaf: RNG.normal(size=leaf.shape).astype(leaf.dtype), shapes)
@@ -116,7 +116,7 @@ def test_models_are_exported_for_any_batch(name, tmp_path):
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
 
 
-def test_other_trees_and_several_inputs(tmp_path):
+def test_export_nested_trees_and_several_inputs(tmp_path):
     variables = (np.float32(2), {"w": jnp.ones((3, 4), jnp.bfloat16)})
 
     def apply(variables, x, more):
@@ -136,12 +136,12 @@ def test_other_trees_and_several_inputs(tmp_path):
 @pytest.mark.parametrize(
     "x", [np.ones((2, 5), np.float32), X.astype(np.int32), X[0], X[:0], np.float32(1)]
 )
-def test_wrong_inputs(exported, x):
+def test_exported_model_rejects_wrong_inputs(exported, x):
     with pytest.raises(ValueError, match=r"deep, input 0: got \(.*expected \(batch, 6\) float32"):
         load_exported(exported)(x)
 
 
-def test_a_platform_it_was_not_exported_for(chain, tmp_path):
+def test_exported_model_rejects_other_platform(chain, tmp_path):
     model, variables = chain
     export(model.apply, variables, [X], tmp_path / "tpu", platforms=("tpu",))
     with pytest.raises(ValueError, match="tpu: got inputs on cpu, expected one of tpu. Add "):
@@ -168,7 +168,7 @@ def test_a_platform_it_was_not_exported_for(chain, tmp_path):
         (dict(apply_fn=lambda v, x: x if x.shape[0] > 4 else -x), "batch size: .*inconclusive"),
     ],
 )
-def test_what_cannot_be_exported(chain, tmp_path, change, message):
+def test_export_rejects_arguments(chain, tmp_path, change, message):
     model, variables = chain
     call = dict(apply_fn=model.apply, variables=variables, inputs=[X]) | change
     with pytest.raises(ValueError, match=message):
@@ -176,7 +176,7 @@ def test_what_cannot_be_exported(chain, tmp_path, change, message):
     assert not any(tmp_path.iterdir())
 
 
-def test_too_many_weights_to_be_inside(chain, tmp_path, monkeypatch):
+def test_export_rejects_too_large_embedded_weights(chain, tmp_path, monkeypatch):
     model, variables = chain
     monkeypatch.setattr(exporting, "_MAX_EMBEDDED", 100)
     with pytest.raises(ValueError, match="weights, expected at most 100 to embed; export with"):
@@ -184,7 +184,7 @@ def test_too_many_weights_to_be_inside(chain, tmp_path, monkeypatch):
     assert not any(tmp_path.iterdir())
 
 
-def test_nothing_is_overwritten_and_nothing_stays_half_written(chain, tmp_path, monkeypatch):
+def test_export_is_atomic_and_never_overwrites(chain, tmp_path, monkeypatch):
     model, variables = chain
     (tmp_path / "there").mkdir()
     with pytest.raises(FileExistsError, match="there already exists; expected a new path"):
@@ -200,7 +200,7 @@ def test_nothing_is_overwritten_and_nothing_stays_half_written(chain, tmp_path, 
     assert os.listdir(tmp_path) == ["there"]
 
 
-def test_what_cannot_be_loaded(exported, tmp_path):
+def test_load_exported_rejects_damage(exported, tmp_path):
     with pytest.raises(FileNotFoundError, match="absent: no such exported model"):
         load_exported(tmp_path / "absent")
     with pytest.raises(CheckpointError, match="not an exported model: expected program.jax and"):
@@ -232,7 +232,7 @@ def test_load_exported_reads_format_1(weights, name, chain, tmp_path):
         load_exported(tmp_path / "a")
 
 
-def test_without_flatbuffers_it_says_what_to_install(chain, tmp_path, monkeypatch):
+def test_export_without_flatbuffers_names_the_extra(chain, tmp_path, monkeypatch):
     model, variables = chain
     monkeypatch.setitem(sys.modules, "flatbuffers", None)
     with pytest.raises(ImportError, match=r"pip install 'lcjax\[export\]'"):

@@ -67,13 +67,13 @@ def _with_call(target):
 @pytest.mark.parametrize(
     "target", ["xla_ffi_python_cpu_callback", "xla_python_cpu_callback", "system", "\x1b[31m"]
 )
-def test_a_program_that_calls_other_code_is_refused(target, exported, tmp_path):
+def test_load_exported_rejects_custom_calls(target, exported, tmp_path):
     path = _copy(exported, tmp_path, _with_call(target))
     refused(path, "got custom calls of ")
     assert lcjax.load_exported(path, custom_calls=[target]).inputs  # and is not run
 
 
-def test_calls_inside_functions_and_loops_are_seen(exported, tmp_path):
+def test_unknown_calls_in_functions_and_loops(exported, tmp_path):
     call = jax.ffi.ffi_call("hidden", jax.ShapeDtypeStruct((2,), jnp.float32))
     inner = jax.jit(lambda x: jax.lax.scan(lambda c, x: (c, call(x)), 0, x)[1])
     checks = [jax.export.DisabledSafetyCheck.custom_call("hidden")]
@@ -82,7 +82,7 @@ def test_calls_inside_functions_and_loops_are_seen(exported, tmp_path):
     refused(_copy(exported, tmp_path, program.serialize()), "hidden")
 
 
-def test_linear_algebra_is_known(tmp_path):
+def test_unknown_calls_accepts_linear_algebra(tmp_path):
     def run(v, x):
         q, r = jnp.linalg.qr(v)
         return x @ (jnp.linalg.eigh(v)[1] + q @ r + jnp.linalg.cholesky(v + 3 * jnp.eye(2)))
@@ -92,14 +92,14 @@ def test_linear_algebra_is_known(tmp_path):
 
 
 @pytest.mark.parametrize("name", [*NO_JSON, *NO_OBJECT])
-def test_an_export_json_that_is_none(name, exported, tmp_path):
+def test_load_exported_rejects_invalid_json(name, exported, tmp_path):
     path = _copy(exported, tmp_path)
     (path / "export.json").write_bytes((NO_JSON | NO_OBJECT)[name])
     refused(path, "is damaged: export.json")
 
 
 @pytest.mark.parametrize("wrong", [*WRONG.values(), ...], ids=[*WRONG, "missing"])
-def test_fields_of_export_json(wrong, exported, tmp_path):
+def test_load_exported_rejects_fields(wrong, exported, tmp_path):
     path = _copy(exported, tmp_path)
     about = json.loads((path / "export.json").read_text())
     for key in about:
@@ -111,20 +111,20 @@ def test_fields_of_export_json(wrong, exported, tmp_path):
 
 @pytest.mark.parametrize("make", [sparse, pipe, os.mkdir])
 @pytest.mark.parametrize("file", ["export.json", "program.jax"])
-def test_parts_that_are_no_files(file, make, exported, tmp_path):
+def test_load_exported_rejects_special_files(file, make, exported, tmp_path):
     path = _copy(exported, tmp_path)
     (path / file).unlink()
     make(path / file)
     refused(path)
 
 
-def test_programs_that_are_none_though_the_checksum_is_right(exported, tmp_path):
+def test_load_exported_rejects_invalid_programs(exported, tmp_path):
     whole = (exported / "program.jax").read_bytes()
     for program in (b"", bytes(100), whole[:-100], whole[:50], b"\xff" * 1000):
         refused(_copy(exported, tmp_path, program), "this JAX cannot read program.jax")
 
 
-def test_a_program_of_other_arguments(exported, tmp_path):
+def test_load_exported_rejects_other_arguments(exported, tmp_path):
     program = jax.export.export(jax.jit(lambda: 1.0), platforms=["cpu"])().serialize()
     path = _copy(exported, tmp_path, program)
     try:
@@ -133,14 +133,14 @@ def test_a_program_of_other_arguments(exported, tmp_path):
         safe(error)
 
 
-def test_trees_of_numbers_are_exported(tmp_path):
+def test_export_trees_of_numbers(tmp_path):
     export(lambda v, x: x * v["a"] + v["b"], {"a": 2.0, "b": np.float64(1)}, [X], tmp_path / "m")
     np.testing.assert_array_equal(lcjax.load_exported(tmp_path / "m")(X), 2 * X + 1)
     model = repr(lcjax.load_exported(tmp_path / "m"))
     assert "/m'" in model and "(batch, 2) float32" in model
 
 
-def test_keys_are_named(tmp_path):
+def test_export_rejects_typed_keys(tmp_path):
     keys = jax.random.split(jax.random.key(0), 1)
     with pytest.raises(TypeError, match=r"inputs 0: got key<fry>, a typed key; expected"):
         export(lambda v, k: v, WEIGHTS, [keys], tmp_path / "a")
@@ -150,7 +150,7 @@ def test_keys_are_named(tmp_path):
         export(lambda v, x: x, {"k": "text"}, [X], tmp_path / "a")
 
 
-def test_a_model_of_64_bits_says_what_to_set(tmp_path):
+def test_exported_64_bit_model_names_the_flag(tmp_path):
     with jax.enable_x64(True):
         export(lambda v, x: x * 2, {}, [jnp.ones((1, 2))], tmp_path / "m")
     model = lcjax.load_exported(tmp_path / "m")
@@ -183,7 +183,7 @@ else:
 """
 
 
-def test_an_export_under_a_mesh_runs_on_one_device(tmp_path):
+def test_export_under_mesh_is_for_one_device(tmp_path):
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     done = subprocess.run([sys.executable, "-c", MESH, str(tmp_path)], env=environment,
                           capture_output=True, text=True, check=False)  # fmt: skip
