@@ -114,7 +114,7 @@ def update_site_selection(tx: optax.GradientTransformation, opt_state: Any, para
       >>> import jax.numpy as jnp, lcjax, optax
       >>> params = {f"act_{i}": {"slope": jnp.zeros(())} for i in range(2)}
       >>> one = optax.constant_schedule(1.0)
-      >>> first, second = (lcjax.anneal_slopes(one, last=n) for n in (1, 2))
+      >>> first, second = (lcjax.anneal_slopes(one, sites=name) for name in ("act_1", "act_0"))
       >>> state = update_site_selection(second, first.init(params), params)
       >>> bool(state.selected["act_0"]["slope"])
       True

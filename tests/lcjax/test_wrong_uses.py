@@ -447,7 +447,7 @@ ERRORS = [
         96,
         lambda w: lcjax.collapse_sequential(w.apply, w.V, [w.x], w.metric),
         TypeError,
-        r"sites is the function <lambda>; expected.*A metric comes third: \(apply_fn, variables, met",
+        r"sites is the function <lambda>; expected.*A metric comes third: \(apply_fn, variab",
     ),
     Use(
         97,

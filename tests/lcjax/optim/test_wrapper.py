@@ -176,9 +176,19 @@ def test_decay_never_touches_slopes():
 
 
 def test_multi_steps_around_and_inside_moves_slopes_when_it_moves_weights():
-    around = optax.MultiSteps(with_linearity_penalty(optax.sgd(0.1), strength=STRENGTH), 4)
-    inside = with_linearity_penalty(optax.MultiSteps(optax.sgd(0.1), 4), strength=STRENGTH)
-    for tx in (around, inside):
+    clip, plain = optax.clip(1.0), with_linearity_penalty(optax.sgd(0.1), strength=STRENGTH)
+    around = optax.MultiSteps(plain, 4)
+    steps = optax.MultiSteps(optax.sgd(0.1), 4)
+    chained = optax.chain(clip, steps.gradient_transformation())
+    deeper = optax.masked(optax.chain(optax.chain(clip, chained), clip), True)
+    for tx in (
+        around,
+        optax.chain(clip, around.gradient_transformation()),
+        optax.MultiSteps(optax.chain(clip, plain), 4),
+        with_linearity_penalty(steps, strength=STRENGTH),
+        with_linearity_penalty(chained, strength=STRENGTH),
+        with_linearity_penalty(deeper, strength=STRENGTH),
+    ):
         params = params_of(0.0)
         held, _ = train(tx, params, (0.01,), 3)
         np.testing.assert_array_equal(held["act_0"]["slope"], 0.0)
