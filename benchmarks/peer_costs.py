@@ -25,7 +25,7 @@ from benchmarks.interleave import interleaved, ratio
 from benchmarks.networks import NETWORKS
 from benchmarks.record import RESULTS, Table, publish
 from lcjax.models import Bert, MLPMixer, ViT
-from lcjax.tree.slopes import selected
+from lcjax.tree.slopes import select_sites
 from train.runs.command import FLAGS
 from train.runs.comparison import count_parameters
 from train.runs.latency import compile_forward, flops
@@ -69,7 +69,7 @@ class Subject:
     def forms(self) -> dict[str, Any]:
         """Returns the variables of each form; one chain is not removed, as nothing goes past it."""
         deep = jax.jit(self.module.init)(jax.random.key(0), self.inputs)
-        sites = tuple(selected(deep["params"], self.count, self.where, None))
+        sites = tuple(select_sites(deep["params"], last=self.count, where=self.where))
         alone = len({site.rpartition("/")[0] for site in lcjax.find_sites(deep).paths}) == 1
         forms = {name: form for name, form in FORMS.items() if not (alone and "removed" in name)}
         return {name: form(deep, sites) for name, form in forms.items()}

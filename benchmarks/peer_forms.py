@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks import low_rank, peers, pruned
 from lcjax import CollapsibleMLP
-from lcjax.nn.activations import bend
+from lcjax.nn.activations import interpolate
 from lcjax.structure.chains import find_chains, join
 
 
@@ -77,7 +77,7 @@ def _run_held(run: Any, args: Any, kwargs: Any, context: nn.module.InterceptorCo
         if f"dense_{i}" in held:
             x = _dense(held[f"dense_{i}"], x)
         if f"act_{i}" in held:
-            x = bend(module.activation, x, held[f"act_{i}"]["slope"])
+            x = interpolate(module.activation, x, held[f"act_{i}"]["slope"])
     return x
 
 

@@ -15,7 +15,7 @@ if __name__ == "__main__":  # before the slow imports
 import sys
 from pathlib import Path
 
-from lcjax.validation.printable import printable
+from lcjax._messages import printable
 from train.protocols import PROTOCOLS
 from train.runs import command
 from train.runs.flags import configure_warnings, parse

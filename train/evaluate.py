@@ -17,7 +17,7 @@ from typing import Any
 
 import tyro
 
-from lcjax.validation.printable import printable
+from lcjax._messages import printable
 from train.runs.evaluation import evaluate_checkpoint
 
 

@@ -19,7 +19,7 @@ import torch  # pyright: ignore[reportMissingImports]
 import lcjax
 from benchmarks.torch_reference.networks import state_of
 from benchmarks.torch_reference.training import Training, arrays
-from lcjax.tree.slopes import selected
+from lcjax.tree.slopes import select_sites
 from train.engine.loop import SLOPE, TrainState, make_dispatch
 from train.runs.command import Job, prepare
 from train.tasks.base import keys
@@ -65,7 +65,7 @@ def ready(config: ImageConfig) -> Job:
 def chosen_sites(job: Job) -> list[str]:
     """Returns the paths of the sites whose slopes move, in forward order."""
     penalty = job.task.config.penalty
-    return selected(job.state.params, penalty.last, penalty.where, None)
+    return select_sites(job.state.params, last=penalty.last, where=penalty.where)
 
 
 def torch_training(job: Job, **how: Any) -> Training:

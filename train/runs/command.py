@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 import lcjax
-from lcjax.validation.printable import printable_lines
+from lcjax._messages import printable_lines
 from train.config.base import Config, as_json
 from train.validation import ConfigError
 from train.config.check import check

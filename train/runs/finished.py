@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 import lcjax
 from lcjax.tree.paths import in_params, leaf_path
-from lcjax.validation.printable import printable
+from lcjax._messages import printable
 from train.data.spec import check_data_spec
 from train.engine.run_directory import SUMMARY, read_json
 from train.tasks.base import Task, keys

@@ -4,7 +4,7 @@ import codecs
 from pathlib import Path
 
 from lcjax.validation.json_files import read_bounded
-from lcjax.validation.printable import printable
+from lcjax._messages import printable
 from train.data.dataset import DataError
 
 _LARGEST = 2**32  # bytes

@@ -11,7 +11,7 @@ import numpy as np
 
 from lcjax._optional import import_optional
 from lcjax.validation.json_files import parse_json
-from lcjax.validation.printable import printable
+from lcjax._messages import printable
 from train.data.dataset import DataError
 from train.data.text.files import read_text
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lcjax.validation.printable import printable
+from lcjax._messages import printable
 from train.data.dataset import DataError, Part
 from train.data.images.decode_cache import decoded
 from train.data.images.splits import ImageSet, Split, StreamedSplit
