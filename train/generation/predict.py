@@ -39,7 +39,7 @@ def predict(
     classifier, metadata = classifier_of(checkpoint, needs=("lengths", "tokenizer"))
     if metadata["kind"] != "text":
         raise ConfigError(
-            f"{checkpoint} is of a {metadata['kind']} run; expected a checkpoint of `python -m "
+            f"{checkpoint} is from a run of kind {metadata['kind']}; expected a checkpoint of `python -m "
             "train.sentiment`."
         )
     spec = metadata["data"]

@@ -69,7 +69,7 @@ class Classifier(abc.ABC):
             return {"loss": (losses * counts).sum(), "accuracy": right.sum(), "count": counts.sum()}
 
         def evaluate(variables: Any, split: Any) -> dict[str, float]:
-            variables = place(variables, variables)
+            variables = place(variables)
             parts = [totals(variables, *batch) for batch in self.batches(split, batch_size)]
             sums = jax.tree.map(lambda *values: float(sum(values)), *jax.device_get(parts))
             return self.scores(*(sums[name] / sums["count"] for name in ("accuracy", "loss")))
