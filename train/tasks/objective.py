@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lcjax.calibration.statistics import Mask
 from train.runtime.sharding import place, shard_batch
 from train.tasks.metric import ACCURACY, Metric
 
@@ -26,7 +25,7 @@ class Classifier(abc.ABC):
     """
 
     metric: ClassVar[Metric] = ACCURACY
-    mask: ClassVar[Mask | None] = None
+    mask: ClassVar[Callable[[Any], Any] | None] = None
     module: nn.Module
 
     @classmethod
