@@ -65,7 +65,11 @@ class Classifier(abc.ABC):
             logits, counts = self.logits(variables, inputs), labels >= 0
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
             right = logits.argmax(-1) == labels
-            return {"loss": (losses * counts).sum(), "accuracy": right.sum(), "count": counts.sum()}
+            return {
+                "loss": jnp.where(counts, losses, 0).sum(),
+                "accuracy": right.sum(),
+                "count": counts.sum(),
+            }
 
         def evaluate(variables: Any, split: Any) -> dict[str, float]:
             variables = place(variables)
