@@ -8,14 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from lcjax.io.file_paths import absolute_path, orbax_context
 from orbax.checkpoint import v1 as ocp
 
 import lcjax
+from lcjax.errors import DamagedError
 from lcjax.io.containers import as_stored, containers
 from lcjax.io.leaves import flatten
-from lcjax.io.locations import absolute, orbax_context
-from lcjax.io.manifest import ARRAYS, check_names, entry, own_manifest, read_record, seal
-from lcjax.io.schema import DamagedError
+from lcjax.io.manifest import (
+    ARRAYS,
+    check_names,
+    lcjax_manifest,
+    leaf_record,
+    make_manifest,
+    read_record,
+)
 
 _SCORE = "merit"  # name of the metric in checkpoints
 
@@ -40,7 +47,7 @@ class Snapshots:
             n=1,
             keep_checkpoints_without_metrics=False,
         )
-        place = absolute(directory / "checkpoints")
+        place = absolute_path(directory / "checkpoints")
         self._orbax = ocp.training.Checkpointer(
             place,
             context=orbax_context(place),
@@ -66,7 +73,9 @@ class Snapshots:
             checkpointable_name=ARRAYS,
             force=True,
             metrics=None if score is None else {_SCORE: score},
-            custom_metadata=seal([entry(*one) for one in leaves.items()], kinds, None),
+            custom_metadata=make_manifest(
+                [leaf_record(*one) for one in leaves.items()], kinds, None
+            ),
         )
 
     @property
@@ -86,9 +95,9 @@ class Snapshots:
         latest = self._orbax.latest
         if latest is None:
             return None
-        abstract, place = jax.tree.map(_abstract, like), absolute(latest.path)
+        abstract, place = jax.tree.map(_abstract, like), absolute_path(latest.path)
         try:
-            if own_manifest(place, read_record(place)) is None:  # written by an early lcjax
+            if lcjax_manifest(place, read_record(place)) is None:  # written by an early lcjax
                 return self._orbax.load(latest, abstract)
             return lcjax.restore(place, like=abstract)
         except DamagedError as error:

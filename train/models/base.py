@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
+from lcjax.models.activations import ACTIVATIONS as PRETRAINED_ACTIVATIONS
 
-from lcjax.models.named_activations import ACTIVATIONS as PRETRAINED_ACTIVATIONS
 from train.validation import require
 
 ACTIVATIONS = {name: PRETRAINED_ACTIVATIONS[name] for name in ("relu", "gelu", "silu", "tanh")}

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from tyro.conf import Suppress
 
-from lcjax.interop import find_source, model_from
+from lcjax.interop import model_from_config, resolve_source
 from train.models.base import ACTIVATIONS, ModelConfig
 from train.validation import ConfigError
 
@@ -35,7 +35,7 @@ class FromWeights(ModelConfig):
           FileNotFoundError: if there is no such folder, package or repository.
         """
         try:
-            return find_source(self.pretrained)
+            return resolve_source(self.pretrained)
         except FileNotFoundError as error:
             if self.pretrained != MINILM:
                 raise
@@ -59,7 +59,7 @@ class FromWeights(ModelConfig):
         if self.activation is not None:
             fields["activation"] = ACTIVATIONS[self.activation]
         dtype = jnp.dtype(self.dtype)
-        module = model_from(self.folder(), dropout=self.dropout, dtype=dtype)
+        module = model_from_config(self.folder(), dropout=self.dropout, dtype=dtype)
         if not isinstance(module, kind):
             raise ConfigError(
                 f"--pretrained is {self.pretrained}, a {type(module).__name__}; expected a "

@@ -6,15 +6,13 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from lcjax.models.activations import ACTIVATIONS as PRETRAINED_ACTIVATIONS
 
-from lcjax.models import GPT2, Bert
-from lcjax.models.named_activations import ACTIVATIONS as PRETRAINED_ACTIVATIONS
+from lcjax.models import BERT, GPT2
 from train.models.base import ACTIVATIONS
 
-_MODULES = {  # by the names of this and earlier versions
-    "Bert": Bert,
-    "GPT2": GPT2,
-}
+# "Bert" and "gated" are names of earlier versions.
+_MODULES = {"BERT": BERT, "Bert": BERT, "GPT2": GPT2}
 _FUNCTIONS = {**ACTIVATIONS, **PRETRAINED_ACTIVATIONS}
 
 
@@ -47,7 +45,7 @@ def module_from_json(fields: Mapping[str, Any], **replaced: Any) -> Any:
       ValueError: if a number is out of range.
       KeyError, TypeError: if the fields are not those of a module.
     """
-    left = dict(fields)
+    left = {"glu" if name == "gated" else name: value for name, value in fields.items()}
     for name, value in {**left, **replaced}.items():
         most = 2**10 if name == "depth" else 2**24
         if isinstance(value, int | float) and not 0 <= value <= most:

@@ -10,12 +10,12 @@ import pytest
 
 from lcjax import find_sites
 from tests.helpers.runs import configured
-from train.tasks.image.model import model_from_json
 from train.config.base import as_json
 from train.config.check import check
 from train.config.protocol import PROTOCOL_CONFIGS, FitHealConfig, flag_names
-from train.validation import ConfigError
+from train.tasks.image.model import model_from_json
 from train.tasks.image.presets import PRESETS
+from train.validation import ConfigError
 
 AT_LEAST_1 = ["batch_size", "epochs", "steps_per_dispatch", "log_every", "checkpoint_every"]
 BAD = [
@@ -157,5 +157,7 @@ def test_a_whole_configuration_is_json():
 
 def test_an_unknown_published_size_lists_the_known():
     module = configured("imagenet-vit-b16", size="XL/16")
-    with pytest.raises(ValueError, match="ViT has no preset 'XL/16'; (wanted|expected) one of Ti/16, S/16"):
+    with pytest.raises(
+        ValueError, match="ViT has no preset 'XL/16'; (wanted|expected) one of Ti/16, S/16"
+    ):
         module.model.build(10)

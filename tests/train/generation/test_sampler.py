@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 VOCABULARY = Characters.of([" ".join(WORDS)])
 SIZES = dict(depth=1, width=16, num_heads=2, vocab_size=VOCABULARY.size, max_length=12)
 PLAIN = GPT2(**SIZES, activation=ACTIVATIONS["gelu"])
-GATED = GPT2(**SIZES, mlp_hidden=24, gated=True, activation=nn.silu)
+GATED = GPT2(**SIZES, mlp_hidden=24, glu=True, activation=nn.silu)
 KEY = jax.random.key(0)
 COLD = 1e-6
 SLOW = [pytest.param(form, marks=pytest.mark.slow) for form in ("deep", "gated", "compact")]

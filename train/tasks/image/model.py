@@ -82,8 +82,8 @@ class ViTConfig(ModelConfig):
 
     def build(self, num_classes: int) -> nn.Module:
         """Returns the module for a number of classes."""
-        sizes = ("patch_size", "depth", "width", "num_heads", "mlp_hidden", "pool")
-        return ViT(num_classes=num_classes, gated=self.glu, **self.module_fields(*sizes))
+        sizes = ("patch_size", "depth", "width", "num_heads", "mlp_hidden", "glu", "pool")
+        return ViT(num_classes=num_classes, **self.module_fields(*sizes))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -40,11 +40,10 @@ class DecoderConfig(ModelConfig):
 
     def build(self, num_classes: int) -> GPT2:
         """Returns the module for a vocabulary of this size."""
-        sizes = ("depth", "width", "num_heads", "mlp_hidden")
+        sizes = ("depth", "width", "num_heads", "mlp_hidden", "glu")
         return GPT2(
             vocab_size=num_classes,
             max_length=self.context,
-            gated=self.glu,
             **self.module_fields(*sizes),
         )
 
