@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 import lcjax
-from lcjax.models import GPT2, Bert, MLPMixer, ViT
+from lcjax.models import BERT, GPT2, MLPMixer, ViT
 from tests.helpers.runs import configured, prepare
 from train.validation import ConfigError
 
@@ -20,7 +20,7 @@ MODELS = {
         _IMAGES,
     ),
     "vit": (ViT(3, patch_size=2, **_WIDTHS), _IMAGES),
-    "bert": (Bert(vocab_size=11, max_length=12, num_classes=3, **_WIDTHS), _TOKENS),
+    "bert": (BERT(vocab_size=11, max_length=12, num_classes=3, **_WIDTHS), _TOKENS),
     "gpt2": (GPT2(vocab_size=11, max_length=12, **_WIDTHS), _TOKENS),
 }
 
