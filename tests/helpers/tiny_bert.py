@@ -1,4 +1,4 @@
-"""A tiny BERT as Hugging Face saves it, its tokenizer, and texts that it can learn."""
+"""A tiny Bert as Hugging Face saves it, its tokenizer, and texts that it can learn."""
 
 import json
 

@@ -155,7 +155,7 @@ def _text(
         f"sites after training\n\n{sites}",
         f"collapse\n\n{result.report_text}",
         f"{heading}\n\n{table(shown, task.data.each, metric)}",
-        f"{directory / COMPACT} restored in a new process: test {metric.name} "
+        f"{directory / COMPACT} restored in a fresh process: test {metric.name} "
         f"{metric.show(rows[COMPACT]['restored'])}\npicture: {directory / 'picture.png'}",
     ]
     if evaluation:

@@ -120,7 +120,7 @@ def test_it_prints_the_tables_that_it_keeps(finished):
         assert words in text
     summary = read_json(directory / "summary.json")
     percent = f"{100 * summary['compact']['restored']['accuracy']:.2f} %"
-    assert f"restored in a new process: test accuracy {percent}" in text
+    assert f"restored in a fresh process: test accuracy {percent}" in text
 
 
 def test_metrics_hold_loss_accuracy_and_every_slope(finished):

@@ -157,7 +157,5 @@ def test_a_whole_configuration_is_json():
 
 def test_an_unknown_published_size_lists_the_known():
     module = configured("imagenet-vit-b16", size="XL/16")
-    with pytest.raises(
-        ValueError, match="ViT: got preset .XL/16., expected one of Ti/16, S/16"
-    ):
+    with pytest.raises(ValueError, match="ViT: got preset .XL/16., expected one of Ti/16, S/16"):
         module.model.build(10)

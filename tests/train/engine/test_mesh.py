@@ -93,7 +93,7 @@ def in_two_processes(arguments, module="train.image"):
         for number in range(2)
     ]
     first, second = map(finish, processes)
-    restored = "restored in a new process"
+    restored = "restored in a fresh process"
     assert restored in first and restored not in second
 
 
