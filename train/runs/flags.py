@@ -12,7 +12,7 @@ from typing import Any
 import tyro
 
 from lcjax._messages import printable_lines
-from train.config.base import AnyConfig
+from train.config.base import AnyConfig, Config
 from train.validation import ConfigError
 from train.config.from_json import booleans_of, config_from_json
 from train.config.old_runs import upgraded
@@ -108,7 +108,7 @@ def _with_protocol(config: AnyConfig, name: str) -> AnyConfig:
     return dataclasses.replace(config, protocol=convert_protocol(config.protocol, name))
 
 
-def _stored(given: _Directory, default: AnyConfig) -> dict[str, Any] | None:
+def _stored(given: _Directory, default: Config) -> dict[str, Any] | None:
     """Returns config.json of the run to resume; None if there is none."""
     path = Path(given.runs_dir, given.name or "", CONFIG)
     if not given.resume or not given.name or not path.is_file():
