@@ -8,11 +8,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="extra torch")
 
+from train.models.architecture import ViTConfig  # noqa: E402
+
 from benchmarks import published_torch  # noqa: E402
 from benchmarks.interleave import interleaved  # noqa: E402
 from benchmarks.torch_reference import agreement, method, networks, timing, training  # noqa: E402
 from tests.helpers.runs import configured  # noqa: E402
-from train.models.architecture import ViTConfig  # noqa: E402
 
 MLP = dict(
     **{"protocol": "reference", "hidden": (24, 24, 24), "last": 2, "strength": 10.0},

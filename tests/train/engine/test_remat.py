@@ -6,9 +6,8 @@ import jax.numpy as jnp
 import pytest
 
 import lcjax
-from lcjax.models import GPT2, Bert, MLPMixer, ViT
-from tests.helpers.runs import configured
-from train import image
+from lcjax.models import BERT, GPT2, MLPMixer, ViT
+from tests.helpers.runs import configured, prepare
 from train.validation import ConfigError
 
 pytestmark = pytest.mark.slow
@@ -21,7 +20,7 @@ MODELS = {
         _IMAGES,
     ),
     "vit": (ViT(3, patch_size=2, **_WIDTHS), _IMAGES),
-    "bert": (Bert(vocab_size=11, max_length=12, num_classes=3, **_WIDTHS), _TOKENS),
+    "bert": (BERT(vocab_size=11, max_length=12, num_classes=3, **_WIDTHS), _TOKENS),
     "gpt2": (GPT2(vocab_size=11, max_length=12, **_WIDTHS), _TOKENS),
 }
 
@@ -73,5 +72,5 @@ def test_what_flows_inside_is_seen():
 
 def test_a_model_without_blocks_is_an_error():
     with pytest.raises(ConfigError, match="--remat is set, but MLP has no blocks"):
-        image.prepare(configured(remat=True))
-    assert image.prepare(configured("digits-mixer", remat=True)).task.classifier.module.remat
+        prepare(configured(remat=True))
+    assert prepare(configured("digits-mixer", remat=True)).task.classifier.module.remat

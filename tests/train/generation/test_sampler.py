@@ -16,8 +16,8 @@ from tests.helpers.tiny_text import WORDS
 from train import language
 from train.data.text.vocabulary import Characters
 from train.generation.generate import generate
-from train.generation.sampler import Writer, draw
-from train.models.architecture import ACTIVATIONS
+from train.generation.sampler import Sampler, sample_token
+from train.models.base import ACTIVATIONS
 from train.models.serialization import module_as_json
 from train.validation import ConfigError
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 VOCABULARY = Characters.of([" ".join(WORDS)])
 SIZES = dict(depth=1, width=16, num_heads=2, vocab_size=VOCABULARY.size, max_length=12)
 PLAIN = GPT2(**SIZES, activation=ACTIVATIONS["gelu"])
-GATED = GPT2(**SIZES, mlp_hidden=24, gated=True, activation=nn.silu)
+GATED = GPT2(**SIZES, mlp_hidden=24, glu=True, activation=nn.silu)
 KEY = jax.random.key(0)
 COLD = 1e-6
 SLOW = [pytest.param(form, marks=pytest.mark.slow) for form in ("deep", "gated", "compact")]
@@ -45,7 +45,7 @@ def made(form):
     model = GATED if "gated" in form else PLAIN
     tree = variables(model)
     if "compact" in form:
-        tree, _ = lcjax.collapse(tree, lcjax.find_sites(tree).paths, threshold=2)
+        tree, _ = lcjax.collapse(tree, lcjax.find_sites(tree).paths, lcjax.Exact(max_gap=2))
     return model, tree
 
 
@@ -66,24 +66,24 @@ def test_the_likeliest_text_is_that_without_a_cache(form):
     """Beyond the context as well, where the last half is read anew."""
     model, tree = made(form)
     prompt = VOCABULARY.encode("a king")
-    writer = Writer(model, tree, temperature=COLD)
-    written = writer.write(prompt, 25, KEY)
+    sampler = Sampler(model, tree, temperature=COLD)
+    written = sampler.sample(prompt, 25, KEY)
     assert written.dtype == np.int32 and len(set(written.tolist())) > 2
     assert written.tolist() == uncached(model, tree, prompt, 25)
-    assert writer.write(prompt, 1, KEY).tolist() == written[:1].tolist()
+    assert sampler.sample(prompt, 1, KEY).tolist() == written[:1].tolist()
 
 
 @pytest.mark.slow
 def test_one_program_serves_every_token():
     model, tree = made("deep")
-    writer = Writer(model, tree)
-    writer.prepare(4, 9)
-    assert set(writer._programs) == {1, 4}
-    writer.prepare(4, 10)
-    assert set(writer._programs) == {1, 4, 6}
-    programs = dict(writer._programs)
-    writer.write(VOCABULARY.encode("king"), 40, KEY)
-    assert writer._programs == programs
+    sampler = Sampler(model, tree)
+    sampler.compile(4, 9)
+    assert set(sampler._programs) == {1, 4}
+    sampler.compile(4, 10)
+    assert set(sampler._programs) == {1, 4, 6}
+    programs = dict(sampler._programs)
+    sampler.sample(VOCABULARY.encode("king"), 40, KEY)
+    assert sampler._programs == programs
 
 
 def test_draws_follow_temperature_and_top_k():
@@ -91,7 +91,7 @@ def test_draws_follow_temperature_and_top_k():
 
     def parts(**asked):
         keys = jax.random.split(KEY, 4000)
-        drawn = jax.vmap(lambda key: draw(logits[None], key, **asked)[0])(keys)
+        drawn = jax.vmap(lambda key: sample_token(logits[None], key, **asked)[0])(keys)
         return np.bincount(drawn, minlength=4) / 4000
 
     np.testing.assert_allclose(
@@ -130,8 +130,8 @@ def test_the_command_writes_the_models_text(form, kept, monkeypatch, capsys):
     main(monkeypatch, *asked)
     said = capsys.readouterr().out
     text, _, speed = said.rpartition("\n\n")
-    writer = Writer(*made(form), top_k=5)
-    want = writer.write(VOCABULARY.encode("a king"), 20, jax.random.key(3))
+    sampler = Sampler(*made(form), top_k=5)
+    want = sampler.sample(VOCABULARY.encode("a king"), 20, jax.random.key(3))
     assert text == "a king" + VOCABULARY.decode(want)
     assert speed.startswith("20 tokens, ") and speed.endswith(" a second\n")
     assert int(speed.split()[2].replace(",", "")) > 0
@@ -140,13 +140,13 @@ def test_the_command_writes_the_models_text(form, kept, monkeypatch, capsys):
 
 
 BAD = [
-    ({"temperature": 0.0}, "--temperature is 0.0; wanted a number above 0"),
-    ({"temperature": -1.0}, "--temperature is -1.0; wanted a number above 0"),
-    ({"top_k": 0}, "--top-k is 0; wanted at least 1"),
-    ({"length": 0}, "--length is 0; wanted at least 1"),
-    ({"seed": -1}, "--seed is -1; wanted in"),
-    ({"prompt": ""}, "--prompt has 0 tokens; wanted 1 to 12, the model's context"),
-    ({"prompt": "a king and his"}, "--prompt has 14 tokens; wanted 1 to 12, the model's context"),
+    ({"temperature": 0.0}, "--temperature is 0.0; expected a number above 0"),
+    ({"temperature": -1.0}, "--temperature is -1.0; expected a number above 0"),
+    ({"top_k": 0}, "--top-k is 0; expected at least 1"),
+    ({"length": 0}, "--length is 0; expected at least 1"),
+    ({"seed": -1}, "--seed is -1; expected in"),
+    ({"prompt": ""}, "--prompt has 0 tokens; expected 1 to 12, the model's context"),
+    ({"prompt": "a king and his"}, "--prompt has 14 tokens; expected 1 to 12, the model's context"),
     ({"prompt": "KING"}, "the text has 'GIKN', which the vocabulary lacks"),
 ]
 
@@ -164,5 +164,5 @@ def test_other_checkpoints_are_an_error(tmp_path, monkeypatch):
     model = {"kind": "mlp", "hidden": [], "activation": "relu", "dropout": 0.0, "norm": None}
     metadata = {"kind": "image", "model": model | {"dtype": "float32"}, "data": data}
     lcjax.save(tmp_path / "images", {"kernel": np.ones(2)}, metadata=metadata)
-    with pytest.raises(ConfigError, match="images classifies images; wanted a checkpoint that"):
+    with pytest.raises(ConfigError, match="images classifies images; expected a checkpoint that"):
         generate(tmp_path / "images")
