@@ -18,8 +18,6 @@ import tyro
 import lcjax
 from benchmarks.harness.hlo import CompiledProgram
 from lcjax.models import GPT2, Bert, MLPMixer, ViT
-from lcjax.tree.paths import is_slope
-from lcjax.tree.slopes import selected
 from train.config.base import OptimizerConfig, PenaltyConfig
 from train.data.batches import Source
 from train.engine.loop import TrainState, make_dispatch
@@ -100,12 +98,15 @@ class Network:
     def random_variables(self, dtype: str, *, slope: float) -> Any:
         """Returns variables with random weights of this dtype, all slopes of one value."""
 
-        def fill(keys: Any, leaf: Any) -> jax.Array:
-            if is_slope(keys):
-                return jnp.full(leaf.shape, slope, leaf.dtype)
+        def weight(leaf: Any) -> jax.Array:
             return 0.02 * jax.random.normal(jax.random.key(leaf.size), leaf.shape, dtype)
 
-        return jax.tree_util.tree_map_with_path(fill, self.abstract("deep"))
+        shapes = self.abstract("deep")
+        return lcjax.map_slopes(
+            lambda _, leaf: jnp.full(leaf.shape, slope, leaf.dtype),
+            jax.tree.map(weight, shapes),
+            shapes,
+        )
 
     def abstract(self, form: Form) -> Any:
         """Returns the variables as ShapeDtypeStructs."""
@@ -114,7 +115,8 @@ class Network:
 
     def sites(self, variables: Any) -> tuple[str, ...]:
         """Returns the paths of the sites that comparisons of costs collapse."""
-        return tuple(selected(variables["params"], self.num_collapsed, self.penalty.where, None))
+        where, last = self.penalty.where, self.num_collapsed
+        return tuple(lcjax.select_sites(variables["params"], last=last, where=where))
 
     def abstract_inputs(self, batch_size: int) -> Any:
         """Returns the inputs and labels of a dispatch of one step, as ShapeDtypeStructs."""

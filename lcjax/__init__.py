@@ -2,8 +2,11 @@
 
 import os.path as _path
 import sys as _sys
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
-if _path.basename("".join(_sys.argv[:1])) == "lcjax":  # the command: also while it imports
+if _path.basename("".join(_sys.argv[:1])) == "lcjax":  # the command, also during its imports
     from lcjax._interrupt import end_in_one_line as _end_in_one_line
 
     _end_in_one_line()
@@ -14,7 +17,8 @@ from lcjax.io.checkpoint import read_metadata, restore, save
 from lcjax.io.schema import CheckpointError
 from lcjax.io.streaming import collapse_checkpoint
 from lcjax.nn.activations import CollapsibleActivation, CollapsibleGate
-from lcjax.nn.layers import CollapsibleGLU, CollapsibleMLP
+from lcjax.nn.glu import CollapsibleGLU
+from lcjax.nn.mlp import CollapsibleMLP
 from lcjax.optim.anneal import anneal_slopes
 from lcjax.optim.opt_state import carry_opt_state, update_site_selection
 from lcjax.optim.penalty import add_linearity_penalty, linearity_penalty, proximal_linearity_penalty
@@ -32,6 +36,11 @@ from lcjax.surgery.report import CollapseReport, SegmentFit
 from lcjax.surgery.sequential import collapse_sequential
 from lcjax.transform.collapsible import collapsible
 from lcjax.transform.function import CollapsibleFunction
+from lcjax.tree.selection import SiteSelection
+from lcjax.tree.slopes import count_parameters, map_slopes, select_sites, slopes
+
+if _TYPE_CHECKING:
+    from lcjax import interop, models
 
 __all__ = [
     "Calibration",
@@ -48,6 +57,7 @@ __all__ = [
     "SegmentFit",
     "Sensitivity",
     "Site",
+    "SiteSelection",
     "Sites",
     "abstract_collapse",
     "add_linearity_penalty",
@@ -57,21 +67,40 @@ __all__ = [
     "collapse",
     "collapse_checkpoint",
     "collapse_sequential",
-    "with_linearity_penalty",
     "collapsible",
+    "count_parameters",
     "export",
     "find_sites",
+    "interop",
     "linearity_penalty",
     "load_exported",
+    "map_slopes",
+    "models",
     "plan",
+    "proximal_linearity_penalty",
     "read_metadata",
-    "update_site_selection",
     "restore",
     "save",
+    "select_sites",
     "sensitivity",
-    "proximal_linearity_penalty",
+    "slopes",
     "strength_for_gap",
     "tabulate",
     "unstack_layers",
+    "update_site_selection",
+    "with_linearity_penalty",
 ]
 __version__ = "0.1.0"
+
+# Imported on first use: a server that runs an exported program needs neither.
+_LAZY = ("interop", "models")
+
+
+def __getattr__(name: str) -> _Any:
+    if name in _LAZY:
+        return _import_module(f"lcjax.{name}")
+    raise AttributeError(f"module 'lcjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

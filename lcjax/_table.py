@@ -3,7 +3,7 @@
 import io
 from collections.abc import Sequence
 
-from lcjax.validation.printable import printable
+from lcjax._messages import printable
 
 
 def render(

@@ -20,7 +20,7 @@ from typing import Any
 
 import tyro
 
-from lcjax.validation.printable import printable
+from lcjax._messages import printable
 from train.config.base import Config, DataConfig, ProtocolConfig, RunConfig, check
 from train.config.from_json import restored
 from train.data.images.splits import DataError

@@ -20,8 +20,8 @@ from typing import Any
 import jax
 import tyro
 
+from lcjax._messages import printable
 from lcjax.io.checkpoint import restore
-from lcjax.validation.printable import printable
 from train.data.images.dataset import load
 from train.data.spec import ALL
 from train.runs.finished import classifier_of

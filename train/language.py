@@ -14,7 +14,7 @@ import sys
 
 import tyro
 
-from lcjax.validation.printable import printable, printable_lines
+from lcjax._messages import printable, printable_lines
 from train.generation.generate import generate
 from train.runs import command
 from train.runs.command import Job

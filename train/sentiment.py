@@ -14,7 +14,7 @@ import sys
 
 import tyro
 
-from lcjax.validation.printable import printable
+from lcjax._messages import printable
 from train.generation.predict import predict
 from train.runs import command
 from train.runs.command import Job

@@ -8,6 +8,7 @@ and times in that summary are those of the shapes.
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import optax
 import tyro
 
 import lcjax
-from lcjax.structure.chains import Chain, find_chains, join
+from lcjax.structure.chains import Chain, find_chains
 from lcjax.tree.paths import in_params, leaf_path
 from train.config.base import RunConfig
 from train.config.from_json import restored
@@ -29,7 +30,6 @@ from train.engine.stages import History, Stage
 from train.protocols import Ending
 from train.protocols.healing import Healing
 from train.runs import command
-from train.runs.comparison import count_parameters
 from train.runtime.memory import keep_freed_memory
 from train.tasks.base import Task
 from train.validation import ConfigError
@@ -157,7 +157,12 @@ def budgets(deep: Any, sites: Sequence[str]) -> list[tuple[Chain, int]]:
                 f"{chain.path}: got a {kind}, expected a plain chain of Dense layers."
             )
     compact, _ = lcjax.abstract_collapse(deep, sites)
-    return [(chain, count_parameters(compact, (join(chain.path, ""),))) for chain in chains]
+    params = compact["params"]
+    return [(chain, lcjax.count_parameters(_subtree(params, chain.path))) for chain in chains]
+
+
+def _subtree(params: Any, path: str) -> Any:
+    return reduce(lambda node, name: node[name], path.split("/") if path else [], params)
 
 
 def widths(chain: Chain) -> list[int]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.baselines import base, magnitude, svd
 from lcjax import CollapsibleMLP
-from lcjax.nn.activations import bend
+from lcjax.nn.activations import interpolate
 from lcjax.structure.chains import find_chains, join
 
 
@@ -79,7 +79,7 @@ def _run_params(run: Any, args: Any, kwargs: Any, context: nn.module.Interceptor
         if f"dense_{i}" in params:
             x = _dense(params[f"dense_{i}"], x)
         if f"act_{i}" in params:
-            x = bend(module.activation, x, params[f"act_{i}"]["slope"])
+            x = interpolate(module.activation, x, params[f"act_{i}"]["slope"])
     return x
 
 

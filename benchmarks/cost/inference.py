@@ -20,7 +20,6 @@ from benchmarks.baselines import materialized
 from benchmarks.harness.publish import RESULTS, Column, publish, tabulate
 from benchmarks.harness.timing import interleaved, quartiles, ratio
 from benchmarks.networks import NETWORKS, Network
-from train.runs.comparison import count_parameters
 from train.runs.latency import compile_forward, flops
 from train.runtime.memory import keep_freed_memory
 
@@ -71,7 +70,7 @@ def measure(name: str, rounds: int) -> list[dict[str, Any]]:
         seconds = interleaved(calls, rounds=rounds)
         for form in forms:
             row = found.setdefault(form, {"network": name, "form": form, "batches": {}})
-            row["parameters"] = count_parameters(forms[form])
+            row["parameters"] = lcjax.count_parameters(forms[form])
             row["batches"][str(batch)] = {
                 "flops": flops(compiled[form]),
                 "flops_ratio": flops(compiled[form]) / flops(compiled["deep"]),

@@ -17,7 +17,6 @@ import tyro
 import lcjax
 from benchmarks.harness.publish import RESULTS, Column, publish, tabulate
 from benchmarks.networks import Network, gpt2
-from train.runs.comparison import count_parameters
 from train.runtime.memory import keep_freed_memory
 
 # Sizes below the published ones.
@@ -51,8 +50,8 @@ def _fused(network: Network) -> dict[str, Any]:
     linear = network.random_variables("bfloat16", slope=1.0)
     first, second, compact = timed(lambda: lcjax.collapse(linear)[0])
     return {
-        "parameters": count_parameters(linear),
-        "compact_parameters": count_parameters(compact),
+        "parameters": lcjax.count_parameters(linear),
+        "compact_parameters": lcjax.count_parameters(compact),
         "first_fuse_seconds": first,
         "fuse_seconds": second,
     }

@@ -19,7 +19,6 @@ import torch  # pyright: ignore[reportMissingImports]
 import lcjax
 from benchmarks.pytorch.networks import state_of
 from benchmarks.pytorch.training import Training, arrays
-from lcjax.tree.slopes import selected
 from train.engine.loop import SLOPE, TrainState, make_dispatch
 from train.runs.command import Job, prepare
 from train.tasks.base import keys
@@ -65,7 +64,7 @@ def ready(config: ImageConfig) -> Job:
 def chosen_sites(job: Job) -> list[str]:
     """Returns the paths of the sites whose slopes move, in forward order."""
     penalty = job.task.config.penalty
-    return selected(job.state.params, penalty.last, penalty.where, None)
+    return lcjax.select_sites(job.state.params, last=penalty.last, where=penalty.where)
 
 
 def torch_training(job: Job, **how: Any) -> Training:

@@ -22,7 +22,6 @@ import lcjax
 from benchmarks.harness.plots import plot_cubic
 from benchmarks.harness.publish import RESULTS, Column, publish, tabulate
 from benchmarks.harness.training_runs import mean_and_deviation
-from train.runs.comparison import count_parameters
 
 NOISE = 0.3
 POINTS, HELD_OUT = 24, 24
@@ -116,7 +115,7 @@ def measure(method: Regulariser, seeds: list[int], steps: int) -> dict[str, Any]
         predicted = np.asarray(MODEL.apply(compact, test_x))
         found["validation"].append(float(np.sqrt(((predicted - test_y) ** 2).mean())))
         found["error"].append(float(np.sqrt(((curve - cubic(grid)) ** 2).mean())))
-        found["parameters"].append(count_parameters(compact))
+        found["parameters"].append(lcjax.count_parameters(compact))
         found["curves"].append(curve[:, 0])
     return {"method": method.name, "strength": method.strength, **found}
 
@@ -151,7 +150,7 @@ def _mean(key: str) -> Any:
 
 
 def _shrinkage(found: dict[str, Any]) -> str:
-    deep = count_parameters(MODEL.init(jax.random.key(0), jnp.zeros((1, 1))))
+    deep = lcjax.count_parameters(MODEL.init(jax.random.key(0), jnp.zeros((1, 1))))
     return f"{deep:,} → {statistics.mean(found['parameters']):,.0f}"
 
 

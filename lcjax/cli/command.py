@@ -13,13 +13,13 @@ import numpy as np
 from flax.errors import FlaxError
 
 from lcjax._interrupt import STATUS, raise_as_usual
+from lcjax._messages import printable, printable_lines
 from lcjax.cli.inspection import inspect_checkpoint
 from lcjax.io.checkpoint import read_metadata, restore
 from lcjax.io.streaming import collapse_checkpoint
 from lcjax.planning.results import Plan
 from lcjax.stablehlo.loading import export
 from lcjax.validation.json_files import read_bounded
-from lcjax.validation.printable import printable, printable_lines
 
 _MODELS = """
 MODEL is one of

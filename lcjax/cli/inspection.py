@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lcjax._messages import printable, printable_lines
 from lcjax.errors import CollapseError
 from lcjax.io.leaves import joined
 from lcjax.io.locations import PathLike
@@ -15,7 +16,6 @@ from lcjax.io.opening import opened
 from lcjax.io.streaming import outline
 from lcjax.structure.sites import find_sites
 from lcjax.tree.paths import slope_paths
-from lcjax.validation.printable import printable, printable_lines
 
 
 def inspect_checkpoint(path: PathLike) -> str:

@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 from flax.errors import FlaxError
 
+from lcjax._messages import printable
 from lcjax.io.leaves import flatten, joined
 from lcjax.models.bert import Bert
 from lcjax.models.gpt2 import GPT2
@@ -21,10 +22,9 @@ from lcjax.models.mlp import MLP
 from lcjax.models.named_activations import ACTIVATIONS
 from lcjax.models.vgg import VGG
 from lcjax.models.vit import ViT
-from lcjax.nn.layers import CollapsibleMLP
+from lcjax.nn.mlp import CollapsibleMLP
 from lcjax.structure.sites import params_of
-from lcjax.tree.paths import natural
-from lcjax.validation.printable import printable
+from lcjax.tree.paths import natural_sort_key
 
 _MODELS = {"bert": Bert, "gpt2": GPT2, "mixer": MLPMixer, "mlp": MLP, "vgg": VGG, "vit": ViT}
 _OF_TOKENS = (Bert, GPT2)
@@ -139,7 +139,9 @@ def _params(variables: Any) -> Mapping[str, Any]:
 def _classes(params: Mapping[str, Any]) -> int | None:
     """Returns the width of the head that params hold; None where there is none."""
     chain = params.get("mlp", {})
-    last = max((child for child in chain if child.startswith("dense_")), default="", key=natural)
+    last = max(
+        (child for child in chain if child.startswith("dense_")), default="", key=natural_sort_key
+    )
     head = params.get("head", chain.get(last, {}))
     return head["kernel"].shape[-1] if "kernel" in head else None
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import jax
 
+from lcjax._messages import printable
 from lcjax.interop.errors import WeightsError
 from lcjax.models.named_activations import ACTIVATIONS
 from lcjax.validation.json_files import kind_of
-from lcjax.validation.printable import printable
 
 Config = Mapping[str, Any]
 

@@ -7,13 +7,13 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
+from lcjax._messages import printable
 from lcjax.interop.errors import WeightsError
 from lcjax.interop.layouts import Layout
 from lcjax.interop.name_map import Names
 from lcjax.interop.safetensors_file import FLOATS, Tensors
 from lcjax.io.leaves import LeafPath
-from lcjax.tree.paths import natural
-from lcjax.validation.printable import printable
+from lcjax.tree.paths import natural_sort_key
 
 _UNSEEN = ("num_heads", "epsilon", "activation")  # fields that no shape shows
 _LONGEST_LIST = 20
@@ -105,7 +105,7 @@ def mismatches(
         elif stored.dtype not in FLOATS:
             lines.append(f"! {by_name[name]}: file {stored.dtype}, wanted one of {sorted(FLOATS)}")
     lines += [f"+ unexpected: {by_name[name]}" for name in by_name if name not in used]
-    return sorted(dict.fromkeys(lines), key=natural)
+    return sorted(dict.fromkeys(lines), key=natural_sort_key)
 
 
 def untied(tensors: Tensors, names: Names, by_name: Mapping[str, str]) -> list[str]:

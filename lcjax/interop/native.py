@@ -11,12 +11,12 @@ from uuid import uuid4
 import jax
 import numpy as np
 
+from lcjax._messages import printable
 from lcjax.interop.errors import WeightsError
 from lcjax.interop.safetensors_file import Tensors, import_safetensors
 from lcjax.io.leaves import LeafPath, describe, diff, empty_dicts, flatten, joined, nest, saveable
 from lcjax.structure.chains import find_chains
 from lcjax.validation.json_files import parse_json
-from lcjax.validation.printable import printable
 
 _KEY = "lcjax"
 _DEEPEST = 100  # dicts inside one another, in a file

@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from lcjax._messages import printable
 from lcjax.interop.errors import WeightsError
 from lcjax.interop.maps.bert import BERT_NAMES
 from lcjax.interop.maps.gpt2 import GPT2_NAMES
@@ -15,8 +16,7 @@ from lcjax.interop.maps.vit import HF_VIT, TIMM_VIT
 from lcjax.interop.name_map import Names
 from lcjax.interop.safetensors_file import Stored, Tensors
 from lcjax.interop.source import Source, find_source, read_config
-from lcjax.tree.paths import natural
-from lcjax.validation.printable import printable
+from lcjax.tree.paths import natural_sort_key
 
 TABLES = (BERT_NAMES, GPT2_NAMES, HF_VIT, TIMM_VIT, TIMM_MIXER, TORCHVISION_VGG)
 
@@ -72,7 +72,7 @@ def table_of(tensors: Tensors, model: nn.Module) -> Names:
             f"model is a {type(model).__name__}. Load it into a lcjax.models."
             f"{names.model.__name__}."
         )
-    begins = sorted(tensors.stored, key=natural)[:5]
+    begins = sorted(tensors.stored, key=natural_sort_key)[:5]
     first = ", ".join(printable(name, longest=60) for name in begins) or "no tensors"
     raise WeightsError(
         f"{tensors.where} holds none of {known()} as a library known here names them; it begins "

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lcjax._messages import printable
 from lcjax._optional import import_optional
 from lcjax.interop.errors import WeightsError
-from lcjax.validation.printable import printable
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 

@@ -6,10 +6,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from lcjax._messages import printable
 from lcjax._optional import import_optional
 from lcjax.interop.errors import WeightsError
 from lcjax.validation.json_files import kind_of, read_json
-from lcjax.validation.printable import printable
 
 _SUFFIX = ".safetensors"
 _INDEX = "model.safetensors.index.json"

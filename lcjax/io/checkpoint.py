@@ -12,6 +12,7 @@ import jax
 from jax.sharding import Sharding
 from orbax.checkpoint import v1 as ocp
 
+from lcjax._messages import printable_lines
 from lcjax.io.claims import claimed
 from lcjax.io.containers import as_stored, assemble, containers
 from lcjax.io.fused_like import with_fused
@@ -22,7 +23,6 @@ from lcjax.io.manifest import ARRAYS, check_names, entry, seal
 from lcjax.io.opening import opened
 from lcjax.io.schema import CheckpointError
 from lcjax.io.verifying import verify
-from lcjax.validation.printable import printable_lines
 
 _LONGEST_DIFF = 20
 

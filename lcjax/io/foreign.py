@@ -5,11 +5,11 @@ from typing import Any
 
 from orbax.checkpoint import v1 as ocp
 
+from lcjax._messages import printable_lines
 from lcjax.io.containers import containers
 from lcjax.io.leaves import DTYPES, flatten, joined, saveable
 from lcjax.io.locations import orbax_context
 from lcjax.io.schema import CheckpointError
-from lcjax.validation.printable import printable_lines
 
 _TREE = "_METADATA"  # in every directory that holds a tree of orbax's
 _METADATA = "_CHECKPOINT_METADATA"

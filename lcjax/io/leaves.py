@@ -9,7 +9,7 @@ from flax.core import meta
 from jax.core import Tracer
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
-from lcjax.tree.paths import natural
+from lcjax.tree.paths import natural_sort_key
 
 LeafPath = tuple[str | int, ...]  # a str leads into a dict, an int into a list
 Array = jax.Array | np.ndarray
@@ -103,7 +103,9 @@ def diff(
       their_name: what to call the second.
     """
     lines = []
-    for path in sorted(ours.keys() | theirs.keys(), key=lambda path: natural(joined(path))):
+    for path in sorted(
+        ours.keys() | theirs.keys(), key=lambda path: natural_sort_key(joined(path))
+    ):
         name, mine, other = joined(path), ours.get(path), theirs.get(path)
         if other is None:
             lines.append(f"- only in {our_name}: {name} {mine}")

@@ -13,10 +13,10 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from lcjax._messages import printable_lines
 from lcjax.io.containers import Containers
 from lcjax.io.leaves import Array, LeafPath, joined
 from lcjax.io.schema import CheckpointError, DamagedError, checked, checksum
-from lcjax.validation.printable import printable_lines
 
 ARRAYS = "state"  # what orbax's part of a checkpoint is called
 METADATA = "_CHECKPOINT_METADATA"

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
+from lcjax._messages import printable
 from lcjax.models.bert import Bert
 from lcjax.models.gpt2 import GPT2
 from lcjax.models.mixer import MLPMixer
 from lcjax.models.mlp import MLP
 from lcjax.models.named_activations import ACTIVATIONS
 from lcjax.models.vit import ViT
-from lcjax.validation.printable import printable
 
 _FAMILIES = {"mixer": MLPMixer, "vit": ViT}
 _MODULES = {"Bert": Bert, "GPT2": GPT2}

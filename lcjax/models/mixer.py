@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from lcjax.models.gelu import exact_gelu
 from lcjax.models.patches import PatchEmbedding, preset_fields
 from lcjax.models.transformer import run_block
-from lcjax.nn.layers import CollapsibleMLP
+from lcjax.nn.mlp import CollapsibleMLP
 
 _SIZES = {
     "S": dict(depth=8, width=512, token_hidden=256, channel_hidden=2048),

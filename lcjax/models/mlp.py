@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lcjax.nn.layers import CollapsibleMLP
+from lcjax.nn.mlp import CollapsibleMLP
 
 
 class MLP(nn.Module):

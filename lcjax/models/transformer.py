@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax
 
 from lcjax.models.attention import Attention
-from lcjax.nn.layers import CollapsibleGLU, CollapsibleMLP
+from lcjax.nn.glu import CollapsibleGLU
+from lcjax.nn.mlp import CollapsibleMLP
 
 
 def run_block(block: nn.Module, *inputs: Any, deterministic: bool, remat: bool) -> jax.Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lcjax.models.presets import named_fields
-from lcjax.nn.layers import NORM_EPSILON, CollapsibleMLP
+from lcjax.nn.mlp import NORM_EPSILON, CollapsibleMLP
 
 _STAGES = {
     "11": ((64,), (128,), (256,) * 2, (512,) * 2, (512,) * 2),

@@ -1,4 +1,4 @@
-"""The activation that a learned slope bends toward the identity, and its gated form."""
+"""The activation that a learned slope interpolates with the identity, and its gated form."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,34 +16,39 @@ from lcjax.validation.arguments import check_activation
 Activation = Callable[[jax.Array], jax.Array]
 
 
-def bend(
+def interpolate(
     fn: Callable[..., jax.Array], z: jax.Array, slope: jax.Array, *others: jax.Array
 ) -> jax.Array:
     """Returns `α z + (1 − α) fn(z)` in z's dtype; `1 − α` is formed in the slope's own dtype.
 
-    Differentiable in both modes and to any order. The backward pass keeps the inputs alone and
-    recomputes fn; the slope's gradient is formed and summed in the slope's own dtype, or in z's
-    where that is wider.
+    Differentiable in both modes and to any order. The backward pass stores the inputs only and
+    recomputes fn; the gradient of the slope is computed and summed in the slope's own dtype, or in
+    z's if that is wider.
 
     Args:
       fn: an elementwise function; floats that it closes over are differentiated too.
       z: pre-activations of any shape.
       slope: scalar α.
-      *others: what fn takes after z, as the gate of a gated unit.
+      *others: further arguments of fn, such as the gate of a gated unit.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> interpolate(jax.nn.relu, jnp.array([-4.0, 2.0]), jnp.float32(0.25)).tolist()
+      [-1.0, 2.0]
     """
     of_z, of_slope = (jax.typeof(x).manual_axis_type.varying for x in (z, slope))
     varying = tuple(of_z - of_slope)  # in jax.shard_map
     slope = jax.lax.pcast(slope, varying, to="varying") if varying else slope
     fn, captured = _opened(fn, (z, *others))
-    return _bend(fn, z, slope, *others, *captured)
+    return _interpolate(fn, z, slope, *others, *captured)
 
 
 def _opened(
     fn: Callable[..., jax.Array], inputs: Sequence[jax.Array]
 ) -> tuple[Callable[..., jax.Array], list[Any]]:
-    """Returns a function that is given the traced values that fn closes over, and those values.
+    """Returns fn with the traced values that it closes over as arguments, and those values.
 
-    As `jax.closure_convert`, which keeps every fn that it was given.
+    As `jax.closure_convert`, which keeps every function that it was called with alive.
     """
     closed = jax.make_jaxpr(lambda *inputs: fn(*inputs))(*inputs)
     captured = [value for value in closed.consts if isinstance(value, Tracer)]
@@ -54,34 +59,34 @@ def _opened(
     opened = jaxpr.replace(constvars=[], invars=[*jaxpr.constvars, *jaxpr.invars])
     run = core.jaxpr_as_fun(core.ClosedJaxpr(opened, ()))
 
-    def given(*values: jax.Array) -> jax.Array:
+    def with_captured(*values: jax.Array) -> jax.Array:
         own, traced = values[: len(inputs)], iter(values[len(inputs) :])
         return run(*(next(traced) if each is None else each for each in consts), *own)[0]
 
-    return given, captured
+    return with_captured, captured
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _bend(
+def _interpolate(
     fn: Callable[..., jax.Array], z: jax.Array, slope: jax.Array, *rest: jax.Array
 ) -> jax.Array:
     return slope.astype(z.dtype) * z + (1 - slope).astype(z.dtype) * fn(z, *rest)
 
 
-@_bend.defjvp
-def _bend_jvp(
+@_interpolate.defjvp
+def _interpolate_jvp(
     fn: Callable[..., jax.Array], primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
 ) -> tuple[jax.Array, jax.Array]:
-    # As a checkpoint the linear map keeps its primals only. Without barriers XLA may still share
-    # fn(z) with the forward pass.
-    linear = jax.checkpoint(partial(_bend_linear, fn), prevent_cse=False)
-    return _bend(fn, *primals), linear(primals, tangents)
+    # A checkpointed linear map stores its primals only. Without barriers XLA may still share fn(z)
+    # with the forward pass.
+    linear = jax.checkpoint(partial(_interpolate_linear, fn), prevent_cse=False)
+    return _interpolate(fn, *primals), linear(primals, tangents)
 
 
-def _bend_linear(
+def _interpolate_linear(
     fn: Callable[..., jax.Array], primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
 ) -> jax.Array:
-    """Returns `α dz + (1 − α) dh + (z − h) dα`, h being what fn returns."""
+    """Returns `α dz + (1 − α) dh + (z − h) dα` with h = fn(z)."""
     (z, slope, *rest), (dz, d_slope, *d_rest) = primals, tangents
     h, dh = jax.jvp(fn, (z, *rest), (dz, *d_rest))
     with jax.numpy_dtype_promotion("standard"):
@@ -98,8 +103,8 @@ class CollapsibleActivation(nn.Module):
     negative slope α. Computed in the dtype of z; the slope is a float32 scalar in params.
 
     Attributes:
-      fn: the elementwise activation to bend, such as `nn.gelu`.
-      slope_init: the slope that `init` gives; dimensionless.
+      fn: the elementwise activation, such as `nn.gelu`.
+      slope_init: the slope that `init` gives.
 
     Example:
       >>> import flax.linen as nn, jax, jax.numpy as jnp
@@ -116,21 +121,28 @@ class CollapsibleActivation(nn.Module):
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
-        """Bends z, of any shape; returns the same shape and dtype."""
+        """Maps z, of any shape, to the same shape and dtype."""
         check_activation(self.fn, "CollapsibleActivation")
         if self.is_initializing():
             check_elementwise(self.fn, z)
-        return bend(self.fn, z, _slope(self, self.slope_init))
+        return interpolate(self.fn, z, _slope(self, self.slope_init))
 
 
 class CollapsibleGate(nn.Module):
     """A gated unit's activation with a slope: `(1 − α) fn(gate) ⊙ value + α value`.
 
-    At slope 1 the gate is gone and what remains is the value.
+    At slope 1 the result is the value, whatever the gate.
 
     Attributes:
       fn: the elementwise activation of the gate, such as `nn.silu` (SwiGLU).
-      slope_init: the slope that `init` gives; dimensionless.
+      slope_init: the slope that `init` gives.
+
+    Example:
+      >>> import flax.linen as nn, jax, jax.numpy as jnp
+      >>> gate, value = jnp.array([-1.0, 2.0]), jnp.array([3.0, 3.0])
+      >>> act = CollapsibleGate(nn.relu, slope_init=0.5)
+      >>> act.apply(act.init(jax.random.key(0), gate, value), gate, value).tolist()
+      [1.5, 4.5]
     """
 
     fn: Activation
@@ -138,12 +150,12 @@ class CollapsibleGate(nn.Module):
 
     @nn.compact
     def __call__(self, gate: jax.Array, value: jax.Array) -> jax.Array:
-        """Gates value by gate, both of one shape; returns that shape in value's dtype."""
+        """Gates value by gate, both of the same shape; returns that shape in the dtype of value."""
         check_activation(self.fn, "CollapsibleGate")
         if self.is_initializing():
             check_elementwise(self.fn, gate)
         slope = _slope(self, self.slope_init)
-        opened = bend(lambda _, gate: self.fn(gate), jnp.ones_like(gate), slope, gate)
+        opened = interpolate(lambda _, gate: self.fn(gate), jnp.ones_like(gate), slope, gate)
         return opened * value
 
 

@@ -1,4 +1,4 @@
-"""Whether an activation works on every element alone, which bending and collapsing rest on."""
+"""A check that an activation is elementwise, which slopes and collapses require."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,14 +11,14 @@ _ACROSS = frozenset("dot_general conv_general_dilated sort argmax argmin top_k".
 
 
 def check_elementwise(fn: Callable[[jax.Array], Any], z: jax.Array) -> None:
-    """Raises where a function of an array of this shape mixes its elements; computes nothing.
+    """Raises if a function mixes the elements of an array of this shape; computes nothing.
 
     Raises:
-      ValueError: a result of another shape, or elements that are summed, sorted or multiplied
-        with one another, as softmax and norms do.
+      ValueError: if the result has another shape, or elements are summed, sorted or multiplied
+        with one another, as in softmax and norms.
     """
     if isinstance(fn, nn.Module) or isinstance(getattr(fn, "__self__", None), nn.Module):
-        return  # it makes params of its own, and may not be called twice
+        return  # it makes its own params, and must not be called twice
     name = getattr(fn, "__name__", type(fn).__name__)
     closed, result = jax.make_jaxpr(fn, return_shape=True)(z)
     shape = getattr(result, "shape", None)
@@ -27,8 +27,8 @@ def check_elementwise(fn: Callable[[jax.Array], Any], z: jax.Array) -> None:
         return
     how = f"uses {', '.join(mixing)}" if mixing else f"returns shape {shape} of {z.shape}"
     raise ValueError(
-        f"activation: {name} {how}, so it is not elementwise; expected a function of every element "
-        "alone. Pass one such as nn.relu, and put softmax and norms outside of the activation."
+        f"activation: {name} {how}, so it is not elementwise; expected a function of each element. "
+        "Pass one such as nn.relu, and put softmax and norms outside of the activation."
     )
 
 

@@ -1,4 +1,4 @@
-"""What slopes need to know of an inner optimizer, read from its state."""
+"""Properties of an inner optimizer that the slopes depend on, read from its state."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,38 +17,39 @@ _AROUND = "put it around, {}(lcjax.with_linearity_penalty(...))"
 _REFUSED: dict[type, tuple[str, str, str]] = {
     optax.ScaleByLBFGSState: (
         "optax.lbfgs",
-        "searches along slopes that move by a rule of their own",
+        "searches along slopes, which do not follow its updates",
         "train with a first-order optimizer, such as optax.adam",
     ),
     optax.ScaleByBacktrackingLinesearchState: (
         "a backtracking line search",
-        "would run the loss at slopes that are not taken",
-        "use a learning rate or a schedule in its place",
+        "would evaluate the loss at slopes that are not taken",
+        "use a learning rate or a schedule instead",
     ),
     optax.ScaleByZoomLinesearchState: (
         "a zoom line search",
-        "would run the loss at slopes that are not taken",
-        "use a learning rate or a schedule in its place",
+        "would evaluate the loss at slopes that are not taken",
+        "use a learning rate or a schedule instead",
     ),
     contrib.SAMState: (
         "optax.contrib.sam",
-        "runs the loss at other slopes, and steps away and back",
+        "evaluates the loss at other slopes, and steps away and back",
         _AROUND.format("optax.contrib.sam"),
     ),
     optax.ConditionallyMaskState: (
         "optax.conditionally_mask",
-        "skips steps without a record of it in its state, which slopes could follow",
+        "skips steps without a record in its state that slopes could follow",
         _AROUND.format("optax.conditionally_mask"),
     ),
     optax.ScaleBySM3State: (
         "optax.sm3",
-        "does not take scalars, which slopes are",
+        "does not accept scalars, which slopes are",
         "use optax.adafactor or optax.adagrad",
     ),
     contrib.DifferentiallyPrivateAggregateState: (
         "optax.contrib.dpsgd",
-        "takes the gradients of every example, slopes' included",
-        "put contrib.differentially_private_aggregate(...) before lcjax.with_linearity_penalty in a chain",
+        "takes the gradients of every example, including those of slopes",
+        "put contrib.differentially_private_aggregate(...) before "
+        "lcjax.with_linearity_penalty in a chain",
     ),
     optax.LookaheadState: (
         "optax.lookahead",
@@ -59,12 +60,12 @@ _REFUSED: dict[type, tuple[str, str, str]] = {
 
 
 class Decision(NamedTuple):
-    """What an inner optimizer made of a gradient; bool scalars.
+    """How an inner optimizer used a gradient; bool scalars.
 
     Attributes:
-      counted: whether it was taken, and not skipped.
-      moved: whether weights moved by it and those accumulated before it.
-      restarted: whether accumulation starts anew after it.
+      counted: whether it used the gradient, and did not skip it.
+      moved: whether it moved the weights by this gradient and the accumulated ones.
+      restarted: whether accumulation starts again after it.
     """
 
     counted: Any
@@ -73,7 +74,7 @@ class Decision(NamedTuple):
 
 
 def check_inner(state: Any) -> None:
-    """Raises CollapseError where an inner optimizer cannot work around slopes; names it."""
+    """Raises CollapseError if an inner optimizer cannot be wrapped; names it."""
     for node in _found(state, tuple(_REFUSED)):
         for kind, (name, reason, remedy) in _REFUSED.items():
             if isinstance(node, kind):
@@ -84,14 +85,15 @@ def check_inner(state: Any) -> None:
 
 
 def accumulates(state: Any) -> bool:
-    """Tells whether an inner optimizer adds up several gradients for one step of the weights."""
+    """Returns whether an optimizer accumulates several gradients for one step of the weights."""
     return bool(_found(state, _ACCUMULATORS))
 
 
 def decision(old: Any, new: Any, slopes: Any) -> Decision | None:
-    """Returns what an inner optimizer made of a gradient; None where it takes and applies all.
+    """Returns how an inner optimizer used a gradient; None if it applies every gradient.
 
-    `MultiSteps`, `apply_every` and `apply_if_finite` are recognised wherever they are.
+    `MultiSteps`, `apply_every` and `apply_if_finite` are recognised anywhere in a chain or in
+    another wrapper.
 
     Args:
       old: its state before the update.
@@ -130,7 +132,7 @@ def _decided(old: Any, new: Any, slopes: Any) -> Decision | None:
 
 
 def with_true_slopes(state: Any, marks: Any, slopes: Any) -> Any:
-    """Returns an inner state with these slopes in copies of params whose average is evaluated."""
+    """Returns an inner state with these slopes in the copies of params that it averages."""
 
     def keeps(node: Any) -> bool:
         return isinstance(node, contrib.ScheduleFreeState)
@@ -145,13 +147,13 @@ def with_true_slopes(state: Any, marks: Any, slopes: Any) -> Any:
 
 
 def seeing_slopes(extra: dict[str, Any], marks: Any, params: Any) -> dict[str, Any]:
-    """Returns extra arguments whose loss functions run with the slopes that the params have."""
+    """Returns extra arguments whose loss functions run with the slopes of the params."""
 
     def seeing(fn: Callable[..., Any]) -> Callable[..., Any]:
-        def seen(shown: Any, *args: Any, **kwargs: Any) -> Any:
+        def with_slopes(shown: Any, *args: Any, **kwargs: Any) -> Any:
             return fn(on_marked(lambda _, __, s: s, shown, marks, params), *args, **kwargs)
 
-        return seen
+        return with_slopes
 
     names = ("obj_fn", "value_fn", "grad_fn")
     found = {name: extra[name] for name in names if callable(extra.get(name))}
@@ -164,7 +166,7 @@ def _found(state: Any, kinds: tuple[type, ...]) -> list[Any]:
 
 
 def _covers(tree: Any, marks: Any) -> bool:
-    """Tells whether a tree like the params, some of it masked, has any of the slopes."""
+    """Returns whether a tree like the params, partly masked, has any of the slopes."""
 
     def both(leaf: Any, mark: Any) -> bool:
         return not (masked(leaf) or masked(mark))

@@ -1,4 +1,4 @@
-"""Going on with training after a collapse: the optimizer state of what stayed."""
+"""Optimizer states for training that continues after a collapse or with other sites."""
 
 from typing import Any
 
@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import optax
 
 from lcjax.optim.anneal import AnnealState
+from lcjax.optim.param_states import init_marked, param_paths, unmarked
 from lcjax.optim.penalty import LinearityState
 from lcjax.optim.seeding import origins, seeded
-from lcjax.optim.wrapper import CollapsingState
+from lcjax.optim.wrapper import WithLinearityPenaltyState
 from lcjax.surgery.report import CollapseReport
 from lcjax.tree.paths import in_params, leaf_path
-from lcjax.tree.slopes import without_selection
 from lcjax.validation.arguments import check_optimizer
 
-# Set in optimistic gradient descent's first step, which needs no earlier gradient.
+# Set in the first step of optimistic gradient descent, which uses no earlier gradient.
 _FIRST_STEP = "is_initial_step"
 
 
@@ -26,46 +26,56 @@ def carry_opt_state(
     new_params: Any,
     report: CollapseReport,
 ) -> Any:
-    """Returns the optimizer state with which training goes on after a collapse.
+    """Returns the optimizer state for training that continues after a collapse.
 
-    What belongs to an untouched leaf (moments, momentum, penalty weight) is carried over; counts
-    stay, so schedules do not restart. Leaves that surgery made, as the report names them, since
-    shapes cannot tell, start with first moments of 0 and second moments at the level of the leaves
-    they were made of, so that updates grow to their settled size and not past it. The states of
-    `optax.lbfgs` and `optax.contrib.galore` start afresh. Which sites are penalized was decided
-    when the old state was made and stays decided.
+    The state of an unchanged leaf (moments, momentum, penalty weight) is carried over; counts
+    are kept, so schedules do not restart. Leaves that surgery made, which the report names, start
+    with first moments of 0 and second moments at the level of the leaves that they were made of,
+    so that updates grow to their stationary size and not beyond it. The states of `optax.lbfgs`
+    and `optax.contrib.galore` are initialised again. The penalized sites were selected when the
+    old state was made; the selection is kept.
 
     Args:
-      tx: the optimizer that opt_state is of.
+      tx: the optimizer of opt_state.
       opt_state: its state for old_params.
       old_params: the params that were collapsed; arrays or ShapeDtypeStructs.
       new_params: the compact params.
-      report: what `collapse` returned with them.
+      report: the report that `collapse` returned with them.
 
     Raises:
-      ValueError: when opt_state is not a state of tx for old_params, or has the params' states
-        in one vector (`optax.flatten`).
+      ValueError: if opt_state is not a state of tx for old_params, or has the states of all
+        params in one vector (`optax.flatten`).
+
+    Example:
+      >>> import flax.linen as nn, jax, jax.numpy as jnp, lcjax, optax
+      >>> model = lcjax.CollapsibleMLP((8, 4), nn.relu)
+      >>> params = lcjax.map_slopes(jnp.ones_like, model.init(jax.random.key(0), jnp.ones((1, 4))))
+      >>> tx = optax.adam(1e-3)
+      >>> compact, report = lcjax.collapse(params)
+      >>> state = carry_opt_state(tx, tx.init(params), params, compact, report)
+      >>> jax.tree.map(jnp.shape, state[0].mu)
+      {'params': {'dense_1': {'bias': (4,), 'kernel': (4, 4)}}}
     """
     check_optimizer(tx, "tx")
-    with without_selection():
-        expected = jax.tree.structure(jax.eval_shape(tx.init, old_params))
-        fresh = tx.init(new_params)
-    if jax.tree.structure(opt_state) != expected:
+    shapes = jax.eval_shape(lambda params: init_marked(tx, params), old_params)
+    if jax.tree.structure(opt_state) != jax.tree.structure(unmarked(shapes)):
         raise ValueError(
             "opt_state does not have the structure of tx.init(old_params): pass the optimizer and "
             "the params that it was made with, from before the collapse."
         )
+    fresh = init_marked(tx, new_params)
+    owners = param_paths(fresh)
     old = _by_path(opt_state)
     params = {in_params(path): leaf for path, leaf in _by_path(new_params).items()}
     before = {in_params(path): leaf for path, leaf in _by_path(old_params).items()}
     new = set(report.new)
-    gone = [*report.dropped, *report.new]
-    sources = {path: origins(path, params[path], before, gone) for path in new & params.keys()}
+    removed = [*report.dropped, *report.new]
+    sources = {path: origins(path, params[path], before, removed) for path in new & params.keys()}
     beliefs = tuple(path + "/" for path in _places(opt_state, optax.ScaleByBeliefState))
 
     def carry(keys: Any, leaf: Any) -> Any:
         path = leaf_path(keys)
-        owner = _owner(path, params)
+        owner = owners.get(path)
         if owner in new:
             return seeded(leaf, owner, path, sources[owner], old, path.startswith(beliefs))
         if path not in old or path.endswith(_FIRST_STEP):
@@ -75,50 +85,60 @@ def carry_opt_state(
                 f"opt_state: {path} got shape {jnp.shape(old[path])}, expected "
                 f"{jnp.shape(leaf)}: it has the states of all params in one array, as "
                 "optax.flatten makes it, and cannot be carried over. Use the optimizer without "
-                "optax.flatten, or go on with tx.init(new_params)."
+                "optax.flatten, or continue with tx.init(new_params)."
             )
         return old[path]
 
+    fresh = unmarked(fresh)
     carried = jax.tree_util.tree_map_with_path(carry, fresh)
     return _with_numerators(_with_fresh_memory(carried, fresh), opt_state)
 
 
 def update_site_selection(tx: optax.GradientTransformation, opt_state: Any, params: Any) -> Any:
-    """Returns the optimizer state with the sites, and their weights, that another optimizer names.
+    """Returns the optimizer state with the sites and weights that another optimizer selects.
 
-    For training in stages, each with sites of its own: `tx` differs from the optimizer before it in
-    which sites it moves (or in numbers), and takes over moments, momentum and counts. After a
-    collapse, `carry_opt_state` comes first.
+    For training in stages with different sites: `tx` differs from the previous optimizer in the
+    sites that it moves (or in numbers), and takes over moments, momentum and counts. After a
+    collapse call `carry_opt_state` first.
 
     Args:
-      tx: the optimizer with which training goes on.
-      opt_state: the state of the one before, for these params.
-      params: what is trained.
+      tx: the optimizer of the next stage.
+      opt_state: the state of the previous optimizer for these params.
+      params: the params that are trained.
 
     Raises:
-      ValueError: when opt_state does not have the structure of tx.init(params), or tx names no
+      ValueError: if opt_state does not have the structure of tx.init(params), or tx selects no
         site.
+
+    Example:
+      >>> import jax.numpy as jnp, lcjax, optax
+      >>> params = {f"act_{i}": {"slope": jnp.zeros(())} for i in range(2)}
+      >>> one = optax.constant_schedule(1.0)
+      >>> first, second = (lcjax.anneal_slopes(one, last=n) for n in (1, 2))
+      >>> state = update_site_selection(second, first.init(params), params)
+      >>> bool(state.selected["act_0"]["slope"])
+      True
     """
     check_optimizer(tx, "tx")
     fresh = tx.init(params)
     if jax.tree.structure(opt_state) != jax.tree.structure(fresh):
         raise ValueError(
             "opt_state does not have the structure of tx.init(params): pass an optimizer that "
-            "differs from the one before in its sites alone, and after a collapse the state that "
+            "differs from the previous one in its sites only, and after a collapse the state that "
             "carry_opt_state returns."
         )
     return _with_selection(opt_state, fresh)
 
 
 def _with_selection(old: Any, fresh: Any) -> Any:
-    kinds = (AnnealState, CollapsingState, LinearityState)
+    kinds = (AnnealState, WithLinearityPenaltyState, LinearityState)
 
     def take(old: Any, fresh: Any) -> Any:
         if isinstance(old, AnnealState):
             return old._replace(selected=fresh.selected)
         if isinstance(old, LinearityState):
             return old._replace(weights=fresh.weights)
-        if isinstance(old, CollapsingState):
+        if isinstance(old, WithLinearityPenaltyState):
             return old._replace(
                 inner=_with_selection(old.inner, fresh.inner),
                 selected=fresh.selected,
@@ -130,10 +150,10 @@ def _with_selection(old: Any, fresh: Any) -> Any:
 
 
 def _with_fresh_memory(carried: Any, fresh: Any) -> Any:
-    """Returns a state that has those of L-BFGS and GaLore, each as a whole, from another.
+    """Returns a state with the states of L-BFGS and GaLore taken whole from a fresh one.
 
-    What L-BFGS remembers mixes all params; GaLore gets the projector of a param, without which it
-    stays where it is, on the first step and then every so many.
+    The memory of L-BFGS mixes all params. GaLore computes the projector of a param, without which
+    the param does not move, on the first step and then at a fixed interval.
     """
 
     def memory(node: Any) -> bool:
@@ -145,9 +165,9 @@ def _with_fresh_memory(carried: Any, fresh: Any) -> Any:
 
 
 def _with_numerators(carried: Any, old: Any) -> Any:
-    """Returns a state whose learning rate estimates, of Prodigy and D-Adaptation, do not jump.
+    """Returns a state whose learning rate estimates (Prodigy, D-Adaptation) do not jump.
 
-    The estimate is a numerator over the size of all summed gradients, of which some are no more.
+    The estimate is a numerator over the size of all summed gradients, some of which were removed.
     """
 
     def estimates(node: Any) -> bool:
@@ -180,10 +200,3 @@ def _places(tree: Any, kind: type) -> list[str]:
 
 def _by_path(tree: Any) -> dict[str, Any]:
     return {leaf_path(keys): leaf for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
-
-
-def _owner(path: str, params: dict[str, Any]) -> str | None:
-    """Returns the param that a state's leaf belongs to: the longest one that its path ends in."""
-    names = path.split("/")
-    ends = ("/".join(names[start:]) for start in range(len(names)))
-    return next((end for end in ends if end in params), None)

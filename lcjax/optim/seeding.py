@@ -1,8 +1,8 @@
-"""First optimizer states of leaves that surgery made, from those of the leaves they came from.
+"""First optimizer states of leaves that surgery made, from the states of their source leaves.
 
-A leaf that starts with a second moment of 0 beside a count of many steps gets no bias correction:
-Adam's first updates would be 5 times their settled size, adafactor's 16 times. So its second moment
-starts, in every element, at the level of the leaves that it was made of: the largest of their
+A leaf that starts with a second moment of 0 and a count of many steps gets no bias correction:
+Adam's first updates would be 5 times their stationary size, adafactor's 16 times. Therefore its
+second moment starts, in every element, at the level of its source leaves: the largest of their
 means. First moments start at 0, and updates grow to their size as under a warm-up.
 """
 
@@ -15,25 +15,25 @@ import numpy as np
 
 from lcjax.tree.paths import is_slope_path
 
-# Fields of optax's states that hold second moments and other sizes of gradients or steps.
+# Fields of optax's states with second moments and other magnitudes of gradients or steps.
 _LEVELS = {"nu", "nu_max", "v", "v_row", "v_col", "n", "sum_of_squares", "exp_avg_sq"}
 _LEVELS |= {"grad_sum_sq", "e_g", "e_x", "step_sizes", "scale", "subgradients", "reward"}
 _FACTORED = ("v", "v_row", "v_col")
 
 
-def origins(new: str, leaf: Any, old: Mapping[str, Any], gone: Iterable[str]) -> list[str]:
-    """Returns the paths of the old params of which surgery made a new one.
+def origins(new: str, leaf: Any, old: Mapping[str, Any], removed: Iterable[str]) -> list[str]:
+    """Returns the paths of the old params that surgery made a new param of.
 
-    Those among the leaves that are gone or new that share the longest part of its path, its own
+    Among the removed and rewritten leaves those that share the longest part of its path, with its
     name or else its number of axes.
 
     Args:
       new: path of the new param.
       leaf: the new param.
       old: the old params by path.
-      gone: paths of old params that are no more or that the report calls new.
+      removed: paths of the old params that were removed or rewritten.
     """
-    near = [path for path in gone if path in old and not is_slope_path(path)]
+    near = [path for path in removed if path in old and not is_slope_path(path)]
     name = new.rpartition("/")[2]
     alike = [path for path in near if path.rpartition("/")[2] == name]
     alike = alike or [path for path in near if np.ndim(old[path]) == np.ndim(leaf)] or near
@@ -47,11 +47,11 @@ def seeded(
     """Returns the first value of a new param's state.
 
     Args:
-      fresh: what `init` gives.
+      fresh: the value that `init` gives.
       owner: path of the new param.
-      path: of the state's leaf; it ends in owner.
-      sources: paths of the params that it was made of.
-      old: the old state's leaves by path.
+      path: of the leaf of the state; it ends in owner.
+      sources: paths of the params that the new param was made of.
+      old: the leaves of the old state by path.
       belief: whether the state predicts gradients by their first moment `mu`, which starts at 0,
         so that the first errors of its prediction are the gradients themselves.
     """
@@ -78,7 +78,7 @@ def seeded(
 def _values(
     before: str, name: str, field: str, sources: Sequence[str], old: Mapping[str, Any]
 ) -> list[jax.Array]:
-    """Returns what a field of the same state has for the sources."""
+    """Returns the values of a field of the same state for the sources."""
     start, _, end = before.rpartition(name + "/")
     paths = [f"{start}{field}/{end}{path}" for path in sources]
     return [jnp.asarray(old[path]) for path in paths if path in old]

@@ -1,4 +1,4 @@
-"""What a strength and a learning rate do to a gap over so many steps, and the way back."""
+"""The gap that a strength and a learning rate leave after some steps, and the inverse."""
 
 import math
 import warnings
@@ -14,8 +14,8 @@ from lcjax.tree.paths import is_slope, site_of
 from lcjax.validation.arguments import check_number
 
 Penalty = Literal["l1", "l2"]
-# An L2 penalty never arrives at 1; this is the gap at which the published method fuses.
-_L2_ARRIVED = 0.05
+# An L2 penalty never reaches 1; this is the gap at which the published method fuses.
+_L2_REACHED = 0.05
 
 
 def strength_for_gap(
@@ -24,13 +24,13 @@ def strength_for_gap(
     steps: int,
     penalty: Penalty = "l1",
 ) -> float:
-    """Returns the strength λ that brings a slope from 0 to a wanted gap where the task is silent.
+    """Returns the strength λ that brings a slope from 0 to a gap without a task gradient.
 
     Solves `1 − λ Σ_t η_t = gap` for l1 and `Π_t 1 / (1 + 2 λ η_t) = gap` for l2. A task gradient
-    works against it (or with it), so this is the least strength to try, not a promise.
+    works against it (or with it), so this is the smallest strength to try, not a guarantee.
 
     Args:
-      gap: wanted `|1 − α|` at the end; in [0, 1) for l1, (0, 1) for l2; dimensionless.
+      gap: `|1 − α|` at the end; in [0, 1) for l1, (0, 1) for l2.
       learning_rate: η of the slopes, or a schedule of it.
       steps: number of steps, at least 1.
       penalty: "l1" or "l2".
@@ -47,11 +47,11 @@ def strength_for_gap(
     """
     check_penalty(penalty)
     if not (0 <= gap < 1) or (gap == 0 and penalty == "l2"):
-        wanted = "in [0, 1)" if penalty == "l1" else "in (0, 1): an L2 penalty never arrives at 0"
-        raise ValueError(f"gap is {gap}, must be {wanted}.")
+        expected = "in [0, 1)" if penalty == "l1" else "in (0, 1): an L2 penalty never reaches 0"
+        raise ValueError(f"gap is {gap}, must be {expected}.")
     if steps < 1:
         raise ValueError(f"steps is {steps}, must be at least 1.")
-    rates = _over(learning_rate, steps)
+    rates = _values_over_steps(learning_rate, steps)
     if not (np.isfinite(rates).all() and rates.min() >= 0 and rates.max() > 0):
         raise ValueError("learning_rate must be finite, never negative, and somewhere above 0.")
     if penalty == "l1":
@@ -65,7 +65,7 @@ def strength_for_gap(
     return high
 
 
-def warn_if_short(
+def warn_if_unreachable(
     params: Any,
     weights: Any,
     learning_rate: optax.ScalarOrSchedule,
@@ -73,17 +73,17 @@ def warn_if_short(
     penalty: Penalty,
     steps: int,
 ) -> None:
-    """Warns where the penalty alone cannot bring a slope from where it is to 1 in so many steps.
+    """Warns if the penalty alone cannot bring a slope from its value to 1 in this many steps.
 
-    Says nothing of slopes or strengths whose values are not there yet (traced).
+    Does not warn where slopes or strengths are traced, which have no values.
 
     Args:
       params: tree with leaves named `slope`.
       weights: tree of the same structure, a float32 scalar for every slope.
       learning_rate: η of the slopes, or a schedule of it.
       strength: λ, or a schedule of it.
-      penalty: "l1" or "l2"; with l2 a gap of 0.05 counts as arrived.
-      steps: number of steps that are planned.
+      penalty: "l1" or "l2"; with l2 a gap of 0.05 counts as reached.
+      steps: number of planned steps.
     """
     weight_of = {
         site_of(keys): weight for keys, weight in jax.tree_util.tree_flatten_with_path(weights)[0]
@@ -99,7 +99,7 @@ def warn_if_short(
         for v in [*slopes.values(), *weight_of.values(), learning_rate, strength]
     ):
         return
-    reach = _over(learning_rate, steps) * _over(strength, steps)
+    reach = _values_over_steps(learning_rate, steps) * _values_over_steps(strength, steps)
     short = {}
     for site, slope in slopes.items():
         gap, weight = (
@@ -107,8 +107,8 @@ def warn_if_short(
             float(weight_of[site]),
         )
         left = gap - weight * reach.sum() if penalty == "l1" else _l2_gap(gap, weight * reach)
-        arrived = 1e-6 if penalty == "l1" else _L2_ARRIVED
-        if weight > 0 and left > arrived:
+        reached = 1e-6 if penalty == "l1" else _L2_REACHED
+        if weight > 0 and left > reached:
             short[site] = left
     if short:
         worst = max(short, key=lambda site: short[site])
@@ -116,13 +116,13 @@ def warn_if_short(
             f"{steps} steps of this strength and slope learning rate cannot bring {len(short)} of "
             f"{len(slopes)} slopes to 1: without a task gradient {worst or '(root)'} would end at "
             f"gap {short[worst]:.3f}. Raise strength, slope_learning_rate or steps; "
-            "lcjax.strength_for_gap computes the least strength.",
+            "lcjax.strength_for_gap computes the smallest strength.",
             stacklevel=3,
         )
 
 
 def check_penalty(penalty: str) -> None:
-    """Raises ValueError unless the penalty is one there is."""
+    """Raises ValueError unless the penalty is known."""
     if penalty not in ("l1", "l2"):
         raise ValueError(f"penalty is {penalty!r}, must be 'l1' or 'l2'.")
 
@@ -136,7 +136,12 @@ def check_positive(name: str, value: Any) -> None:
         raise ValueError(f"{name} is {value}, must be finite and at least 0.")
 
 
-def _over(value: optax.ScalarOrSchedule, steps: int) -> np.ndarray:
+def value_at_step(value: optax.ScalarOrSchedule, count: jax.Array) -> Any:
+    """Returns a number, or a schedule's value at this step."""
+    return value(count) if callable(value) else value
+
+
+def _values_over_steps(value: optax.ScalarOrSchedule, steps: int) -> np.ndarray:
     """Returns a number's or a schedule's values at the steps 0 to steps − 1; float64."""
     if callable(value):
         return np.asarray(jax.vmap(value)(jnp.arange(steps)), np.float64)

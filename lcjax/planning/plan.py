@@ -14,9 +14,8 @@ from lcjax.structure.sites import Site, Sites, find_sites, finite_gap, params_of
 from lcjax.surgery.collapse import abstract_collapse
 from lcjax.surgery.replacement import Rank, Truncation, exactly
 from lcjax.surgery.rewrite import chain_flops, rewrite
-from lcjax.tree.paths import natural
-from lcjax.tree.selection import check_forward_order
-from lcjax.validation.arguments import check_sites
+from lcjax.tree.paths import natural_sort_key
+from lcjax.tree.selection import check_forward_order, check_sites
 from lcjax.validation.batches import as_batch, check_batches
 
 Order = Literal["sensitivity", "last", "gap"]
@@ -187,7 +186,7 @@ def plan(
         met=kept > 0 if budget.kind == "max_drop" else budget.reached(steps),
         fit=fit,
         order=order,
-        refused=tuple(sorted(refused, key=lambda pair: natural(pair[0]))),
+        refused=tuple(sorted(refused, key=lambda pair: natural_sort_key(pair[0]))),
     )
 
 

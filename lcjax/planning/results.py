@@ -5,10 +5,10 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Self
 
+from lcjax._messages import printable
 from lcjax._table import render
-from lcjax.tree.paths import natural
+from lcjax.tree.paths import natural_sort_key
 from lcjax.validation.json_files import kind_of, parse_json
-from lcjax.validation.printable import printable
 
 _FORMAT = 1
 
@@ -112,7 +112,7 @@ class Plan:
     def sites(self) -> tuple[str, ...]:
         """The sites to collapse, in forward order."""
         paths = [step.site for step in self.steps[1 : self.chosen + 1] if step.site is not None]
-        return tuple(sorted(paths, key=natural))
+        return tuple(sorted(paths, key=natural_sort_key))
 
     @property
     def front(self) -> tuple[Step, ...]:

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from lcjax._messages import printable
 from lcjax.io.checkpoint import restore
 from lcjax.io.schema import CheckpointError
 from lcjax.stablehlo.custom_calls import unknown_calls
 from lcjax.validation.json_files import kind_of, read_bounded, read_json
-from lcjax.validation.printable import printable
 
 PROGRAM, WEIGHTS, ABOUT = "program.jax", "weights", "export.json"  # the files of a model
 FORMAT = 1

@@ -11,7 +11,7 @@ from flax.core import meta
 
 from lcjax.algebra.fuse import cheapest_cuts
 from lcjax.errors import CollapseError
-from lcjax.tree.paths import natural
+from lcjax.tree.paths import natural_sort_key
 
 _DENSE, _ACT = re.compile(r"dense_(\d+)"), re.compile(r"act_(\d+)")
 _ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
@@ -68,7 +68,7 @@ def nodes(tree: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yields every mapping in a tree of mappings with its path, in natural order."""
     if isinstance(tree, Mapping):
         yield path, tree
-        for name in sorted(tree, key=lambda name: natural(str(name))):
+        for name in sorted(tree, key=lambda name: natural_sort_key(str(name))):
             yield from nodes(tree[name], join(path, str(name)))
 
 

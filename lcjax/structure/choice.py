@@ -5,8 +5,7 @@ from collections.abc import Iterable
 from lcjax.errors import CollapseError
 from lcjax.planning.results import Plan
 from lcjax.structure.sites import Site, Sites, finite_gap
-from lcjax.tree.selection import choose
-from lcjax.validation.arguments import check_sites
+from lcjax.tree.selection import check_sites, choose
 
 Choice = str | Site | Iterable[str | Site] | Plan | None
 

@@ -16,9 +16,10 @@ from lcjax.algebra.fuse import cheapest_cuts, parameters
 from lcjax.errors import CollapseError
 from lcjax.nn.activations import CollapsibleActivation, CollapsibleGate
 from lcjax.structure.chains import Chain, find_chains
-from lcjax.tree.paths import natural
+from lcjax.tree.paths import natural_sort_key
+from lcjax.tree.selection import NO_SITES
 from lcjax.tree.slopes import slopes_by_path
-from lcjax.validation.arguments import NO_SITES, check_tree
+from lcjax.validation.arguments import check_tree
 from lcjax.validation.functions import check_function, check_inputs, explained
 
 
@@ -121,7 +122,7 @@ def find_sites(
             found[chain.site(i)] = _site(chain, i)
     for path, leaf in slopes_by_path(params).values():
         found.setdefault(path, Site(path=path, slope=farthest(leaf)))
-    order = sorted(found, key=natural)
+    order = sorted(found, key=natural_sort_key)
     if apply_fn is not None:
         traced = forward_order(apply_fn, variables, inputs)
         order.sort(key=lambda path: traced.index(path) if path in traced else len(traced))

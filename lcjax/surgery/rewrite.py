@@ -11,13 +11,13 @@ from flax.core import FrozenDict, freeze, meta
 from lcjax.algebra.boxes import box_dense
 from lcjax.algebra.fuse import Norm
 from lcjax.errors import CollapseError
-from lcjax.nn.layers import NORM_EPSILON
+from lcjax.nn.mlp import NORM_EPSILON
 from lcjax.structure.chains import Chain, find_chains, join
 from lcjax.structure.runs import Run, runs_of
 from lcjax.surgery.checks import replaced
 from lcjax.surgery.replacement import Replace
 from lcjax.surgery.report import CollapseReport, SegmentFit
-from lcjax.tree.paths import in_params, leaf_path, natural, slope_paths
+from lcjax.tree.paths import in_params, leaf_path, natural_sort_key, slope_paths
 
 
 def rewrite(
@@ -55,8 +55,8 @@ def rewrite(
     old, new = _leaves(variables), _leaves(tree)
     report = CollapseReport(
         gaps=gaps,
-        collapsed=tuple(sorted(gaps, key=natural)),
-        factors=tuple(sorted(factors, key=natural)),
+        collapsed=tuple(sorted(gaps, key=natural_sort_key)),
+        factors=tuple(sorted(factors, key=natural_sort_key)),
         kept=tuple(kept),
         new=tuple(path for path in new if new[path] is not old.get(path)),
         dropped=tuple(path for path in old if path not in new),

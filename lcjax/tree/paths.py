@@ -21,26 +21,34 @@ def _name(key: Hashable) -> str:
 def leaf_path(keys: Sequence[Any]) -> str:
     """Returns a leaf's slash-joined path, `block_3/mlp/act_0/slope`, from its JAX key path.
 
-    The box around a partitioned leaf, and the variable around an NNX one, add a `value` of their
-    own to the key path; it is left out, so that boxed and unboxed trees have the same paths.
+    The box of a partitioned leaf and the variable of an NNX leaf add a `value` to the key path.
+    It is dropped, so that boxed and unboxed trees have the same paths.
+
+    Example:
+      >>> import jax
+      >>> tree = {"mlp": {"act_0": {"slope": 0.5}}}
+      >>> [leaf_path(keys) for keys, _ in jax.tree_util.tree_leaves_with_path(tree)]
+      ['mlp/act_0/slope']
     """
-    names = [_name(key) for key in keys]
-    if keys and isinstance(keys[-1], jax.tree_util.GetAttrKey) and names[-1] == "value":
-        names.pop()
-    return "/".join(names)
+    end = len(keys)
+    while end and isinstance(keys[end - 1], jax.tree_util.GetAttrKey):
+        if keys[end - 1].name != "value":
+            break
+        end -= 1
+    return "/".join(_name(key) for key in keys[:end])
 
 
 def in_params(path: str) -> str:
-    """Returns a path without the leading `params/` that whole variables have and params lack."""
+    """Returns a path without the leading `params/` that paths in whole variables have."""
     return path.removeprefix(_COLLECTION)
 
 
 def slope_paths(paths: Iterable[str]) -> frozenset[str]:
-    """Returns which of a whole tree's leaf paths lead to slopes.
+    """Returns the paths of the slopes among all leaf paths of a tree.
 
-    A leaf named `slope` is one where it is the only leaf of its module, as activations of lcjax
-    have it: beside other leaves (`{"slope", "intercept"}`) it is the model's own. In the tree of a
-    collapsible function slopes are the leaves under the top-level `slopes`.
+    A leaf named `slope` is a slope if it is the only leaf of its module, as in the activations of
+    lcjax: with other leaves in the module (`{"slope", "intercept"}`) it belongs to the model. In
+    the tree of a collapsible function the slopes are the leaves under the top-level `slopes`.
     """
     paths = list(paths)
     parts = {path.partition("/")[0] for path in map(in_params, paths)}
@@ -56,11 +64,11 @@ def slope_paths(paths: Iterable[str]) -> frozenset[str]:
 
 
 def surely_slope(path: str) -> bool:
-    """Tells whether the module of a leaf named `slope` has a name that lcjax gives.
+    """Returns whether the module of a leaf named `slope` has a name that lcjax gives.
 
     Those are `act`, `act_<i>` and Flax's names for `CollapsibleActivation` and `CollapsibleGate`,
-    whatever stands below `slopes` in the tree of a collapsible function, and a bare activation's
-    own tree, which has no module.
+    any name below `slopes` in the tree of a collapsible function, and the root, which is the tree
+    of a single activation.
     """
     path = in_params(path)
     site = path.rpartition("/")[0]
@@ -68,24 +76,29 @@ def surely_slope(path: str) -> bool:
 
 
 def is_slope(keys: Sequence[Any]) -> bool:
-    """Tells whether a JAX key path leads to a leaf named `slope`."""
+    """Returns whether a JAX key path leads to a leaf named `slope`."""
     return is_slope_path(leaf_path(keys))
 
 
 def is_slope_path(path: str) -> bool:
-    """Tells whether a slash-joined path leads to a leaf named `slope`."""
+    """Returns whether a slash-joined path leads to a leaf named `slope`."""
     return path.rpartition("/")[2] == "slope"
 
 
 def site_of(keys: Sequence[Any]) -> str:
-    """Returns the path of the site whose slope stands at this key path; "" for a bare slope.
+    """Returns the path of the site whose slope has this key path; "" for a bare slope.
 
-    In the tree of a collapsible function the slopes stand apart, under `slopes`, which is left out.
+    The tree of a collapsible function keeps slopes under `slopes`, which is dropped.
     """
     return in_params(leaf_path(keys)).removeprefix(_SLOPES).rpartition("/")[0]
 
 
-def natural(path: str) -> tuple[Any, ...]:
-    """Returns a sort key under which block_2 comes before block_10."""
+def natural_sort_key(path: str) -> tuple[Any, ...]:
+    """Returns a sort key that puts block_2 before block_10.
+
+    Example:
+      >>> sorted(["block_10", "block_2"], key=natural_sort_key)
+      ['block_2', 'block_10']
+    """
     parts = re.split(r"(\d+)", path)
     return tuple(int(part) if part.isdecimal() else part for part in parts)

@@ -1,27 +1,95 @@
-"""Which sites are meant: by path, by glob, by how many from the last, and with what weight."""
+"""Selection of sites by path, by glob or by number from the last, and their weights."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import combinations, product
+from numbers import Real
 from typing import Any
 
 import jax
 import numpy as np
 from jax.core import Tracer
 
+from lcjax._messages import describe
 from lcjax.errors import CollapseError
-from lcjax.tree.paths import in_params, natural
-from lcjax.validation.arguments import NO_SITES, check_sites
+from lcjax.tree.paths import in_params, natural_sort_key
 
 Weights = float | Sequence[float] | Mapping[str, float]
 Order = Iterable[Any]  # site paths, or Sites
 
+NO_SITES = (
+    "no sites: the tree has no leaf named `slope`; it was collapsed whole, or belongs to another "
+    "model. Build the model with lcjax.CollapsibleMLP or lcjax.CollapsibleActivation and pass its "
+    "params; for a model that you cannot change, or of Flax NNX, Equinox or Haiku, use "
+    "f = lcjax.collapsible(apply_fn), f.init and f.trace."
+)
 _NEEDS_ORDER = (
     "Pass order=lcjax.find_sites(variables, apply_fn=model.apply, inputs=[x]).paths (of a "
-    "collapsible function order=f.sites(params, x).paths), or name sites with sites= or where= and "
-    "weights with a mapping."
+    "collapsible function order=f.trace(params, x).sites.paths), or name sites with sites= or "
+    "where= and weights with a mapping."
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteSelection:
+    """Sites of a model, for `sites=` of the penalties and of `anneal_slopes`.
+
+    Attributes:
+      last: number of sites counted from the last (int), or their fraction (float in (0, 1],
+        rounded, at least one), among those that `where` and `sites` select; None for all.
+      where: a glob over site paths.
+      sites: paths or globs of the sites; each must match at least one.
+      order: all site paths in forward order, as `find_sites(..., apply_fn=)` returns them; needed
+        by `last` and by listed weights where names (encoder, decoder) do not show it.
+
+    Example:
+      >>> SiteSelection(last=0.5, where="encoder/*").last
+      0.5
+    """
+
+    last: int | float | None = None
+    where: str | None = None
+    sites: Iterable[str] | None = None
+    order: Order | None = None
+
+    def __post_init__(self):
+        for name in ("sites", "order"):  # iterators can be read only once
+            value = getattr(self, name)
+            if isinstance(value, Iterable) and not isinstance(value, (str, tuple)):
+                object.__setattr__(self, name, tuple(value))
+
+
+Selected = str | Iterable[str] | SiteSelection | None
+
+
+def as_selection(sites: Selected) -> SiteSelection:
+    """Returns a selection; paths or globs alone are a selection of those sites."""
+    return sites if isinstance(sites, SiteSelection) else SiteSelection(sites=sites)
+
+
+def check_sites(sites: Any) -> None:
+    """Raises TypeError unless a choice of sites is made of paths."""
+    if callable(sites):
+        raise TypeError(
+            f"sites is {describe(sites)}; expected paths, globs, Sites, a Plan or None. A metric "
+            "comes third: (apply_fn, variables, metric, data); give sites=None for all."
+        )
+    if isinstance(sites, Real):
+        raise TypeError(
+            f"sites is {sites!r}, {describe(sites)}; expected paths or globs such as 'block_1/*', "
+            "Sites or a Plan. Give other arguments by name: fit=lcjax.Exact(max_gap=0.1), last=1."
+        )
+    if isinstance(sites, (str, Mapping)) or not hasattr(sites, "__iter__"):
+        return
+    wrong = [site for site in sites if not isinstance(site, str) and not hasattr(site, "path")]
+    if wrong:
+        raise TypeError(
+            f"sites contains {describe(wrong[0])}; expected paths or globs such as 'block_1/*'. "
+            "lcjax.find_sites(variables).paths lists them; the order of arguments is "
+            "(apply_fn, variables, data, sites)."
+        )
 
 
 def _listed(paths: Sequence[str]) -> str:
@@ -30,10 +98,10 @@ def _listed(paths: Sequence[str]) -> str:
 
 
 def matching(paths: Sequence[str], pattern: str) -> list[str]:
-    """Returns the site paths that a path or glob names; `*` crosses slashes.
+    """Returns the site paths that match a path or glob; `*` crosses slashes.
 
     Raises:
-      CollapseError: when it names none; lists the sites there are.
+      CollapseError: if none does; lists the sites of the tree.
     """
     found = [path for path in paths if path == pattern]
     found = found or [path for path in paths if fnmatchcase(path, in_params(pattern))]
@@ -53,23 +121,20 @@ def choose(
     sites: Iterable[str] | None = None,
     order: Order | None = None,
 ) -> list[str]:
-    """Returns the chosen ones of these site paths, in forward order.
+    """Returns the selected ones of these site paths, in forward order.
 
-    Without `order` that is the natural sort of the paths. Names decide it where they differ in a
-    number (block_2, block_10), and cannot where they differ in a word (encoder, decoder).
-
-    Args:
-      paths: the sites there are.
-      last: how many sites from the last backwards (int), or which fraction of them (float in
-        (0, 1], rounded, at least one); counted among those that `where` and `sites` leave.
-      where: a glob over site paths.
-      sites: paths or globs of the sites; each must name at least one.
-      order: all site paths in forward order, as `find_sites(..., apply_fn=)` has them.
+    Without `order` the forward order is the natural sort of the paths. It is known where names
+    differ in a number (block_2, block_10), and unknown where they differ in a word (encoder,
+    decoder). The arguments are the fields of `SiteSelection`.
 
     Raises:
-      CollapseError: when there is no site, a pattern matches none, `order` lacks a site, or
-        `last` needs an order that names do not decide.
-      ValueError: when `last` is out of range.
+      CollapseError: if there is no site, a pattern matches none, `order` lacks a site, or
+        `last` needs an order that names do not show.
+      ValueError: if `last` is out of range.
+
+    Example:
+      >>> choose(["block_10/act_0", "block_2/act_0"], last=1)
+      ['block_10/act_0']
     """
     chosen = _in_order(set(paths), order)
     if not chosen:
@@ -93,31 +158,32 @@ def choose(
 
 def _in_order(paths: set[str], order: Order | None) -> list[str]:
     if order is None:
-        return sorted(paths, key=natural)
+        return sorted(paths, key=natural_sort_key)
     if isinstance(order, str):
         raise TypeError(f"order: got the string {order!r}, expected a sequence of site paths.")
     places = {getattr(site, "path", site): place for place, site in enumerate(order)}
-    if missing := sorted(paths - places.keys(), key=natural):
+    if missing := sorted(paths - places.keys(), key=natural_sort_key):
         raise CollapseError(
             f"order: got {_listed(list(places)) or 'no path'}, expected every site; it lacks "
-            f"{_listed(missing)}. Pass the paths of lcjax.find_sites(..., apply_fn=) or f.sites."
+            f"{_listed(missing)}. Pass the paths of lcjax.find_sites(..., apply_fn=) or of "
+            "f.trace(...).sites."
         )
     return sorted(paths, key=places.__getitem__)
 
 
 def check_forward_order(what: str, paths: Sequence[str]) -> None:
-    """Raises CollapseError where names do not tell in which order sites run."""
+    """Raises CollapseError unless names give the order in which sites run."""
     _check_decided(what, combinations(paths, 2))
 
 
 def _check_decided(what: str, pairs: Iterable[tuple[str, str]]) -> None:
-    """Raises CollapseError where names do not tell which of a pair runs first."""
+    """Raises CollapseError unless names give the forward order of every pair."""
     for first, second in pairs:
-        parts = zip(natural(first), natural(second), strict=False)
+        parts = zip(natural_sort_key(first), natural_sort_key(second), strict=False)
         differ = next((pair for pair in parts if pair[0] != pair[1]), None)
         if differ is None or not all(isinstance(part, int) for part in differ):
             raise CollapseError(
-                f"{what} counts in forward order, and names do not tell whether {first!r} or "
+                f"{what} needs the forward order, and names do not show whether {first!r} or "
                 f"{second!r} runs first. {_NEEDS_ORDER}"
             )
 
@@ -125,50 +191,50 @@ def _check_decided(what: str, pairs: Iterable[tuple[str, str]]) -> None:
 def _count(last: int | float, available: int) -> int:
     if isinstance(last, (jax.Array, Tracer)):
         raise TypeError(
-            "last: got an array, expected an int or a float. optax.inject_hyperparams makes arrays "
-            'of numbers: pass it static_args=("last", "steps").'
+            "last: got an array, expected an int or a float: the number of sites is fixed when `init` "
+            "runs. Pass a Python number."
         )
     if isinstance(last, float) and 0 < last <= 1:
         return max(1, round(last * available))
     if isinstance(last, int) and not isinstance(last, bool) and 1 <= last <= available:
         return last
     raise ValueError(
-        f"last is {last!r}; wanted a number of sites from 1 to {available}, the number there is, "
-        "or a fraction in (0, 1] such as 0.5."
+        f"last is {last!r}; expected a number of sites from 1 to {available}, or a fraction in "
+        "(0, 1] such as 0.5."
     )
 
 
 def weigh(chosen: Sequence[str], weights: Weights, *, ordered: bool = True) -> dict[str, Any]:
-    """Returns a weight for each chosen site.
+    """Returns the weight of each selected site.
 
     Args:
       chosen: site paths in forward order.
-      weights: one number for all, one for each chosen site in forward order, or a mapping of paths
-        or globs to numbers, in which a site that nothing names weighs 1.
-      ordered: whether the forward order is known, not only that of names.
+      weights: one number for all, one for each selected site in forward order, or a mapping of
+        paths or globs to numbers; a site that the mapping does not name has weight 1.
+      ordered: whether the forward order is known, not only the order of names.
 
     Raises:
-      ValueError: when the number of weights is another than that of sites, or one is negative.
-      CollapseError: when a pattern matches no chosen site, or different weights are listed for
-        sites whose order names do not decide.
+      ValueError: if the number of weights differs from that of sites, or one is negative.
+      CollapseError: if a pattern matches no selected site, or different weights are listed for
+        sites whose order names do not give.
     """
     if isinstance(weights, Mapping):
-        weighed = dict.fromkeys(chosen, 1.0)
+        weight_of = dict.fromkeys(chosen, 1.0)
         for pattern, weight in weights.items():
-            weighed.update(dict.fromkeys(matching(chosen, pattern), float(weight)))
+            weight_of.update(dict.fromkeys(matching(chosen, pattern), float(weight)))
     else:
         listed = _listed_weights(chosen, weights)
         if isinstance(weights, Tracer):
             return listed
-        weighed = {path: float(weight) for path, weight in listed.items()}
+        weight_of = {path: float(weight) for path, weight in listed.items()}
         if not ordered:
             pairs = combinations(chosen, 2)
-            unequal = (pair for pair in pairs if weighed[pair[0]] != weighed[pair[1]])
+            unequal = (pair for pair in pairs if weight_of[pair[0]] != weight_of[pair[1]])
             _check_decided("a list of weights", unequal)
-    for path, weight in weighed.items():
+    for path, weight in weight_of.items():
         if not (weight >= 0 and math.isfinite(weight)):
             raise ValueError(f"{path}: weight is {weight}, must be finite and at least 0.")
-    return weighed
+    return weight_of
 
 
 def _listed_weights(chosen: Sequence[str], weights: Any) -> dict[str, Any]:

@@ -1,1 +1,3 @@
-"""Checks of what users pass in: arguments, functions, batches, files."""
+"""Checks of arguments, functions, batches and files of users; nothing here is public."""
+
+__all__: list[str] = []

@@ -3,7 +3,6 @@
 They look at Python objects once a call, before anything is computed.
 """
 
-import inspect
 import os
 from collections.abc import Mapping
 from numbers import Real
@@ -15,6 +14,7 @@ import optax
 from flax.core import meta
 from jax.core import Tracer
 
+from lcjax._messages import describe, first_few
 from lcjax.errors import CollapseError
 from lcjax.tree.paths import leaf_path, slope_paths
 
@@ -22,13 +22,6 @@ _LEAVES = frozenset({"kernel", "bias", "slope", "scale"})
 _OTHER_LIBRARIES = (
     "For Flax NNX, Equinox and other trees use lcjax.collapsible(fn), whose own init, sites, "
     "collapse and calibrate take them"
-)
-
-NO_SITES = (
-    "no sites: the tree holds no leaf named `slope`, as one that is collapsed whole or of another "
-    "model. Build the model with lcjax.CollapsibleMLP or lcjax.CollapsibleActivation and pass its "
-    "params; for a model that you cannot change, or of Flax NNX, Equinox or Haiku, use "
-    "f = lcjax.collapsible(apply_fn) and f.init, f.sites, f.collapse."
 )
 
 
@@ -68,29 +61,6 @@ def check_tree(tree: Any, name: str, *, nested: bool = True) -> None:
             )
 
 
-def check_sites(sites: Any) -> None:
-    """Raises TypeError unless a choice of sites is made of paths."""
-    if callable(sites):
-        raise TypeError(
-            f"sites is {kind(sites)}; expected paths, globs, Sites, a Plan or None. The order is "
-            "sensitivity(apply_fn, variables, sites, metric, batches); give sites=None for all."
-        )
-    if isinstance(sites, Real):
-        raise TypeError(
-            f"sites is {sites!r}, {kind(sites)}; expected paths or globs such as 'block_1/*', "
-            "Sites or a Plan. Give other arguments by name: threshold=0.1, last=1."
-        )
-    if isinstance(sites, (str, Mapping)) or not hasattr(sites, "__iter__"):
-        return
-    wrong = [site for site in sites if not isinstance(site, str) and not hasattr(site, "path")]
-    if wrong:
-        raise TypeError(
-            f"sites holds {kind(wrong[0])}; expected paths or globs such as 'block_1/*'. "
-            "lcjax.find_sites(variables).paths lists them; the order of arguments is "
-            "(apply_fn, variables, batches, sites)."
-        )
-
-
 def check_number(name: str, value: Any) -> None:
     """Raises TypeError unless a value is a number; of a tracer nothing is asked."""
     if not isinstance(value, (Real, Tracer)) and getattr(value, "shape", None) != ():
@@ -104,12 +74,18 @@ def check_optimizer(tx: Any, name: str = "inner") -> None:
     if callable(tx):
         called = getattr(tx, "__name__", "it")
         raise TypeError(
-            f"{name} is {kind(tx)}, not called yet; expected an optax optimizer. Call it: "
+            f"{name} is {describe(tx)}, not called yet; expected an optax optimizer. Call it: "
             f"optax.{called}(learning_rate)."
         )
     raise TypeError(
-        f"{name} is {kind(tx)}; expected an optax optimizer. Pass one such as optax.adam(1e-3)."
+        f"{name} is {describe(tx)}; expected an optax optimizer. Pass one such as optax.adam(1e-3)."
     )
+
+
+def require_params(name: str, params: Any) -> None:
+    """Raises ValueError if params were not passed to a transform's update."""
+    if params is None:
+        raise ValueError(f"{name} needs `params`: call tx.update(grads, state, params).")
 
 
 def check_state(name: str, state: Any, params: Any) -> None:
@@ -125,7 +101,7 @@ def check_state(name: str, state: Any, params: Any) -> None:
     if other:
         raise CollapseError(
             f"{name}: the optimizer state is of other params than these; they differ in "
-            f"{some(other)}. After a collapse convert it: opt_state = lcjax.carry_opt_state(tx, "
+            f"{first_few(other)}. After a collapse convert it: opt_state = lcjax.carry_opt_state(tx, "
             "opt_state, old_params, new_params, report)."
         )
 
@@ -139,7 +115,7 @@ def check_path(path: Any) -> None:
     """Raises TypeError unless this is a path."""
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
         raise TypeError(
-            f"path is {kind(path)}; expected the name of a directory. Look at the order of the "
+            f"path is {describe(path)}; expected the name of a directory. Look at the order of the "
             "arguments: save(path, tree), restore(path), export(apply_fn, variables, inputs, path)."
         )
 
@@ -160,19 +136,3 @@ def check_features(features: Any, owner: str) -> None:
             f"{owner}: features is {features!r}; expected the widths of the Dense layers, the "
             "output's last. Pass a tuple such as (256, 10)."
         )
-
-
-def kind(value: Any) -> str:
-    """Returns what a value is in a few words, with an article."""
-    name = type(value).__name__
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"an array of shape {tuple(value.shape)}"
-    if inspect.isroutine(value):
-        return f"the function {getattr(value, '__name__', name)}"
-    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
-
-
-def some(names: Any) -> str:
-    """Returns the first of some names, sorted, and how many more there are."""
-    names = sorted(map(str, names))
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

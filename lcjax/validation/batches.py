@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from lcjax._messages import describe
 from lcjax.errors import CollapseError
-from lcjax.validation.arguments import kind
 
 
 def as_batch(batch: Any) -> tuple[Any, ...]:
@@ -46,7 +46,7 @@ def check_batches(batches: Any, *, more_than_once: str = "") -> None:
         )
     if hasattr(batches, "sites") or not hasattr(batches, "__iter__"):
         raise TypeError(
-            f"batches is {kind(batches)}; expected an iterable of batches, such as [batch]. "
+            f"batches is {describe(batches)}; expected an iterable of batches, such as [batch]. "
             "Look at the order of the arguments: (apply_fn, variables, batches, sites)."
         )
     if more_than_once and isinstance(batches, Iterator):

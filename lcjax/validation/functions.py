@@ -14,8 +14,8 @@ import numpy as np
 from flax.errors import FlaxError, ScopeCollectionNotFound
 from jax.core import Tracer
 
+from lcjax._messages import describe, first_few
 from lcjax.errors import CollapseError
-from lcjax.validation.arguments import kind, some
 
 # Arguments of a Flax module's apply that its `__call__` does not see.
 _OF_APPLY = frozenset({"rngs", "method", "mutable", "capture_intermediates"})
@@ -39,7 +39,7 @@ def check_function(fn: Any, name: str = "apply_fn") -> None:
         )
     if not callable(fn):
         raise TypeError(
-            f"{name} is {kind(fn)}; expected a function of variables and inputs. Pass model.apply."
+            f"{name} is {describe(fn)}; expected a function of variables and inputs. Pass model.apply."
         )
 
 
@@ -47,7 +47,7 @@ def check_inputs(inputs: Any) -> None:
     """Raises TypeError unless inputs are a sequence of what a function takes after variables."""
     if hasattr(inputs, "shape") or not isinstance(inputs, Sequence) or isinstance(inputs, str):
         raise TypeError(
-            f"inputs is {kind(inputs)}; expected a list or tuple of what apply_fn takes after the "
+            f"inputs is {describe(inputs)}; expected a list or tuple of what apply_fn takes after the "
             "variables. Pass [x]."
         )
 
@@ -65,7 +65,7 @@ def check_metric(metric: Any) -> None:
     """Raises TypeError unless this is a function."""
     if not callable(metric):
         raise TypeError(
-            f"metric is {kind(metric)}; expected a function metric(variables) that returns a "
+            f"metric is {describe(metric)}; expected a function metric(variables) that returns a "
             "number, higher is better. Wrap what measures: lambda variables: accuracy(variables)."
         )
 
@@ -87,7 +87,7 @@ def score(metric: Callable[[Any], Any], variables: Any) -> float:
         raise
     if np.ndim(value) or not (isinstance(value, Real) or hasattr(value, "dtype")):
         raise TypeError(
-            f"metric returned {kind(value)}; expected one number, higher is better. Return, for "
+            f"metric returned {describe(value)}; expected one number, higher is better. Return, for "
             "example, the mean as a float."
         )
     return float(value)
@@ -114,7 +114,7 @@ def explained(
     except FlaxError as error:
         if isinstance(error, ScopeCollectionNotFound) and "params" not in variables:
             raise CollapseError(
-                f"variables hold {some(variables)} and no 'params'; model.apply expects variables "
+                f"variables hold {first_few(variables)} and no 'params'; model.apply expects variables "
                 "with a collection 'params'. Pass {'params': params}."
             ) from error
         reason = str(error).partition(" (https://flax.")[0]
@@ -191,5 +191,6 @@ def _is_nnx_module(value: Any) -> bool:
 
 def _shapes(inputs: Sequence[Any]) -> str:
     return ", ".join(
-        f"a dict of {some(one)}" if isinstance(one, Mapping) else kind(one) for one in inputs
+        f"a dict of {first_few(one)}" if isinstance(one, Mapping) else describe(one)
+        for one in inputs
     )

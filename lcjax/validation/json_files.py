@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from lcjax.validation.printable import printable
+from lcjax._messages import printable
 
 LARGEST = 16 * 2**20  # bytes of a JSON file, unless the caller says otherwise
 DEEPEST = 100  # lists and objects inside one another

@@ -373,7 +373,7 @@ ERRORS = [
     ),
     Use(
         76,
-        lambda w: lcjax.with_linearity_penalty(optax.adam(1e-3), strength=1, where="blok*").init(
+        lambda w: lcjax.with_linearity_penalty(optax.adam(1e-3), strength=1, sites="blok*").init(
             w.V
         ),
         CollapseError,
@@ -381,7 +381,9 @@ ERRORS = [
     ),
     Use(
         77,
-        lambda w: lcjax.with_linearity_penalty(optax.adam(1e-3), strength=1, last=2.5).init(w.V),
+        lambda w: lcjax.with_linearity_penalty(
+            optax.adam(1e-3), strength=1, sites=lcjax.SiteSelection(last=2.5)
+        ).init(w.V),
         ValueError,
         "last is 2.5; wanted a number of sites from 1 to 2.*or a fraction",
     ),

@@ -6,8 +6,8 @@ import typing
 from pathlib import Path
 from typing import Any
 
+from lcjax._messages import printable
 from lcjax.validation.json_files import kind_of
-from lcjax.validation.printable import printable
 from train.validation import ConfigError
 
 

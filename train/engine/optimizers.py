@@ -6,7 +6,7 @@ import optax
 
 import lcjax
 from lcjax.tree.paths import leaf_path
-from lcjax.tree.slopes import on_slopes
+from lcjax.tree.slopes import map_slopes
 from train.config.base import OptimizerConfig, PenaltyConfig
 
 
@@ -30,8 +30,7 @@ def make_optimizer(
         strength=penalty.strength if strength is None else strength,
         penalty=penalty.penalty,
         slope_learning_rate=_from_step(int(penalty.start * steps), penalty.slope_learning_rate),
-        last=penalty.last,
-        where=penalty.where,
+        sites=lcjax.SiteSelection(last=penalty.last, where=penalty.where),
         steps=steps,
     )
 
@@ -48,8 +47,8 @@ def holding_slopes(inner: optax.GradientTransformation) -> optax.GradientTransfo
     """Returns an optimizer, whose state is that of `inner`, under which slopes stay as they are."""
 
     def update(updates, state, params=None):
-        updates, state = inner.update(on_slopes(jnp.zeros_like, updates), state, params)
-        return on_slopes(jnp.zeros_like, updates), state
+        updates, state = inner.update(map_slopes(jnp.zeros_like, updates), state, params)
+        return map_slopes(jnp.zeros_like, updates), state
 
     return optax.GradientTransformation(inner.init, update)
 

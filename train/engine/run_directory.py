@@ -8,8 +8,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from lcjax._messages import printable
 from lcjax.validation import json_files
-from lcjax.validation.printable import printable
 from train.config.base import RunConfig
 
 CONFIG, SUMMARY = "config.json", "summary.json"

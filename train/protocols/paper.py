@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 import lcjax
-from lcjax.tree.slopes import on_slopes, selected, slope_tree
+from lcjax.tree.slopes import map_slopes, select_sites, slopes_like
 from train.config.base import AnyConfig
 from train.engine.loop import TrainState
 from train.engine.optimizers import make_adamw, warmup_cosine
@@ -41,7 +41,7 @@ class Reference(Protocol):
     def first(self) -> TrainState:
         """Returns the state with PReLUs swapped in, whatever the slopes were."""
         state, chosen = super().first(), self._chosen()
-        params = on_slopes(
+        params = map_slopes(
             lambda p, here: jnp.where(here, _SLOPE, p).astype(p.dtype),
             state.params,
             chosen(state.params),
@@ -54,7 +54,7 @@ class Reference(Protocol):
         inner = make_adamw(config.optimizer, warmup_cosine(config.optimizer, self.task.steps))
 
         def hold(updates: Any, params: Any) -> Any:
-            return on_slopes(
+            return map_slopes(
                 lambda u, here: jnp.where(here, u, jnp.zeros_like(u)), updates, chosen(params)
             )
 
@@ -66,7 +66,9 @@ class Reference(Protocol):
 
         def loss(params: Any, stats: Any, batch: Any, key: jax.Array) -> Any:
             value, aux = plain.loss(params, stats, batch, key)
-            gaps = lcjax.linearity_penalty(params, last=penalty.last, where=penalty.where)
+            gaps = lcjax.linearity_penalty(
+                params, sites=lcjax.SiteSelection(last=penalty.last, where=penalty.where)
+            )
             return value + penalty.strength * gaps, aux
 
         return dataclasses.replace(plain, loss=loss)
@@ -76,7 +78,7 @@ class Reference(Protocol):
         penalty = self.task.config.penalty
 
         def chosen(params: Any) -> Any:
-            sites = set(selected(params, penalty.last, penalty.where, None))
-            return slope_tree(params, lambda site, _: site in sites)
+            sites = set(select_sites(params, last=penalty.last, where=penalty.where))
+            return slopes_like(params, lambda site, _: site in sites, lcjax.SiteSelection())
 
         return chosen

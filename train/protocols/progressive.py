@@ -7,7 +7,7 @@ import optax
 
 import lcjax
 from lcjax._table import render
-from lcjax.tree.paths import natural
+from lcjax.tree.paths import natural_sort_key
 from train.engine.loop import TrainState
 from train.engine.optimizers import make_adamw, warmup_cosine
 from train.engine.stages import History, Stage, Start, first_variables
@@ -114,7 +114,7 @@ class Progressive(Healing):
     def _after_bending(self, directory: Path, history: History, state: TrainState) -> Start | None:
         facts = history[-1]
         compact, report = collapse_by_fit(self.task, state.variables, facts["sites"])
-        collapsed = sorted([*facts["collapsed"], *facts["sites"]], key=natural)
+        collapsed = sorted([*facts["collapsed"], *facts["sites"]], key=natural_sort_key)
         got = self._facts(state.step, compact, collapsed)
         if _drop(self.task.metric, history, got) > self.task.config.protocol.max_drop:
             if not facts["collapsed"]:

@@ -14,7 +14,7 @@ import tyro
 from jax.sharding import Mesh
 
 import lcjax
-from lcjax.validation.printable import printable_lines
+from lcjax._messages import printable_lines
 from train.runs.comparison import count_parameters
 from train.config.base import AnyConfig, Config, ConfigError, as_json, check
 from train.config.from_json import booleans_of, restored

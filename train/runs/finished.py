@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 import lcjax
 from lcjax.tree.paths import in_params, leaf_path
-from lcjax.validation.printable import printable
+from lcjax._messages import printable
 from train.tasks.objective import Classifier
 from train.tasks.image.objective import ImageClassifier
 from train.data.spec import check_known

@@ -8,7 +8,7 @@ from jax import lax
 from jax.core import Tracer
 
 from lcjax._jaxpr import bind
-from lcjax.nn.activations import bend
+from lcjax.nn.activations import interpolate
 from lcjax.transform.analysis.dependence import Kind, Kinds
 from lcjax.transform.ir.interpreter import run
 from lcjax.transform.ir.program import Op, Region, Value, ops_in
@@ -20,8 +20,8 @@ def bent(match: Match, slope: Value, kinds: Kinds) -> Replacement:
     """Returns what computes `α z + (1 − α) σ(z)`, or `α v + (1 − α) σ(g) ⊙ v` of a gated unit.
 
     What scales a gate scales its value too: `c (α v + (1 − α) σ(g) ⊙ v)`.
-    Where σ is a function of z alone, by `lcjax.nn.activations.bend`, whose backward pass keeps z
-    only.
+    Where σ is a function of z alone, by `lcjax.nn.activations.interpolate`, whose backward
+    pass keeps z only.
 
     Args:
       match: the site.
@@ -38,7 +38,7 @@ def bent(match: Match, slope: Value, kinds: Kinds) -> Replacement:
         for step in match.on_gate:
             z = lax.convert_element_type(z, step.value.aval.dtype)
             (z,) = bind(step.op.eqn, [z if v is step.value else read(v) for v in step.op.ins])
-        return bend(lambda z, h: h, lax.convert_element_type(z, h.dtype), read(slope), h)
+        return interpolate(lambda z, h: h, lax.convert_element_type(z, h.dtype), read(slope), h)
 
     if items is None or start.aval.dtype != end.aval.dtype:
         return Replacement(op, (start, *scales), mix, own=True)
@@ -48,7 +48,7 @@ def bent(match: Match, slope: Value, kinds: Kinds) -> Replacement:
         run(items, Plan(), env)
         return env[end]
 
-    return Replacement(op, (start,), lambda read: bend(sigma, read(start), read(slope)))
+    return Replacement(op, (start,), lambda read: interpolate(sigma, read(start), read(slope)))
 
 
 def _function(match: Match, kinds: Kinds) -> list[Op | Region] | None:

@@ -22,7 +22,7 @@ from lcjax.cli.command import main
 from lcjax.cli.model_spec import model_named, takes_tokens
 from lcjax.io import checkpoint, manifest, streaming
 from lcjax.models import MLP, ViT
-from lcjax.nn.layers import CollapsibleGLU
+from lcjax.nn.glu import CollapsibleGLU
 from lcjax.planning.results import Plan, Step
 from tests.helpers.trees import random_chain, with_slopes
 

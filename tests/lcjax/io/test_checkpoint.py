@@ -24,7 +24,7 @@ from orbax.checkpoint import v1 as ocp
 from lcjax.io import manifest
 from lcjax.io.checkpoint import read_metadata, restore, save
 from lcjax.io.manifest import CheckpointError
-from lcjax.nn.layers import CollapsibleMLP
+from lcjax.nn.mlp import CollapsibleMLP
 from lcjax.surgery.collapse import abstract_collapse, collapse
 
 DTYPES = """bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 bfloat16 float32 float64

@@ -14,7 +14,7 @@ from lcjax.models.attention import Attention
 from lcjax.models.transformer import TransformerBlock
 from lcjax.models.vgg import grid_mean
 from lcjax.surgery.collapse import abstract_collapse, collapse
-from lcjax.tree.paths import is_slope, natural, site_of
+from lcjax.tree.paths import is_slope, natural_sort_key, site_of
 
 IMAGENET = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
 SMALL = {
@@ -37,7 +37,7 @@ def _count(tree):
 
 def _sites(tree):
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return sorted((site_of(keys) for keys, _ in leaves if is_slope(keys)), key=natural)
+    return sorted((site_of(keys) for keys, _ in leaves if is_slope(keys)), key=natural_sort_key)
 
 
 @functools.cache

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lcjax import CollapsibleActivation, CollapsibleGate
-from lcjax.nn.activations import bend
+from lcjax.nn.activations import interpolate
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -32,7 +32,7 @@ def test_slope_zero_is_the_activation_and_one_the_identity(fn):
 def test_gradients_are_those_of_the_formula(fn, slope):
     slope = jnp.float32(slope)
     loss = lambda f: lambda z, s: jnp.sum(jnp.sin(f(fn, z, s)))
-    got = jax.grad(loss(bend), (0, 1))(Z, slope)
+    got = jax.grad(loss(interpolate), (0, 1))(Z, slope)
     want = jax.grad(loss(plain), (0, 1))(Z, slope)
     np.testing.assert_allclose(got[0], want[0], atol=1e-6)
     np.testing.assert_allclose(got[1], want[1], atol=1e-5)
@@ -51,13 +51,13 @@ def test_the_input_dtype_is_kept_and_the_slope_gradient_is_float32(dtype):
 def test_one_minus_slope_is_formed_in_float32_not_in_bfloat16():
     z = jnp.full((4,), -1.0, jnp.bfloat16)
     slope = jnp.float32(1 - 2**-12)  # rounds to 1 in bfloat16, whose 1 - 1 would be 0
-    out = bend(lambda z: 1024 * z, z, slope)
+    out = interpolate(lambda z: 1024 * z, z, slope)
     np.testing.assert_allclose(np.asarray(out, np.float32), -1.25, atol=0.01)
 
 
 def test_slope_gradient_of_a_bfloat16_input_is_summed_in_float32():
     z = jnp.full((4096,), -1.0, jnp.bfloat16)
-    grad = jax.grad(lambda s: bend(nn.relu, z, s).astype(jnp.float32).sum())(jnp.float32(0))
+    grad = jax.grad(lambda s: interpolate(nn.relu, z, s).astype(jnp.float32).sum())(jnp.float32(0))
     assert float(grad) == -4096.0  # a bfloat16 sum would stop at -256
 
 
@@ -89,7 +89,7 @@ def test_derivatives_in_both_modes_and_of_second_order_are_those_of_the_formula(
         of_slope = jax.grad(lambda s: jnp.trace(jax.hessian(loss(f))(z, s)))(slope)
         return forward_of_reverse, reverse_of_forward, pushed, linear, of_slope
 
-    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), ways(bend), ways(plain))
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), ways(interpolate), ways(plain))
 
 
 def test_what_an_activation_closes_over_is_differentiated():
@@ -98,14 +98,14 @@ def test_what_an_activation_closes_over_is_differentiated():
         return jnp.sum(bent(lambda t: jnp.where(late, t * jax.nn.sigmoid(beta * t), t), z, slope))
 
     for fixed in (jax.grad(loss, (1, 2, 3)), jax.jit(jax.grad(loss, (1, 2, 3)), static_argnums=0)):
-        got = fixed(bend, Z, jnp.float32(2), jnp.float32(0.3))
+        got = fixed(interpolate, Z, jnp.float32(2), jnp.float32(0.3))
         want = fixed(plain, Z, jnp.float32(2), jnp.float32(0.3))
         jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), got, want)
 
 
 def test_under_jit_and_vmap():
     slopes = jnp.linspace(0, 1, 3)
-    out = jax.jit(jax.vmap(lambda s: bend(nn.relu, Z, s)))(slopes)
+    out = jax.jit(jax.vmap(lambda s: interpolate(nn.relu, Z, s)))(slopes)
     for got, slope in zip(out, slopes, strict=True):
         np.testing.assert_allclose(got, plain(nn.relu, Z, slope), atol=1e-6)
 
@@ -126,5 +126,5 @@ def test_the_backward_pass_keeps_the_input_alone():
         _, pull = jax.vjp(lambda z, s: fn(nn.gelu, z, s), Z, jnp.float32(0.5))
         return sorted(leaf.size for leaf in jax.tree.leaves(pull))
 
-    assert kept(bend) == [1, Z.size]
+    assert kept(interpolate) == [1, Z.size]
     assert sum(kept(plain)) > 3 * Z.size

@@ -80,9 +80,9 @@ def test_neither_held_runs_nothing_there(variables):
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
-        (["dense_0"], "dense_0: act_0 is held without it: params are half collapsed"),
-        (["dense_2"], "dense_2: the chain is held without it: params are half collapsed"),
-        (["dense_0", "dense_1", "dense_2"], "dense_0: act_0 is held without it"),
+        (["dense_0"], "dense_0: missing, though params have act_0: params are half collapsed"),
+        (["dense_2"], "dense_2: missing, though it is the last Dense: params are half"),
+        (["dense_0", "dense_1", "dense_2"], "dense_0: missing, though params have act_0"),
     ],
 )
 def test_half_collapsed_params_are_an_error(variables, missing, message):
@@ -126,22 +126,26 @@ def test_a_norm_left_behind_is_an_error(left):
     stats = dict(variables["batch_stats"])
     del params["act_0"]
     del (stats if left == "params" else params)["norm_0"]
-    with pytest.raises(CollapseError, match="norm_0: held without act_0"):
+    with pytest.raises(CollapseError, match="norm_0: found without act_0"):
         model.apply({"params": params, "batch_stats": stats}, X)
 
 
 def test_another_norm_than_the_module_says_is_an_error(variables):
-    with pytest.raises(CollapseError, match="norm_0: not held, though act_0 is held and norm is"):
+    with pytest.raises(
+        CollapseError, match="norm_0: missing, though params have act_0 and norm is"
+    ):
         chain(norm="batch").apply(variables, X)
     normed = chain(norm="batch").init(jax.random.key(0), X)
-    with pytest.raises(CollapseError, match="norm_0: held, though act_0 is held and norm is None"):
+    with pytest.raises(
+        CollapseError, match="norm_0: found, though params have act_0 and norm is None"
+    ):
         chain().apply(normed, X)
 
 
 def test_fields_are_checked():
     with pytest.raises(ValueError, match="features is empty"):
         CollapsibleMLP(()).init(jax.random.key(0), X)
-    with pytest.raises(ValueError, match="norm is 'layer', must be None or 'batch'"):
+    with pytest.raises(ValueError, match="norm is 'layer'; expected None or 'batch'"):
         chain(norm="layer").init(jax.random.key(0), X)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from lcjax import anneal_slopes, carry_opt_state, collapse, with_linearity_penalty
+from lcjax import SiteSelection, anneal_slopes, carry_opt_state, collapse, with_linearity_penalty
 from tests.helpers.trees import random_chain, with_slopes
 
 STEPS = 10
@@ -59,7 +59,9 @@ def test_slopes_follow_the_schedule_to_exactly_1_whatever_the_optimizer(inner):
 
 def test_only_the_chosen_slopes_follow():
     alone = optax.adam(1e-2)
-    tx = optax.chain(alone, anneal_slopes(optax.linear_schedule(0.0, 1.0, 4), last=1))
+    tx = optax.chain(
+        alone, anneal_slopes(optax.linear_schedule(0.0, 1.0, 4), sites=SiteSelection(last=1))
+    )
     start = params_of(0.0, 0.3, -3.0)
     with_it, _, slopes = train(tx, start, 6)
     without, _, free = train(alone, start, 6)
@@ -85,7 +87,7 @@ def test_bad_use_is_named():
     tx, params = anneal_slopes(optax.constant_schedule(1.0)), params_of(0.0)
     with pytest.raises(ValueError, match="anneal_slopes needs `params`"):
         tx.update(params, tx.init(params))
-    with pytest.raises(TypeError, match="schedule is 1.0, wanted a function of the number"):
+    with pytest.raises(TypeError, match="schedule is 1.0; expected a function of the number"):
         anneal_slopes(1.0)
     with pytest.raises(ValueError, match="'head/\\*' matches no site"):
-        anneal_slopes(optax.constant_schedule(1.0), where="head/*").init(params)
+        anneal_slopes(optax.constant_schedule(1.0), sites="head/*").init(params)

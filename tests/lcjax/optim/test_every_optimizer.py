@@ -1,4 +1,4 @@
-"""Every optimizer of optax and optax.contrib inside `with_linearity_penalty`: right, or refused by name."""
+"""Every optimizer of optax and optax.contrib inside `with_linearity_penalty`."""
 
 import inspect
 from functools import partial

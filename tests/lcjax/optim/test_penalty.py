@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from lcjax import (
     CollapseError,
+    SiteSelection,
     add_linearity_penalty,
     anneal_slopes,
     linearity_penalty,
@@ -39,10 +40,12 @@ def slopes_of(params):
 def test_the_loss_term_is_the_papers():
     params = tree(0.0, 0.5, 0.9)
     np.testing.assert_allclose(linearity_penalty(params), 1 + 0.25 + 0.01, rtol=1e-6)
-    np.testing.assert_allclose(linearity_penalty({"params": params}, last=2), 0.26, rtol=1e-6)
+    np.testing.assert_allclose(
+        linearity_penalty({"params": params}, sites=SiteSelection(last=2)), 0.26, rtol=1e-6
+    )
     got = linearity_penalty(params, weights=[3, 2, 1], penalty="l1")
     np.testing.assert_allclose(got, 3 + 1 + 0.1, rtol=1e-6)
-    np.testing.assert_allclose(linearity_penalty(params, where="block_1*"), 0.01, rtol=1e-5)
+    np.testing.assert_allclose(linearity_penalty(params, sites="block_1*"), 0.01, rtol=1e-5)
     grads = jax.jit(jax.grad(lambda p: linearity_penalty(p, sites=[SITES[1]])))(params)
     assert slopes_of(grads) == [0, -1, 0]
     with pytest.raises(CollapseError, match="no sites"):
@@ -56,8 +59,8 @@ def test_any_tree_with_leaves_named_slope():
         pass
 
     nested = [{"slope": jnp.zeros(2)}, (jnp.ones(3), {"slope": jnp.ones(())})]
-    np.testing.assert_allclose(linearity_penalty(nested, where="*"), 2.0)
-    state = add_linearity_penalty(1.0, last=1, where="*").init(nested)
+    np.testing.assert_allclose(linearity_penalty(nested, sites="*"), 2.0)
+    state = add_linearity_penalty(1.0, sites=SiteSelection(last=1, where="*")).init(nested)
     assert [float(w) for w in jax.tree.leaves(state.weights)] == [0, 1]
 
 
@@ -91,13 +94,13 @@ def pulled(make, **selection):
     ("selection", "sites"),
     [
         ({}, [0, 1, 2]),
-        ({"last": 1}, [2]),
-        ({"last": 0.67}, [1, 2]),
-        ({"where": "block_2/*"}, [1]),
+        ({"sites": SiteSelection(last=1)}, [2]),
+        ({"sites": SiteSelection(last=0.67)}, [1, 2]),
+        ({"sites": "block_2/*"}, [1]),
         ({"sites": [SITES[2], SITES[0]]}, [0, 2]),
         ({"weights": [1.0, 0.0, 1.0]}, [0, 2]),
         ({"weights": {"block_1*": 0.0}}, [0, 1]),
-        ({"where": "block_[02]/*", "last": 1, "weights": [5.0]}, [1]),
+        ({"sites": SiteSelection(where="block_[02]/*", last=1), "weights": [5.0]}, [1]),
     ],
 )
 def test_all_four_take_the_same_selection(make, selection, sites):
@@ -129,14 +132,14 @@ def test_last_and_weights_count_in_the_order_that_is_given(make):
             change, _ = tx.update(zero, tx.init(params), params)
         return {name: abs(float(change[name]["act_0"]["slope"])) for name in params}
 
-    with pytest.raises(CollapseError, match="names do not tell whether .* Pass order="):
-        moved(last=1)
-    one = moved(last=1, order=iter(order))
+    with pytest.raises(CollapseError, match="names do not show whether .* Pass order="):
+        moved(sites=SiteSelection(last=1))
+    one = moved(sites=SiteSelection(last=1, order=iter(order)))
     assert one["decoder"] > 0 == one["encoder"]
     if getattr(make, "func", make) is not anneal_slopes:
-        with pytest.raises(CollapseError, match="a list of weights counts in forward order"):
+        with pytest.raises(CollapseError, match="a list of weights needs the forward order"):
             moved(weights=[1.0, 5.0])
-        both = moved(weights=[1.0, 5.0], order=order)
+        both = moved(weights=[1.0, 5.0], sites=SiteSelection(order=order))
         np.testing.assert_allclose(both["decoder"], 5 * both["encoder"], rtol=1e-5)
 
 
@@ -258,7 +261,7 @@ def test_strengths_and_rates_are_checked(bad):
 
 
 def test_a_selection_that_names_nothing_is_an_error_at_init():
-    tx = add_linearity_penalty(1.0, where="encoder/*")
+    tx = add_linearity_penalty(1.0, sites="encoder/*")
     with pytest.raises(CollapseError, match="'encoder/.*' matches no site"):
         tx.init(tree(0, 0, 0))
 

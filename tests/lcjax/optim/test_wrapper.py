@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from lcjax import with_linearity_penalty
+from lcjax import SiteSelection, with_linearity_penalty
 
 STRENGTH, RATE = 0.05, 0.5
 
@@ -191,8 +191,12 @@ def test_multi_steps_around_and_inside_moves_slopes_when_it_moves_weights():
 
 
 def test_inject_hyperparams_around_sees_and_sets_the_strength():
-    make = optax.inject_hyperparams(with_linearity_penalty, static_args=("last", "steps"))
-    tx = make(inner=optax.adam(1e-2), strength=optax.linear_schedule(0.0, 0.1, 2), last=1)
+    make = optax.inject_hyperparams(with_linearity_penalty, static_args="steps")
+    tx = make(
+        inner=optax.adam(1e-2),
+        strength=optax.linear_schedule(0.0, 0.1, 2),
+        sites=SiteSelection(last=1),
+    )
     params = params_of(0.0, 0.0)
     state = tx.init(params)
     seen = []
@@ -231,7 +235,7 @@ def test_schedules_of_rate_and_strength_follow_the_count():
 
 
 def test_sites_that_are_not_selected_stay():
-    tx = with_linearity_penalty(optax.adam(0.1), strength=STRENGTH, last=1)
+    tx = with_linearity_penalty(optax.adam(0.1), strength=STRENGTH, sites=SiteSelection(last=1))
     params, _ = train(tx, params_of(0.25, 0.0), (5.0, 0.0), 50)
     assert float(params["act_0"]["slope"]) == 0.25
     assert float(params["act_1"]["slope"]) > 0
@@ -362,15 +366,19 @@ def test_a_slope_that_may_be_the_models_own_is_a_site_only_where_it_is_named():
     np.testing.assert_allclose(updates["bend"]["slope"], 0.2 * 0.1, rtol=1e-5)
 
 
-def test_weights_may_be_injected_and_last_may_not():
+def test_with_linearity_penalty_accepts_injected_weights_and_rejects_traced_last():
     params = params_of(0.0, 0.0)
     make = optax.inject_hyperparams(with_linearity_penalty)
     tx = make(inner=optax.sgd(0.1), strength=0.1, weights=2.0)
     zero = jax.tree.map(jnp.zeros_like, params)
     updates, _ = jax.jit(tx.update)(zero, jax.jit(tx.init)(params), params)
     np.testing.assert_allclose(updates["act_0"]["slope"], 0.2 * 0.1 * 2, rtol=1e-5)
-    with pytest.raises(TypeError, match=r'expected an int or a float.*static_args=\("last"'):
-        make(inner=optax.sgd(0.1), strength=0.1, last=1).init(params)
+    alone = make(inner=optax.sgd(0.1), strength=0.1, sites=SiteSelection(last=1)).init(params)
+    assert not bool(alone.inner_state.selected["act_0"]["slope"])
+    with pytest.raises(TypeError, match="expected an int or a float.*Pass a Python number"):
+        make(inner=optax.sgd(0.1), strength=0.1, sites=SiteSelection(last=jnp.int32(1))).init(
+            params
+        )
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import lcjax
 from lcjax import CollapseError, CollapsibleActivation, CollapsibleMLP, abstract_collapse, collapse
-from lcjax.nn.layers import NORM_EPSILON
+from lcjax.nn.mlp import NORM_EPSILON
 from tests.helpers.tolerance import assert_close
 from tests.helpers.trees import random_chain, with_slopes
 

@@ -283,7 +283,7 @@ def test_a_slope_trains_under_collapsing_and_the_state_is_carried_over():
     f = lcjax.collapsible(gated(jax.nn.silu))
     params = f.init(GATED, X)
     tx = lcjax.with_linearity_penalty(
-        optax.adamw(1e-2, weight_decay=0.1), strength=10.0, where="w1"
+        optax.adamw(1e-2, weight_decay=0.1), strength=10.0, sites="w1"
     )
     state = tx.init(params)
 

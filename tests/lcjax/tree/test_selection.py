@@ -3,7 +3,7 @@ import pytest
 
 from lcjax import CollapseError
 from lcjax.structure.sites import Site
-from lcjax.tree.paths import natural
+from lcjax.tree.paths import natural_sort_key
 from lcjax.tree.selection import choose, weigh
 
 PATHS = [f"block_{i}/mlp/act_0" for i in (10, 2, 9, 0)]
@@ -11,9 +11,9 @@ ORDERED = [f"block_{i}/mlp/act_0" for i in (0, 2, 9, 10)]
 
 
 def test_natural_order_counts_numbers():
-    assert sorted(PATHS, key=natural) == ORDERED
+    assert sorted(PATHS, key=natural_sort_key) == ORDERED
     assert choose(PATHS) == ORDERED
-    assert natural("block²_2") < natural("block²_10")
+    assert natural_sort_key("block²_2") < natural_sort_key("block²_10")
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_choose(choice, want):
         ({"where": "block_7/*"}, CollapseError, "'block_7/.*' matches no site. The sites are: b"),
         ({"sites": [ORDERED[0], "x"]}, CollapseError, "'x' matches no site"),
         ({"sites": []}, CollapseError, "sites is empty"),
-        ({"last": 5}, ValueError, "last is 5; wanted a number of sites from 1 to 4"),
+        ({"last": 5}, ValueError, "last is 5; expected a number of sites from 1 to 4"),
         ({"last": 0}, ValueError, "last is 0"),
         ({"last": 1.5}, ValueError, "last is 1.5"),
         ({"last": True}, ValueError, "last is True"),
@@ -49,7 +49,7 @@ def test_choose(choice, want):
 def test_choose_nothing_is_an_error(choice, error, message):
     with pytest.raises(error, match=message):
         choose(PATHS, **choice)
-    with pytest.raises(CollapseError, match="no sites: the tree holds no leaf named `slope`"):
+    with pytest.raises(CollapseError, match="no sites: the tree has no leaf named `slope`"):
         choose([])
 
 
@@ -57,7 +57,7 @@ def test_last_needs_an_order_that_names_decide_or_that_is_given():
     paths = ["decoder/act_0", "encoder/act_0", "encoder/act_1"]
     order = [Site(path="encoder/act_0", slope=0.0), "encoder/act_1", "decoder/act_0", "gone"]
     for last in (1, 2, 0.4):
-        with pytest.raises(CollapseError, match="names do not tell whether .* runs first. Pass or"):
+        with pytest.raises(CollapseError, match="names do not show whether .* runs first. Pass or"):
             choose(paths, last=last)
     assert choose(paths, last=3) == paths
     assert choose(paths, last=1, where="encoder/*") == ["encoder/act_1"]
@@ -74,7 +74,7 @@ def test_a_list_of_weights_needs_an_order_too():
     assert weigh(paths, [1, 2]) == weigh(paths, {"encoder/*": 2})
     assert weigh(paths, [2, 2], ordered=False) == weigh(paths, 2)
     assert weigh(ORDERED, [1, 2, 3, 4], ordered=False) == weigh(ORDERED, [1, 2, 3, 4])
-    with pytest.raises(CollapseError, match="a list of weights counts in forward order"):
+    with pytest.raises(CollapseError, match="a list of weights needs the forward order"):
         weigh(paths, [1, 2], ordered=False)
 
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from lcjax._messages import printable, printable_lines
 from lcjax.validation.json_files import parse_json, read_bounded, read_json
-from lcjax.validation.printable import printable, printable_lines
 from tests.helpers.hostile import NO_JSON, NO_OBJECT, pipe, safe, sparse
 
 

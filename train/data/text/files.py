@@ -3,8 +3,8 @@
 import codecs
 from pathlib import Path
 
+from lcjax._messages import printable
 from lcjax.validation.json_files import read_bounded
-from lcjax.validation.printable import printable
 from train.data.images.splits import DataError
 
 _LARGEST = 2**32  # bytes

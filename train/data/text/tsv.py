@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lcjax.tree.paths import natural
-from lcjax.validation.printable import printable
+from lcjax._messages import printable
+from lcjax.tree.paths import natural_sort_key
 from train.data.images.splits import DataError, Part
 from train.data.text.files import read_text
 from train.data.tfds.locate import data_directory, locate, prepare
@@ -84,7 +84,7 @@ def find_texts(
 
 def _tsv_set(path: Path, test_file: Path | None) -> TextSet:
     rows = _read_tsv(path)
-    class_names = tuple(sorted({label for _, label in rows.values()}, key=natural))
+    class_names = tuple(sorted({label for _, label in rows.values()}, key=natural_sort_key))
     if len(class_names) < 2:
         raise DataError(f"{path}: every label is {class_names}; wanted two different ones at least")
     whole = _numbered(path, rows, class_names)

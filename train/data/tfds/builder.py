@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from lcjax.validation.printable import printable
+from lcjax._messages import printable
 from train.data.images.splits import DataError
 from train.data.tfds.checks import check_prepared
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lcjax.validation.printable import printable
+from lcjax._messages import printable
 from train.data.images.decode_cache import decoded
 from train.data.images.splits import DataError, ImageSet, Part, Split, StreamedSplit
 from train.data.tfds.builder import Prepared

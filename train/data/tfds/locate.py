@@ -8,7 +8,7 @@ import threading
 from fnmatch import fnmatch
 from pathlib import Path
 
-from lcjax.tree.paths import natural
+from lcjax.tree.paths import natural_sort_key
 from lcjax.validation.json_files import read_json
 from train.data.images.splits import DataError
 
@@ -58,7 +58,7 @@ def _newest(directory: Path, version: str) -> Path | None:
         for path in directory.glob("*/features.json")
         if re.fullmatch(r"\d+\.\d+\.\d+", path.parent.name) and fnmatch(path.parent.name, version)
     ]
-    return max(versions, key=lambda path: natural(path.name), default=None)
+    return max(versions, key=lambda path: natural_sort_key(path.name), default=None)
 
 
 def _only_config(name: str, root: Path, version: str) -> str | None:

@@ -1,0 +1,100 @@
+"""A gated multi-layer perceptron whose params decide its form: gated or collapsed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lcjax.errors import CollapseError
+from lcjax.nn.activations import Activation, CollapsibleGate
+from lcjax.nn.stored import Initializer, check_has_params, child_path, stored_in, stored_width
+from lcjax.validation.arguments import check_activation
+
+
+class CollapsibleGLU(nn.Module):
+    """A gated MLP, `down((1 − α) σ(gate(x)) ⊙ up(x) + α up(x))`, or its collapsed form.
+
+    The children are `gate`, `up`, `act` and `down`. A collapse removes the gate; `up` and `down`
+    remain as factors, or `down` alone is their product where that is smaller.
+
+    Attributes:
+      hidden: width between up and down.
+      features: output width.
+      activation: elementwise σ of the gate; `nn.silu` gives SwiGLU, `nn.gelu` GEGLU.
+      use_bias: whether `init` gives the three Dense layers biases; afterwards the params decide.
+      dtype: computation dtype; None takes the common dtype of inputs and params.
+      param_dtype: dtype of kernels and biases at `init`; the slope is always float32.
+      kernel_init: initializer of the kernels; may return boxed values.
+      bias_init: initializer of the biases; may return boxed values.
+
+    Raises:
+      CollapseError: if the params are half collapsed or of another width; names the path.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> model = CollapsibleGLU(hidden=16, features=4)
+      >>> sorted(model.init(jax.random.key(0), jnp.ones((1, 8)))["params"])
+      ['act', 'down', 'gate', 'up']
+
+    References:
+      Shazeer 2020, arXiv 2002.05202, equation 6.
+    """
+
+    hidden: int
+    features: int
+    activation: Activation = nn.silu
+    use_bias: bool = False
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    bias_init: Initializer = nn.initializers.zeros_init()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, deterministic: bool = True) -> jax.Array:
+        """Maps x (..., d_in) to (..., features); `deterministic` has no effect.
+
+        It is accepted so that a CollapsibleGLU can replace a CollapsibleMLP.
+        """
+        check_activation(self.activation, "CollapsibleGLU")
+        params = stored_in(self)
+        check_has_params(self, params)
+        children = [name for name in ("gate", "up", "act", "down") if name in params]
+        deep = not children or len(children) == 4
+        if not deep and children not in (["up", "down"], ["down"]):
+            raise CollapseError(
+                f"{child_path(self, '')}: params have {children} of gate, up, act, down: half "
+                "collapsed. Restore a tree that lcjax.collapse or init made."
+            )
+        if "act" in params:
+            self._check_width(params, "gate", self.hidden)
+            self._check_width(params, "up", self.hidden)
+        if "down" in params:
+            self._check_width(params, "down", self.features)
+        if deep:
+            gate = self._dense("gate", self.hidden, params)(x)
+            x = self._dense("up", self.hidden, params)(x)
+            x = CollapsibleGate(self.activation, name="act")(gate, x)
+        elif "up" in params:
+            x = self._dense("up", stored_width(params, "up"), params)(x)
+        return self._dense("down", self.features, params)(x)
+
+    def _dense(self, name: str, width: int, params: Mapping[str, Any]) -> nn.Dense:
+        return nn.Dense(
+            width,
+            use_bias="bias" in params[name] if name in params else self.use_bias,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            kernel_init=self.kernel_init,
+            bias_init=self.bias_init,
+            name=name,
+        )
+
+    def _check_width(self, params: Mapping[str, Any], name: str, width: int):
+        stored = stored_width(params, name)
+        if stored != width:
+            raise CollapseError(
+                f"{child_path(self, name)}: the kernel is {stored} wide in params, the module says "
+                f"{width}. Give the module the widths that the params were made with."
+            )

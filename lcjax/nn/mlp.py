@@ -1,0 +1,163 @@
+"""A multi-layer perceptron whose params decide its form: deep or collapsed."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lcjax.errors import CollapseError
+from lcjax.nn.activations import Activation, CollapsibleActivation
+from lcjax.nn.stored import Initializer, check_has_params, child_path, stored_in, stored_width
+from lcjax.validation.arguments import check_activation, check_features
+
+# Surgery folds a batch norm with this ε, which no tree contains.
+NORM_EPSILON = 1e-5
+
+
+class CollapsibleMLP(nn.Module):
+    """A chain of Dense layers with collapsible activations between them.
+
+    The params decide what runs at each place i: a Dense and its activation (deep), the Dense alone
+    (its activation collapsed, its kernel kept as a factor), or nothing (fused into the next Dense).
+    `init` builds the deep form; `lcjax.collapse` makes the others.
+
+    Inside `nn.scan` stack params along the first axis, `variable_axes={"params": 0}`: a slope is a
+    scalar, which Flax cannot stack along axis 1 (it raises an AssertionError without a message).
+
+    The children are `dense_i`, `act_i`, and with a norm `norm_i`. The order at each place is Dense,
+    activation, norm, dropout; the last Dense has none of the three.
+
+    Attributes:
+      features: output widths of all Dense layers.
+      activation: elementwise function σ of `a(z) = α z + (1 − α) σ(z)`.
+      norm: None, or "batch" for batch normalisation over all axes but the last; its statistics are
+        updated if `deterministic` is False and "batch_stats" is mutable.
+      dropout: fraction of hidden units dropped in training, 0 to 1.
+      use_bias: whether `init` gives the Dense layers biases. Afterwards the params decide.
+      dtype: computation dtype; None takes the common dtype of inputs and params.
+      param_dtype: dtype of kernels and biases at `init`; slopes are always float32.
+      kernel_init: initializer of the kernels; may return boxed (partitioned) values.
+      bias_init: initializer of the biases; may return boxed values.
+
+    Raises:
+      CollapseError: if the params are half collapsed or of another width; names the path.
+
+    Example:
+      >>> import flax.linen as nn, jax, jax.numpy as jnp
+      >>> model = CollapsibleMLP((16, 4), nn.relu)
+      >>> params = model.init(jax.random.key(0), jnp.ones((1, 8)))["params"]
+      >>> sorted(params)
+      ['act_0', 'dense_0', 'dense_1']
+
+    References:
+      Shabgahi, Shariff and Koushanfar 2023, arXiv 2311.17943, sections 3 and 4.
+    """
+
+    features: Sequence[int]
+    activation: Activation = nn.gelu
+    norm: Literal["batch"] | None = None
+    dropout: float = 0.0
+    use_bias: bool = True
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    bias_init: Initializer = nn.initializers.zeros_init()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, deterministic: bool = True) -> jax.Array:
+        """Maps x (..., d_in) to (..., features[-1]); deterministic turns dropout off.
+
+        Batch normalisation uses stored statistics if `deterministic` is True.
+        """
+        self._check_fields()
+        params = stored_in(self)
+        check_has_params(self, params)
+        last = len(self.features) - 1
+        deep = not any(
+            f"{kind}_{i}" in params for kind in ("dense", "act") for i in range(last + 1)
+        )
+        if not deep:
+            self._check_form(params)
+        for i, width in enumerate(self.features):
+            bias = self.use_bias
+            if not deep:
+                if f"dense_{i}" not in params:
+                    continue
+                width = stored_width(params, f"dense_{i}")
+                bias = "bias" in params[f"dense_{i}"]
+            x = self._dense(i, width, bias)(x)
+            if i < last and (deep or f"act_{i}" in params):
+                x = self._after(i, x, deterministic)
+        return x
+
+    def _dense(self, i: int, width: int, bias: bool) -> nn.Dense:
+        return nn.Dense(
+            width,
+            use_bias=bias,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            kernel_init=self.kernel_init,
+            bias_init=self.bias_init,
+            name=f"dense_{i}",
+        )
+
+    def _after(self, i: int, x: jax.Array, deterministic: bool) -> jax.Array:
+        x = CollapsibleActivation(self.activation, name=f"act_{i}")(x)
+        if self.norm is not None:
+            norm = nn.BatchNorm(
+                use_running_average=deterministic,
+                momentum=0.9,
+                epsilon=NORM_EPSILON,
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+                name=f"norm_{i}",
+            )
+            x = norm(x)
+        if self.dropout:
+            x = nn.Dropout(self.dropout, name=f"dropout_{i}")(x, deterministic=deterministic)
+        return x
+
+    def _check_fields(self):
+        check_features(self.features, "CollapsibleMLP")
+        check_activation(self.activation, "CollapsibleMLP")
+        if not self.features:
+            raise ValueError("CollapsibleMLP: features is empty; expected at least one width.")
+        if self.norm not in (None, "batch"):
+            raise ValueError(f"CollapsibleMLP: norm is {self.norm!r}; expected None or 'batch'.")
+
+    def _check_form(self, params: Mapping[str, Any]):
+        """Raises unless the params have a form that `init` or collapse makes."""
+        last = len(self.features) - 1
+        # In a shared scope norm_i may be of another module: ours has statistics, or norm is given.
+        norms = set(stored_in(self, "batch_stats")) | (set(params) if self.norm else set())
+        for i, width in enumerate(self.features):
+            dense, act, norm = f"dense_{i}", f"act_{i}" in params, f"norm_{i}" in norms
+            if dense in params:
+                stored = stored_width(params, dense)
+                if stored != width and (act or i == last):
+                    raise CollapseError(
+                        f"{child_path(self, dense)}: the kernel is {stored} wide in params, "
+                        f"features[{i}] is {width}. Give the module the features that the params "
+                        "were made with."
+                    )
+            elif act or i == last:
+                reason = f"params have act_{i}" if act else "it is the last Dense"
+                raise CollapseError(
+                    f"{child_path(self, dense)}: missing, though {reason}: params are half "
+                    "collapsed. Restore a tree that lcjax.collapse or init made."
+                )
+            if norm and not act:
+                raise CollapseError(
+                    f"{child_path(self, f'norm_{i}')}: found without act_{i}: params or "
+                    "batch_stats are half collapsed. Collapse the whole variables, batch_stats "
+                    "included."
+                )
+            if act and norm != (self.norm is not None):
+                state = "found" if norm else "missing"
+                raise CollapseError(
+                    f"{child_path(self, f'norm_{i}')}: {state}, though params have act_{i} and "
+                    f"norm is {self.norm!r}. Give the module the norm that the params were made "
+                    "with."
+                )
