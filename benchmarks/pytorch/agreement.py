@@ -1,4 +1,4 @@
-"""Differences between lcjax's `--protocol reference` and the published method in PyTorch.
+"""Differences between lcjax's `--protocol paper` and the published method in PyTorch.
 
 Both compute in float32, and rounding errors grow from step to step, as Adam divides small gradients
 by their own size. PyTorch in float64 gives the size of rounding errors: lcjax agrees when it is as
@@ -93,34 +93,34 @@ def batches(job: Job, steps: int) -> np.ndarray:
     raise RuntimeError(f"the data ended after {count} steps, expected {steps}.")
 
 
-def ours(job: Job, given: np.ndarray, threshold: float) -> Outcome:
+def ours(job: Job, given: np.ndarray, max_gap: float) -> Outcome:
     """Returns the outcome of lcjax."""
     state = jax.tree.map(jnp.copy, job.state)
     state, metrics = dispatching(job)(state, given)
     sites = chosen_sites(job)
     slopes = np.array([metrics[SLOPE + site][-1] for site in sites])
-    near = [site for site, slope in zip(sites, slopes, strict=True) if abs(1 - slope) < threshold]
-    fused, report = lcjax.collapse(state.params, near or None, threshold=threshold)
+    near = [site for site, slope in zip(sites, slopes, strict=True) if abs(1 - slope) < max_gap]
+    fused, report = lcjax.collapse(state.params, near or None, max_gap=max_gap)
     weights, loss = state_of(state.params), np.asarray(metrics["train/loss"])
     return Outcome(loss, slopes, weights, state_of(fused), list(report.collapsed))
 
 
-def theirs(job: Job, given: np.ndarray, threshold: float, **how: Any) -> Outcome:
+def theirs(job: Job, given: np.ndarray, max_gap: float, **how: Any) -> Outcome:
     """Returns the outcome of PyTorch; `how` as for `Training`."""
     training = torch_training(job, **how)
     losses = torch.stack(training.take(given)).numpy()
-    network, fused = training.compact(threshold)
+    network, fused = training.compact(max_gap)
     slopes = np.array(training.slopes())
     return Outcome(losses, slopes, arrays(training.network), arrays(network), fused)
 
 
-def agreement(config: ImageConfig, steps: int, threshold: float = math.inf) -> dict[str, Any]:
+def agreement(config: ImageConfig, steps: int, max_gap: float = math.inf) -> dict[str, Any]:
     """Returns the differences between runs of the published method after some steps.
 
     Args:
       config: of the run.
       steps: number of steps.
-      threshold: sites of a smaller gap are fused; by default all that are chosen.
+      max_gap: sites of a smaller gap are fused; by default all that are chosen.
 
     Returns:
       for "loss" and "slopes" the largest relative difference, for "weights" and "fused" the norm of
@@ -130,11 +130,11 @@ def agreement(config: ImageConfig, steps: int, threshold: float = math.inf) -> d
     job = ready(config)
     given = batches(job, steps)
     runs = {
-        "lcjax": ours(job, given, threshold),
-        "PyTorch": theirs(job, given, threshold),
-        "PyTorch as optax": theirs(job, given, threshold, as_optax=True),
-        "float64": theirs(job, given, threshold, dtype=torch.float64),
-        "float64 as optax": theirs(job, given, threshold, dtype=torch.float64, as_optax=True),
+        "lcjax": ours(job, given, max_gap),
+        "PyTorch": theirs(job, given, max_gap),
+        "PyTorch as optax": theirs(job, given, max_gap, as_optax=True),
+        "float64": theirs(job, given, max_gap, dtype=torch.float64),
+        "float64 as optax": theirs(job, given, max_gap, dtype=torch.float64, as_optax=True),
     }
     apart = {
         name: {f"{one} - {other}": _apart(runs[one], runs[other], name) for one, other in PAIRS}

@@ -85,8 +85,8 @@ def adam_rounding(step: int, betas: tuple[float, float] = (0.9, 0.999)) -> float
     return math.sqrt(second) / first
 
 
-def fuse(network: nn.Module, threshold: float = 0.05) -> list[str]:
-    """Fuses linear layers around PReLUs of `|1 − α| < threshold` in the network, as if α were 1.
+def fuse(network: nn.Module, max_gap: float = 0.05) -> list[str]:
+    """Fuses linear layers around PReLUs of `|1 − α| < max_gap` in the network, as if α were 1.
 
     `W = W2 W1`, `b = W2 b1 + b2`.
 
@@ -97,18 +97,18 @@ def fuse(network: nn.Module, threshold: float = 0.05) -> list[str]:
     for path, owner in list(network.named_modules()):
         for name, found in owner.named_children():
             if isinstance(found, nn.Sequential):
-                fused, sites = _fused(found, threshold)
+                fused, sites = _fused(found, max_gap)
                 setattr(owner, name, fused)
                 removed += [".".join(filter(None, (path, name, site))) for site in sites]
     return removed
 
 
-def _fused(found: nn.Sequential, threshold: float) -> tuple[nn.Sequential, list[str]]:
+def _fused(found: nn.Sequential, max_gap: float) -> tuple[nn.Sequential, list[str]]:
     children: OrderedDict[str, nn.Module] = OrderedDict()
     removed = []
     for name, child in found.named_children():
         before = next(reversed(children.values()), None)
-        if isinstance(child, nn.PReLU) and abs(1 - child.weight.item()) < threshold:
+        if isinstance(child, nn.PReLU) and abs(1 - child.weight.item()) < max_gap:
             removed.append(name)
             continue
         if isinstance(child, nn.Linear) and isinstance(before, nn.Linear):

@@ -1,4 +1,4 @@
-"""lcjax's `--protocol reference` and the published method in PyTorch: agreement, then speed.
+"""lcjax's `--protocol paper` and the published method in PyTorch: agreement, then speed.
 
 `python -m benchmarks published_method`: needs the extra `torch`, and Fashion-MNIST. First both
 train from the same weights on the same batches, and their differences are reported; then training
@@ -35,7 +35,7 @@ def published(preset: str, strength: float) -> ImageConfig:
     """Returns a preset trained by the published method, with a penalty on its last two sites."""
     config = PRESETS[preset][1]
     penalty = dataclasses.replace(config.penalty, strength=strength, last=2)
-    protocol = dataclasses.replace(config.protocol, protocol="reference")
+    protocol = dataclasses.replace(config.protocol, protocol="paper")
     return dataclasses.replace(config, penalty=penalty, protocol=protocol)
 
 

@@ -52,7 +52,7 @@ def forward_calls(job: Job, form: str, batch: int, *, compiled: bool) -> Calls:
     task, training = job.task, torch_training(job)
     variables, network = job.state.variables, training.network
     if form == "compact":
-        variables, _ = lcjax.collapse(variables, chosen_sites(job), threshold=float("inf"))
+        variables, _ = lcjax.collapse(variables, chosen_sites(job), max_gap=float("inf"))
         network, _ = training.compact(float("inf"))
     network.eval()
     images = task.data.train.images[:batch]

@@ -97,10 +97,10 @@ class Training:
         """Returns the slopes, in forward order."""
         return [each.weight.item() for each in self.swapped]
 
-    def compact(self, threshold: float) -> tuple[nn.Module, list[str]]:
+    def compact(self, max_gap: float) -> tuple[nn.Module, list[str]]:
         """Returns the network with sites fused, and their paths as lcjax names them."""
         network = copy.deepcopy(self.network)
-        return network, [site.replace(".", "/") for site in fuse(network, threshold)]
+        return network, [site.replace(".", "/") for site in fuse(network, max_gap)]
 
 
 def arrays(network: nn.Module) -> dict[str, np.ndarray]:

@@ -36,7 +36,7 @@ def methods() -> Iterator[Method]:
         arguments = (*_TRAINED, "--strength", strength)
         yield Method("lcjax: L1 alone", f"front-l1-{strength}", arguments)
     for strength in L2_STRENGTHS:
-        arguments = (*_TRAINED, "--protocol", "reference", "--strength", strength)
+        arguments = (*_TRAINED, "--protocol", "paper", "--strength", strength)
         yield Method(f"published, λ = {strength}, its threshold", f"front-l2-{strength}", arguments)
     for size in (1, 2, 3, 4):
         yield from _methods_for(size)
@@ -45,7 +45,7 @@ def methods() -> Iterator[Method]:
 def _methods_for(k: int) -> Iterator[Method]:
     """Yields the methods that collapse k sites."""
     method = partial(Method, every_seed=k in EVERY_SEED)
-    for fit in ("exact", "moments", "least_squares"):
+    for fit in ("exact", "per_unit", "least_squares"):
         run = f"front-{fit.replace('_', '-')}-{k}"
         yield method(f"{fit.replace('_', ' ')}, no training", run, _surgery("front-deep", fit, k))
     for each in L1_STRENGTHS:

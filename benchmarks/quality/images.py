@@ -47,7 +47,7 @@ _ROWS: dict[str, Arguments] = {
     "fashion-mlp-distilled": (*_MLP, "--hidden", "512", *_PLAIN, "--teacher", _DEEP),
     **{
         f"fashion-mlp-{fit.replace('_', '-')}-{count}": _collapsed(fit, count)
-        for fit in ("exact", "moments", "least_squares")
+        for fit in ("exact", "per_unit", "least_squares")
         for count in (1, 2)
     },
     "fashion-mlp-fit-heal": _HEALED,
@@ -67,13 +67,13 @@ _ROWS: dict[str, Arguments] = {
         *("--last", "2"),
     ),
     **{
-        f"fashion-mlp-reference-{strength}": (
-            *(*_MLP, "--protocol", "reference", "--last", "2", "--strength", strength),
+        f"fashion-mlp-published-{strength}": (
+            *(*_MLP, "--protocol", "paper", "--last", "2", "--strength", strength),
         )
         for strength in ("0.08", "1", "10", "100")
     },
-    "fashion-mlp-reference-1-exact-2": _collapsed(
-        "exact", 2, deep=RunDirectory("fashion-mlp-reference-1")
+    "fashion-mlp-published-1-exact-2": _collapsed(
+        "exact", 2, deep=RunDirectory("fashion-mlp-published-1")
     ),
     "fashion-mixer": ("train.image", "fashion-mixer"),
     "fashion-vit": ("train.image", "fashion-vit"),

@@ -7,7 +7,7 @@ from benchmarks.harness.training_runs import Arguments, RunDirectory
 
 SMALL = ("train.language", "shakespeare-small")
 _SWIGLU = ("train.language", "shakespeare-swiglu")
-PENALTY = ("--protocol", "natural")
+PENALTY = ("--protocol", "penalty")
 PLAIN = (*PENALTY, "--strength", "0", "--slope-learning-rate", "0")
 EPOCHS, HEAL_EPOCHS = 3, 1.0
 
@@ -30,7 +30,7 @@ SURGERY: _Rows = {
         f"language-{fit.replace('_', '-')}-{count}": _collapsed(
             SMALL, "language-deep", fit, count, 0
         )
-        for fit in ("exact", "moments", "least_squares")
+        for fit in ("exact", "per_unit", "least_squares")
         for count in (1, 2)
     },
     "language-healed-2": (*_healed("1e-3"), "--no-deep-teacher"),
@@ -47,9 +47,9 @@ SURGERY: _Rows = {
         )
         for row, rate in (("language-more", "1e-3"), ("language-more-3e-3", "3e-3"))
     },
-    "language-natural": (*SMALL, *PENALTY),
-    "language-natural-least-squares-2": _collapsed(
-        SMALL, "language-natural", "least_squares", 2, 0
+    "language-penalty": (*SMALL, *PENALTY),
+    "language-penalty-least-squares-2": _collapsed(
+        SMALL, "language-penalty", "least_squares", 2, 0
     ),
     "language-swiglu-deep": (*_SWIGLU, *PLAIN),
     "language-swiglu-least-squares-2": _collapsed(
@@ -66,13 +66,13 @@ BASELINE_ROWS: _Rows = {
     **{f"language-{run}-2": (module, _HEALED) for run, (module, _) in BASELINES.items()},
     "language-removed-2": (DROP, _HEALED),
     "language-deep-all-epochs": (*SMALL, *PLAIN, *_ALL_EPOCHS),
-    "language-natural-all-epochs": (*SMALL, *PENALTY, *_ALL_EPOCHS),
+    "language-penalty-all-epochs": (*SMALL, *PENALTY, *_ALL_EPOCHS),
     "language-annealed-taught-2": (
         *(*SMALL, "--protocol", "anneal", "--last", "2", *_ALL_EPOCHS),
         *("--teacher", RunDirectory("language-more-3e-3"), "--no-deep-teacher"),
     ),
     "language-scratch-2": (*SMALL, *PLAIN, *_ALL_EPOCHS, "--collapsed-from", _HEALED),
-    _PUBLISHED: (*SMALL, "--protocol", "reference", "--strength", "1", *_ALL_EPOCHS),
+    _PUBLISHED: (*SMALL, "--protocol", "paper", "--strength", "1", *_ALL_EPOCHS),
     f"{_PUBLISHED}-exact-2": (
         *_collapsed(SMALL, _PUBLISHED, "exact", 2, 0),
         *("--activation", "relu"),

@@ -18,7 +18,7 @@ from benchmarks.harness.training_runs import Arguments, RunDirectory
 SIZE = 3  # collapsed FFNs
 OTHER_SIZES = (4, 6)
 _PRESET = ("train.sentiment", "sst2-minilm")
-_PLAIN = ("--protocol", "natural", "--strength", "0", "--slope-learning-rate", "0")
+_PLAIN = ("--protocol", "penalty", "--strength", "0", "--slope-learning-rate", "0")
 _SUBSET = ("--train-examples", "20000", "--longest")
 _DEEP = RunDirectory("sentiment-deep")
 _FROM = (*_PRESET, "--from", _DEEP, *_SUBSET)
@@ -35,8 +35,8 @@ def methods() -> Iterator[Method]:
     yield Method("FFNs dropped, same healing", f"sentiment-removed-{SIZE}", (DROP, healed))
     for run, (module, title) in BASELINES.items():
         yield Method(f"{title}, same healing", f"sentiment-{run}-{SIZE}", (module, healed))
-    late = (*_FROM, "--protocol", "natural", "--epochs", "1", "--learning-rate", _RATES[6])
-    yield Method("lcjax: L1 after fine-tuning", "sentiment-natural", late)
+    late = (*_FROM, "--protocol", "penalty", "--epochs", "1", "--learning-rate", _RATES[6])
+    yield Method("lcjax: L1 after fine-tuning", "sentiment-penalty", late)
     # As many steps as the epoch of the deep network and the healing have together.
     again = (*_PRESET, *_PLAIN, "--epochs", "1.3", "--collapsed-from", healed)
     yield Method("compact topology, new fused layers", f"sentiment-scratch-{SIZE}", again)
@@ -53,7 +53,7 @@ def other_methods() -> Iterator[Method]:
     more = (*_FROM, *_PLAIN, "--epochs", "1", "--learning-rate", _RATES[SIZE])
     yield Method("deep, training continued", "sentiment-more", more, False)
     for k in (SIZE, *OTHER_SIZES):
-        fits = ("exact", "moments") if k == SIZE else ("exact", "moments", "least_squares")
+        fits = ("exact", "per_unit") if k == SIZE else ("exact", "per_unit", "least_squares")
         for fit in fits:
             run = f"sentiment-{fit.replace('_', '-')}-{k}"
             title = f"{fit.replace('_', ' ')}, no training"
@@ -88,7 +88,7 @@ def _surgery(fit: str, count: int, heal_epochs: int) -> Arguments:
 def _published(strength: str, sizes: Sequence[int], *, every_seed: bool) -> Iterator[Method]:
     """Yields the published method, at its threshold and with sites fused regardless of gap."""
     run = f"sentiment-published-{strength}"
-    arguments = ("--protocol", "reference", "--strength", strength, "--epochs", "1")
+    arguments = ("--protocol", "paper", "--strength", strength, "--epochs", "1")
     title = f"published, λ = {strength}"
     yield Method(f"{title}, its threshold", run, (*_FROM, *arguments), every_seed)
     for k in sizes:

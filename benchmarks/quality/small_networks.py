@@ -41,7 +41,7 @@ def methods(name: str) -> Iterator[Method]:
 
     yield method("deep", "deep", *whole, *_PLAIN)
     yield method("deep, one epoch less", "short", *short, *_PLAIN)
-    yield method("lcjax: L1 of the preset, the default", "natural", *whole)
+    yield method("lcjax: L1 of the preset, the default", "penalty", *whole)
     distilled = ("--teacher", directory("deep"))
     annealed = (*whole, "--protocol", "anneal", "--last", str(COUNT), *distilled)
     yield method("lcjax: annealed, distilled from the deep model", "annealed", *annealed)
@@ -59,7 +59,7 @@ def methods(name: str) -> Iterator[Method]:
     scratch = (*whole, *_PLAIN, "--collapsed-from", directory("fitted"))
     yield method("compact topology from scratch", "scratch", *scratch)
     yield method("the same, distilled", "distilled", *scratch, *distilled)
-    published = (*whole, "--protocol", "reference", "--strength", "1")
+    published = (*whole, "--protocol", "paper", "--strength", "1")
     yield method("published, λ = 1, its threshold", "published", *published)
     fused = (*surgery("published", "exact", 0), "--activation", "relu")
     yield method("published, λ = 1, fused regardless of gap", "published-fused", *fused)

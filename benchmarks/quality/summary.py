@@ -19,7 +19,7 @@ from benchmarks.harness.training_runs import mean_and_deviation
 
 METHODS = {
     "deep": "deep",
-    "natural": "lcjax: slopes learned, as many as the data allows",
+    "penalty": "lcjax: slopes learned, as many as the data allows",
     "annealed": "lcjax: slopes annealed, distilled from the deep model",
     "fitted": "lcjax: least squares, no training",
     "taught": "lcjax: least squares, healed, distilled from the deep model",
@@ -58,7 +58,7 @@ SOURCES = (
         "images",
         {
             "deep": "fashion-mlp-deep",
-            "natural": "fashion-mlp",
+            "penalty": "fashion-mlp",
             "annealed": "fashion-mlp-anneal-taught",
             "fitted": "fashion-mlp-least-squares-2",
             "taught": "fashion-mlp-fit-heal-taught",
@@ -66,8 +66,8 @@ SOURCES = (
             "low-rank": "fashion-mlp-low-rank",
             "scratch": "fashion-mlp-small",
             "distilled": "fashion-mlp-distilled",
-            "published": "fashion-mlp-reference-1",
-            "published-fused": "fashion-mlp-reference-1-exact-2",
+            "published": "fashion-mlp-published-1",
+            "published-fused": "fashion-mlp-published-1-exact-2",
         },
     ),
     Source(
@@ -81,7 +81,7 @@ SOURCES = (
         "cifar10_mixer",
         {
             "deep": "front-deep",
-            "natural": "front-l1-0.01",
+            "penalty": "front-l1-0.01",
             "annealed": "front-anneal-taught-2",
             "fitted": "front-least-squares-2",
             "taught": "front-heal-taught-2",
@@ -98,7 +98,7 @@ SOURCES = (
         "sentiment",
         {
             "deep": "sentiment-deep",
-            "natural": "sentiment-natural",
+            "penalty": "sentiment-penalty",
             "fitted": "sentiment-least-squares-3",
             "taught": "sentiment-healed-3",
             "pruned": "sentiment-pruned-3",
@@ -115,7 +115,7 @@ SOURCES = (
         "language-baselines",
         {
             "deep": "language-deep-all-epochs",
-            "natural": "language-natural-all-epochs",
+            "penalty": "language-penalty-all-epochs",
             "annealed": "language-annealed-taught-2",
             "fitted": "language-least-squares-2",
             "taught": "language-taught-3e-3-2",

@@ -35,7 +35,7 @@ _VIT = (
     *("--num-heads", "3", "--epochs", "3"),
 )
 _ONE_SITE = (*_SURGERY, "--count", "1")
-_PUBLISHED = (*_MLP, "--protocol", "reference", "--strength", "10")
+_PUBLISHED = (*_MLP, "--protocol", "paper", "--strength", "10")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +62,14 @@ SWEEPS = {
         "strength of the L1 penalty: the increase in loss accepted per site",
         _varied(_MLP, "--strength", ("0.001", "0.003", "0.01", "0.03", "0.1", "0.3")),
     ),
-    "threshold": Sweep(
+    "max-gap": Sweep(
         "largest gap at which a site collapses, under L1",
-        _varied(_MLP, "--threshold", ("0", "0.01", "0.05", "0.2", "0.5", "1")),
+        _varied(_MLP, "--max-gap", ("0", "0.01", "0.05", "0.2", "0.5", "1")),
         "0.05",
     ),
-    "threshold-l2": Sweep(
+    "max-gap-l2": Sweep(
         "largest gap at which a site collapses, under the published L2 method, λ = 10",
-        _varied(_PUBLISHED, "--threshold", ("0.01", "0.05", "0.2", "0.5", "1")),
+        _varied(_PUBLISHED, "--max-gap", ("0.01", "0.05", "0.2", "0.5", "1")),
         "0.05",
     ),
     "calibration": Sweep(
@@ -97,7 +97,7 @@ SWEEPS = {
         "activation of a small ViT; SwiGLU with two thirds of the hidden width",
         {
             **_varied((*_VIT, "--mlp-hidden", "192"), "--activation", ("relu", "gelu", "silu")),
-            "SwiGLU": (*_VIT, "--mlp-hidden", "128", "--gated", "--activation", "silu"),
+            "SwiGLU": (*_VIT, "--mlp-hidden", "128", "--glu", "--activation", "silu"),
         },
         "gelu",
     ),

@@ -1,4 +1,4 @@
-"""lcjax's `--protocol reference` agrees with the published method in PyTorch."""
+"""lcjax's `--protocol paper` agrees with the published method in PyTorch."""
 
 import copy
 import functools
@@ -21,18 +21,18 @@ from tests.helpers.runs import configured  # noqa: E402
 from train.models.architecture import ViTConfig  # noqa: E402
 
 MLP = dict(
-    **{"protocol": "reference", "hidden": (24, 24, 24), "last": 2, "strength": 10.0},
+    **{"protocol": "paper", "hidden": (24, 24, 24), "last": 2, "strength": 10.0},
     **{"learning_rate": 0.02, "warmup": 0.3, "epochs": 4, "weight_decay": 0.1},
 )
 MIXER = dict(
-    **{"preset": "digits-mixer", "protocol": "reference", "where": "*channels*", "last": None},
+    **{"preset": "digits-mixer", "protocol": "paper", "where": "*channels*", "last": None},
     **{"depth": 1, "width": 8, "token_hidden": 8, "channel_hidden": 16, "crop_padding": 0},
     **{"learning_rate": 0.01, "warmup": 0.0, "epochs": 2},
 )
 
 
 def test_agreement_of_mlp_after_fifty_steps():
-    found = agreement.agreement(configured(**MLP), 50, threshold=0.5)
+    found = agreement.agreement(configured(**MLP), 50, max_gap=0.5)
     assert found["agrees"]
     for name in agreement.COMPARED:
         assert found[name]["lcjax - PyTorch as optax"] < 1e-5
@@ -65,9 +65,9 @@ def test_training_keeps_relus_at_other_sites():
 
 
 @pytest.mark.parametrize(
-    "threshold, left", [(0.05, ["dense_1", "act_1", "dense_2"]), (0.5, ["dense_2"])]
+    "max_gap, left", [(0.05, ["dense_1", "act_1", "dense_2"]), (0.5, ["dense_2"])]
 )
-def test_fuse_takes_small_gaps_as_linear(threshold, left):
+def test_fuse_takes_small_gaps_as_linear(max_gap, left):
     network = torch.nn.Module()
     network.add_module("mlp", networks.chain(5, 6, 7, 4))
     swapped = method.swap_in(network, ["mlp.act_0", "mlp.act_1"])
@@ -76,7 +76,7 @@ def test_fuse_takes_small_gaps_as_linear(threshold, left):
         for each, slope in zip(swapped, (0.96, 0.7), strict=True):
             each.weight.fill_(slope)
         compact = copy.deepcopy(network)
-        removed = method.fuse(compact, threshold)
+        removed = method.fuse(compact, max_gap)
         for site in removed:
             network.get_submodule(site).weight.fill_(1.0)
         np.testing.assert_allclose(compact.mlp(x), network.mlp(x), rtol=1e-5, atol=1e-6)
