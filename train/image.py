@@ -1,33 +1,18 @@
-"""Trains an image classifier, collapses it: `python -m train.image PRESET [--flag value ...]`."""
+"""Trains and collapses an image classifier: `python -m train.image PRESET [--flag value ...]`."""
 
-if __name__ == "__main__":  # before all that takes time to import
+if __name__ == "__main__":  # before the slow imports
     from train.runtime.interrupts import end_in_one_line
 
     end_in_one_line()
 
 
+from train.protocols import PROTOCOLS
 from train.runs import command
-from train.runs.command import Job, fit
-from train.runs.conclude import conclude
-from train.tasks.image.config import ImageConfig
-from train.tasks.image.presets import PRESETS
-from train.tasks.image.task import make_task
-
-__all__ = ["conclude", "fit", "main", "prepare"]
 
 
 def main() -> None:
     """Runs the command line."""
-    command.run("python -m train.image", __doc__, PRESETS, make_task)
-
-
-def prepare(config: ImageConfig) -> Job:
-    """Returns the data, the model and the optimizer that a config asks for.
-
-    Raises:
-      ValueError: when a flag's value cannot be, or the data set or a run is not there.
-    """
-    return command.prepare(config, make_task)
+    command.run("python -m train.image", __doc__, "image", PROTOCOLS)
 
 
 if __name__ == "__main__":

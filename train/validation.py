@@ -1,4 +1,4 @@
-"""Ranges of flags: what is out of one is named with its value and what was wanted."""
+"""Range checks of flags; the message names the flag, its value and the accepted range."""
 
 import math
 from collections.abc import Callable
@@ -6,21 +6,21 @@ from typing import Any
 
 
 class ConfigError(ValueError):
-    """A flag has a value that no run can have."""
+    """A flag is out of range, or flags contradict one another."""
 
 
-def require(owner: Any, name: str, accepted: Callable[[Any], bool], wanted: str) -> None:
+def require(owner: Any, name: str, accepted: Callable[[Any], bool], expected: str) -> None:
     """Raises ConfigError unless a field's value is accepted.
 
     Args:
-      owner: a section of the configuration.
-      name: of the field; the flag is called alike.
-      accepted: tells of a value whether it may be.
-      wanted: ends the message, in words.
+      owner: section of the configuration.
+      name: of the field, which is also the flag's name.
+      accepted: returns whether a value is in range.
+      expected: the range in words; ends the message.
     """
     value = getattr(owner, name)
     if not accepted(value):
-        raise ConfigError(f"--{name.replace('_', '-')} is {value}; wanted {wanted}.")
+        raise ConfigError(f"--{name.replace('_', '-')} is {value}; expected {expected}.")
 
 
 def positive(value: float) -> bool:

@@ -1,1 +1,1 @@
-"""Flags of a run, and their checks."""
+"""Configuration of a run, and its checks."""

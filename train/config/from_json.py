@@ -1,4 +1,4 @@
-"""Configurations from the JSON of a run's directory, of any origin: every value of its type."""
+"""Configurations from the JSON of a run's directory, whose origin is unknown: types are checked."""
 
 import dataclasses
 import types
@@ -6,24 +6,47 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from lcjax._messages import printable
 from lcjax.validation.json_files import kind_of
+from lcjax._messages import printable
+from train.config.base import AnyConfig
+from train.config.old_runs import upgraded
+from train.config.protocol import convert_protocol
 from train.validation import ConfigError
 
 
-def restored(like: Any, fields: Any, *above: str) -> Any:
-    """Returns a configuration with the values that `train.config.base.as_json` made JSON of.
+def config_from_json(like: AnyConfig, fields: Any) -> AnyConfig:
+    """Returns the configuration in a run's config.json, which an earlier version may have written.
 
-    A field that JSON lacks and that has a default, as one of a later version, stays as in `like`.
+    Args:
+      like: the preset's configuration.
+      fields: the object in config.json, or some of its sections.
+
+    Raises:
+      ConfigError: as `restored`; or if the protocol is unknown.
+    """
+    current = upgraded(fields) if isinstance(fields, dict) else fields
+    if isinstance(current, dict):
+        current = {name: value for name, value in current.items() if name != "kind"}
+        protocol = current.get("protocol")
+        if isinstance(protocol, dict) and isinstance(protocol.get("protocol"), str):
+            chosen = convert_protocol(like.protocol, protocol["protocol"])
+            like = dataclasses.replace(like, protocol=chosen)
+    return restored(like, current)
+
+
+def restored(like: Any, fields: Any, *above: str) -> Any:
+    """Returns a configuration with the values of the JSON fields.
+
+    A missing field with a default, such as one of a later version, keeps its value in `like`.
 
     Args:
       like: a configuration of the same classes.
-      fields: what as_json returned.
-      *above: names of the sections that this one is in, for messages.
+      fields: from `train.config.base.as_json`.
+      *above: names of the enclosing sections, for messages.
 
     Raises:
-      ConfigError: when a value is not of its field's type, or a field is missing or unknown;
-        names the field.
+      ConfigError: if a value is not of its field's type, or a field is missing or unknown; names
+        the field.
     """
     if not isinstance(fields, dict):
         name = ".".join(above) or "the configuration"
@@ -32,7 +55,7 @@ def restored(like: Any, fields: Any, *above: str) -> Any:
     known = {field.name for field in dataclasses.fields(like)}
     if unknown := fields.keys() - known:
         shown = printable(".".join((*above, min(unknown))), longest=100)
-        raise ConfigError(f"{shown} is not known; expected a run of this version of lcjax.")
+        raise ConfigError(f"{shown} is not a known field; expected a run of this version of lcjax.")
     for field in dataclasses.fields(like):
         if field.name not in fields:
             if field.default is dataclasses.MISSING and above:
@@ -58,7 +81,7 @@ _WRONG = object()
 
 
 def _typed(hint: Any, value: Any) -> Any:
-    """Returns a JSON value as a hint wants it; `_WRONG` where it is not of the type."""
+    """Returns a JSON value as the hinted type; `_WRONG` if it is of another."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         same = (value == one and type(value) is type(one) for one in arguments)
@@ -85,12 +108,12 @@ def _name(old: Any) -> str:
 
 
 def booleans_of(config: Any, other: Any, unless: Any = None) -> Any:
-    """Returns a configuration with another's booleans.
+    """Returns a configuration with another one's booleans.
 
     Args:
       config: a frozen dataclass of such dataclasses.
       other: of the same classes.
-      unless: where it is given, a boolean that differs from its own stays as it is in config.
+      unless: if given, a boolean of config that differs from this one's is kept.
     """
     changed = {}
     for field in dataclasses.fields(config):

@@ -1,4 +1,4 @@
-"""Where training batches come from: arrays in device memory, or a stream from disk."""
+"""Training batches by step, from arrays in device memory or streamed from disk."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -8,21 +8,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from train.config.base import ConfigError
-from train.data.images.dataset import epoch_order, stream
-from train.runtime.sharding import everywhere, over_batch, own_rows, whole_batch
+from train.runtime.sharding import replicate, shard_batch
+from train.validation import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """Batches by step: what step n trains on depends on the seed and n alone.
+class BatchStream:
+    """Batches by step; the batch of step n depends on the seed and n only.
 
     Attributes:
-      steps_per_epoch: how many batches an epoch has.
-      arrays: a pytree on the device, handed to every dispatch.
+      steps_per_epoch: number of batches per epoch.
+      arrays: a pytree on the device, passed to every dispatch.
       fetch: `fetch(arrays, inputs)` returns one batch, inside the jitted step.
-      inputs: `inputs(start_step)` yields without end what dispatches take: pytrees of arrays whose
-        leading axis is the steps of one dispatch, none of which reaches past an epoch.
+      inputs: `inputs(start_step)` yields the inputs of dispatches without end: pytrees of arrays
+        whose leading axis is the steps of one dispatch, which does not cross the end of an epoch.
     """
 
     steps_per_epoch: int
@@ -31,21 +30,21 @@ class Source:
     inputs: Callable[[int], Iterator[Any]]
 
 
-def in_memory(arrays: Any, batch_size: int, *, seed: int, steps_per_dispatch: int) -> Source:
-    """Returns a source over a pytree of arrays with one leading axis, the examples.
+def in_memory(arrays: Any, batch_size: int, *, seed: int, steps_per_dispatch: int) -> BatchStream:
+    """Returns the batches of a pytree of arrays whose leading axis is the examples.
 
-    An epoch leaves out its last, incomplete batch. It is cut into dispatches of at most
-    `steps_per_dispatch` steps whose lengths differ by one step at most: two programs serve all.
+    An epoch drops its last, incomplete batch. It is divided into dispatches of at most
+    `steps_per_dispatch` steps, whose lengths differ by at most one: two compiled programs suffice.
 
     Raises:
-      ConfigError: when there are fewer examples than one batch takes.
+      ConfigError: if there are fewer examples than one batch.
     """
     count = len(jax.tree.leaves(arrays)[0])
     per_epoch = count_batches(count, batch_size)
-    return Source(
+    return BatchStream(
         steps_per_epoch=per_epoch,
-        arrays=everywhere(arrays),
-        fetch=lambda held, chosen: jax.tree.map(lambda array: array[over_batch(chosen)], held),
+        arrays=replicate(arrays),
+        fetch=lambda arrays, rows: jax.tree.map(lambda array: array[shard_batch(rows)], arrays),
         inputs=dispatched(
             lambda epoch: epoch_order(seed, epoch, count, batch_size), per_epoch, steps_per_dispatch
         ),
@@ -55,12 +54,12 @@ def in_memory(arrays: Any, batch_size: int, *, seed: int, steps_per_dispatch: in
 def dispatched(
     order: Callable[[int], np.ndarray], per_epoch: int, steps_per_dispatch: int
 ) -> Callable[[int], Iterator[np.ndarray]]:
-    """Returns a source's `inputs` for epochs that are arrays with one leading axis, the steps.
+    """Returns `BatchStream.inputs` for epochs that are arrays whose leading axis is the steps.
 
     Args:
-      order: returns an epoch's, from its number.
-      per_epoch: steps of an epoch.
-      steps_per_dispatch: most steps of a dispatch; their lengths differ by one at most.
+      order: returns the array of an epoch from its number.
+      per_epoch: steps per epoch.
+      steps_per_dispatch: most steps per dispatch; their lengths differ by at most one.
     """
     dispatches = -(-per_epoch // steps_per_dispatch)
     edges = [per_epoch * i // dispatches for i in range(dispatches + 1)]
@@ -77,38 +76,25 @@ def dispatched(
     return inputs
 
 
-def streamed(split: Any, batch_size: int, *, seed: int) -> Source:
-    """Returns a source over a split that is read from disk, one step a dispatch.
+def epoch_order(seed: int, epoch: int, count: int, batch_size: int) -> np.ndarray:
+    """Returns the batches of an epoch as indices: int32 (count // batch_size, batch_size).
 
-    Every process reads its own rows of every batch.
-
-    Raises:
-      ConfigError: when there are fewer examples than one batch takes.
+    A permutation that depends on seed and epoch only; the remainder is dropped.
     """
-
-    def inputs(start_step: int) -> Iterator[Any]:
-        rows = own_rows(batch_size)
-        for batch in stream(split, batch_size, seed=seed, start_step=start_step, rows=rows):
-            whole = jax.tree.map(lambda array: array[None], batch)
-            yield whole_batch(whole, rows, batch_size, axis=1)
-
-    return Source(
-        steps_per_epoch=count_batches(len(split), batch_size),
-        arrays=(),
-        fetch=lambda _, batch: batch,
-        inputs=inputs,
-    )
+    rng = np.random.default_rng([seed, epoch])
+    steps = count // batch_size
+    return rng.permutation(count)[: steps * batch_size].astype(np.int32).reshape(steps, batch_size)
 
 
 def count_batches(count: int, batch_size: int) -> int:
-    """Returns how many whole batches an epoch of so many examples has.
+    """Returns the number of complete batches in an epoch of `count` examples.
 
     Raises:
-      ConfigError: when there are fewer examples than one batch takes.
+      ConfigError: if there are fewer examples than one batch.
     """
     if count < batch_size:
         raise ConfigError(
             f"--batch-size is {batch_size}, but there are only {count} examples to train on; "
-            "wanted a batch of at most that many."
+            f"expected at most {count}."
         )
     return count // batch_size

@@ -1,38 +1,42 @@
-"""What every labelled data set is to a run, whatever its examples are."""
+"""Data sets in three splits, whatever their examples are."""
 
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 import jax
 import numpy as np
 
-from train.data.images.splits import DataError
+Part = Literal["train", "test"]
 
 
-class Takes(Protocol):
-    """A split of anything."""
+class DataError(ValueError):
+    """A data set does not exist, is damaged, or is of another kind than expected."""
+
+
+class Indexable(Protocol):
+    """A split of any kind of data."""
 
     def __len__(self) -> int: ...
 
     def take(self, indices: np.ndarray) -> Self:
-        """Returns the split that holds these rows."""
+        """Returns the split with these rows."""
         ...
 
 
-_AnySplit = TypeVar("_AnySplit", bound=Takes)
+_AnySplit = TypeVar("_AnySplit", bound=Indexable)
 
 
 @dataclasses.dataclass(frozen=True)
-class LabelledData(abc.ABC):
-    """Labelled examples, cut in three.
+class Dataset(abc.ABC):
+    """Examples with labels, in three splits.
 
     Attributes:
-      name: the set's name, with its version where it has one.
-      train: a split, which has a length and `take(indices)`.
-      validation: cut from the training split; fixed by the cut's own seed.
-      test: reads the held-out split; a function so that nobody looks before the end.
+      name: of the set, with its version if it has one.
+      train: a split, with a length and `take(indices)`.
+      validation: held out of the training split, always the same.
+      test: reads the test split; a function, so that it is read at the end only.
     """
 
     name: str
@@ -43,44 +47,44 @@ class LabelledData(abc.ABC):
     @property
     @abc.abstractmethod
     def about(self) -> str:
-        """What the examples are, in words."""
+        """A description of the examples."""
 
     @property
     @abc.abstractmethod
     def example(self) -> jax.ShapeDtypeStruct:
-        """Shape and dtype of one input, as forward passes are timed with."""
+        """Shape and dtype of one input, for timing forward passes."""
 
     @property
     @abc.abstractmethod
     def each(self) -> str:
-        """What one input is, such as "an image"."""
+        """Name of one input, such as "an image"."""
 
     @property
     def evaluation(self) -> dict[str, Any]:
-        """How splits are evaluated, where there is more than one way; JSON, "about" in words."""
+        """How splits are evaluated, if there are several ways; JSON, described by "note"."""
         return {}
 
 
-def cut(
-    split: _AnySplit, held_out: float, seed: int, name: str, what: str
+def hold_out(
+    split: _AnySplit, fraction: float, seed: int, name: str, examples: str
 ) -> tuple[_AnySplit, _AnySplit]:
-    """Returns what is left of a training split, and what is held out of it for validation.
+    """Returns the rest of a training split, and the part of it held out for validation.
 
     Args:
-      split: to be cut.
-      held_out: below 1, the part that is held out; else, how many examples.
-      seed: fixes which.
-      name: of the set.
-      what: its examples are, in the plural.
+      split: to be divided.
+      fraction: below 1, the fraction to hold out; otherwise the number of examples.
+      seed: determines which.
+      name: of the set, for messages.
+      examples: what its examples are, in the plural, for messages.
 
     Raises:
-      DataError: when either side would be empty.
+      DataError: if either part would be empty.
     """
-    count = round(held_out * len(split)) if held_out < 1 else round(held_out)
+    count = round(fraction * len(split)) if fraction < 1 else round(fraction)
     if not 0 < count < len(split):
         raise DataError(
-            f"{name}: validation is {held_out}, {count} of {len(split)} training {what}; wanted at "
-            f"least one of the {what} on either side: a fraction below 1, or a count."
+            f"{name}: validation is {fraction}, {count} of {len(split)} training {examples}; "
+            f"expected a fraction below 1 or a count that leaves {examples} in both parts."
         )
     order = np.random.default_rng(seed).permutation(len(split))
     return split.take(np.sort(order[count:])), split.take(np.sort(order[:count]))

@@ -1,4 +1,4 @@
-"""What a checkpoint of a training run says of its data: fields of the right types."""
+"""Checks the description of the data in the metadata of a run's checkpoint."""
 
 import math
 from collections.abc import Callable, Collection, Mapping
@@ -77,7 +77,7 @@ _FIELDS: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
 }
 
 
-# What a classifier is made of; the rest is for those who ask for it.
+# Fields that every classifier needs; callers ask for others.
 _LEAST: Mapping[str, Collection[str]] = {
     "image": ("num_classes", "mean", "std"),
     "text": ("class_names", "module"),
@@ -86,23 +86,23 @@ _LEAST: Mapping[str, Collection[str]] = {
 ALL = frozenset(name for fields in _FIELDS.values() for name in fields)
 
 
-def check_known(kind: Any, known: Any, needs: Collection[str] = ()) -> None:
-    """Raises unless a checkpoint's metadata say what a run of its kind knows of its data.
+def check_data_spec(kind: Any, data_spec: Any, needs: Collection[str] = ()) -> None:
+    """Raises unless a checkpoint's metadata describe data of their kind.
 
     Args:
       kind: "image", "text" or "language".
-      known: the metadata's "data".
-      needs: fields that must be there, of those that the kind has, beside the module's.
+      data_spec: "data" of the metadata.
+      needs: fields that must exist if the kind has them, besides those of the classifier.
 
     Raises:
-      ValueError: names the first field that is missing, or is not what it must be.
+      ValueError: names the first field that is missing or invalid.
     """
     if not isinstance(kind, str) or kind not in _FIELDS:
         raise ValueError(f"kind is {kind!r:.60}, expected one of {', '.join(_FIELDS)}")
-    if not isinstance(known, dict):
+    if not isinstance(data_spec, dict):
         raise ValueError("data is not an object")
     for name, accepted in _FIELDS[kind].items():
-        if name not in known and (name in needs or name in _LEAST[kind]):
+        if name not in data_spec and (name in needs or name in _LEAST[kind]):
             raise ValueError(f"data lacks {name}")
-        if name in known and not accepted(known[name]):
-            raise ValueError(f"{name} of data is {known[name]!r:.60}")
+        if name in data_spec and not accepted(data_spec[name]):
+            raise ValueError(f"{name} of data is {data_spec[name]!r:.60}")

@@ -1,7 +1,6 @@
 """Checkpoints of a run in progress, from which it resumes.
 
-Each has the manifest that `lcjax.save` writes, with a checksum of every leaf, and `lcjax.restore`
-reads it too.
+They have the manifest of `lcjax.save`, with a checksum of every leaf; `lcjax.restore` reads them.
 """
 
 import math
@@ -11,33 +10,33 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from lcjax.io.checkpoint import restore
+import lcjax
 from lcjax.io.containers import as_stored, containers
 from lcjax.io.leaves import flatten
 from lcjax.io.locations import absolute, orbax_context
 from lcjax.io.manifest import ARRAYS, check_names, entry, own_manifest, read_record, seal
 from lcjax.io.schema import DamagedError
 
-_MERIT = "merit"
+_SCORE = "merit"  # name of the metric in checkpoints
 
 
 class Snapshots:
     """The last few training states of a run, by step, and the best one.
 
-    Each is there whole or not at all. On a mesh every process saves its own shards.
+    Writing is atomic. On a mesh every process saves its own shards.
     """
 
     def __init__(self, directory: Path, *, keep: int = 2):
-        """Opens a run's checkpoints; the first save clears away what an interrupted one left.
+        """Opens a run's checkpoints; the first save deletes leftovers of an interrupted one.
 
         Args:
           directory: of the run.
-          keep: how many of the last ones stay.
+          keep: number of last checkpoints to keep.
         """
         self._saving: Any = None
         policies = ocp.training.preservation_policies
         best = policies.BestN(
-            get_metric_fn=lambda metrics: metrics[_MERIT],
+            get_metric_fn=lambda metrics: metrics[_SCORE],
             n=1,
             keep_checkpoints_without_metrics=False,
         )
@@ -51,13 +50,13 @@ class Snapshots:
             cleanup_tmp_directories=True,
         )
 
-    def save(self, step: int, state: Any, *, merit: float | None = None) -> None:
+    def save(self, step: int, state: Any, *, score: float | None = None) -> None:
         """Saves a pytree of arrays in the background; it may be donated when this returns.
 
         Args:
-          step: by which it is kept.
+          step: number of the checkpoint.
           state: the pytree.
-          merit: how good it is, higher is better; None where that was not measured.
+          score: quality of the state, higher is better; None if it was not measured.
         """
         leaves, kinds = flatten(state), containers(state)
         check_names(leaves)
@@ -66,41 +65,41 @@ class Snapshots:
             as_stored(leaves, kinds),
             checkpointable_name=ARRAYS,
             force=True,
-            metrics=None if merit is None else {_MERIT: merit},
+            metrics=None if score is None else {_SCORE: score},
             custom_metadata=seal([entry(*one) for one in leaves.items()], kinds, None),
         )
 
     @property
     def best(self) -> float:
-        """The largest merit of the states that are kept; minus infinity where none has one."""
-        kept: list[Any] = [found.metrics for found in self._orbax.checkpoints]
-        return max((metrics[_MERIT] for metrics in kept if metrics), default=-math.inf)
+        """The largest score of the kept states; minus infinity if none has one."""
+        kept: list[Any] = [checkpoint.metrics for checkpoint in self._orbax.checkpoints]
+        return max((metrics[_SCORE] for metrics in kept if metrics), default=-math.inf)
 
     def restore(self, like: Any) -> Any:
-        """Returns the latest state, with the structure and shardings of `like`; None for none.
+        """Returns the latest state, with the structure and shardings of `like`; None without one.
 
         Raises:
-          CheckpointError: when it is damaged, or of another structure.
+          CheckpointError: if it is damaged, or of another structure.
         """
         if self._saving is not None:
             self._saving.result()
         latest = self._orbax.latest
         if latest is None:
             return None
-        wanted, place = jax.tree.map(_abstract, like), absolute(latest.path)
+        abstract, place = jax.tree.map(_abstract, like), absolute(latest.path)
         try:
-            if own_manifest(place, read_record(place)) is None:  # by an lcjax that wrote none
-                return self._orbax.load(latest, wanted)
-            return restore(place, like=wanted)
+            if own_manifest(place, read_record(place)) is None:  # written by an early lcjax
+                return self._orbax.load(latest, abstract)
+            return lcjax.restore(place, like=abstract)
         except DamagedError as error:
             others = [str(found.step) for found in self._orbax.checkpoints[:-1]]
-            before = f"go on from step {others[-1]}" if others else "start the run anew"
+            remedy = f"continue from step {others[-1]}" if others else "restart the run"
             raise DamagedError(
-                f"{error} To {before}, move {place} out of the run's directory and resume."
+                f"{error} To {remedy}, move {place} out of the run's directory and resume."
             ) from error
 
     def close(self) -> None:
-        """Waits until everything is saved."""
+        """Waits until all checkpoints are saved."""
         self._orbax.close()
 
     def __enter__(self) -> "Snapshots":

@@ -1,4 +1,4 @@
-"""Dense layers on flat tokens: (batch, tokens, width) becomes (batch · tokens, width) and back."""
+"""Runs Dense layers on flattened tokens: (batch, tokens, width) as (batch · tokens, width)."""
 
 from contextlib import AbstractContextManager
 from typing import Any
@@ -7,10 +7,10 @@ import flax.linen as nn
 
 
 def flat_tokens() -> AbstractContextManager[None]:
-    """Inside, every `nn.Dense` is given a matrix; attention's `nn.DenseGeneral` is not.
+    """Within it, every `nn.Dense` receives a matrix; attention's `nn.DenseGeneral` does not.
 
-    The gradient of its kernel is then a product over one axis. Over two, XLA copies both factors
-    into another layout first. Batches are cut along their first axis alone, and stay so.
+    The gradient of its kernel is then a product over one axis. Over two axes, XLA first copies both
+    factors into another layout. The sharding along the batch axis is unchanged.
     """
     return nn.intercept_methods(_flat)
 

@@ -1,6 +1,6 @@
-"""The training loop: steps on the device, records and checkpoints between them.
+"""The training loop: steps on the device, metrics and checkpoints between dispatches.
 
-It knows no task: a loss, an optimizer and a source of batches make one.
+It does not depend on the task: it takes a loss, an optimizer and a stream of batches.
 """
 
 import math
@@ -15,31 +15,31 @@ import jax.numpy as jnp
 import optax
 from tqdm import tqdm
 
-from lcjax.tree.paths import is_slope, site_of
-from train.data.batches import Source
+import lcjax
+from train.data.batches import BatchStream
 from train.engine.checkpoints import Snapshots
 from train.engine.flat_tokens import flat_tokens
-from train.engine.gradient_accumulation import accumulated
-from train.engine.metrics_writer import Recorder
-from train.runtime.devices import any_of_all, is_first
+from train.engine.gradient_accumulation import accumulate_gradient
+from train.engine.metrics_writer import MetricsWriter
+from train.runtime.devices import any_process, is_main_process
 from train.runtime.interrupts import interruption
-from train.runtime.sharding import batches_stay_cut
+from train.runtime.sharding import constrain_activations
 
 Metrics = dict[str, Any]
 # loss(params, stats, batch, key) -> (loss, (new stats, metrics))
-Loss = Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, tuple[Any, Metrics]]]
+LossFn = Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, tuple[Any, Metrics]]]
 # watch(step, state) -> whether training ends here
 Watch = Callable[[int, "TrainState"], bool]
 SLOPE = "slope/"
 
 
 class Diverged(ArithmeticError):
-    """The loss is not a finite number."""
+    """The loss is not finite."""
 
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a step changes.
+    """Everything that a step changes.
 
     Attributes:
       step: steps taken; int32 scalar.
@@ -62,37 +62,37 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The model's variables, as its apply takes them."""
+        """Variables for the model's apply."""
         return {"params": self.params, **self.stats}
 
 
 def make_dispatch(
-    loss: Loss,
+    loss: LossFn,
     tx: optax.GradientTransformation,
-    source: Source,
+    source: BatchStream,
     key: jax.Array,
     *,
     accumulate: int = 1,
     shardings: Any = None,
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]:
-    """Returns the jitted `dispatch(state, arrays, inputs)` that takes several steps.
+    """Returns the jitted `dispatch(state, arrays, inputs)`, which takes several steps.
 
-    The state is donated. The random key of a step depends on `key` and the step's number alone.
-    Metrics come one a step: the loss, what `loss` reports, and every slope after the step.
+    The state is donated. The random key of a step depends on `key` and the step's number only.
+    Metrics have one value per step: the loss, those of `loss`, and every slope after the step.
 
     Args:
       loss: of a batch.
       tx: the optimizer.
       source: of the batches.
-      key: of all chance.
-      accumulate: into how many parts a batch is cut, whose gradients are averaged.
-      shardings: of the state, on a mesh; the new state has them too.
+      key: random key.
+      accumulate: number of microbatches whose gradients are averaged.
+      shardings: of the old and the new state, on a mesh.
     """
-    gradient = accumulated(jax.value_and_grad(loss, has_aux=True), accumulate)
+    gradient = accumulate_gradient(jax.value_and_grad(loss, has_aux=True), accumulate)
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         own_key = jax.random.fold_in(key, state.step)
-        with batches_stay_cut(), flat_tokens():
+        with constrain_activations(), flat_tokens():
             (value, (stats, metrics)), grads = gradient(state.params, state.stats, batch, own_key)
         with jax.named_scope("optimizer"):
             updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -112,35 +112,35 @@ def make_dispatch(
 def train(
     state: TrainState,
     dispatch: Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]],
-    source: Source,
+    source: BatchStream,
     *,
     end: int,
     validate: Callable[[Any], tuple[Metrics, float]],
-    recorder: Recorder,
+    recorder: MetricsWriter,
     snapshots: Snapshots,
     log_every: int,
     checkpoint_every: int,
     watch: Watch | None = None,
 ) -> TrainState:
-    """Trains from where the state is to the end, and returns the last state.
+    """Trains to the last step, and returns the last state.
 
     Args:
-      state: where to train on from; it is donated.
+      state: the first state; it is donated.
       dispatch: from `make_dispatch`.
       source: of the batches.
-      end: number of the last step, those that the state has behind it included.
-      validate: `validate(variables)` returns metrics, and how good that is, higher is better; it
-        is called once an epoch and at the end.
+      end: number of the last step, counted from the first step of the run.
+      validate: `validate(variables)` returns metrics and a score, higher is better; it is called
+        once per epoch and at the end.
       recorder: of the metrics.
-      snapshots: of the state; the best one that was validated is among them.
-      log_every: steps between two records; the last step is recorded in any case.
-      checkpoint_every: steps between two snapshots, at least; there is one at the end.
-      watch: `watch(step, state)` is called before the first step and between dispatches, a snapshot
-        coming after; where it returns True, training ends. It may be called twice with one state.
+      snapshots: checkpoints of the state; the state with the best score is kept.
+      log_every: steps between two records; the last step is always recorded.
+      checkpoint_every: least number of steps between two checkpoints; the last state is saved too.
+      watch: `watch(step, state)` is called before the first step and between dispatches, before a
+        checkpoint; training ends if it returns True. It may be called twice with the same state.
 
     Raises:
-      Diverged: when a loss is not finite; noticed at the next record.
-      KeyboardInterrupt: after Ctrl-C or SIGTERM, between two dispatches and behind a snapshot.
+      Diverged: if a loss is not finite; noticed at the next record.
+      KeyboardInterrupt: after Ctrl-C or SIGTERM, between two dispatches and after a checkpoint.
     """
     step = int(state.step)
     if step >= end or (watch is not None and watch(step, state)):
@@ -152,17 +152,17 @@ def train(
             state, metrics = dispatch(state, source.arrays, inputs)
             before, step = step, step + len(jax.tree.leaves(inputs)[0])
             _record(recorder, bar, before, step, metrics, log_every, end)
-            merit = None
+            score = None
             if step % source.steps_per_epoch == 0 or step == end:
-                metrics, merit = validate(state.variables)
+                metrics, score = validate(state.variables)
                 recorder.write(step, metrics)
             done = (watch is not None and watch(step, state)) or step == end
-            stopping = any_of_all(stop.asked)
+            stopping = any_process(stop.requested)
             due = step // checkpoint_every > before // checkpoint_every or done or stopping
-            if due or (merit is not None and merit > best):
+            if due or (score is not None and score > best):
                 recorder.flush()
-                snapshots.save(step, state, merit=merit)
-                best = max(best, -math.inf if merit is None else merit)
+                snapshots.save(step, state, score=score)
+                best = max(best, -math.inf if score is None else score)
             bar.update(step - before)
             if done:
                 break
@@ -172,25 +172,24 @@ def train(
 
 
 def _slopes(params: Any) -> Metrics:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {SLOPE + site_of(keys): slope for keys, slope in leaves if is_slope(keys)}
+    return {SLOPE + site: slope for site, slope in lcjax.slopes(params).items()}
 
 
 def _progress(step: int, total: int) -> tqdm:
-    calm = 0.2 if sys.stderr.isatty() else 30  # a log file gets a line every half minute
+    interval = 0.2 if sys.stderr.isatty() else 30  # a log file gets a line every half minute
     return tqdm(
         initial=step,
         total=total,
         desc="training",
         unit="step",
-        mininterval=calm,
-        maxinterval=calm,
-        disable=not is_first(),
+        mininterval=interval,
+        maxinterval=interval,
+        disable=not is_main_process(),
     )
 
 
 def _record(
-    recorder: Recorder,
+    recorder: MetricsWriter,
     bar: tqdm,
     before: int,
     after: int,
@@ -198,7 +197,7 @@ def _record(
     log_every: int,
     total: int,
 ) -> None:
-    """Records, of the steps in (before, after], the multiples of `log_every` and the very last."""
+    """Records the steps in (before, after] that are multiples of `log_every`, or the last."""
     due = [s for s in range(before + 1, after + 1) if s % log_every == 0 or s == total]
     if not due:
         return

@@ -1,4 +1,4 @@
-"""Metrics of a run, kept as TensorBoard events and as lines of JSON."""
+"""Metrics of a run, written as TensorBoard events and as lines of JSON."""
 
 import json
 import os
@@ -14,22 +14,22 @@ from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttribut
 from tensorboardX.summary import scalar
 
 from lcjax.validation.json_files import parse_json, read_bounded
-from train.runtime.devices import is_first
+from train.runtime.devices import is_main_process
 
 FILE = "metrics.jsonl"
 _LARGEST = 2**30  # bytes
 
 
-class Recorder:
+class MetricsWriter:
     """Writes a step's metrics to `metrics.jsonl` and to TensorBoard events.
 
-    A resumed run starts it at the step of its checkpoint: what was recorded after that step, by
-    the run that broke off, is dropped, and the events are written anew from the lines, since those
-    that a killed process held back are lost. So every step stands in both once.
+    A resumed run opens it at the step of its checkpoint: later records of the interrupted run are
+    dropped, and the events are rewritten from the lines, since a killed process loses those that it
+    buffered. So every step is in both files once.
     """
 
     def __init__(self, directory: Path, *, start_step: int = 0):
-        """Opens the records in a run's directory, and drops those after `start_step`."""
+        """Opens the records in a run's directory; drops those after `start_step`."""
         path, events = directory / FILE, directory / "tensorboard"
         kept = []
         if path.exists():
@@ -41,18 +41,18 @@ class Recorder:
             shutil.rmtree(events)
         self._lines = path.open("a", encoding="utf-8")
         events.mkdir()
-        # Not SummaryWriter: its thread dies where it cannot write, and the next event waits for it.
+        # Not SummaryWriter: if its thread cannot write, it dies, and the next event waits for it.
         self._events = EventsWriter(str(events / "events"))
         for record in kept:
-            self._show(record)
+            self._write_events(record)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Records scalars, named with slashes such as `train/loss`, at a step."""
         record = {"step": step, **metrics}
         self._lines.write(_line(record))
-        self._show(record)
+        self._write_events(record)
 
-    def _show(self, record: Mapping[str, Any]) -> None:
+    def _write_events(self, record: Mapping[str, Any]) -> None:
         for name, value in record.items():
             if name != "step":
                 event = Event(step=record["step"], wall_time=time.time())
@@ -60,44 +60,44 @@ class Recorder:
                 self._events.write_event(event)
 
     def flush(self) -> None:
-        """Hands the lines to the operating system, where a killed process cannot lose them."""
+        """Flushes to the operating system, so that a killed process loses nothing."""
         self._lines.flush()
         self._events.flush()
 
     def close(self) -> None:
-        """Closes the records."""
+        """Closes the files."""
         self._lines.close()
         self._events.close()
 
-    def __enter__(self) -> "Recorder":
+    def __enter__(self) -> "MetricsWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
-class _Silent:
-    """Records nothing."""
+class _NullWriter:
+    """Writes nothing; for all processes but the first."""
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Records nothing."""
+        """Does nothing."""
 
     def flush(self) -> None:
-        """Has nothing to hand on."""
+        """Does nothing."""
 
 
-def recorder_of(directory: Path, *, start_step: int) -> AbstractContextManager[Any]:
-    """Returns a run's recorder; one that records nothing in all processes but the first."""
-    if is_first():
-        return Recorder(directory, start_step=start_step)
-    return nullcontext(_Silent())
+def metrics_writer(directory: Path, *, start_step: int) -> AbstractContextManager[Any]:
+    """Returns a run's metrics writer; in all processes but the first it writes nothing."""
+    if is_main_process():
+        return MetricsWriter(directory, start_step=start_step)
+    return nullcontext(_NullWriter())
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
-    """Returns a run's records in order; a last line that was cut short is left out.
+    """Returns a run's records in order; an incomplete last line is ignored.
 
     Raises:
-      ValueError: when another line is damaged; names it.
+      ValueError: if another line is damaged; names it.
     """
     data = read_bounded(directory / FILE, largest=_LARGEST)
     records = []
@@ -107,7 +107,7 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
         step = record.pop("step", None) if isinstance(record, dict) else None
         if type(step) is not int or not all(type(one) in (int, float) for one in record.values()):
             raise ValueError(
-                f"{where}: expected an object of a step and numbers. Restore it from a copy."
+                f"{where}: expected an object of a step and numbers. Restore the file from a copy."
             )
         records.append({"step": step, **record})
     return records

@@ -1,12 +1,12 @@
-"""The optimizers of every run: AdamW with warm-up and cosine decay, plain or collapsing."""
+"""Optimizers: AdamW with warm-up and cosine decay, plain or with the linearity penalty."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 import lcjax
-from lcjax.tree.paths import leaf_path
-from lcjax.tree.slopes import map_slopes
 from train.config.base import OptimizerConfig, PenaltyConfig
 
 
@@ -17,38 +17,40 @@ def make_optimizer(
     *,
     strength: optax.Schedule | None = None,
 ) -> optax.GradientTransformation:
-    """Returns AdamW, its decay on kernels alone, within `lcjax.with_linearity_penalty`.
+    """Returns AdamW, with decay of kernels only, inside `lcjax.with_linearity_penalty`.
 
     Args:
       optimizer: of the weights.
       penalty: of the slopes.
-      steps: how many there will be.
-      strength: takes the place of the penalty's own, if given.
+      steps: number of training steps.
+      strength: replaces the strength of the penalty, if given.
     """
     return lcjax.with_linearity_penalty(
         make_adamw(optimizer, warmup_cosine(optimizer, steps)),
         strength=penalty.strength if strength is None else strength,
         penalty=penalty.penalty,
         slope_learning_rate=_from_step(int(penalty.start * steps), penalty.slope_learning_rate),
-        sites=lcjax.SiteSelection(last=penalty.last, where=penalty.where),
+        last=penalty.last,
+        where=penalty.where,
         steps=steps,
     )
 
 
 def make_adamw(optimizer: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
-    """Returns AdamW of this rate, its decay on kernels alone, the gradient clipped if asked for."""
+    """Returns AdamW with decay of kernels only, and gradient clipping if configured."""
     adamw = optax.adamw(rate, weight_decay=optimizer.weight_decay, mask=_kernels)
     if optimizer.clip_norm is None:
         return adamw
     return optax.chain(optax.clip_by_global_norm(optimizer.clip_norm), adamw)
 
 
-def holding_slopes(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Returns an optimizer, whose state is that of `inner`, under which slopes stay as they are."""
+def freeze_slopes(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Returns `inner` with frozen slopes; it sees zero gradients for them."""
 
     def update(updates, state, params=None):
-        updates, state = inner.update(map_slopes(jnp.zeros_like, updates), state, params)
-        return map_slopes(jnp.zeros_like, updates), state
+        zeroed = lcjax.map_slopes(jnp.zeros_like, updates)
+        updates, state = inner.update(zeroed, state, params)
+        return lcjax.map_slopes(jnp.zeros_like, updates), state
 
     return optax.GradientTransformation(inner.init, update)
 
@@ -56,12 +58,12 @@ def holding_slopes(inner: optax.GradientTransformation) -> optax.GradientTransfo
 def warmup_cosine(
     optimizer: OptimizerConfig, steps: int, *, start: int = 0, peak: float | None = None
 ) -> optax.Schedule:
-    """Returns a rate that rises, and falls to 0 by a cosine.
+    """Returns a learning rate with linear warm-up and cosine decay to 0.
 
     Args:
-      optimizer: says how long it rises, and how high.
-      steps: from its start to its end.
-      start: count of the step with which it starts.
+      optimizer: with the length of the warm-up and the peak.
+      steps: length of the schedule.
+      start: number of its first step.
       peak: the largest rate, if not the optimizer's.
     """
     schedule = optax.warmup_cosine_decay_schedule(
@@ -74,7 +76,7 @@ def warmup_cosine(
 
 
 def _from_step(start: int, rate: float) -> optax.ScalarOrSchedule:
-    """Returns a rate that is 0 before a step."""
+    """Returns a rate that is 0 before step `start`."""
     if start == 0:
         return rate
     return optax.join_schedules(
@@ -83,6 +85,8 @@ def _from_step(start: int, rate: float) -> optax.ScalarOrSchedule:
 
 
 def _kernels(params: optax.Params) -> optax.Params:
-    return jax.tree_util.tree_map_with_path(
-        lambda keys, _: leaf_path(keys).endswith("kernel"), params
-    )
+    def is_kernel(keys: Any, _: Any) -> bool:
+        names = [key.key for key in keys if isinstance(key, jax.tree_util.DictKey)]
+        return bool(names) and names[-1].endswith("kernel")
+
+    return jax.tree_util.tree_map_with_path(is_kernel, params)

@@ -1,4 +1,4 @@
-"""A run's directory: made, and found again to be resumed."""
+"""The directory of a run: creates it, and finds it for resumption."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from typing import Any
 from lcjax._messages import printable
 from lcjax.validation import json_files
 from train.config.base import RunConfig
+from train.config.old_runs import upgraded
 
 CONFIG, SUMMARY = "config.json", "summary.json"
 # Flags that may change between a run and its resumption.
@@ -24,40 +25,43 @@ _FREE = (
     ("run", "checkpoint_every"),
     ("run", "keep"),
     ("devices",),
+    ("kind",),  # earlier versions did not store it; it follows from the preset
 )
-# Flags by which a run gets longer: of runs of one stage, and of runs whose last stage heals.
+# Flags that extend a run: one with a single stage, and one whose last stage heals.
 _EPOCHS, _HEAL_EPOCHS = ("optimizer", "epochs"), ("protocol", "heal_epochs")
 _STAGES = "stages"
 
 
 class RunError(ValueError):
-    """A run's directory is not in the state that was asked for."""
+    """A run's directory is not in the expected state."""
 
 
 def choose_directory(run: RunConfig, preset: str, config: dict[str, Any]) -> Path:
-    """Returns where a run is to be kept, or is kept already if it is to be resumed.
+    """Returns the directory of a new run, or of the run to resume. Writes nothing.
 
-    Nothing is written. Without a name it is the preset's, numbered where that is taken.
+    Without a name it is called like the preset, with a number if that is taken.
 
     Args:
-      run: how the run was asked for.
-      preset: its preset's name.
+      run: section of the configuration.
+      preset: name of the preset.
       config: the whole configuration, as JSON.
 
     Raises:
-      RunError: a name that is taken, or is no name; with `resume`, no such run, one that is
-        finished and shall not get longer, or one of another configuration.
+      RunError: if the name is taken or not a name; with `resume`, if there is no such run, if it is
+        finished and not to be extended, or if it has another configuration.
     """
     if run.resume and run.overwrite:
-        raise RunError("--resume and --overwrite are both set: keep the run, or start it anew.")
+        raise RunError("--resume and --overwrite are both set; expected one of them.")
     if run.name is None:
         if run.resume or run.overwrite:
             flag = "--resume" if run.resume else "--overwrite"
-            raise RunError(f"{flag} needs the --name of the run that is meant.")
+            raise RunError(f"{flag} needs the --name of a run.")
         names = (preset if i == 1 else f"{preset}-{i}" for i in count(1))
         return next(path for path in map(run.runs_dir.joinpath, names) if not path.exists())
     if not run.name or Path(run.name).name != run.name or run.name.startswith("."):
-        raise RunError(f"--name is {run.name!r}; wanted a directory's name, with no / in it.")
+        raise RunError(
+            f"--name is {run.name!r}; expected the name of a directory, without a slash."
+        )
     path = run.runs_dir / run.name
     if run.resume:
         _check_resumable(path, config)
@@ -67,20 +71,20 @@ def choose_directory(run: RunConfig, preset: str, config: dict[str, Any]) -> Pat
             "replace it with --overwrite."
         )
     elif path.exists() and not (path / CONFIG).is_file():
-        raise RunError(f"{path} is not a run, there is no {CONFIG} in it: --overwrite leaves it.")
+        raise RunError(f"{path} is not a run: it has no {CONFIG}. --overwrite replaces runs only.")
     return path
 
 
 def create_directory(path: Path, config: dict[str, Any], *, overwrite: bool = False) -> None:
-    """Makes a run's directory, which appears with its configuration in it.
+    """Creates a run's directory together with its configuration, atomically.
 
     Args:
       path: from `choose_directory`.
       config: the whole configuration, as JSON.
-      overwrite: whether the run that stands there goes.
+      overwrite: whether to replace the run in this directory.
 
     Raises:
-      RunError: when it cannot be made, or another run has taken it since it was chosen.
+      RunError: if it cannot be created, or another run has taken it in the meantime.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,22 +94,22 @@ def create_directory(path: Path, config: dict[str, Any], *, overwrite: bool = Fa
             write_json(content / CONFIG, config)
             if overwrite and path.exists():
                 path.rename(Path(draft, "old"))
-            content.rename(path)  # fails where something stands
+            content.rename(path)  # fails if the path exists
     except OSError as error:
         raise RunError(
-            f"{path} cannot be made: {error}. Choose another --name or --runs-dir."
+            f"{path} cannot be created: {error}. Choose another --name or --runs-dir."
         ) from error
 
 
 def reopen_directory(path: Path, config: dict[str, Any]) -> None:
-    """Makes a run's directory that of a run in progress, as long as this configuration says.
+    """Marks a run as unfinished, and extends it to the epochs of this configuration.
 
     Args:
-      path: from `choose_directory`, of a run to be resumed.
+      path: from `choose_directory`, of a run to resume.
       config: the whole configuration, as JSON.
     """
-    (path / SUMMARY).unlink(missing_ok=True)  # first: without it the run is one to be resumed
-    started = read_json(path / CONFIG)
+    (path / SUMMARY).unlink(missing_ok=True)  # first: without it the run can be resumed
+    started = upgraded(read_json(path / CONFIG))
     longer = {place: _at(config, place) for place in (_EPOCHS, _HEAL_EPOCHS)}
     for (section, name), value in longer.items():
         if value is not None and section in started:
@@ -114,40 +118,40 @@ def reopen_directory(path: Path, config: dict[str, Any]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file that is there whole or not at all."""
+    """Writes a JSON file atomically."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(partial, path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Returns the object in a JSON file of a run, which may hold NaN, as of a run that diverged.
+    """Returns the object in a JSON file of a run; it may contain NaN, as of a diverged run.
 
     Raises:
-      RunError: when it is damaged, holds something else or is too large; names it.
+      RunError: if it is damaged, too large, or not an object; names it.
     """
     return json_files.read_json(path, error=RunError, allow_nan=True)
 
 
 def _check_resumable(path: Path, config: dict[str, Any]) -> None:
     if not (path / CONFIG).is_file():
-        raise RunError(f"{path} is not a run: there is no {CONFIG} in it. Start without --resume.")
-    started = read_json(path / CONFIG)
+        raise RunError(f"{path} is not a run: it has no {CONFIG}. Start it without --resume.")
+    started = upgraded(read_json(path / CONFIG))
     staged = (path / _STAGES).is_dir()
     here = _HEAL_EPOCHS if staged else _EPOCHS
-    was, asked = _at(started, here), _at(config, here)
-    longer = was is not None and asked is not None and asked > was
+    was, now = _at(started, here), _at(config, here)
+    longer = was is not None and now is not None and now > was
     changed = _differences(started, config, free=(*_FREE, here) if longer else _FREE)
     if changed:
         raise RunError(
             f"{path} was started with another configuration: {'; '.join(changed)}. Resume it "
-            f"without these flags, with more --{here[1].replace('_', '-')} to make it longer, or "
-            "start another --name."
+            f"without these flags, with more --{here[1].replace('_', '-')} to extend it, or start "
+            "another --name."
         )
     if (path / SUMMARY).exists() and not longer:
         raise RunError(
-            f"{path} is finished: see its summary.txt. Give more --{here[1].replace('_', '-')} "
-            f"than {was} to train on, or start another --name."
+            f"{path} is finished: see its summary.txt. Set --{here[1].replace('_', '-')} to more "
+            f"than {was} to train longer, or start another --name."
         )
 
 

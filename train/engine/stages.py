@@ -1,9 +1,8 @@
 """Runs of several stages, resumable at any step and between stages, bit for bit.
 
-Stage 0 is kept in the run's own directory, stage k in `stages/k`. A stage begins with its first
-snapshot, and after that with `stages/k/start`: its first variables as `lcjax.save` keeps them. The
-stage is there once that is. A run that broke off goes on in the last stage that is there; what
-was begun of another is made again.
+Stage 0 is stored in the run's directory, stage k in `stages/k`. A stage first writes its first
+checkpoint, then `stages/k/start`: its first variables, by `lcjax.save`. It exists once both are
+written. An interrupted run continues in the last existing stage; an unfinished start is redone.
 """
 
 import dataclasses
@@ -17,125 +16,125 @@ import optax
 
 import lcjax
 from train.config.base import Config
-from train.data.batches import Source
+from train.data.batches import BatchStream
 from train.engine.checkpoints import Snapshots
-from train.engine.loop import Loss, Metrics, TrainState, Watch, make_dispatch, train
-from train.engine.metrics_writer import recorder_of
-from train.runtime.devices import is_first, wait_for_all
+from train.engine.loop import LossFn, Metrics, TrainState, Watch, make_dispatch, train
+from train.engine.metrics_writer import metrics_writer
+from train.runtime.devices import barrier, is_main_process
 from train.runtime.sharding import current_mesh, place
 
-# What is known of the stages after the first, one each; JSON.
+# Facts about the stages after the first, one entry each; JSON.
 History = Sequence[dict[str, Any]]
 _STAGES, _START = "stages", "start"
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A stretch of training.
+    """A part of a run's training.
 
     Attributes:
-      loss: as `train.engine.loop` takes it.
+      loss: see `train.engine.loop.LossFn`.
       tx: the optimizer.
       source: of the batches.
-      end: number of the run's step with which it ends at the latest.
-      watch: may end it before; see `train.engine.loop.train`.
+      end: number of the last step at the latest, counted from the first step of the run.
+      watch: may end the stage earlier; see `train.engine.loop.train`.
     """
 
-    loss: Loss
+    loss: LossFn
     tx: optax.GradientTransformation
-    source: Source
+    source: BatchStream
     end: int
     watch: Watch | None = None
 
 
-class Start(NamedTuple):
-    """How a stage begins.
+class StageStart(NamedTuple):
+    """The beginning of a stage.
 
     Attributes:
-      state: the first one; its step is the last of the stage before.
-      facts: what the stages have to know of it; JSON.
+      state: the first state; its step is the last one of the previous stage.
+      facts: entry of the history; JSON.
     """
 
     state: TrainState
     facts: dict[str, Any]
 
 
-class Staged(Protocol):
-    """What the stages are; both methods depend on their arguments alone."""
+class StageSchedule(Protocol):
+    """The stages of a run; both methods depend on their arguments only."""
 
     def stage(self, directory: Path, history: History) -> Stage:
-        """Returns the stage that begins after this history."""
+        """Returns the stage after this history."""
         ...
 
-    def follow(self, directory: Path, history: History, state: TrainState) -> Start | None:
-        """Returns how the stage begins that comes after this one's last state; None at the end."""
+    def next_stage(self, directory: Path, history: History, state: TrainState) -> StageStart | None:
+        """Returns the start of the stage after this last state; None at the end of the run."""
         ...
 
 
 def run_stages(
     directory: Path,
     first: TrainState,
-    staged: Staged,
+    schedule: StageSchedule,
     *,
     key: jax.Array,
     validate: Callable[[Any], tuple[Metrics, float]],
     config: Config,
 ) -> tuple[TrainState, History]:
-    """Trains stage after stage, from wherever the run is, and returns the last state.
+    """Trains all remaining stages of a run.
 
     Args:
       directory: of the run.
       first: state before the first step; it is donated.
-      staged: the stages.
-      key: of all chance in a step.
+      schedule: the stages.
+      key: random key of the steps.
       validate: as for `train.engine.loop.train`.
       config: of the run.
 
     Returns:
-      the state, and the history of all stages.
+      The last state, and the history of all stages.
     """
     history = _history(directory)
     while True:
-        stage = staged.stage(directory, history)
+        stage = schedule.stage(directory, history)
         state = _run(directory, _first_state(directory, history, stage, first), stage, len(history),
                      key=key, validate=validate, config=config)  # fmt: skip
-        start = staged.follow(directory, history, state)
+        start = schedule.next_stage(directory, history, state)
         if start is None:
             return state, history
         history = [*history, _begin(stage_directory(directory, len(history) + 1), start)]
 
 
 def stage_directory(directory: Path, number: int) -> Path:
-    """Returns where a stage of a run is kept."""
+    """Returns the directory of a stage."""
     return directory / _STAGES / str(number) if number else directory
 
 
 def first_variables(directory: Path, number: int) -> Any:
-    """Returns the variables with which a stage after the first began."""
+    """Returns the first variables of a stage after stage 0."""
     return lcjax.restore(stage_directory(directory, number) / _START)
 
 
 def last_state(directory: Path, number: int, like: TrainState) -> TrainState | None:
-    """Returns the last state that a stage saved; None where it took no step."""
+    """Returns the last saved state of a stage; None if it took no step."""
     with Snapshots(stage_directory(directory, number)) as snapshots:
         return snapshots.restore(like=like)
 
 
 def _history(directory: Path) -> list[dict[str, Any]]:
-    """Returns the history of a run that broke off; deletes the stage that was only begun."""
+    """Returns the history of an interrupted run; deletes an unfinished start of a stage."""
     history = []
     while (stage_directory(directory, len(history) + 1) / _START).exists():
         start = stage_directory(directory, len(history) + 1) / _START
         history.append(lcjax.read_metadata(start))
     begun = stage_directory(directory, len(history) + 1)
-    wait_for_all(f"stages of {directory} are read")
-    if begun.exists() and is_first():
+    barrier(f"stages of {directory} are read")
+    if begun.exists() and is_main_process():
         shutil.rmtree(begun)
-    wait_for_all(f"stages of {directory} are cleared")
+    barrier(f"stages of {directory} are cleared")
     return history
 
 
-def _begin(here: Path, start: Start) -> dict[str, Any]:
+def _begin(here: Path, start: StageStart) -> dict[str, Any]:
     step = int(start.state.step)
     with Snapshots(here) as snapshots:
         snapshots.save(step, start.state)
@@ -144,7 +143,7 @@ def _begin(here: Path, start: Start) -> dict[str, Any]:
 
 
 def _first_state(directory: Path, history: History, stage: Stage, first: TrainState) -> TrainState:
-    """Returns a state of the stage's structure; in stage 0 the one before the first step."""
+    """Returns a state of the stage's structure; in stage 0 that before the first step."""
     if not history:
         return first
     return TrainState.create(first_variables(directory, len(history)), stage.tx)
@@ -164,7 +163,7 @@ def _run(
     shardings = current_mesh() and jax.tree.map(lambda leaf: leaf.sharding, first)
     with Snapshots(stage_directory(directory, number), keep=run.keep) as snapshots:
         state = snapshots.restore(like=first) or first
-        with recorder_of(directory, start_step=int(state.step)) as recorder:
+        with metrics_writer(directory, start_step=int(state.step)) as recorder:
             return train(
                 state,
                 make_dispatch(

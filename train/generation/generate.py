@@ -1,6 +1,6 @@
-"""Goes on with a text: `python -m train.language generate CHECKPOINT --prompt "ROMEO:"`.
+"""Continues a text: `python -m train.language generate CHECKPOINT --prompt "ROMEO:"`.
 
-The checkpoint, deep or compact, says all that is needed; nothing else of its run is.
+The checkpoint, deep or compact, is enough; no other file of its run is needed.
 """
 
 import dataclasses
@@ -11,9 +11,9 @@ from pathlib import Path
 import jax
 import tyro
 
-from lcjax.io.checkpoint import restore
+import lcjax
 from train.data.text.vocabulary import vocabulary_from_json
-from train.generation.sampler import Writer
+from train.generation.sampler import Sampler
 from train.runs.finished import classifier_of
 from train.tasks.language.objective import LanguageModel
 from train.validation import ConfigError
@@ -21,12 +21,12 @@ from train.validation import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Generated:
-    """What a model wrote.
+    """A generated text.
 
     Attributes:
       text: prompt and continuation.
-      tokens: how many were drawn.
-      tokens_per_second: compiling left out.
+      tokens: number of generated tokens.
+      tokens_per_second: without compilation.
     """
 
     text: str
@@ -44,49 +44,50 @@ def generate(
     top_k: int | None = None,
     seed: int = 0,
 ) -> Generated:
-    """Goes on with a text.
+    """Continues a text.
 
     Args:
-      checkpoint: directory that `python -m train.language` saved, such as runs/NAME/compact.
-      prompt: the text to go on with.
-      length: tokens to write.
-      temperature: below 1 likely tokens become likelier.
-      top_k: draw from so many of the likeliest tokens; by default from all.
-      seed: of the draws.
+      checkpoint: directory from `python -m train.language`, such as runs/NAME/compact.
+      prompt: text to continue.
+      length: number of tokens to generate.
+      temperature: of sampling; values below 1 favour likely tokens.
+      top_k: sample from this many of the likeliest tokens; by default from all.
+      seed: of sampling.
 
     Raises:
-      FileNotFoundError: when there is no checkpoint.
-      ValueError: when it is damaged or not one of a language model, the prompt is empty, too long
-        or has what the vocabulary lacks, or another argument is out of range.
-      ImportError: when the package tokenizers is needed and not installed.
+      FileNotFoundError: if there is no checkpoint.
+      ValueError: if it is damaged or not from a language model; if the prompt is empty, too long or
+        has characters that the vocabulary lacks; or if another argument is out of range.
+      ImportError: if the package tokenizers is needed and not installed.
     """
     _check(length, temperature, top_k, seed)
     model, metadata = classifier_of(checkpoint, needs=("tokens",))
     if not isinstance(model, LanguageModel):
         raise ConfigError(
-            f"{checkpoint} classifies {metadata['kind']}s; wanted a checkpoint that `python -m "
-            "train.language` made."
+            f"{checkpoint} classifies {metadata['kind']}s; expected a checkpoint of `python -m "
+            "train.language`."
         )
     vocabulary = vocabulary_from_json(metadata["data"]["tokens"])
-    tokens, room = vocabulary.encode(prompt), model.module.max_length
-    if not 1 <= len(tokens) <= room:
+    tokens, context = vocabulary.encode(prompt), model.module.max_length
+    if not 1 <= len(tokens) <= context:
         raise ConfigError(
-            f"--prompt has {len(tokens)} tokens; wanted 1 to {room}, the model's context."
+            f"--prompt has {len(tokens)} tokens; expected 1 to {context}, the model's context."
         )
-    writer = Writer(model.module, restore(checkpoint), temperature=temperature, top_k=top_k)
-    writer.prepare(len(tokens), length)
+    variables = lcjax.restore(checkpoint)
+    sampler = Sampler(model.module, variables, temperature=temperature, top_k=top_k)
+    sampler.compile(len(tokens), length)
     start = time.perf_counter()
-    written = writer.write(tokens, length, jax.random.key(seed))
+    generated = sampler.sample(tokens, length, jax.random.key(seed))
     seconds = time.perf_counter() - start
-    return Generated(prompt + vocabulary.decode(written), length, length / seconds)
+    return Generated(prompt + vocabulary.decode(generated), length, length / seconds)
 
 
 def _check(length: int, temperature: float, top_k: int | None, seed: int) -> None:
-    for name, value, accepted, wanted in (
+    for name, value, accepted, expected in (
         ("length", length, length >= 1, "at least 1"),
         ("temperature", temperature, 0 < temperature < math.inf, "a number above 0"),
         ("top-k", top_k, top_k is None or top_k >= 1, "at least 1"),
         ("seed", seed, 0 <= seed < 2**32, "in [0, 2^32)"),
     ):
         if not accepted:
-            raise ConfigError(f"--{name} is {value}; wanted {wanted}.")
+            raise ConfigError(f"--{name} is {value}; expected {expected}.")

@@ -1,4 +1,4 @@
-"""Text token by token: a decoder that remembers what it has read."""
+"""Generates text token by token with a key-value cache."""
 
 from functools import partial
 from typing import Any
@@ -10,57 +10,56 @@ import numpy as np
 from lcjax.models import GPT2
 
 
-class Writer:
-    """A decoder that goes on with a text; deep or compact, as its variables are.
+class Sampler:
+    """A decoder that continues a text, deep or compact.
 
-    Keys and values of what was read are kept, so that one token more costs one pass over one token:
-    one compiled step serves all of them. Where the text outgrows the model's table of positions,
-    the last half of it is read anew, and it goes on from there.
+    Keys and values of the text are cached, so that another token costs a pass over one token, with
+    the same compiled step for all. When the text exceeds the model's table of positions, the cache
+    is refilled with its last half.
 
     Args:
       model: the decoder.
-      variables: of it.
-      temperature: by which logits are divided before a token is drawn; above 0.
-      top_k: draw from so many of the likeliest tokens; None for all.
+      variables: of the model.
+      temperature: divides the logits before sampling; above 0.
+      top_k: sample from this many of the likeliest tokens; None for all.
     """
 
     def __init__(
         self, model: GPT2, variables: Any, *, temperature: float = 1.0, top_k: int | None = None
     ):
         self._model, self._variables = model, variables
-        self._draw = partial(draw, temperature=temperature, top_k=top_k)
+        self._sample_token = partial(sample_token, temperature=temperature, top_k=top_k)
         self._programs: dict[int, Any] = {}
 
-    def prepare(self, prompt: int, count: int) -> None:
-        """Compiles all that `write` runs: for a token, for the prompt, and to read text anew.
+    def compile(self, prompt: int, count: int) -> None:
+        """Compiles the passes of `sample`: over one token, the prompt, and half a context.
 
         Args:
-          prompt: how many tokens it has.
-          count: how many will be drawn.
+          prompt: number of tokens of the prompt.
+          count: number of tokens to generate.
         """
         overflows = prompt + count - 1 > self._model.max_length
         for tokens in {prompt, 1} | ({self._half} if overflows else set()):
             self._program(tokens)
 
-    def write(self, prompt: np.ndarray, count: int, key: jax.Array) -> np.ndarray:
-        """Returns the tokens that follow.
+    def sample(self, prompt: np.ndarray, count: int, key: jax.Array) -> np.ndarray:
+        """Returns the generated tokens, int32 (count,).
 
         Args:
-          prompt: the text so far, int32 (tokens,); one at least, at most as many as the model
-            reads.
-          count: how many tokens to draw.
-          key: of the draws; that of a token depends on its number alone.
+          prompt: the text so far, int32 (tokens,); at least one, at most the model's context.
+          count: number of tokens to generate.
+          key: random key; that of a token depends on its number only.
         """
         text = prompt.tolist()
-        token, cache, held = self._begin(text, key, 0)
+        token, cache, cached = self._begin(text, key, 0)
         for number in range(1, count):
             text.append(int(token[0]))
-            if held == self._model.max_length:
-                token, cache, held = self._begin(text[-self._half :], key, number)
+            if cached == self._model.max_length:
+                token, cache, cached = self._begin(text[-self._half :], key, number)
             else:
-                own = jax.random.fold_in(key, number)
-                token, cache = self._program(1)(self._variables, cache, token[:, None], own)
-                held += 1
+                token_key = jax.random.fold_in(key, number)
+                token, cache = self._program(1)(self._variables, cache, token[:, None], token_key)
+                cached += 1
         return np.array([*text[len(prompt) :], int(token[0])], np.int32)
 
     @property
@@ -68,13 +67,13 @@ class Writer:
         return max(1, self._model.max_length // 2)
 
     def _begin(self, text: list[int], key: jax.Array, number: int) -> tuple[jax.Array, Any, int]:
-        """Returns the token after a text, the cache that holds the text, and how much that is."""
-        tokens, own = jnp.array([text], jnp.int32), jax.random.fold_in(key, number)
+        """Returns the token after a text, the cache of the text, and its number of tokens."""
+        tokens, token_key = jnp.array([text], jnp.int32), jax.random.fold_in(key, number)
         cache = self._model.init_cache(1)
-        return *self._program(len(text))(self._variables, cache, tokens, own), len(text)
+        return *self._program(len(text))(self._variables, cache, tokens, token_key), len(text)
 
     def _program(self, tokens: int) -> Any:
-        """Returns the compiled pass over so many tokens; it takes the cache for its own."""
+        """Returns the compiled pass over so many tokens; the cache is donated."""
         if tokens not in self._programs:
             jitted = jax.jit(self._pass, donate_argnums=1)
             shape = jax.ShapeDtypeStruct((1, tokens), jnp.int32)
@@ -85,20 +84,22 @@ class Writer:
     def _pass(
         self, variables: Any, cache: Any, tokens: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, Any]:
-        logits, held = self._model.apply(
+        logits, updated = self._model.apply(
             {**variables, "cache": cache}, tokens, last_only=True, mutable="cache"
         )
-        return self._draw(logits, key), held["cache"]
+        return self._sample_token(logits, key), updated["cache"]
 
 
-def draw(logits: jax.Array, key: jax.Array, *, temperature: float, top_k: int | None) -> jax.Array:
-    """Returns a token a row, drawn from `softmax(logits / temperature)`; int32 (batch,).
+def sample_token(
+    logits: jax.Array, key: jax.Array, *, temperature: float, top_k: int | None
+) -> jax.Array:
+    """Returns one token per row, sampled from `softmax(logits / temperature)`; int32 (batch,).
 
     Args:
       logits: (batch, vocabulary).
-      key: of the draw.
+      key: random key.
       temperature: above 0.
-      top_k: only so many of the likeliest tokens are drawn from; None for all.
+      top_k: sample from this many of the likeliest tokens; None for all.
     """
     if top_k is not None and top_k < logits.shape[-1]:
         least = jax.lax.top_k(logits, top_k)[0][:, -1:]

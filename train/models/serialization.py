@@ -1,4 +1,4 @@
-"""Modules as JSON, so that a checkpoint says which module runs it."""
+"""Modules as JSON, for the metadata of checkpoints."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,31 +9,43 @@ import jax.numpy as jnp
 
 from lcjax.models import GPT2, Bert
 from lcjax.models.named_activations import ACTIVATIONS as PRETRAINED_ACTIVATIONS
-from train.models.architecture import ACTIVATIONS
+from train.models.base import ACTIVATIONS
 
-_MODULES = {"Bert": Bert, "GPT2": GPT2}
+_MODULES = {  # by the names of this and earlier versions
+    "Bert": Bert,
+    "GPT2": GPT2,
+}
 _FUNCTIONS = {**ACTIVATIONS, **PRETRAINED_ACTIVATIONS}
 
 
 def module_as_json(module: nn.Module) -> dict[str, Any]:
-    """Returns what `module_from_json` makes a module of again, in any process."""
+    """Returns the module as JSON, to be read by `module_from_json`.
+
+    Raises:
+      ValueError: if the activation is not one of `lcjax.models`.
+    """
     names = [field.name for field in dataclasses.fields(module) if field.name not in _FLAX]
     fields = {name: getattr(module, name) for name in names}
     named = [name for name, function in _FUNCTIONS.items() if function is fields["activation"]]
+    if not named:
+        raise ValueError(
+            f"activation is {fields['activation']!r}, which has no name in a checkpoint; expected "
+            f"one of {', '.join(_FUNCTIONS)}."
+        )
     dtype = None if fields["dtype"] is None else jnp.dtype(fields["dtype"]).name
     return fields | {"class": type(module).__name__, "activation": named[0], "dtype": dtype}
 
 
 def module_from_json(fields: Mapping[str, Any], **replaced: Any) -> Any:
-    """Returns the module that `module_as_json` told of.
+    """Returns the module of these fields, which an earlier version may have written.
 
     Args:
-      fields: what it returned.
-      **replaced: attributes that go before those.
+      fields: from `module_as_json`.
+      **replaced: attributes that replace those in the fields.
 
     Raises:
-      ValueError: when a number is out of range.
-      KeyError, TypeError: when fields are of no module.
+      ValueError: if a number is out of range.
+      KeyError, TypeError: if the fields are not those of a module.
     """
     left = dict(fields)
     for name, value in {**left, **replaced}.items():

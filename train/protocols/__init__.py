@@ -1,20 +1,20 @@
-"""Protocols by name: how `--protocol` trains and collapses."""
+"""Protocols by the names of --protocol."""
 
 from train.protocols.anneal import Anneal
-from train.protocols.base import Ending, Protocol
 from train.protocols.fit_heal import FitHeal
-from train.protocols.paper import Reference
-from train.protocols.penalty import Natural
+from train.protocols.paper import Paper
+from train.protocols.penalty import Penalty
 from train.protocols.progressive import Progressive
 from train.protocols.ramp import Ramp
+from train.runs.protocol import Protocol, RunResult
 
 PROTOCOLS: dict[str, type[Protocol]] = {
-    "natural": Natural,
+    "penalty": Penalty,
     "ramp": Ramp,
     "fit-heal": FitHeal,
     "progressive": Progressive,
     "anneal": Anneal,
-    "reference": Reference,
+    "paper": Paper,
 }
 
-__all__ = ["PROTOCOLS", "Ending", "Protocol"]
+__all__ = ["PROTOCOLS", "Protocol", "RunResult"]

@@ -1,4 +1,4 @@
-"""fit-heal: plan by measurement, collapse by fit, train on."""
+"""fit-heal: plan by measurement, collapse by a fit, train further."""
 
 import json
 from pathlib import Path
@@ -7,19 +7,19 @@ from typing import Any
 import optax
 
 import lcjax
+from train.config.protocol import FitHealConfig
 from train.engine.loop import TrainState
-from train.engine.stages import History, Stage, Start
-from train.protocols.base import Ending, collapse_by_fit
+from train.engine.stages import History, Stage, StageStart
+from train.protocols.fitting import collapse_by_fit, make_plan
 from train.protocols.healing import Healing
-from train.protocols.site_plan import planned
-from train.runs.comparison import count_parameters
-from train.runtime.devices import is_first
+from train.runs.protocol import RunResult
+from train.runtime.devices import is_main_process
 
 
-class FitHeal(Healing):
-    """Two stages: the deep model with no penalty (or --from), and healing after the collapse.
+class FitHeal(Healing[FitHealConfig]):
+    """Two stages: the deep model without penalty (or --from), and healing after the collapse.
 
-    In between `lcjax.plan` chooses sites by what they cost on the validation split, within --count,
+    In between `lcjax.plan` selects sites by their cost on the validation split, within --count,
     --target-params or --max-drop. The optimizer's moments are carried over.
     """
 
@@ -34,42 +34,42 @@ class FitHeal(Healing):
         task = self.task
         return Stage(task.loss, self.optimizer(history), task.source, self.deep_steps)
 
-    def follow(self, directory: Path, history: History, state: TrainState) -> Start | None:
+    def next_stage(self, directory: Path, history: History, state: TrainState) -> StageStart | None:
         """Returns the compact model after the first stage; None after the second."""
         if history:
             return None
         task, deep = self.task, state.variables
-        plan = planned(task, deep)
-        account = f"{plan}\nthe metric is {task.metric.merit_is}"
-        if is_first():
-            print(account, flush=True)
+        plan = make_plan(task, self.settings, deep, max_drop=self.settings.max_drop)
+        text = f"{plan}\nthe metric is {task.metric.score_name}"
+        if is_main_process():
+            print(text, flush=True)
         compact, report = deep, None
         opt_state = state.opt_state
         if plan.sites:
-            compact, report = collapse_by_fit(task, deep, plan.sites)
-            account += f"\n\n{report}"
+            compact, report = collapse_by_fit(task, self.settings, deep, plan.sites)
+            text += f"\n\n{report}"
             opt_state = lcjax.carry_opt_state(
                 self.optimizer(history), opt_state, state.params, compact["params"], report
             )
         stats = {name: tree for name, tree in compact.items() if name != "params"}
-        return Start(
+        return StageStart(
             TrainState(state.step, compact["params"], stats, opt_state),
             {
                 "step": int(state.step),
                 "collapsed": list(plan.sites),
-                "account": account,
-                "parameters": count_parameters(compact),
+                "account": text,
+                "parameters": lcjax.count_parameters(compact),
                 "validation": task.scores(compact),
                 "deep_validation": task.scores(deep),
                 "plan": json.loads(plan.to_json()),
             },
         )
 
-    def end(self, directory: Path, history: History, variables: Any) -> Ending:
-        """Returns the healed model beside the deep one."""
+    def finish(self, directory: Path, history: History, variables: Any) -> RunResult:
+        """Returns the deep model and the healed one."""
         (facts,) = history
         facts = dict(facts)
-        account, collapsed = facts.pop("account"), tuple(facts.pop("collapsed"))
-        return Ending(
-            self.deep(directory), variables, collapsed, account, facts={"fit_heal": facts}
+        text, collapsed = facts.pop("account"), tuple(facts.pop("collapsed"))
+        return RunResult(
+            self.deep(directory), variables, collapsed, text, extra={"fit_heal": facts}
         )

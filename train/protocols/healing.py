@@ -1,64 +1,66 @@
-"""Stages of training with slopes held: the deep model before surgery, the compact one after."""
+"""Stages with frozen slopes: training the deep model, and healing the compact one."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optax
 
-from train.engine.optimizers import holding_slopes, make_adamw, warmup_cosine
+from train.config.protocol import HealedConfig
+from train.engine.optimizers import freeze_slopes, make_adamw, warmup_cosine
 from train.engine.stages import History, Stage, last_state
-from train.protocols.base import Protocol
-from train.tasks.base import teaching
+from train.runs.protocol import Protocol
 from train.tasks.distillation import with_teacher
 
+Healed = TypeVar("Healed", bound=HealedConfig)
 
-class Healing(Protocol):
-    """A protocol whose first stage makes the deep model, and whose last heals the compact one."""
+
+class Healing(Protocol[Healed]):
+    """A protocol whose first stage trains the deep model, and whose last heals the compact one."""
 
     @property
     def deep_steps(self) -> int:
-        """Steps of the first stage; none where the deep model comes from another run."""
-        return self.task.steps if self.task.config.protocol.deep is None else 0
+        """Steps of the first stage; 0 if the deep model is that of another run."""
+        return self.task.steps if self.task.config.init.deep is None else 0
 
     @property
     def heal_peak(self) -> float | None:
-        """Largest learning rate of healing; None for that of training."""
-        return self.task.config.protocol.heal_learning_rate
+        """Peak learning rate of healing; None for that of training."""
+        return self.settings.heal_learning_rate
 
     def deep_optimizer(self) -> optax.GradientTransformation:
         """Returns the optimizer of the first stage."""
-        return self.held(self.deep_steps, start=0)
+        return self.with_frozen_slopes(self.deep_steps, start=0)
 
     def heal_optimizer(self, start: int) -> optax.GradientTransformation:
-        """Returns the optimizer of the last stage; its rate rises and falls anew from `start`."""
-        steps = self.task.steps_in(self.task.config.protocol.heal_epochs)
-        return self.held(steps, start=start, peak=self.heal_peak)
+        """Returns the optimizer of the last stage, with a new schedule from step `start`."""
+        steps = self.task.steps_in(self.settings.heal_epochs)
+        return self.with_frozen_slopes(steps, start=start, peak=self.heal_peak)
 
-    def held(
+    def with_frozen_slopes(
         self, steps: int, *, start: int, peak: float | None = None
     ) -> optax.GradientTransformation:
-        """Returns AdamW under which slopes stay as they are."""
+        """Returns AdamW with frozen slopes."""
         optimizer = self.task.config.optimizer
         rate = warmup_cosine(optimizer, steps, start=start, peak=peak)
-        return holding_slopes(make_adamw(optimizer, rate))
+        return freeze_slopes(make_adamw(optimizer, rate))
 
     def heal_stage(self, directory: Path, history: History) -> Stage:
-        """Returns the last stage, with the deep model as teacher if asked for."""
-        deep = self.deep(directory) if self.task.config.protocol.deep_teacher else None
+        """Returns the last stage, with the deep model as teacher if configured."""
+        deep = self.deep(directory) if self.settings.deep_teacher else None
         return self.healing(self.optimizer(history), history[-1]["step"], deep)
 
     def healing(self, tx: optax.GradientTransformation, start: int, deep: Any) -> Stage:
-        """Returns a stage of --heal-epochs from step `start`; `deep` teaches, unless it is None."""
+        """Returns a stage of --heal-epochs from step `start`; `deep` is the teacher, or None."""
         task = self.task
         loss, source = task.loss, task.source
         if deep is not None:
             loss, source = with_teacher(
-                task.classifier, source, task.classifier, deep, teaching(task.config)
+                task.classifier, source, task.classifier, deep, task.config.distillation
             )
-        end = start + task.steps_in(task.config.protocol.heal_epochs)
+        end = start + task.steps_in(self.settings.heal_epochs)
         return Stage(loss, tx, source, end)
 
     def deep(self, directory: Path) -> Any:
-        """Returns the variables of the deep model, once the first stage is over."""
-        like = self.first()
+        """Returns the variables of the deep model, after the first stage."""
+        like = self.initial_state()
         return (last_state(directory, 0, like) or like).variables

@@ -1,6 +1,5 @@
-"""The deep and the compact model side by side: size, cost, speed, quality."""
+"""Compares forms of a model: size, cost, speed, quality."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -9,19 +8,11 @@ import jax
 import numpy as np
 
 import lcjax
-from lcjax.tree.paths import is_slope, leaf_path
 from lcjax._table import render
 from train.runs.latency import compile_forward, flops, latencies
 from train.tasks.metric import ACCURACY, Metric
 
 Row = dict[str, Any]
-
-
-def count_parameters(variables: Any, under: tuple[str, ...] = ("",)) -> int:
-    """Returns how many parameters stand under these paths inside params, slopes left out."""
-    leaves = jax.tree_util.tree_leaves_with_path(variables["params"])
-    weights = [(leaf_path(keys), leaf) for keys, leaf in leaves if not is_slope(keys)]
-    return sum(math.prod(leaf.shape) for path, leaf in weights if path.startswith(under))
 
 
 def compare(
@@ -33,22 +24,22 @@ def compare(
     dtype: Any = np.uint8,
     each: str = "an image",
 ) -> dict[str, Row]:
-    """Returns parameters, FLOPs an input and milliseconds a batch of each form of a model.
+    """Returns parameters, FLOPs per input and milliseconds per batch of each form of a model.
 
     Args:
       apply: `apply(variables, inputs)`.
       forms: variables by name; the first is the deep one.
       shape: of one input.
-      batch_size: the larger of the two batches that are timed; the other is one input.
+      batch_size: the larger of the two timed batches; the other has one input.
       dtype: of the inputs.
-      each: what one input is, such as "an image"; its FLOPs are then "flops_per_image".
+      each: name of one input, such as "an image"; its FLOPs are then "flops_per_image".
     """
     deep = next(iter(forms.values()))
-    mlps = tuple({path.rpartition("/")[0] + "/" for path in lcjax.find_sites(deep).paths})
+    mlps = {path.rpartition("/")[0] for path in lcjax.find_sites(deep).paths}
     rows: dict[str, Row] = {
         name: {
-            "parameters": count_parameters(variables),
-            "mlp_parameters": count_parameters(variables, mlps),
+            "parameters": lcjax.count_parameters(variables),
+            "mlp_parameters": sum(_count_below(variables["params"], path) for path in mlps),
             "latency_ms": {},
         }
         for name, variables in forms.items()
@@ -64,7 +55,7 @@ def compare(
 
 
 def table(rows: dict[str, Row], each: str = "an image", metric: Metric = ACCURACY) -> str:
-    """Returns the rows as a table, one column a form; `each` as for `compare`."""
+    """Returns the rows as a table with one column per form; `each` as for `compare`."""
     first = next(iter(rows.values()))
     lines: list[tuple[str, Callable[[Row], str]]] = [
         (f"validation {metric.name}", lambda row: metric.show(row["validation"])),
@@ -79,6 +70,13 @@ def table(rows: dict[str, Row], each: str = "an image", metric: Metric = ACCURAC
         )
     cells = [(label, *(show(row) for row in rows.values())) for label, show in lines]
     return render(("", *rows), cells)
+
+
+def _count_below(params: Any, path: str) -> int:
+    """Returns the number of parameters of the module at a path; 0 if it has none."""
+    for name in path.split("/"):
+        params = params.get(name, {})
+    return lcjax.count_parameters(params)
 
 
 def _flops_key(each: str) -> str:

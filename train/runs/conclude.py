@@ -1,4 +1,4 @@
-"""How a run ends: comparison on the test split, checkpoints, picture, summary."""
+"""The end of a run: comparison on the test split, checkpoints, plot, summary."""
 
 import dataclasses
 import shutil
@@ -7,56 +7,54 @@ from pathlib import Path
 from typing import Any
 
 import lcjax
-from lcjax.io.checkpoint import restore, save
 from lcjax._table import render
 from train.runs.comparison import Row, compare, table
 from train.config.base import Config, as_json
-from train.runtime.devices import is_first, wait_for_all
-from train.evaluate import evaluate_afresh
+from train.runtime.devices import is_main_process, barrier
+from train.runs.evaluation import evaluate_in_new_process
 from train.runs.finished import COMPACT, DEEP, teacher
-from train.runs.plots import draw
-from train.protocols import Ending
+from train.runs.plots import plot_run
+from train.runs.protocol import RunResult
 from train.engine.metrics_writer import read_metrics
 from train.engine.run_directory import SUMMARY, write_json
 from train.tasks.base import Task
 
 
-def conclude(task: Task, ending: Ending, directory: Path) -> str:
-    """Writes down, in the run's directory, what a run came to.
+def conclude(task: Task, result: RunResult, directory: Path) -> str:
+    """Evaluates a run's result and writes checkpoints, plot and summary to its directory.
 
-    This is where the test split is looked at, and the only place. `summary.json` is written last:
-    a run that has it is finished.
+    Only here is the test split read. `summary.json` is written last: it marks a run as finished.
 
     Returns:
-      the text of `summary.txt`; nothing in all processes but the first.
+      The text of `summary.txt`; "" in all processes but the first.
     """
     config = task.config
-    wait_for_all(f"{directory} is trained")
-    for form in (DEEP, COMPACT) if is_first() else ():  # of an ending that was interrupted
-        for left_over in directory.glob(form + "*"):
-            shutil.rmtree(left_over)
-    wait_for_all(f"{directory} is cleared")
-    sites = lcjax.find_sites(ending.deep)
+    barrier(f"{directory} is trained")
+    for form in (DEEP, COMPACT) if is_main_process() else ():  # of an interrupted call
+        for leftover in directory.glob(form + "*"):
+            shutil.rmtree(leftover)
+    barrier(f"{directory} is cleared")
+    sites = lcjax.find_sites(result.deep)
     test = task.data.test()
-    rows = _measure(task, {DEEP: ending.deep, COMPACT: ending.compact}, test)
-    beside = _beside(task, test)
-    front = _tested(task, ending.front, directory, test)
-    save(directory / DEEP, ending.deep, metadata=_metadata(task))
-    save(directory / COMPACT, ending.compact, metadata=_metadata(task))
-    if not is_first():
+    rows = _measure(task, {DEEP: result.deep, COMPACT: result.compact}, test)
+    others = _compared_runs(task, test)
+    kept_models = _with_test_scores(task, result.kept_models, directory, test)
+    lcjax.save(directory / DEEP, result.deep, metadata=_metadata(task))
+    lcjax.save(directory / COMPACT, result.compact, metadata=_metadata(task))
+    if not is_main_process():
         return ""
-    rows[COMPACT]["restored"] = evaluate_afresh(directory / COMPACT, *_flags(config))
+    rows[COMPACT]["restored"] = evaluate_in_new_process(directory / COMPACT, *_flags(config))
 
     metrics = read_metrics(directory)
     title = f"{config.preset}: {task.data.name}, seed {config.run.seed}"
     shown = (
         rows
-        if not beside
-        else {"teacher": beside["teacher"], "student": rows[COMPACT]}
-        | {name: row for name, row in beside.items() if name != "teacher"}
+        if not others
+        else {"teacher": others["teacher"], "student": rows[COMPACT]}
+        | {name: row for name, row in others.items() if name != "teacher"}
     )
-    draw(directory / "picture.png", title, metrics, shown, front, task.metric)
-    text = _text(task, sites, ending, rows, shown, front, directory)
+    plot_run(directory / "picture.png", title, metrics, shown, kept_models, task.metric)
+    text = _text(task, sites, result, rows, shown, kept_models, directory)
     (directory / "summary.txt").write_text(text + "\n", encoding="utf-8")
     summary = {
         "preset": config.preset,
@@ -64,15 +62,15 @@ def conclude(task: Task, ending: Ending, directory: Path) -> str:
         "dataset": task.data.name,
         "seed": config.run.seed,
         "steps": metrics[-1]["step"] if metrics else 0,
-        "threshold": config.penalty.threshold,
+        "max_gap": config.penalty.max_gap,
         "metric": task.metric.name,
         "evaluation": task.data.evaluation,
         "sites": [dataclasses.asdict(site) | {"gap": site.gap} for site in sites],
-        "collapsed": list(ending.collapsed),
-        "front": front,
-        **ending.facts,
+        "collapsed": list(result.collapsed),
+        "front": kept_models,
+        **result.extra,
         **rows,
-        "beside": beside,
+        "beside": others,
     }
     write_json(directory / SUMMARY, summary)
     return text
@@ -96,39 +94,42 @@ def _measure(task: Task, forms: dict[str, Any], test: Any) -> dict[str, Row]:
     return rows
 
 
-def _beside(task: Task, test: Any) -> dict[str, Row]:
-    """Returns, of a student of a run's topology, the rows of its teacher and of that run's compact.
+def _compared_runs(task: Task, test: Any) -> dict[str, Row]:
+    """Returns the rows of a student's teacher, and of the compact model of its topology's run.
 
-    Nothing where the run is none of a student.
+    The result is empty if the run does not train a student.
     """
-    protocol = task.config.protocol
-    if protocol.collapsed_from is None or protocol.teacher is None:
+    topology, teacher_run = task.config.init.collapsed_from, task.config.distillation.teacher
+    if topology is None or teacher_run is None:
         return {}
-    forms = {"teacher": teacher(protocol.teacher, {})}
-    fused = protocol.collapsed_from / COMPACT
-    if fused.is_dir():
-        forms[f"{protocol.collapsed_from.name}'s compact"] = (task.classifier, restore(fused))
+    forms = {"teacher": teacher(teacher_run, {})}
+    if (topology / COMPACT).is_dir():
+        compact = lcjax.restore(topology / COMPACT)
+        forms[f"{topology.name}'s compact"] = (task.classifier, compact)
     rows = {}
     for name, (classifier, variables) in forms.items():
-        own = dataclasses.replace(task, classifier=classifier)
-        rows |= _measure(own, {name: variables}, test)
+        other = dataclasses.replace(task, classifier=classifier)
+        rows |= _measure(other, {name: variables}, test)
     return rows
 
 
-def _tested(
-    task: Task, front: Sequence[dict[str, Any]], directory: Path, test: Any
+def _with_test_scores(
+    task: Task, kept_models: Sequence[dict[str, Any]], directory: Path, test: Any
 ) -> list[dict[str, Any]]:
-    """Returns what is known of models that were kept on the way, with their scores on the test."""
+    """Returns the entries of models saved during training, with their scores on the test split."""
     evaluate = task.classifier.evaluator(task.config.data.batch_size)
-    return [entry | {"test": evaluate(restore(directory / entry["path"]), test)} for entry in front]
+    return [
+        entry | {"test": evaluate(lcjax.restore(directory / entry["path"]), test)}
+        for entry in kept_models
+    ]
 
 
 def _metadata(task: Task) -> dict[str, Any]:
-    """Returns what `train.evaluate` needs beside the arrays."""
+    """Returns the metadata of checkpoints, which `train.evaluate` reads."""
     return {
         "kind": task.config.kind,
         "model": as_json(task.config.model),
-        "data": task.known,
+        "data": task.data_spec,
     }
 
 
@@ -142,24 +143,24 @@ def _flags(config: Config) -> list[str]:
 def _text(
     task: Task,
     sites: lcjax.Sites,
-    ending: Ending,
+    result: RunResult,
     rows: dict[str, Row],
     shown: dict[str, Row],
-    front: list[dict[str, Any]],
+    kept_models: list[dict[str, Any]],
     directory: Path,
 ) -> str:
     heading = "before and after" if shown is rows else "side by side"
-    metric, told = task.metric, task.data.evaluation
+    metric, evaluation = task.metric, task.data.evaluation
     parts = [
         f"sites after training\n\n{sites}",
-        f"collapse\n\n{ending.account}",
+        f"collapse\n\n{result.report_text}",
         f"{heading}\n\n{table(shown, task.data.each, metric)}",
-        f"{directory / COMPACT} restored in a fresh process: test {metric.name} "
+        f"{directory / COMPACT} restored in a new process: test {metric.name} "
         f"{metric.show(rows[COMPACT]['restored'])}\npicture: {directory / 'picture.png'}",
     ]
-    if told:
-        parts[2] += "\n\n" + told["about"]
-    if front:
+    if evaluation:
+        parts[2] += "\n\n" + evaluation["note"]
+    if kept_models:
         cells = [
             (
                 entry["path"],
@@ -167,8 +168,8 @@ def _text(
                 f"{entry['parameters']:,}",
                 *(metric.show(entry[split]) for split in ("validation", "test")),
             )
-            for entry in front
+            for entry in kept_models
         ]
-        headers = ("compact model", "sites gone", "parameters", "validation", "test")
-        parts.insert(3, f"kept on the way\n\n{render(headers, cells)}")
+        headers = ("compact model", "collapsed", "parameters", "validation", "test")
+        parts.insert(3, f"compact models saved during training\n\n{render(headers, cells)}")
     return "\n\n".join(parts)

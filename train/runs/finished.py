@@ -1,5 +1,6 @@
-"""Finished runs and their checkpoints, as other runs start from them."""
+"""Finished runs and their checkpoints, as starting points and teachers of other runs."""
 
+import dataclasses
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,47 +11,64 @@ import jax.numpy as jnp
 import lcjax
 from lcjax.tree.paths import in_params, leaf_path
 from lcjax._messages import printable
-from train.tasks.objective import Classifier
-from train.tasks.image.objective import ImageClassifier
-from train.data.spec import check_known
-from train.tasks.language.objective import LanguageModel
-from train.validation import ConfigError
+from train.data.spec import check_data_spec
 from train.engine.run_directory import SUMMARY, read_json
-from train.tasks.text.objective import TextClassifier
+from train.tasks.base import Task, keys
+from train.tasks.distillation import with_teacher
+from train.tasks.modalities import MODALITIES
+from train.tasks.objective import Classifier
+from train.validation import ConfigError
 
 DEEP, COMPACT = "deep", "compact"
-_CLASSIFIERS = {"image": ImageClassifier, "text": TextClassifier, "language": LanguageModel}
+
+
+def start_from_runs(task: Task) -> Task:
+    """Returns a task that starts from, and is taught by, the runs that its configuration names.
+
+    Raises:
+      ValueError: if a run does not exist, or does not fit.
+    """
+    config, variables = task.config, task.variables
+    init, settings = config.init, config.distillation
+    if init.deep is not None:
+        variables = deep_variables(init.deep, like=variables)
+    if init.collapsed_from is not None:
+        variables = new_compact_variables(init.collapsed_from, variables, keys(config)[0])
+    task = dataclasses.replace(task, variables=variables)
+    if settings.teacher is None:
+        return task
+    taught_by = teacher(settings.teacher, task.teacher_spec)
+    loss, source = with_teacher(task.classifier, task.source, *taught_by, settings)
+    return dataclasses.replace(task, loss=loss, source=source)
 
 
 def classifier_of(
     checkpoint: Path, *, needs: Collection[str] = ()
 ) -> tuple[Classifier, dict[str, Any]]:
-    """Returns the classifier that a run's checkpoint is of, and what is known of it.
-
-    The latter is the checkpoint's metadata: "kind", "model" and "data".
+    """Returns the classifier of a run's checkpoint, and the metadata: "kind", "model" and "data".
 
     Args:
-      checkpoint: of any origin.
-      needs: names of what has to be known of the data; see `train.data.spec`.
+      checkpoint: its origin may be unknown.
+      needs: names of required fields of the data; see `train.data.spec`.
 
     Raises:
-      FileNotFoundError: when there is no checkpoint.
-      ValueError: when it is damaged or not one of a training run.
+      FileNotFoundError: if there is no checkpoint.
+      ValueError: if it is damaged or not from a training run.
     """
     metadata = lcjax.read_metadata(checkpoint)
     if not isinstance(metadata, dict) or not {"kind", "model", "data"} <= metadata.keys():
         raise ValueError(
-            f"{checkpoint} does not say what model and data it is of; wanted a checkpoint that "
-            "`python -m train.image` or a command like it made."
+            f"{checkpoint} does not describe its model and data; expected a checkpoint of a "
+            "training run, such as `python -m train.image` writes."
         )
     try:
-        check_known(metadata["kind"], metadata["data"], needs)
-        return _CLASSIFIERS[metadata["kind"]].from_metadata(metadata), metadata
+        check_data_spec(metadata["kind"], metadata["data"], needs)
+        return MODALITIES[metadata["kind"]].objective.from_metadata(metadata), metadata
     except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         raise ValueError(
             f"{checkpoint}: its metadata are not those of a training run "
-            f"({printable(repr(error), longest=200)}); wanted a checkpoint that `python -m "
-            "train.image` or a command like it made, unchanged."
+            f"({printable(repr(error), longest=200)}); expected an unchanged checkpoint of a run, "
+            "such as `python -m train.image` writes."
         ) from error
 
 
@@ -62,76 +80,78 @@ def deep_variables(path: Path, *, like: Any) -> Any:
       like: variables of the same shapes.
 
     Raises:
-      ValueError: nothing there, or a model of another shape; the message lists the differences.
+      ValueError: if it does not exist, or has other shapes; the message lists the differences.
     """
     return lcjax.restore(_checkpoint(path), like=like)
 
 
-def teacher(path: Path, asked: Mapping[str, Any]) -> tuple[Classifier, Any]:
+def teacher(path: Path, data_spec: Mapping[str, Any]) -> tuple[Classifier, Any]:
     """Returns the classifier and the deep variables of a finished run on the same data.
 
     Args:
       path: of the run, or of a checkpoint.
-      asked: what must be known of the data it was trained with.
+      data_spec: fields that the description of its data must have.
 
     Raises:
-      ValueError: nothing there, or it is of other data.
+      ValueError: if it does not exist, or is of other data.
     """
     classifier, metadata = classifier_of(_checkpoint(path))
     known = metadata["data"]
-    other = {name: known.get(name) for name in asked if known.get(name) != asked[name]}
+    other = {name: known.get(name) for name in data_spec if known.get(name) != data_spec[name]}
     if other:
-        raise ConfigError(f"{path} was trained with {other}; wanted {asked} for a teacher.")
+        raise ConfigError(
+            f"{path} was trained with {other}; expected {dict(data_spec)} for a teacher."
+        )
     return classifier, lcjax.restore(_checkpoint(path))
 
 
-def fresh_compact(path: Path, variables: Any, key: jax.Array) -> Any:
-    """Returns new variables of the shapes that are left once a run's sites are collapsed.
+def new_compact_variables(path: Path, variables: Any, key: jax.Array) -> Any:
+    """Returns new variables of the shapes after a collapse of the sites that a run collapsed.
 
-    A kernel that takes the place of several is drawn anew: normal, its variance times its fan-in
-    that of the kernel of the same name in `variables`, so that it follows the model's own
-    initialiser. Its bias is 0.
+    A kernel that replaces several is initialized anew: normal, with the variance times fan-in of
+    the kernel of the same name in `variables`, so that it follows the model's initializer. Its bias
+    is 0.
 
     Args:
       path: of the finished run, whose summary names the sites.
       variables: of the deep model before the first step.
-      key: of the draws.
+      key: random key.
 
     Raises:
-      ValueError: when there is no summary, or the model has not these sites.
+      ValueError: if there is no summary, or the model does not have these sites.
     """
     if not (path / SUMMARY).is_file():
-        raise ConfigError(f"{path} is not a finished run: there is no {SUMMARY} in it.")
+        raise ConfigError(f"{path} is not a finished run: it has no {SUMMARY}.")
     sites = read_json(path / SUMMARY).get("collapsed")
     if not isinstance(sites, list) or not all(isinstance(site, str) for site in sites):
         raise ConfigError(
-            f"{path / SUMMARY} does not list the collapsed sites as strings; wanted the summary of "
+            f"{path / SUMMARY} does not list the collapsed sites as strings; expected the summary of "
             "a finished run, unchanged."
         )
     if not sites:
-        raise ConfigError(f"{path} collapsed no site; wanted a run that did.")
+        raise ConfigError(f"{path} collapsed no site; expected a run that did.")
     shapes, report = lcjax.abstract_collapse(variables, sites)
     leaves = jax.tree_util.tree_leaves_with_path(variables)
-    began = {leaf_path(keys): leaf for keys, leaf in leaves}
+    initial = {leaf_path(keys): leaf for keys, leaf in leaves}
 
-    def draw(keys: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    def initialize(keys: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         name = leaf_path(keys)
-        if in_params(name) not in report.new:
-            return began[name]
+        if in_params(name) not in report.new_leaves:
+            return initial[name]
         if not name.endswith("kernel"):
             return jnp.zeros(leaf.shape, leaf.dtype)
-        old = began[name]
+        old = initial[name]
         deviation = jnp.std(old) * (old.shape[-2] / leaf.shape[-2]) ** 0.5
-        own_key = jax.random.fold_in(key, report.new.index(in_params(name)))
+        own_key = jax.random.fold_in(key, report.new_leaves.index(in_params(name)))
         return deviation * jax.random.normal(own_key, leaf.shape, leaf.dtype)
 
-    return jax.tree_util.tree_map_with_path(draw, shapes)
+    return jax.tree_util.tree_map_with_path(initialize, shapes)
 
 
 def _checkpoint(path: Path) -> Path:
-    """Returns the deep checkpoint of a run, or the checkpoint that is named."""
+    """Returns the deep checkpoint of a run, or the path itself if it is a checkpoint."""
     if (path / DEEP).exists():
         return path / DEEP
     if not path.exists():
-        raise ConfigError(f"{path} is not there; wanted a finished run, or a checkpoint of one.")
+        raise ConfigError(f"{path} does not exist; expected a finished run, or a checkpoint of one.")
     return path

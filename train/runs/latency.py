@@ -1,4 +1,4 @@
-"""What one forward pass costs: FLOPs by XLA's count, and milliseconds."""
+"""Costs of a forward pass: FLOPs by XLA's count, and milliseconds."""
 
 import statistics
 import time
@@ -25,13 +25,13 @@ def latencies(
 ) -> dict[str, float]:
     """Returns the median time of each call in milliseconds.
 
-    Each call is waited for until the device is done. The calls take turns, so that whatever else
-    the machine does falls on all of them alike.
+    The time includes the device's work. Calls are interleaved, so that other load on the machine
+    affects all of them alike.
 
     Args:
       calls: by name; each runs a compiled function.
       warmup: rounds that are not timed.
-      repeats: rounds that are.
+      repeats: rounds that are timed.
     """
     times = {name: [] for name in calls}
     for i in range(warmup + repeats):

@@ -1,4 +1,4 @@
-"""The picture of a run: slopes over training, and quality against parameters."""
+"""The plot of a run: slopes over training, and quality against parameters."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,29 +16,29 @@ from train.tasks.metric import ACCURACY, Metric
 _INK, _FAINT = "#222222", "#bbbbbb"
 
 
-def draw(
+def plot_run(
     path: Path,
     title: str,
     metrics: Sequence[dict[str, Any]],
     rows: dict[str, Row],
-    front: Sequence[dict[str, Any]] = (),
+    kept_models: Sequence[dict[str, Any]] = (),
     metric: Metric = ACCURACY,
 ) -> None:
-    """Draws a run as a PNG.
+    """Writes the plot of a run as a PNG.
 
     Args:
       path: of the PNG.
-      title: above the picture.
-      metrics: a run's records, in order.
+      title: above the plot.
+      metrics: records of the run, in order.
       rows: the forms of the model with "parameters" and "test", the deep one first.
-      front: models kept on the way, with the same.
-      metric: which of the scores is drawn.
+      kept_models: models saved during training, with the same.
+      metric: of the models.
     """
     figure = Figure(figsize=(11, 4.4), dpi=160, layout="constrained")
     figure.suptitle(title, color=_INK, x=0.01, ha="left", fontweight="bold")
     left, right = figure.subplots(1, 2, width_ratios=(1.6, 1))
-    _draw_slopes(left, metrics)
-    _draw_forms(right, rows, front, metric)
+    _plot_slopes(left, metrics)
+    _plot_forms(right, rows, kept_models, metric)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color(_FAINT)
@@ -47,7 +47,7 @@ def draw(
     figure.savefig(path)
 
 
-def _draw_slopes(axes: Axes, metrics: Sequence[dict[str, Any]]) -> None:
+def _plot_slopes(axes: Axes, metrics: Sequence[dict[str, Any]]) -> None:
     records = [record for record in metrics if "train/loss" in record]
     names = list(dict.fromkeys(n for record in records for n in record if n.startswith(SLOPE)))
     colours = matplotlib.colormaps["viridis"].resampled(max(2, len(names)))
@@ -72,8 +72,8 @@ def _draw_slopes(axes: Axes, metrics: Sequence[dict[str, Any]]) -> None:
         )
 
 
-def _draw_forms(
-    axes: Axes, rows: dict[str, Row], front: Sequence[dict[str, Any]], metric: Metric
+def _plot_forms(
+    axes: Axes, rows: dict[str, Row], kept_models: Sequence[dict[str, Any]], metric: Metric
 ) -> None:
     sizes = [row["parameters"] for row in rows.values()]
     values = [metric.value(row["test"]) for row in rows.values()]
@@ -91,13 +91,13 @@ def _draw_forms(
             color=_INK,
             fontsize=9,
         )
-    kept = [(entry["parameters"], metric.value(entry["test"])) for entry in front]
-    if kept:
-        axes.scatter(*zip(*kept, strict=True), s=22, color=_FAINT, edgecolor=_INK, zorder=1)
-        values += [value for _, value in kept]
-        sizes += [size for size, _ in kept]
+    points = [(entry["parameters"], metric.value(entry["test"])) for entry in kept_models]
+    if points:
+        axes.scatter(*zip(*points, strict=True), s=22, color=_FAINT, edgecolor=_INK, zorder=1)
+        values += [value for _, value in points]
+        sizes += [size for size, _ in points]
     middle = (max(values) + min(values)) / 2
-    reach = max(metric.least_span, 1.5 * (max(values) - min(values)))
+    reach = max(metric.min_axis_range, 1.5 * (max(values) - min(values)))
     axes.set(
         xlabel="parameters",
         ylabel=f"test {metric.axis}",

@@ -1,4 +1,4 @@
-"""A disk that takes no more: told apart from every other error, and told in one line."""
+"""Recognises a full disk among the errors of a run, and reports it in one line."""
 
 import errno
 import os
@@ -9,11 +9,11 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _TENSORSTORE = re.compile(r"\[os_error_code='(\d+)'\]")  # which raises a ValueError
 
 
-def full_disk(error: BaseException, directory: Path) -> str | None:
-    """Returns what to say to the user of a run; None where it was no full disk.
+def disk_full_message(error: BaseException, directory: Path) -> str | None:
+    """Returns a message for the user; None if the error has another cause than a full disk.
 
     Args:
-      error: that ended the run.
+      error: the error that ended the run.
       directory: of the run.
     """
     number = _number(error)
@@ -21,13 +21,13 @@ def full_disk(error: BaseException, directory: Path) -> str | None:
         return None
     where = getattr(error, "filename", None) or directory
     return (
-        f"{where} cannot be written: {os.strerror(number)}. The last whole checkpoint stays; make "
-        f"room, and the same flags with --name {directory.name} --resume continue the run."
+        f"{where} cannot be written: {os.strerror(number)}. The last complete checkpoint is "
+        f"intact; free some space and add --name {directory.name} --resume to the same flags."
     )
 
 
 def _number(error: BaseException) -> int:
-    """Returns the operating system's number of an error, 0 where it has none."""
+    """Returns the errno of an error; 0 if it has none."""
     if isinstance(error, OSError):
         return error.errno or 0
     found = _TENSORSTORE.search(str(error)) if isinstance(error, ValueError) else None

@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM: a command ends at once and in one line; steps end where they can be resumed.
+"""Ctrl-C and SIGTERM: a command stops with one line; training stops after a resumable step.
 
-It imports nothing that takes time, so that a command can call `end_in_one_line` before it imports
-the rest.
+The module imports nothing slow, so that a command can call `end_in_one_line` before its other
+imports.
 """
 
 import os
@@ -13,99 +13,98 @@ from contextlib import contextmanager
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# Longer than any Python code of ours runs between two looks at signals; compiled code may not look.
+# Longer than our Python code takes between two checks for signals; compiled code may never check.
 _PATIENCE_S = 1.0
 
 
 class Interruption:
-    """Whether the process was asked to stop."""
+    """Records a request to stop."""
 
     def __init__(self) -> None:
-        self.asked = False
-        self.signals = 0  # that the watching thread saw
+        self.requested = False
+        self.signals = 0  # seen by the watching thread
         self._announced = threading.Lock()
 
     def announce(self) -> None:
-        """Says once what happens next."""
+        """Prints once what happens next."""
         if self._announced.acquire(blocking=False):
-            print(
-                "\nstopping after this step; once more stops at once", file=sys.stderr, flush=True
-            )
+            line = "\nstopping after this step; interrupt again to stop at once"
+            print(line, file=sys.stderr, flush=True)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
             _raise(number, frame)
-        self.asked, _Process.number = True, number
+        self.requested, _Process.number = True, number
         self.announce()
 
 
 class _Process:
-    """What the process does when it is stopped."""
+    """State of the process's signal handling."""
 
     line = "stopped"
     number: int = signal.SIGINT
-    noting: Interruption | None = None
+    active: Interruption | None = None
     raised = threading.Event()
 
 
 @contextmanager
 def interruption() -> Iterator[Interruption]:
-    """Within it, the first signal is only noted; a second one raises KeyboardInterrupt.
+    """Records the first signal instead of raising; a second one raises KeyboardInterrupt.
 
-    A step of training, and a checkpoint that is being written, thus end as they should. Outside
-    the main thread, where Python lets nobody handle signals, nothing is changed.
+    So a training step, or a checkpoint that is being written, completes. Does nothing outside the
+    main thread, where Python cannot handle signals.
     """
-    noted = Interruption()
+    request = Interruption()
     if threading.current_thread() is not threading.main_thread():
-        yield noted
+        yield request
         return
-    before = {number: signal.signal(number, noted._ask) for number in _SIGNALS}
-    _Process.noting = noted
+    before = {number: signal.signal(number, request._request) for number in _SIGNALS}
+    _Process.active = request
     try:
-        yield noted
+        yield request
     finally:
-        _Process.noting = None
+        _Process.active = None
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def end_in_one_line() -> None:
-    """Lets a signal end the process at once, with one line on stderr and status 128 + its number.
+    """Makes a signal end the process with one line on stderr and exit status 128 + its number.
 
-    For the process of a command; call it in the main thread. KeyboardInterrupt is raised as usual,
-    so that what is open is closed. Where it is lost, in a callback of a library, or does not come
-    because compiled code is running, the process ends nevertheless.
+    Call it in the main thread of a command's process. KeyboardInterrupt is raised as usual, so that
+    open files are closed. If a library's callback swallows it, or compiled code delays it, the
+    process ends all the same.
     """
-    heard, written = os.pipe()
-    os.set_blocking(written, False)
-    signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     for number in _SIGNALS:
         signal.signal(number, _raise)
-    threading.Thread(target=_watch, args=(heard,), name="signals", daemon=True).start()
-    shown, unraisable = sys.excepthook, sys.unraisablehook
+    threading.Thread(target=_watch, args=(read_end,), name="signals", daemon=True).start()
+    print_exception, print_unraisable = sys.excepthook, sys.unraisablehook
 
     def on_exception(kind, error, trace):
         if not issubclass(kind, KeyboardInterrupt):
-            shown(kind, error, trace)
+            print_exception(kind, error, trace)
             return
         _leave()
 
     def on_unraisable(lost):
         if not issubclass(lost.exc_type, KeyboardInterrupt):
-            unraisable(lost)
+            print_unraisable(lost)
             return
         _leave()
 
     sys.excepthook, sys.unraisablehook = on_exception, on_unraisable
 
 
-def say_when_stopped(line: str) -> None:
-    """Sets the line that the process says when it is stopped from here on."""
+def set_stop_message(line: str) -> None:
+    """Sets the line that the process prints when it is stopped."""
     _Process.line = line
 
 
 def stopped() -> SystemExit:
-    """Says that the process was stopped, and returns the exit to raise."""
+    """Prints the stop message and returns the SystemExit to raise."""
     print(f"\n{_Process.line}", file=sys.stderr, flush=True)
     return SystemExit(128 + _Process.number)
 
@@ -116,23 +115,23 @@ def _raise(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _watch(heard: int) -> None:
-    """Ends the process where the main thread does not come to it; runs in a thread of its own."""
-    asked = False
+def _watch(read_end: int) -> None:
+    """Ends the process if the main thread does not; runs in its own thread."""
+    requested = False
     while True:
-        for number in os.read(heard, 64):
-            noting = _Process.noting
+        for number in os.read(read_end, 64):
+            active = _Process.active
             if number not in _SIGNALS:
                 continue
-            if noting is not None:
-                noting.signals += 1
-                if noting.signals == 1:
-                    noting.announce()
+            if active is not None:
+                active.signals += 1
+                if active.signals == 1:
+                    active.announce()
                     continue
             _Process.number = number
-            if asked or not _Process.raised.wait(_PATIENCE_S):
+            if requested or not _Process.raised.wait(_PATIENCE_S):
                 _leave()
-            asked = True
+            requested = True
 
 
 def _leave() -> None:

@@ -1,4 +1,4 @@
-"""Memory that XLA's CPU backend frees after every step stays with the process."""
+"""Keeps memory that XLA's CPU backend frees after every step with the process."""
 
 import ctypes
 import platform
@@ -8,11 +8,11 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc's malloc to hand no freed memory back to the kernel; elsewhere does nothing.
+    """Makes glibc's malloc return no freed memory to the kernel; does nothing with other libraries.
 
-    A step's scratch memory, some 100 MB, otherwise goes back when the step ends, and the kernel
-    zeroes it page by page for the next one. Call it before JAX's first computation: threads that
-    run by then keep memory pools of their own.
+    Otherwise a step's scratch memory, some 100 MB, is returned at the end of the step, and the
+    kernel zeroes it page by page for the next one. Call it before JAX's first computation: running threads
+    keep their own memory pools.
     """
     if platform.libc_ver()[0] != "glibc":
         return

@@ -1,6 +1,6 @@
-"""Where arrays stand on a mesh with the axes data, fsdp and tensor.
+"""Shardings on a mesh with the axes data, fsdp and tensor.
 
-What is current is the mesh that `jax.set_mesh` has set; without one nothing is moved.
+The current mesh is that of `jax.set_mesh`; without one, arrays stay where they are.
 """
 
 from collections.abc import Iterator
@@ -19,58 +19,58 @@ BATCH = PartitionSpec(("data", "fsdp"))
 
 
 def current_mesh() -> Mesh | None:
-    """Returns the current mesh, if there is one."""
+    """Returns the current mesh; None if there is none."""
     mesh = jax.sharding.get_mesh()
     return None if mesh.empty else mesh
 
 
 def batch_parts(mesh: Mesh | None) -> int:
-    """Returns into how many parts a mesh cuts a batch."""
+    """Returns the number of shards of a batch on a mesh."""
     return 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def over_batch(tree: Any) -> Any:
-    """Returns arrays cut along their first axis over data and fsdp; inside a compiled function."""
+def shard_batch(tree: Any) -> Any:
+    """Constrains arrays to be sharded along their first axis over data and fsdp; call under jit."""
     if jax.sharding.get_abstract_mesh().empty:
         return tree
     return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, BATCH), tree)
 
 
 @contextmanager
-def batches_stay_cut() -> Iterator[None]:
-    """Inside, whatever a flax module makes of a batch is cut along its first axis as that is.
+def constrain_activations() -> Iterator[None]:
+    """Within it, activations of Flax modules are sharded along the batch axis.
 
-    Otherwise XLA may cut activations over fsdp as it finds the weights, and gather those of the
-    whole batch on every device. What is sent then grows with the batch, not with the weights.
+    Otherwise XLA may shard activations over fsdp as the weights are, and gather those of the whole
+    batch on every device. Communication then grows with the batch instead of the weights.
     """
     mesh = jax.sharding.get_abstract_mesh()
     parts = 1 if mesh.empty else mesh.shape["data"] * mesh.shape["fsdp"]
 
-    def cut(run: Any, args: Any, kwargs: Any, _: Any) -> Any:
+    def constrain(run: Any, args: Any, kwargs: Any, _: Any) -> Any:
         out = run(*args, **kwargs)
         if not args or not _is_of_batch(args[0], out) or out.shape[0] % parts:
             return out
         rest = [PartitionSpec.UNCONSTRAINED] * (out.ndim - 1)
         return jax.lax.with_sharding_constraint(out, PartitionSpec(*BATCH, *rest))
 
-    with nn.intercept_methods(cut) if parts > 1 else nullcontext():
+    with nn.intercept_methods(constrain) if parts > 1 else nullcontext():
         yield
 
 
 def _is_of_batch(given: Any, out: Any) -> bool:
-    """Tells whether both are arrays with one first axis and others after it."""
+    """Returns whether both are arrays of rank 2 or more with the same first axis."""
     both = isinstance(given, jax.Array) and isinstance(out, jax.Array)
     return both and min(given.ndim, out.ndim) > 1 and given.shape[0] == out.shape[0]
 
 
-def everywhere(tree: Any) -> Any:
-    """Returns arrays that are held whole by every device."""
+def replicate(tree: Any) -> Any:
+    """Returns arrays replicated on every device."""
     mesh = current_mesh()
     return jax.device_put(tree, None if mesh is None else NamedSharding(mesh, PartitionSpec()))
 
 
-def own_rows(batch_size: int) -> np.ndarray:
-    """Returns which rows of a batch this process has to bring, in order."""
+def local_rows(batch_size: int) -> np.ndarray:
+    """Returns the indices of the batch rows that this process provides, ascending."""
     mesh = current_mesh()
     if mesh is None:
         return np.arange(batch_size)
@@ -78,29 +78,29 @@ def own_rows(batch_size: int) -> np.ndarray:
     return np.unique([np.arange(batch_size)[place] for place in places.values()])
 
 
-def whole_batch(tree: Any, rows: np.ndarray, batch_size: int, *, axis: int) -> Any:
-    """Returns global arrays of a batch of which every process brings its own rows.
+def make_global_batch(tree: Any, rows: np.ndarray, batch_size: int, *, axis: int) -> Any:
+    """Returns global arrays of a batch of which every process provides its own rows.
 
     Args:
-      tree: arrays with `rows` along an axis.
-      rows: from `own_rows`.
-      batch_size: of all processes.
-      axis: which axis the rows are.
+      tree: arrays with this process's rows along an axis.
+      rows: their indices in the batch, from `local_rows`.
+      batch_size: global batch size.
+      axis: the axis of the rows.
     """
     mesh = current_mesh()
     if mesh is None:
         return jax.device_put(tree)
     sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, *BATCH))
 
-    def whole(own: np.ndarray) -> jax.Array:
-        def part(index: Any) -> np.ndarray:
-            wanted = np.arange(batch_size)[index[axis]]
-            return own.take(np.searchsorted(rows, wanted), axis)
+    def to_global(local: np.ndarray) -> jax.Array:
+        def shard(index: Any) -> np.ndarray:
+            asked = np.arange(batch_size)[index[axis]]
+            return local.take(np.searchsorted(rows, asked), axis)
 
-        shape = (*own.shape[:axis], batch_size, *own.shape[axis + 1 :])
-        return jax.make_array_from_callback(shape, sharding, part)
+        shape = (*local.shape[:axis], batch_size, *local.shape[axis + 1 :])
+        return jax.make_array_from_callback(shape, sharding, shard)
 
-    return jax.tree.map(whole, tree)
+    return jax.tree.map(to_global, tree)
 
 
 def place(tree: Any, params: Any) -> Any:
@@ -147,7 +147,7 @@ def shardings(tree: Any, params: Any, mesh: Mesh) -> Any:
 
 
 def _tensor_cuts(params: Any) -> Iterator[tuple[str, int]]:
-    """Yields the path of every leaf that is cut over tensor, and along which axis."""
+    """Yields the path of every leaf that is sharded over tensor, and along which axis."""
     for chain in find_chains(params):
         taken: set[int] = set()
         for i in chain.acts:

@@ -1,56 +1,56 @@
-"""What models are judged by: how good, how much worse than another, and how that is written."""
+"""Metrics of models: their value, the loss of quality against another model, and their format."""
 
 import abc
 from collections.abc import Mapping
 from typing import ClassVar
 
-# Of a model on a split, by name.
+# Scores of a model on a split, by name.
 Scores = Mapping[str, float]
 
 
 class Metric(abc.ABC):
-    """What models of one kind are judged by.
+    """The metric of one kind of models.
 
     Attributes:
-      name: which of a model's scores it is.
-      axis: what an axis of `value` is called.
-      merit_is: what `merit` is on the validation split, in words.
-      least_span: of values, that is of interest.
+      name: key of the metric among a model's scores.
+      axis: label of an axis of `value`.
+      score_name: description of `score` on the validation split.
+      min_axis_range: smallest half range of an axis of `value`.
     """
 
     name: ClassVar[str]
     axis: ClassVar[str]
-    merit_is: ClassVar[str]
-    least_span: ClassVar[float]
+    score_name: ClassVar[str]
+    min_axis_range: ClassVar[float]
 
     def value(self, scores: Scores) -> float:
-        """Returns the number that is drawn."""
+        """Returns the value for plots."""
         return scores[self.name]
 
     @abc.abstractmethod
-    def merit(self, scores: Scores) -> float:
-        """Returns a number that is higher for better models; a budget of it is --max-drop."""
+    def score(self, scores: Scores) -> float:
+        """Returns a number that is higher for better models; --max-drop is a budget of it."""
 
     @abc.abstractmethod
     def show(self, scores: Scores) -> str:
-        """Returns the score as a reader wants it."""
+        """Returns the metric as text."""
 
     @abc.abstractmethod
     def show_drop(self, drop: float) -> str:
-        """Returns how much worse a model is, in words, from the drop of its merit."""
+        """Returns the loss of quality as text, from the drop of the score."""
 
 
 class Accuracy(Metric):
-    """The part of the examples that is classified right."""
+    """The fraction of correctly classified examples."""
 
-    name, axis, least_span = "accuracy", "accuracy, %", 1.0
-    merit_is = "the validation accuracy"
+    name, axis, min_axis_range = "accuracy", "accuracy, %", 1.0
+    score_name = "the validation accuracy"
 
     def value(self, scores: Scores) -> float:
         """Returns the percentage."""
         return 100 * scores["accuracy"]
 
-    def merit(self, scores: Scores) -> float:
+    def score(self, scores: Scores) -> float:
         """Returns the accuracy, 0 to 1."""
         return scores["accuracy"]
 
@@ -59,17 +59,17 @@ class Accuracy(Metric):
         return f"{100 * scores['accuracy']:.2f} %"
 
     def show_drop(self, drop: float) -> str:
-        """Returns by how many points it is lower."""
-        return f"{100 * drop:.2f} points under"
+        """Returns the drop in percentage points."""
+        return f"{100 * drop:.2f} points below"
 
 
-class Loss(Metric):
-    """The mean cross entropy, with the perplexity, which is its exponential."""
+class CrossEntropy(Metric):
+    """The mean cross entropy, shown with the perplexity, its exponential."""
 
-    name, axis, least_span = "loss", "loss, nats a token", 0.05
-    merit_is = "minus the validation loss"
+    name, axis, min_axis_range = "loss", "loss, nats a token", 0.05
+    score_name = "minus the validation loss"
 
-    def merit(self, scores: Scores) -> float:
+    def score(self, scores: Scores) -> float:
         """Returns minus the loss."""
         return -scores["loss"]
 
@@ -78,8 +78,8 @@ class Loss(Metric):
         return f"{scores['loss']:.4f} (perplexity {scores['perplexity']:.3f})"
 
     def show_drop(self, drop: float) -> str:
-        """Returns by how many nats it is higher."""
-        return f"{drop:.4f} nats over"
+        """Returns the increase in nats."""
+        return f"{drop:.4f} nats above"
 
 
-ACCURACY, LOSS = Accuracy(), Loss()
+ACCURACY, LOSS = Accuracy(), CrossEntropy()

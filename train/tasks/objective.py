@@ -1,9 +1,9 @@
-"""Classification: the loss of a training step, and the scores over a split."""
+"""Classification: the loss of a training step, and the scores on a split."""
 
 import abc
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import flax.linen as nn
 import jax
@@ -11,35 +11,40 @@ import jax.numpy as jnp
 import optax
 
 from lcjax.calibration.statistics import Mask
-from train.runtime.sharding import over_batch, place
+from train.runtime.sharding import place, shard_batch
 from train.tasks.metric import ACCURACY, Metric
 
 
 @dataclasses.dataclass(frozen=True)
 class Classifier(abc.ABC):
-    """A module that classifies inputs of one kind, with what is done to them before it.
+    """A module that classifies inputs of one kind, and its preprocessing.
 
     Attributes:
-      module: maps what is made of the inputs to logits.
-      metric: which of the scores a model is judged by.
-      mask: `mask(inputs)` tells which positions count where sites are fitted; None for all.
+      module: maps preprocessed inputs to logits.
+      metric: of the models.
+      mask: `mask(inputs)` returns which positions sites are fitted to; None for all.
     """
 
     metric: ClassVar[Metric] = ACCURACY
     mask: ClassVar[Mask | None] = None
     module: nn.Module
 
+    @classmethod
+    @abc.abstractmethod
+    def from_metadata(cls, metadata: dict[str, Any]) -> Self:
+        """Returns the classifier of a run's checkpoint, from its metadata."""
+
     @abc.abstractmethod
     def logits(self, variables: Any, inputs: jax.Array) -> Any:
-        """Returns logits (..., classes) of inputs as they are stored."""
+        """Returns logits (..., classes) of raw inputs."""
 
     @abc.abstractmethod
     def forward(self, params: Any, stats: Any, inputs: jax.Array, key: jax.Array) -> Any:
-        """Returns what training sees: (inputs augmented, logits, new stats)."""
+        """Returns (augmented inputs, logits, new stats) in training mode."""
 
     @abc.abstractmethod
     def batches(self, split: Any, batch_size: int) -> Iterator[tuple[Any, Any]]:
-        """Yields a split once in batches of inputs and labels; what only fills up has label -1."""
+        """Yields a split once in batches of inputs and labels; padding has label -1."""
 
     def loss(self, params: Any, stats: Any, batch: Any, key: jax.Array) -> Any:
         """Returns the mean cross entropy of a batch, and (new stats, metrics)."""
@@ -49,19 +54,19 @@ class Classifier(abc.ABC):
         return loss, (stats, {"train/accuracy": (logits.argmax(-1) == labels).mean()})
 
     def scores(self, accuracy: float, loss: float) -> dict[str, float]:
-        """Returns what is told of a model: accuracy, 0 to 1, and mean loss, by name."""
+        """Returns the scores by name, from the accuracy, 0 to 1, and the mean loss."""
         return {"accuracy": accuracy, "loss": loss}
 
     def evaluator(self, batch_size: int) -> Callable[[Any, Any], dict[str, float]]:
-        """Returns `evaluate(variables, split)`: the `scores` over a split."""
+        """Returns `evaluate(variables, split)`, which returns the `scores` on a split."""
 
         @jax.jit
         def totals(variables: Any, inputs: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-            inputs, labels = over_batch((inputs, labels))
-            logits, held = self.logits(variables, inputs), labels >= 0
+            inputs, labels = shard_batch((inputs, labels))
+            logits, counts = self.logits(variables, inputs), labels >= 0
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
             right = logits.argmax(-1) == labels
-            return {"loss": (losses * held).sum(), "accuracy": right.sum(), "count": held.sum()}
+            return {"loss": (losses * counts).sum(), "accuracy": right.sum(), "count": counts.sum()}
 
         def evaluate(variables: Any, split: Any) -> dict[str, float]:
             variables = place(variables, variables)

@@ -47,10 +47,10 @@ def test_a_boolean_that_is_not_given_is_the_stored_one():
 
 
 def test_what_is_no_run_is_an_error(tmp_path, monkeypatch):
-    with pytest.raises(ConfigError, match="a is not a run: there is no config.json in it; wanted"):
+    with pytest.raises(ConfigError, match="a is not a run: there is no config.json in it; expected"):
         distill.student(tmp_path / "a")
     create_directory(tmp_path / "a", {"preset": "gone"})
-    with pytest.raises(ConfigError, match="a was started with 'gone'; wanted one of today's pres"):
+    with pytest.raises(ConfigError, match="a was started with 'gone'; expected one of today's pres"):
         distill.student(tmp_path / "a")
     monkeypatch.setattr(sys, "argv", ["train.distill", "--epochs", "3"])
     with pytest.raises(SystemExit, match="error: no RUN"):

@@ -42,12 +42,12 @@ def test_it_returns_what_the_model_in_hand_gives(job, compact, checkpoint, batch
 
 def test_a_fresh_process_gives_the_same(job, compact, checkpoint):
     want = job.task.classifier.evaluator(64)(compact, job.task.data.test())
-    assert evaluate.evaluate_afresh(checkpoint, "--batch-size", "64") == want
+    assert evaluate.evaluate_in_new_process(checkpoint, "--batch-size", "64") == want
 
 
 def test_a_fresh_process_that_fails_says_why(tmp_path):
     with pytest.raises(RuntimeError, match="nowhere failed:\nerror: .*nowhere: no such checkpoint"):
-        evaluate.evaluate_afresh(tmp_path / "nowhere")
+        evaluate.evaluate_in_new_process(tmp_path / "nowhere")
 
 
 def call(monkeypatch, *flags):

@@ -33,7 +33,7 @@ from train.config.base import as_json
 from train.data.images import in_memory as array_sets
 from train.data.tfds import locate as tfds_find
 from train.engine.loop import SLOPE
-from train.engine.metrics_writer import FILE, Recorder, read_metrics
+from train.engine.metrics_writer import FILE, MetricsWriter, read_metrics
 from train.engine.run_directory import create_directory, read_json
 from train.runs import conclude as outcome
 from train.tasks.image.presets import PRESETS
@@ -250,7 +250,7 @@ def test_a_run_without_a_checkpoint_yet_starts_over(job, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Recorder, "flush", interrupted)  # comes before the first save
+        patch.setattr(MetricsWriter, "flush", interrupted)  # comes before the first save
         with pytest.raises(KeyboardInterrupt):
             fit(tmp_path / "a", job)
     assert read_metrics(tmp_path / "a") and not checkpoints(tmp_path / "a")
@@ -279,20 +279,20 @@ def no_network(monkeypatch, tmp_path):
 
 BAD = [
     (["--batch-size", 1294], "--batch-size is 1294, but there are only 1293 examples to train on"),
-    (["--batch-size", 0], "--batch-size is 0; wanted at least 1"),
-    (["--learning-rate", "nan"], "--learning-rate is nan; wanted a positive number"),
+    (["--batch-size", 0], "--batch-size is 0; expected at least 1"),
+    (["--learning-rate", "nan"], "--learning-rate is nan; expected a positive number"),
     (["--num-classes", 100], "digits: num_classes is 100, but its labels have 10 classes"),
     (["--validation", 0.9999], "digits: validation is 0.9999, 1437 of 1437 training images"),
     (["--dataset", "cifar10"], "'cifar10' was not found in .*cannot be reached.*tfds build cifar1"),
     (["--dataset", "fashion_mnist"], "not found in .* On Debian, `apt install dataset-fashion-mn"),
     (["--dataset", "cifr10"], "TFDS has no set of that name. Close to it: .*cifar10"),
-    (["--dataset", "no set"], "'no set' is not the name of a data set; wanted 'digits'"),
-    (["--last", 4], "last is 4; wanted a number of sites from 1 to 3"),
+    (["--dataset", "no set"], "'no set' is not the name of a data set; expected 'digits'"),
+    (["--last", 4], "last is 4; expected a number of sites from 1 to 3"),
     (["--where", "block_*"], r"'block_\*' matches no site. The sites are: mlp/act_0"),
     (["--hidden"], "the model has no activation between two Dense layers, so no site. Give it hid"),
-    (["--strength", -1], "--strength is -1.0; wanted at least 0"),
+    (["--strength", -1], "--strength is -1.0; expected at least 0"),
     (["--mesh", "foo"], ".*mesh.*foo"),
-    (["--name", "a/b"], "--name is 'a/b'; wanted a directory's name"),
+    (["--name", "a/b"], "--name is 'a/b'; expected a directory's name"),
     (["--resume"], "--resume needs the --name of the run that is meant"),
     (["--name", "a", "--resume"], "a is not a run: there is no config.json in it"),
 ]

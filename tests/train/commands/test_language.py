@@ -176,16 +176,16 @@ def test_pretrained_weights_are_where_training_begins(text, pretrained):
 # Bad input.
 
 BAD = [
-    ({"stride": 13}, "--stride is 13; wanted 1 to the --context, 12"),
-    ({"stride": 0}, "--stride is 0; wanted 1 to the --context, 12"),
-    ({"context": 0}, "--context is 0; wanted at least 1"),
-    ({"vocab_size": 100}, "--vocab-size is 100; wanted at least 258"),
-    ({"test": 0.6, "validation": 0.5}, "--validation is 0.5 and --test 0.6; wanted less than 1"),
-    ({"num_heads": 3}, "--num-heads is 3; wanted a divisor of width 16"),
-    ({"train_tokens": 0}, "--train-tokens is 0; wanted at least 1"),
-    ({"epochs": 0}, "--epochs is 0; wanted a positive number"),
-    ({"teacher_weight": 1.5}, r"--teacher-weight is 1.5; wanted in \[0, 1\]"),
-    ({"teacher_temperature": 0.0}, "--teacher-temperature is 0.0; wanted a positive number"),
+    ({"stride": 13}, "--stride is 13; expected 1 to the --context, 12"),
+    ({"stride": 0}, "--stride is 0; expected 1 to the --context, 12"),
+    ({"context": 0}, "--context is 0; expected at least 1"),
+    ({"vocab_size": 100}, "--vocab-size is 100; expected at least 258"),
+    ({"test": 0.6, "validation": 0.5}, "--validation is 0.5 and --test 0.6; expected less than 1"),
+    ({"num_heads": 3}, "--num-heads is 3; expected a divisor of width 16"),
+    ({"train_tokens": 0}, "--train-tokens is 0; expected at least 1"),
+    ({"epochs": 0}, "--epochs is 0; expected a positive number"),
+    ({"teacher_weight": 1.5}, r"--teacher-weight is 1.5; expected in \[0, 1\]"),
+    ({"teacher_temperature": 0.0}, "--teacher-temperature is 0.0; expected a positive number"),
 ]
 
 
@@ -201,7 +201,7 @@ WRONG = [
     ({"batch_size": 5000}, "--batch-size is 5000, but there are only .* examples to train on"),
     ({"train_tokens": 10**7}, "--train-tokens is 10,000,000, but there are only"),
     ({"train_tokens": 5}, "--context is 12, but the text to train on has only 5 tokens"),
-    ({"vocabulary": "pretrained"}, "--vocabulary is pretrained; wanted characters or pieces"),
+    ({"vocabulary": "pretrained"}, "--vocabulary is pretrained; expected characters or pieces"),
     ({"dataset": "nowhere.txt"}, "nowhere.txt cannot be read"),
 ]
 
@@ -217,8 +217,8 @@ def test_what_does_not_fit_is_an_error_and_nothing_is_written(
 
 def test_a_pretrained_model_of_another_kind_is_an_error(text, pretrained):
     for fields, message in (
-        ({"context": 17}, "--context is 17, but .*gpt2 reads 16 tokens at most; wanted at most"),
-        ({"vocabulary": "characters"}, "--vocabulary is characters; wanted pretrained, as the"),
+        ({"context": 17}, "--context is 17, but .*gpt2 reads 16 tokens at most; expected at most"),
+        ({"vocabulary": "characters"}, "--vocabulary is characters; expected pretrained, as the"),
         ({"pretrained": "no-such"}, "no-such: no such file or folder"),
     ):
         with pytest.raises((ConfigError, FileNotFoundError), match=message):
@@ -230,7 +230,7 @@ def test_a_teacher_of_another_vocabulary_is_an_error(job, tmp_path):
     metadata = _metadata(job.task) | {"data": known}
     lcjax.save(tmp_path / "deep", job.task.variables, metadata=metadata)
     shared = {"vocabulary": job.task.known["vocabulary"]}
-    with pytest.raises(ConfigError, match="was trained with {'vocabulary': 'another'}; wanted "):
+    with pytest.raises(ConfigError, match="was trained with {'vocabulary': 'another'}; expected "):
         teacher(tmp_path / "deep", shared)
 
 

@@ -23,13 +23,13 @@ from tests.helpers.runs import (
 from tests.helpers.tiny_bert import LONGEST, make_folder, texts, write_tsv
 from train import sentiment
 from train.config.base import as_json, check
-from train.data.images.splits import DataError
+from train.data.dataset import DataError
 from train.data.text.length_buckets import PADDING
 from train.engine.metrics_writer import FILE, read_metrics
 from train.engine.run_directory import create_directory, read_json
 from train.generation import predict
-from train.protocols.base import collapse_by_fit
-from train.protocols.sample_size import tokens_into
+from train.runs.protocol import collapse_by_fit
+from train.protocols.calibration_size import count_tokens
 from train.runs import command
 from train.runs.conclude import _metadata
 from train.tasks.distillation import with_teacher
@@ -130,7 +130,7 @@ def test_padding_does_not_count_where_sites_are_fitted(job):
     assert real < 0.8 * sum(inputs.size for (inputs,) in task.calibration)
     _, report = collapse_by_fit(task, variables, ("block_1/mlp/act_0",))
     assert [fit.tokens + fit.held_tokens for fit in report.fits] == [real]
-    assert tokens_into(task, variables, ["block_1/mlp/dense_0"]) == {"block_1/mlp/dense_0": real}
+    assert count_tokens(task, variables, ["block_1/mlp/dense_0"]) == {"block_1/mlp/dense_0": real}
 
 
 @pytest.mark.slow
@@ -250,7 +250,7 @@ def test_predict_cuts_a_long_text_and_says_so(kept):
 def test_what_cannot_be_predicted_is_an_error(kept, tmp_path, monkeypatch):
     root, _ = kept
     for text in ("", "  \n"):
-        with pytest.raises(SystemExit, match="error: the text is empty; wanted at least a word"):
+        with pytest.raises(SystemExit, match="error: the text is empty; expected at least a word"):
             main(monkeypatch, "predict", root / "deep", text)
     with pytest.raises(SystemExit, match="error: .*nowhere: no such checkpoint"):
         main(monkeypatch, "predict", tmp_path / "nowhere", "a film")
@@ -259,7 +259,7 @@ def test_what_cannot_be_predicted_is_an_error(kept, tmp_path, monkeypatch):
     other["model"] = image | {"dtype": "float32"}
     other["data"] = {"num_classes": 2, "mean": [0.5], "std": [0.5]}
     lcjax.save(tmp_path / "images", {"kernel": np.ones(2)}, metadata=other)
-    with pytest.raises(SystemExit, match="images classifies images; wanted a checkpoint that"):
+    with pytest.raises(SystemExit, match="images classifies images; expected a checkpoint that"):
         main(monkeypatch, "predict", tmp_path / "images", "a film")
     lcjax.save(tmp_path / "other", {"kernel": np.ones(2)})
     with pytest.raises(SystemExit, match="other does not say what model and data it is of"):
@@ -271,7 +271,7 @@ def test_a_checkpoint_finds_its_test_texts_again(job, kept):
     again, want = texts_to_test(known, None), job.task.data.test()
     assert [t.tolist() for t in again.tokens] == [t.tolist() for t in want.tokens]
     assert again.labels.tolist() == want.labels.tolist() and len(want) == 20
-    with pytest.raises(DataError, match="its classes are .*; wanted those that the checkpoint was"):
+    with pytest.raises(DataError, match="its classes are .*; expected those that the checkpoint was"):
         texts_to_test(known | {"class_names": ["negative", "neutral", "positive"]}, None)
 
 
@@ -287,13 +287,13 @@ def edited(root, tmp_path, **config):
 
 
 BAD = [
-    ({"longest": True}, "--longest is set, but not of how many; wanted --train-examples too"),
-    ({"train_examples": 0}, "--train-examples is 0; wanted at least 1"),
-    ({"lengths": (24, 8)}, r"--lengths is \(24, 8\); wanted numbers from 3 on that ascend"),
-    ({"lengths": ()}, r"--lengths is \(\); wanted numbers"),
-    ({"batch_size": 0}, "--batch-size is 0; wanted at least 1"),
-    ({"dropout": 1.0}, r"--dropout is 1.0; wanted in \[0, 1\)"),
-    ({"validation": 0.0}, "--validation is 0.0; wanted between 0 and 1"),
+    ({"longest": True}, "--longest is set, but not of how many; expected --train-examples too"),
+    ({"train_examples": 0}, "--train-examples is 0; expected at least 1"),
+    ({"lengths": (24, 8)}, r"--lengths is \(24, 8\); expected numbers from 3 on that ascend"),
+    ({"lengths": ()}, r"--lengths is \(\); expected numbers"),
+    ({"batch_size": 0}, "--batch-size is 0; expected at least 1"),
+    ({"dropout": 1.0}, r"--dropout is 1.0; expected in \[0, 1\)"),
+    ({"validation": 0.0}, "--validation is 0.0; expected between 0 and 1"),
 ]
 
 
@@ -362,7 +362,7 @@ def test_a_teacher_of_another_vocabulary_is_an_error(root, job, tmp_path):
     lcjax.save(
         tmp_path / "deep", job.task.variables, metadata=_metadata(job.task) | {"data": known}
     )
-    with pytest.raises(ConfigError, match="was trained with {'vocabulary': 'another'}; wanted "):
+    with pytest.raises(ConfigError, match="was trained with {'vocabulary': 'another'}; expected "):
         sentiment.prepare(configured(root, **PLAIN, teacher=tmp_path / "deep"))
 
 

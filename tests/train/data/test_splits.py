@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train.data.images.splits import Split, channel_moments, fit, random_box
+from train.data.images.splits import Split, channel_moments, fit, random_crop_box
 
 
 def test_deviation_of_a_constant_channel_is_not_zero():
@@ -28,5 +28,5 @@ def test_fit_covers_and_crops_the_centre():
 def test_random_box_lies_within_the_picture(size):
     rng = np.random.default_rng(0)
     for _ in range(200):
-        left, upper, right, lower = random_box(*size, rng)
+        left, upper, right, lower = random_crop_box(*size, rng)
         assert 0 <= left < right <= size[0] and 0 <= upper < lower <= size[1]

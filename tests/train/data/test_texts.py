@@ -9,7 +9,7 @@ import pytest
 from tests.helpers.prepared import prepare_texts
 from tests.helpers.tiny_bert import LONGEST, NAMES, make_folder, texts, write_tsv
 from train.data.dataset import cut
-from train.data.images.splits import DataError
+from train.data.dataset import DataError
 from train.data.text.labelled import load_texts
 from train.data.text.tokenizer import Tokenizer
 from train.data.text.tsv import find_texts
@@ -76,15 +76,15 @@ def test_a_first_line_may_be_a_header_and_labels_are_sorted_as_numbers(tmp_path)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("good\tyes\n \tno\n", "line 2: the text is empty; wanted a text, a tab and a label"),
-        ("good\tyes\nbad\n", "line 2: 'bad'; wanted a text, a tab and a label"),
-        ("good\tyes\nbad\t\n", r"line 2: 'bad\\t'; wanted a text"),
-        ("good\tyes\nbad\tno\tno\n", "line 2: .*; wanted a text, a tab and a label"),
-        ("good\tyes\n\nbad\tno\n", "line 2: ''; wanted a text, a tab and a label"),
-        ("good\tyes\nfine\tyes\n", r"every label is \('yes',\); wanted two different ones"),
-        ("text\tlabel\n", "holds no texts; wanted lines of a text, a tab and a label"),
+        ("good\tyes\n \tno\n", "line 2: the text is empty; expected a text, a tab and a label"),
+        ("good\tyes\nbad\n", "line 2: 'bad'; expected a text, a tab and a label"),
+        ("good\tyes\nbad\t\n", r"line 2: 'bad\\t'; expected a text"),
+        ("good\tyes\nbad\tno\tno\n", "line 2: .*; expected a text, a tab and a label"),
+        ("good\tyes\n\nbad\tno\n", "line 2: ''; expected a text, a tab and a label"),
+        ("good\tyes\nfine\tyes\n", r"every label is \('yes',\); expected two different ones"),
+        ("text\tlabel\n", "holds no texts; expected lines of a text, a tab and a label"),
         ("good\tyes\nbad\tno\n", "2 texts are too few to test on; give a --test-file"),
-        ("g\xf6\tyes".encode("latin-1"), "cannot be read: .*; wanted a UTF-8 file"),
+        ("g\xf6\tyes".encode("latin-1"), "cannot be read: .*; expected a UTF-8 file"),
     ],
 )
 def test_what_is_wrong_with_a_tsv_file_is_told_with_the_line(tmp_path, content, message):
@@ -97,7 +97,7 @@ def test_what_is_wrong_with_a_tsv_file_is_told_with_the_line(tmp_path, content, 
 def test_an_unknown_label_is_an_error_that_lists_the_known(tsv, tmp_path):
     other = write_tsv(tmp_path / "b.tsv", [("a film", "positive"), ("a plot", "neutral")])
     found = find_texts(str(tsv), test_file=other)
-    with pytest.raises(DataError, match=r"b.tsv, line 2: the label is 'neutral'; wanted one of \("):
+    with pytest.raises(DataError, match=r"b.tsv, line 2: the label is 'neutral'; expected one of \("):
         found.read("test")
 
 
@@ -105,7 +105,7 @@ def test_sets_that_are_not_there_say_what_else_may_be_asked_for(tmp_path, monkey
     monkeypatch.setattr(tfds_find, "_reachable", lambda: False)
     with pytest.raises(DataError, match="a.tsv cannot be read: .*No such file"):
         find_texts(str(tmp_path / "a.tsv"))
-    with pytest.raises(DataError, match="'a b' is not the name of a data set; wanted a .tsv file"):
+    with pytest.raises(DataError, match="'a b' is not the name of a data set; expected a .tsv file"):
         find_texts("a b", data_dir=tmp_path)
     with pytest.raises(DataError, match="(?s)'imdb_reviews' was not found .*tfds build imdb"):
         find_texts("imdb_reviews", data_dir=tmp_path)
@@ -222,7 +222,7 @@ def test_what_it_says_of_the_texts(tsv, tokenizer):
 
 def test_a_folder_without_a_tokenizer_or_with_a_broken_one_is_an_error(tmp_path):
     pytest.importorskip("tokenizers")
-    with pytest.raises(DataError, match="tokenizer.json is not there; wanted the model's to"):
+    with pytest.raises(DataError, match="tokenizer.json is not there; expected the model's to"):
         Tokenizer.of(tmp_path, 8)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(DataError, match="tokenizer.json does not hold a tokenizer"):

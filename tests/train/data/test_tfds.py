@@ -89,7 +89,7 @@ def test_withheld_test_labels_give_way_to_the_validation_split(tfds_dir):
 
 def test_set_without_a_test_split_is_an_error_when_it_is_asked_for(tfds_dir):
     images = load("train_only", data_dir=tfds_dir, validation=1)
-    with pytest.raises(DataError, match=r"train_only/1.0.0 has splits \['train'\]; wanted a label"):
+    with pytest.raises(DataError, match=r"train_only/1.0.0 has splits \['train'\]; expected a label"):
         images.test()
 
 
@@ -185,7 +185,7 @@ def test_unknown_name_lists_those_close_to_it(tmp_path):
 
 @pytest.mark.parametrize("name", ["", "two words", "a//b", "../even", "a:b"])
 def test_malformed_name_is_an_error(name, tmp_path):
-    with pytest.raises(DataError, match="is not the name of a data set; wanted 'digits'"):
+    with pytest.raises(DataError, match="is not the name of a data set; expected 'digits'"):
         load(name, data_dir=tmp_path)
 
 
@@ -227,7 +227,7 @@ def test_labels_of_another_class_count_are_an_error_on_reading(tfds_dir, tmp_pat
     shutil.copytree(tfds_dir / "even", tmp_path / "even")
     (file,) = (tmp_path / "even").rglob("features.json")
     file.write_text(file.read_text().replace('"numClasses": "3"', '"numClasses": "2"'))
-    with pytest.raises(DataError, match="split train: a label is 2; wanted 0 to 1, for 2 classes"):
+    with pytest.raises(DataError, match="split train: a label is 2; expected 0 to 1, for 2 classes"):
         load("even", data_dir=tmp_path)
 
 

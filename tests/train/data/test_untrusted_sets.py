@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers.hostile import NO_JSON, NO_OBJECT, WRONG, at, pipe, safe, sparse
 from tests.helpers.prepared import prepare_set
-from train.data.images.splits import DataError
+from train.data.dataset import DataError
 from train.data.tfds.builder import Prepared, text_of
 from train.data.tfds.images import tfds_images
 

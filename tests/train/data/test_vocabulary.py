@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.prepared import prepare_documents, prepare_texts
-from train.data.images.splits import DataError
+from train.data.dataset import DataError
 from train.data.text.documents import find_documents
 from train.data.text.vocabulary import Characters, Pieces, VocabularyError, vocabulary_from_json
 
@@ -73,12 +73,12 @@ def test_a_file_is_cut_in_three_without_a_gap(tmp_path):
 @pytest.mark.parametrize(
     ("name", "held", "message"),
     [
-        ("a.txt", "", "a.txt is empty; wanted a text to learn from"),
-        ("a.txt", " \n ", "a.txt is empty; wanted a text to learn from"),
-        ("a.txt", b"\xff\xfe", "a.txt cannot be read: .*wanted a UTF-8 file"),
+        ("a.txt", "", "a.txt is empty; expected a text to learn from"),
+        ("a.txt", " \n ", "a.txt is empty; expected a text to learn from"),
+        ("a.txt", b"\xff\xfe", "a.txt cannot be read: .*expected a UTF-8 file"),
         ("b.txt", None, "b.txt cannot be read: .*No such file"),
-        ("a.txt", "ab", "the text to (validate|test on) is empty; wanted a longer one"),
-        ("no such/set/at all", None, "is not the name of a data set; wanted the path of a text f"),
+        ("a.txt", "ab", "the text to (validate|test on) is empty; expected a longer one"),
+        ("no such/set/at all", None, "is not the name of a data set; expected the path of a text f"),
     ],
 )
 def test_texts_that_are_not_there_are_an_error(tmp_path, monkeypatch, name, held, message):
@@ -101,5 +101,5 @@ def test_sets_have_their_own_splits_or_parts_of_train(tmp_path):
     assert sorted(found.train + found.validation + found.test) == [text for text, _ in rows]
     assert (len(found.train), len(found.validation), len(found.test)) == (6, 2, 2)
     prepare_texts(tmp_path, "pairs", splits={"train": rows}, names="first second")
-    with pytest.raises(DataError, match="pairs/1.0.0 is not a set of texts: .*wanted one text"):
+    with pytest.raises(DataError, match="pairs/1.0.0 is not a set of texts: .*expected one text"):
         find_documents("pairs", data_dir=tmp_path, validation=0.2, test=0.2)

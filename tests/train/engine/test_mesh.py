@@ -21,7 +21,7 @@ from train.config.base import ConfigError, check
 from train.data.images.dataset import stream
 from train.data.images.splits import Split
 from train.engine.checkpoints import Snapshots
-from train.engine.gradient_accumulation import Beside, accumulated
+from train.engine.gradient_accumulation import WithAuxiliary, accumulated
 from train.runtime.devices import DevicesConfig, make_mesh, parse_mesh
 
 # Twenty steps, after which some sites are within the threshold and others are not.
@@ -153,7 +153,7 @@ _BAD_INPUT = """
 import sys
 from train import image
 for flags, said in (
-    ("--mesh data=3", "is 3 devices, but there are 8; wanted numbers whose product that is"),
+    ("--mesh data=3", "is 3 devices, but there are 8; expected numbers whose product that is"),
     ("--mesh data=8 --batch-size 36", "has to be cut over the 8 devices on data and fsdp"),
     ("--mesh data=8 --batch-size 64 --accumulate 16", "Give a multiple of 128"),
 ):
@@ -205,7 +205,7 @@ def test_devices_send_each_other_weights_and_gradients_but_no_activations():
 
 @pytest.mark.parametrize("bad", ["data", "data=0", "data=2,data=2", "model=2", "data=2;fsdp=2", ""])
 def test_what_is_no_mesh_is_an_error(bad):
-    with pytest.raises(ConfigError, match="--mesh is .*; wanted axes among data, fsdp, tensor"):
+    with pytest.raises(ConfigError, match="--mesh is .*; expected axes among data, fsdp, tensor"):
         parse_mesh(bad)
 
 
@@ -248,7 +248,7 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(strict_promotion):
     params = {"w": jnp.float32(rng.normal(size=(3, 4))), "v": jnp.float32(rng.normal(size=(4, 2)))}
     examples = (jnp.float32(rng.normal(size=(12, 3))), jnp.float32(rng.normal(size=(12, 2))))
     gradient = jax.value_and_grad(_loss, has_aux=True)
-    arguments = (params, jnp.int32(0), Beside(examples, jnp.float32([0.5, 1.0])), jax.random.key(0))
+    arguments = (params, jnp.int32(0), WithAuxiliary(examples, jnp.float32([0.5, 1.0])), jax.random.key(0))
     (loss, (once, metrics)), grads = gradient(*arguments)
     assert accumulated(gradient, 1) is gradient
     (got, (thrice, got_metrics)), got_grads = jax.jit(accumulated(gradient, 3))(*arguments)

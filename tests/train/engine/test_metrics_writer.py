@@ -3,13 +3,13 @@
 import pytest
 
 from tests.helpers.runs import events
-from train.engine.metrics_writer import FILE, Recorder, read_metrics
+from train.engine.metrics_writer import FILE, MetricsWriter, read_metrics
 
 LOSS, SLOPE = "train/loss", "slope/mlp/act_0"
 
 
 def write(directory, steps, *, start_step=0, loss=1.0):
-    with Recorder(directory, start_step=start_step) as recorder:
+    with MetricsWriter(directory, start_step=start_step) as recorder:
         for step in steps:
             recorder.write(step, {LOSS: loss / step, SLOPE: step / 64})
 
@@ -60,7 +60,7 @@ def test_a_last_line_that_was_cut_short_is_left_out(tmp_path):
 
 
 def test_flushed_records_can_be_read_while_the_run_goes_on(tmp_path):
-    with Recorder(tmp_path) as recorder:
+    with MetricsWriter(tmp_path) as recorder:
         recorder.write(1, {LOSS: 0.5})
         recorder.flush()
         assert read_metrics(tmp_path) == [{"step": 1, LOSS: 0.5}]
@@ -68,7 +68,7 @@ def test_flushed_records_can_be_read_while_the_run_goes_on(tmp_path):
 
 def test_floats_come_back_bit_for_bit_after_a_resumption(tmp_path):
     value = 0.1 + 2**-40
-    with Recorder(tmp_path) as recorder:
+    with MetricsWriter(tmp_path) as recorder:
         recorder.write(1, {LOSS: value})
     before = (tmp_path / FILE).read_bytes()
     write(tmp_path, [], start_step=1)

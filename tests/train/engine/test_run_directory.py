@@ -17,7 +17,7 @@ from train.engine.run_directory import (
     reopen_directory,
     write_json,
 )
-from train.runtime.disk import full_disk
+from train.runtime.disk import disk_full_message
 
 ASKED = {
     "preset": "digits-mlp",
@@ -51,7 +51,7 @@ def test_a_run_without_a_name_is_the_presets_numbered(runs):
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a", "../a", ".hidden", "a/"])
 def test_a_name_that_is_none_is_an_error(runs, name):
-    with pytest.raises(RunError, match=r"--name is '.*'; wanted a directory's name"):
+    with pytest.raises(RunError, match=r"--name is '.*'; expected a directory's name"):
         choose(runs, name=name)
 
 
@@ -189,9 +189,9 @@ def test_json_is_there_whole_or_as_it_was(tmp_path, monkeypatch):
 
 def test_a_full_disk_is_told_from_other_errors(tmp_path):
     full = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "metrics.jsonl"))
-    told = full_disk(full, tmp_path)
+    told = disk_full_message(full, tmp_path)
     assert told is not None and told.startswith(f"{tmp_path}/metrics.jsonl cannot be written: No s")
     assert f"--name {tmp_path.name} --resume" in told
-    assert full_disk(ValueError("Failed to write [os_error_code='28']"), tmp_path) is not None
+    assert disk_full_message(ValueError("Failed to write [os_error_code='28']"), tmp_path) is not None
     for other in (OSError(errno.EACCES, "denied"), ValueError("no such flag"), OSError("odd")):
-        assert full_disk(other, tmp_path) is None
+        assert disk_full_message(other, tmp_path) is None

@@ -16,8 +16,8 @@ from tests.helpers.tiny_text import WORDS
 from train import language
 from train.data.text.vocabulary import Characters
 from train.generation.generate import generate
-from train.generation.sampler import Writer, draw
-from train.models.architecture import ACTIVATIONS
+from train.generation.sampler import Sampler, draw
+from train.models.base import ACTIVATIONS
 from train.models.serialization import module_as_json
 from train.validation import ConfigError
 
@@ -66,7 +66,7 @@ def test_the_likeliest_text_is_that_without_a_cache(form):
     """Beyond the context as well, where the last half is read anew."""
     model, tree = made(form)
     prompt = VOCABULARY.encode("a king")
-    writer = Writer(model, tree, temperature=COLD)
+    writer = Sampler(model, tree, temperature=COLD)
     written = writer.write(prompt, 25, KEY)
     assert written.dtype == np.int32 and len(set(written.tolist())) > 2
     assert written.tolist() == uncached(model, tree, prompt, 25)
@@ -76,7 +76,7 @@ def test_the_likeliest_text_is_that_without_a_cache(form):
 @pytest.mark.slow
 def test_one_program_serves_every_token():
     model, tree = made("deep")
-    writer = Writer(model, tree)
+    writer = Sampler(model, tree)
     writer.prepare(4, 9)
     assert set(writer._programs) == {1, 4}
     writer.prepare(4, 10)
@@ -130,7 +130,7 @@ def test_the_command_writes_the_models_text(form, kept, monkeypatch, capsys):
     main(monkeypatch, *asked)
     said = capsys.readouterr().out
     text, _, speed = said.rpartition("\n\n")
-    writer = Writer(*made(form), top_k=5)
+    writer = Sampler(*made(form), top_k=5)
     want = writer.write(VOCABULARY.encode("a king"), 20, jax.random.key(3))
     assert text == "a king" + VOCABULARY.decode(want)
     assert speed.startswith("20 tokens, ") and speed.endswith(" a second\n")
@@ -140,13 +140,13 @@ def test_the_command_writes_the_models_text(form, kept, monkeypatch, capsys):
 
 
 BAD = [
-    ({"temperature": 0.0}, "--temperature is 0.0; wanted a number above 0"),
-    ({"temperature": -1.0}, "--temperature is -1.0; wanted a number above 0"),
-    ({"top_k": 0}, "--top-k is 0; wanted at least 1"),
-    ({"length": 0}, "--length is 0; wanted at least 1"),
-    ({"seed": -1}, "--seed is -1; wanted in"),
-    ({"prompt": ""}, "--prompt has 0 tokens; wanted 1 to 12, the model's context"),
-    ({"prompt": "a king and his"}, "--prompt has 14 tokens; wanted 1 to 12, the model's context"),
+    ({"temperature": 0.0}, "--temperature is 0.0; expected a number above 0"),
+    ({"temperature": -1.0}, "--temperature is -1.0; expected a number above 0"),
+    ({"top_k": 0}, "--top-k is 0; expected at least 1"),
+    ({"length": 0}, "--length is 0; expected at least 1"),
+    ({"seed": -1}, "--seed is -1; expected in"),
+    ({"prompt": ""}, "--prompt has 0 tokens; expected 1 to 12, the model's context"),
+    ({"prompt": "a king and his"}, "--prompt has 14 tokens; expected 1 to 12, the model's context"),
     ({"prompt": "KING"}, "the text has 'GIKN', which the vocabulary lacks"),
 ]
 
@@ -164,5 +164,5 @@ def test_other_checkpoints_are_an_error(tmp_path, monkeypatch):
     model = {"kind": "mlp", "hidden": [], "activation": "relu", "dropout": 0.0, "norm": None}
     metadata = {"kind": "image", "model": model | {"dtype": "float32"}, "data": data}
     lcjax.save(tmp_path / "images", {"kernel": np.ones(2)}, metadata=metadata)
-    with pytest.raises(ConfigError, match="images classifies images; wanted a checkpoint that"):
+    with pytest.raises(ConfigError, match="images classifies images; expected a checkpoint that"):
         generate(tmp_path / "images")

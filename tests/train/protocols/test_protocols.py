@@ -236,7 +236,7 @@ def test_from_starts_where_another_run_ended(tmp_path, monkeypatch):
     same_bits(plain.compact, first_variables(tmp_path / "b", 1))
     with pytest.raises(ValueError, match="checkpoint and like differ"):
         image.prepare(configured(**SMALL | {"hidden": (8,)}, deep=tmp_path / "a"))
-    with pytest.raises(ConfigError, match="is not there; wanted a finished run"):
+    with pytest.raises(ConfigError, match="is not there; expected a finished run"):
         image.prepare(configured(**SMALL, deep=tmp_path / "c"))
 
 
@@ -272,7 +272,7 @@ def test_students_and_compact_topologies_from_scratch(tmp_path):
     records = [r for r in read_metrics(tmp_path / "b") if "train/loss" in r]
     assert records[-1]["train/divergence"] < records[0]["train/divergence"]
     assert kernels(student.compact) == kernels(ending.compact)
-    with pytest.raises(ConfigError, match="wanted .*'image_size': 16.* for a teacher"):
+    with pytest.raises(ConfigError, match="expected .*'image_size': 16.* for a teacher"):
         image.prepare(configured(**SMALL, image_size=16, teacher=tmp_path / "a"))
 
 
@@ -282,8 +282,8 @@ def test_students_and_compact_topologies_from_scratch(tmp_path):
         ({"teacher": "a", "deep_teacher": True}, "--teacher and --deep-teacher are both set"),
         ({"collapsed_from": "a", "deep": "b"}, "--collapsed-from and --from are both set"),
         ({"count": 1, "target_params": 0.5}, "--count and --target-params are both set"),
-        ({"protocol": "anneal", "target_params": 0.5}, "wanted its run as --from, or --count, "),
-        ({"protocol": "anneal", "start": 0.8}, "--start is 0.8 and --anneal-fraction 0.3; wanted"),
+        ({"protocol": "anneal", "target_params": 0.5}, "expected its run as --from, or --count, "),
+        ({"protocol": "anneal", "start": 0.8}, "--start is 0.8 and --anneal-fraction 0.3; expected"),
     ],
 )
 def test_flags_that_exclude_each_other_are_an_error(fields, message):

@@ -10,7 +10,7 @@ import pytest
 
 from lcjax import find_sites
 from tests.helpers.runs import configured
-from train.models.architecture import model_from_json
+from train.tasks.image.model import model_from_json
 from train.config.base import ConfigError, as_json, check
 from train.tasks.image.presets import PRESETS
 
@@ -58,7 +58,7 @@ ELSEWHERE = {"last"}
 @pytest.mark.parametrize(("preset", "name", "value"), BAD)
 def test_a_flag_out_of_range_is_named_with_its_value(preset, name, value):
     config = configured(preset, **{name: value})
-    flag = f"--{name.replace('_', '-')} is {value}; wanted "
+    flag = f"--{name.replace('_', '-')} is {value}; expected "
     with pytest.raises(ConfigError) as caught:
         check(config)
     assert str(caught.value).startswith(flag)
@@ -145,5 +145,5 @@ def test_a_whole_configuration_is_json():
 
 def test_an_unknown_published_size_lists_the_known():
     module = configured("imagenet-vit-b16", size="XL/16")
-    with pytest.raises(ValueError, match="ViT has no preset 'XL/16'; wanted one of Ti/16, S/16"):
+    with pytest.raises(ValueError, match="ViT has no preset 'XL/16'; expected one of Ti/16, S/16"):
         module.model.build(10)

@@ -21,7 +21,7 @@ from train.tasks.image.presets import PRESETS
 from train.validation import ConfigError
 from train.engine.metrics_writer import read_metrics
 from train.engine.run_directory import RunError, create_directory, read_json
-from train.data.images.splits import DataError
+from train.data.dataset import DataError
 from train.data.text.tsv import find_texts
 from train.data.text.tokenizer import Tokenizer
 
@@ -122,7 +122,7 @@ def test_a_configuration_that_is_no_file(make, tmp_path):
 @pytest.mark.parametrize("wrong", [*WRONG.values(), ...], ids=[*WRONG, "missing"])
 def test_a_summary_that_names_no_sites(wrong, tmp_path):
     (tmp_path / "summary.json").write_text(json.dumps(at({"collapsed": []}, ["collapsed"], wrong)))
-    refused(lambda: finished.fresh_compact(tmp_path, {}, jax.random.key(0)), ConfigError)
+    refused(lambda: finished.new_compact_variables(tmp_path, {}, jax.random.key(0)), ConfigError)
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""Images."""
+"""Labelled images."""

@@ -1,4 +1,4 @@
-"""Augmentation and normalisation of uint8 images on device, inside the jitted step."""
+"""Augmentation and normalization of uint8 images on the device, inside the jitted step."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 
-def normalise(
+def normalize(
     images: jax.Array,
     mean: Sequence[float],
     std: Sequence[float],
@@ -28,12 +28,12 @@ def normalise(
 def augment(
     key: jax.Array, images: jax.Array, *, crop_padding: int = 0, flip: bool = False
 ) -> jax.Array:
-    """Crops each image at random from its zero-padded self and mirrors every other one.
+    """Crops each image at random after zero padding, and mirrors half of the images.
 
     Args:
       key: a JAX random key.
       images: (batch, height, width, channels), of any dtype, which is kept.
-      crop_padding: pixels of padding on every side; 0 leaves the images where they are.
+      crop_padding: pixels of padding on every side; 0 for no crop.
       flip: whether to mirror left and right with probability 1/2.
     """
     crop_key, flip_key = jax.random.split(key)

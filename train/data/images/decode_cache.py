@@ -1,4 +1,4 @@
-"""Splits decoded once: into memory, and into the user's cache for the next run."""
+"""Decodes a split into memory and into the user's cache for the next run."""
 
 import hashlib
 import os
@@ -17,22 +17,22 @@ _CHUNK = 500
 
 
 def decoded(split: StreamedSplit, name: str, files: Sequence[Path]) -> Split:
-    """Returns a streamed split as arrays, from the cache if it is there, else into it.
+    """Returns a streamed split as arrays, read from the cache or written to it.
 
-    The cache is `lcjax` under XDG_CACHE_HOME or ~/.cache; what it holds is good as long as the
-    files keep their sizes and times. A cache that cannot be written is warned of and done without.
+    The cache is `lcjax` under XDG_CACHE_HOME or ~/.cache; an entry is valid while the files keep
+    their sizes and times. If the cache cannot be written, a warning says so.
 
     Args:
-      split: what to decode.
+      split: to decode.
       name: of set and split, for the progress bar and the cached file.
-      files: that hold the split.
+      files: files of the split.
     """
     path = _cached_file(split, name, files)
     try:
         with path.open("rb") as file, np.load(file) as cached:
             return Split(cached["images"], cached["labels"])
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
-        pass  # not there, or damaged: decode it again
+        pass  # missing or damaged: decode again
     result = _decode(split, name)
     try:
         _write(path, result)
@@ -62,7 +62,7 @@ def _decode(split: StreamedSplit, name: str) -> Split:
 
 
 def _write(path: Path, split: Split) -> None:
-    """Writes the arrays under another name first, so that no reader meets half a file."""
+    """Writes the arrays to a temporary file first, so that no reader sees an incomplete one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
         try:

@@ -1,4 +1,4 @@
-"""Sets that come as arrays: scikit-learn's digits, and Fashion-MNIST as Debian packages it."""
+"""Sets stored as arrays: scikit-learn's digits, and Fashion-MNIST from Debian's package."""
 
 import gzip
 import math
@@ -7,16 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from train.data.images.splits import DataError, ImageSet, Part, Split
+from train.data.dataset import DataError, Part
+from train.data.images.splits import ImageSet, Split
 
-# Where Debian's package dataset-fashion-mnist puts its four files.
+# Directory of the four files in Debian's package dataset-fashion-mnist.
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 _IDX_STEMS = {"train": "train", "test": "t10k"}
 _TEN_DIGITS = tuple("0123456789")
 
 
 def digits() -> ImageSet:
-    """Returns scikit-learn's digits: 1,797 images of 8x8 pixels in 17 shades, 10 classes.
+    """Returns scikit-learn's digits: 1,797 images of 8x8 pixels with 17 gray levels, 10 classes.
 
     The test split is a fixed, stratified fifth: 360 images.
     """
@@ -36,7 +37,7 @@ def digits() -> ImageSet:
 
 
 def idx_files(name: str, directory: Path) -> ImageSet | None:
-    """Returns a set in MNIST's format, four gzipped idx files; None if they are not all there."""
+    """Returns a set in MNIST's format, four gzipped idx files; None if one is missing."""
     paths = {
         (part, kind): directory / f"{stem}-{kind}-ubyte.gz"
         for part, stem in _IDX_STEMS.items()
@@ -51,7 +52,7 @@ def idx_files(name: str, directory: Path) -> ImageSet | None:
         if images.ndim != 3 or labels.shape != images.shape[:1]:
             raise DataError(
                 f"{directory}: {part} images have shape {images.shape} and labels {labels.shape}; "
-                "wanted (count, height, width) and (count,). Install the files again."
+                "expected (count, height, width) and (count,). Install the files again."
             )
         return Split(images[..., None], labels.astype(np.int32))
 
@@ -62,16 +63,16 @@ def read_idx(path: Path) -> np.ndarray:
     """Returns the uint8 array in a gzipped idx file.
 
     Raises:
-      DataError: when the file is damaged or of another format; names it.
+      DataError: if the file is damaged or of another format; names it.
     """
     try:
         raw = gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}. Install the file again.") from error
-    # Two zero bytes, 8 for unsigned bytes, the number of axes; then each axis in 4 bytes.
+    # Two zero bytes, 8 for unsigned bytes, the number of axes; then the size of each in 4 bytes.
     axes = raw[3] if len(raw) > 3 and raw[:3] == b"\0\0\x08" else 0
     start = 4 + 4 * axes
     shape = np.frombuffer(raw[4:start], ">u4").tolist() if len(raw) >= start else []
     if not shape or len(raw) != start + math.prod(shape):
-        raise DataError(f"{path} is not a whole idx file of bytes. Install the file again.")
+        raise DataError(f"{path} is not a complete idx file of bytes. Install the file again.")
     return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)

@@ -7,25 +7,25 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from train.data.dataset import LabelledData, cut
-from train.data.images.splits import DataError
+from train.data.dataset import DataError, Dataset, hold_out
 from train.data.text.length_buckets import TextSplit, usable_lengths
 from train.data.text.tokenizer import Tokenizer
-from train.data.text.tsv import Texts, find_texts
+from train.data.text.tsv import find_texts
+from train.data.text.types import Texts
 from train.validation import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
-class TextData(LabelledData):
-    """A labelled set of texts, cut in three.
+class TextData(Dataset):
+    """A labelled set of texts, in three splits.
 
     Attributes:
       train: a `TextSplit`.
-      validation: cut from the training split.
-      test: reads the split that is tested on.
-      class_names: one a class.
-      lengths: to which texts are padded, ascending.
-      tested_on: what the test split is, in words.
+      validation: held out of the training split.
+      test: reads the test split.
+      class_names: one per class.
+      lengths: lengths that texts are padded to, ascending.
+      tested_on: a description of the test split.
     """
 
     train: TextSplit
@@ -36,12 +36,12 @@ class TextData(LabelledData):
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """Number of classes."""
         return len(self.class_names)
 
     @property
     def about(self) -> str:
-        """What the texts are, in words."""
+        """A description of the texts."""
         lengths = ", ".join(map(str, self.lengths))
         return (
             f"{self.num_classes} classes, texts padded to {lengths} tokens; tested on "
@@ -50,12 +50,12 @@ class TextData(LabelledData):
 
     @property
     def example(self) -> jax.ShapeDtypeStruct:
-        """Shape and dtype of one text, of the length that most of training goes into."""
+        """Shape and dtype of one text, of the length that most training tokens have."""
         return jax.ShapeDtypeStruct((self._main_length,), np.int32)
 
     @property
     def each(self) -> str:
-        """What one input is."""
+        """Name of one input."""
         return f"a text of {self._main_length} tokens"
 
     @property
@@ -79,73 +79,75 @@ def load_texts(
 ) -> TextData:
     """Loads a set of labelled texts, as tokens.
 
-    A text of more tokens than the tokenizer leaves is cut, which is said once, with a warning.
+    Texts longer than the tokenizer's limit are truncated; a warning says so once.
 
     Args:
       name: as for `train.data.text.tsv.find_texts`.
       tokenizer: of the model.
-      lengths: to which texts are padded, ascending, as far as the tokenizer leaves so many tokens.
+      lengths: lengths that texts are padded to, ascending; those over the tokenizer's limit are
+        replaced by it.
       data_dir: TFDS's directory; by default TFDS_DATA_DIR, then TFDS's own default.
       test_file: TSV file to test on.
-      validation: below 1, the part of the training split that is held out; else, how many texts.
-      num_classes: if given, how many classes are expected; others raise.
-      train_examples: if given, keep a fixed choice of so many of the texts that are left.
-      longest: whether that choice is of the longest, in characters; else it is a random one.
-      split_seed: fixes the cut between training and validation, and that choice.
+      validation: below 1, the fraction of the training split to hold out; otherwise the number of
+        texts.
+      num_classes: expected number of classes; by default any.
+      train_examples: number of the remaining texts to train on; by default all.
+      longest: whether to select the longest, in characters, instead of random ones.
+      split_seed: determines which texts are held out, and which are selected.
 
     Raises:
-      DataError: when the set is not there or does not match what was asked.
-      ConfigError: when there are fewer texts than `train_examples`, or lengths do not ascend.
+      DataError: if the set does not exist or does not match the arguments.
+      ConfigError: if there are fewer texts than `train_examples`, or lengths do not ascend.
     """
     found = find_texts(name, data_dir=data_dir, test_file=test_file)
     classes = len(found.class_names)
     if num_classes not in (None, classes):
         raise DataError(
             f"{found.name}: num_classes is {num_classes}, but its labels have {classes} classes. "
-            f"Give {classes}, or leave it out."
+            f"Set it to {classes}, or leave it out."
         )
     lengths = usable_lengths(lengths, tokenizer.longest)
-    said = False
+    warned = False
 
-    def tokenised(texts: Texts) -> TextSplit:
-        nonlocal said
-        split, shortened = tokenise(texts, tokenizer, lengths)
-        if shortened and not said:
-            said = True
+    def tokenized(texts: Texts) -> TextSplit:
+        nonlocal warned
+        split, shortened = tokenize(texts, tokenizer, lengths)
+        if shortened and not warned:
+            warned = True
             warnings.warn(
                 f"{found.name}: {shortened:,} of {len(texts):,} texts are longer than "
-                f"{tokenizer.longest} tokens and are cut there, as longer ones will be.",
+                f"{tokenizer.longest} tokens and are truncated; so are longer ones from now on.",
                 stacklevel=2,
             )
         return split
 
-    train, held_out = cut(found.read("train"), validation, split_seed, found.name, "texts")
+    train, held_out = hold_out(found.read("train"), validation, split_seed, found.name, "texts")
     if train_examples is not None:
         train = _chosen(train, train_examples, longest, split_seed)
     return TextData(
         name=found.name,
-        train=tokenised(train),
-        validation=tokenised(held_out),
-        test=lambda: tokenised(found.read("test")),
+        train=tokenized(train),
+        validation=tokenized(held_out),
+        test=lambda: tokenized(found.read("test")),
         class_names=found.class_names,
         lengths=lengths,
         tested_on=found.tested_on,
     )
 
 
-def tokenise(texts: Texts, tokenizer: Tokenizer, lengths: tuple[int, ...]) -> tuple[TextSplit, int]:
-    """Returns a split as tokens, and how many of its texts were cut."""
+def tokenize(texts: Texts, tokenizer: Tokenizer, lengths: tuple[int, ...]) -> tuple[TextSplit, int]:
+    """Returns a split as tokens, and the number of texts that were truncated."""
     tokens, shortened = tokenizer.encode(texts.texts.tolist())
-    held = np.empty(len(tokens), object)
-    held[:] = tokens
-    return TextSplit(held, texts.labels, lengths), shortened
+    rows = np.empty(len(tokens), object)
+    rows[:] = tokens
+    return TextSplit(rows, texts.labels, lengths), shortened
 
 
 def _chosen(train: Texts, count: int, longest: bool, seed: int) -> Texts:
     if count > len(train):
         raise ConfigError(
             f"--train-examples is {count}, but there are only {len(train)} texts to train on; "
-            "wanted at most that many."
+            f"expected at most {len(train)}."
         )
     order = np.random.default_rng(seed).permutation(len(train))
     if longest:

@@ -1,4 +1,4 @@
-"""Language data: three splits of one kind of tokens."""
+"""Language data: three splits of tokens of one vocabulary."""
 
 import dataclasses
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from train.data.dataset import LabelledData
+from train.data.dataset import Dataset
 from train.data.text.documents import DocumentSet
 from train.data.text.vocabulary import Vocabulary, VocabularyError
 from train.data.text.windows import Windows, check_length
@@ -14,14 +14,14 @@ from train.validation import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
-class LanguageData(LabelledData):
-    """Running text, in three.
+class LanguageData(Dataset):
+    """Running text, in three splits.
 
     Attributes:
-      train: windows next to each other.
+      train: adjacent windows.
       validation: windows at the stride.
       test: returns the windows of the test split, at the stride.
-      vocabulary: what tokens are.
+      vocabulary: of the tokens.
     """
 
     train: Windows
@@ -30,7 +30,7 @@ class LanguageData(LabelledData):
 
     @property
     def about(self) -> str:
-        """What the texts are, in words."""
+        """A description of the texts."""
         return (
             f"windows of {self.train.context} of {self.vocabulary.size:,} {self.vocabulary.unit}, "
             f"{len(self.train.tokens):,} tokens in all; validated at a stride of "
@@ -44,19 +44,19 @@ class LanguageData(LabelledData):
 
     @property
     def each(self) -> str:
-        """What one input is."""
+        """Name of one input."""
         return f"a window of {self.train.context} tokens"
 
     @property
     def evaluation(self) -> dict[str, Any]:
-        """By which windows validation and test are evaluated."""
+        """Windows of validation and test."""
         window, stride = self.validation.context, self.validation.stride
-        about = (
+        note = (
             f"loss: mean over all tokens of a split but its first, in nats; windows of {window} "
-            f"tokens at a stride of {stride}, so that a token is told from {window - stride + 1} "
-            f"to {window} before it."
+            f"tokens at a stride of {stride}, so that a token is predicted from the "
+            f"{window - stride + 1} to {window} before it."
         )
-        return {"window": window, "stride": stride, "about": about}
+        return {"window": window, "stride": stride, "note": note}
 
 
 def language_data(
@@ -69,15 +69,15 @@ def language_data(
     """Returns the three splits as windows of tokens.
 
     Args:
-      documents: as they are stored.
+      documents: stored texts.
       vocabulary: of their tokens.
-      context: tokens of a window.
+      context: tokens per window.
       stride: of evaluation, at most the context.
-      train_tokens: if given, train on the first so many.
+      train_tokens: number of tokens to train on, from the first; by default all.
 
     Raises:
-      ConfigError: when a text is shorter than one window, or than `train_tokens`.
-      VocabularyError: when a text has what the vocabulary lacks.
+      ConfigError: if a text is shorter than one window, or than `train_tokens`.
+      VocabularyError: if a text has characters that the vocabulary lacks.
     """
     train, validation = (
         _packed(part, vocabulary, context, use)
@@ -86,7 +86,7 @@ def language_data(
     if train_tokens is not None and train_tokens > len(train):
         raise ConfigError(
             f"--train-tokens is {train_tokens:,}, but there are only {len(train):,} to train on; "
-            "wanted at most that many."
+            f"expected at most {len(train):,}."
         )
     train = train[:train_tokens]
     check_length(train, context, "train on")
@@ -110,6 +110,6 @@ def _packed(documents: list[str], vocabulary: Vocabulary, context: int, use: str
     try:
         tokens = vocabulary.pack(documents)
     except VocabularyError as error:
-        raise VocabularyError(f"to {use}: {error}") from error
+        raise VocabularyError(f"text to {use}: {error}") from error
     check_length(tokens, context, use)
     return tokens

@@ -1,4 +1,4 @@
-"""Batches of texts of similar lengths, padded to one of a few: few shapes, little padding."""
+"""Batches of texts of similar length, padded to one of a few lengths."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -7,8 +7,8 @@ from functools import cached_property
 import jax
 import numpy as np
 
-from train.data.batches import Source, count_batches
-from train.runtime.sharding import own_rows, whole_batch
+from train.data.batches import BatchStream, count_batches
+from train.runtime.sharding import local_rows, make_global_batch
 from train.validation import ConfigError
 
 PADDING = -1
@@ -21,7 +21,7 @@ class TextSplit:
     Attributes:
       tokens: int32 arrays (count,), an array of objects.
       labels: int32 (count,), each in [0, num_classes).
-      lengths: to which texts are padded, ascending; none is longer than the last.
+      lengths: lengths that texts are padded to, ascending; no text is longer than the last.
     """
 
     tokens: np.ndarray
@@ -32,16 +32,16 @@ class TextSplit:
         return len(self.labels)
 
     def take(self, indices: np.ndarray) -> "TextSplit":
-        """Returns the split that holds these rows."""
+        """Returns the split with these rows."""
         return TextSplit(self.tokens[indices], self.labels[indices], self.lengths)
 
     @cached_property
     def buckets(self) -> np.ndarray:
-        """For every text which of the lengths is the least that holds it."""
+        """For every text, the index of the smallest length that is not exceeded."""
         return np.searchsorted(self.lengths, [len(tokens) for tokens in self.tokens])
 
     def batch(self, indices: np.ndarray, bucket: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns tokens (len(indices), lengths[bucket]), the rest PADDING, and labels."""
+        """Returns tokens (len(indices), lengths[bucket]), padded with PADDING, and labels."""
         padded = np.full((len(indices), self.lengths[bucket]), PADDING, np.int32)
         for row, tokens in zip(padded, self.tokens[indices], strict=True):
             row[: len(tokens)] = tokens
@@ -51,10 +51,10 @@ class TextSplit:
 def grouped(
     buckets: np.ndarray, order: Sequence[int] | np.ndarray, batch_size: int
 ) -> tuple[list[tuple[int, np.ndarray]], np.ndarray]:
-    """Returns batches of one bucket each, with their buckets, and what is left.
+    """Returns batches of one bucket each, with their buckets, and the remaining examples.
 
-    What does not fill a batch goes on to the next bucket, so less than one batch is left over, and
-    there are len(order) // batch_size of them.
+    Examples that do not fill a batch move to the next bucket, so there are len(order) // batch_size
+    batches and less than one batch remains.
 
     Args:
       buckets: of every example.
@@ -71,20 +71,20 @@ def grouped(
     return found, left
 
 
-def bucketed(split: TextSplit, batch_size: int, *, seed: int) -> Source:
-    """Returns a source of batches of texts, one step a dispatch.
+def bucketed(split: TextSplit, batch_size: int, *, seed: int) -> BatchStream:
+    """Returns the batches of a split of texts, one step per dispatch.
 
-    An epoch is a permutation of the texts, grouped by length, and a permutation of the batches;
-    both depend on seed and epoch alone. It leaves out less than a batch.
+    An epoch is a permutation of the texts, grouped by length, then a permutation of the batches;
+    both depend on seed and epoch only. Less than one batch is dropped.
 
     Raises:
-      ConfigError: when there are fewer texts than one batch takes.
+      ConfigError: if there are fewer texts than one batch.
     """
     per_epoch = count_batches(len(split), batch_size)
 
     def inputs(start_step: int) -> Iterator[tuple[jax.Array, jax.Array]]:
         epoch, offset = divmod(start_step, per_epoch)
-        rows = own_rows(batch_size)
+        rows = local_rows(batch_size)
         while True:
             rng = np.random.default_rng([seed, epoch])
             found, _ = grouped(split.buckets, rng.permutation(len(split)), batch_size)
@@ -92,16 +92,18 @@ def bucketed(split: TextSplit, batch_size: int, *, seed: int) -> Source:
                 bucket, indices = found[i]
                 batch = split.batch(indices[rows], bucket)
                 whole = jax.tree.map(lambda array: array[None], batch)
-                yield whole_batch(whole, rows, batch_size, axis=1)
+                yield make_global_batch(whole, rows, batch_size, axis=1)
             epoch, offset = epoch + 1, 0
 
-    return Source(steps_per_epoch=per_epoch, arrays=(), fetch=lambda _, batch: batch, inputs=inputs)
+    return BatchStream(
+        steps_per_epoch=per_epoch, arrays=(), fetch=lambda _, batch: batch, inputs=inputs
+    )
 
 
 def text_batches(split: TextSplit, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields a split once, short texts first, in batches of one size: tokens and labels.
 
-    The last batch is filled up with rows of nothing but padding, whose label is -1.
+    The last batch is filled with rows of padding, whose label is -1.
     """
     found, left = grouped(split.buckets, np.arange(len(split)), batch_size)
     for bucket, indices in found:
@@ -114,13 +116,15 @@ def text_batches(split: TextSplit, batch_size: int) -> Iterator[tuple[np.ndarray
 
 
 def usable_lengths(lengths: Sequence[int], most: int) -> tuple[int, ...]:
-    """Returns the lengths up to `most`, and `most` itself where one is larger.
+    """Returns the lengths up to `most`, and `most` itself if one is larger.
 
     Raises:
-      ConfigError: when they do not ascend, or the first is below 3, a token between two special
+      ConfigError: if they do not ascend, or the first is below 3, one token between two special
         ones.
     """
     if not lengths or lengths[0] < 3 or any(np.diff(lengths) <= 0):
-        raise ConfigError(f"--lengths is {tuple(lengths)}; wanted numbers from 3 on that ascend.")
+        raise ConfigError(
+            f"--lengths is {tuple(lengths)}; expected ascending numbers of at least 3."
+        )
     last = min(lengths[-1], most)
     return (*(length for length in lengths if length < last), last)

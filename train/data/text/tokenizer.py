@@ -1,4 +1,4 @@
-"""Texts as tokens: by the model's own tokenizer.json, cut where its position table ends."""
+"""Tokenizes texts with the model's tokenizer.json, truncated to its position table."""
 
 import dataclasses
 import hashlib
@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from lcjax._messages import printable
 from lcjax._optional import import_optional
 from lcjax.validation.json_files import parse_json
-from train.data.images.splits import DataError
+from lcjax._messages import printable
+from train.data.dataset import DataError
 from train.data.text.files import read_text
 
 FILE = "tokenizer.json"
@@ -26,8 +26,8 @@ class Tokenizer:
     """A tokenizer of the Hugging Face library `tokenizers`.
 
     Attributes:
-      definition: what its tokenizer.json holds.
-      longest: tokens, the special ones among them, after which a text is cut.
+      definition: content of its tokenizer.json.
+      longest: tokens, including the special ones, to which texts are truncated.
     """
 
     definition: str
@@ -35,31 +35,31 @@ class Tokenizer:
 
     @classmethod
     def of(cls, folder: Path, longest: int) -> "Tokenizer":
-        """Returns the tokenizer that lies beside a model's weights.
+        """Returns the tokenizer in the folder of a model's weights.
 
         Raises:
-          DataError: when none lies there.
+          DataError: if there is none.
         """
         return cls(read_tokenizer(folder), longest)
 
     @property
     def digest(self) -> str:
-        """A hash of the definition: the same for the same tokens."""
+        """A hash of the definition."""
         return hashlib.sha256(self.definition.encode()).hexdigest()[:16]
 
     @property
     def vocab_size(self) -> int:
-        """One more than the largest number of a token."""
+        """One more than the largest token id."""
         return max(self._made.get_vocab().values()) + 1
 
     def encode(self, texts: Sequence[str]) -> tuple[list[np.ndarray], int]:
-        """Returns the tokens of every text, int32, and how many texts were cut."""
-        tokens, cut = [], 0
+        """Returns the tokens of every text, int32, and the number of truncated texts."""
+        tokens, truncated = [], 0
         for start in range(0, len(texts), _CHUNK):
             encodings = self._made.encode_batch_fast(list(texts[start : start + _CHUNK]))
             tokens += [np.asarray(encoding.ids, np.int32) for encoding in encodings]
-            cut += sum(bool(encoding.overflowing) for encoding in encodings)
-        return tokens, cut
+            truncated += sum(bool(encoding.overflowing) for encoding in encodings)
+        return tokens, truncated
 
     @cached_property
     def _made(self) -> Any:
@@ -72,35 +72,35 @@ def library() -> Any:
     """Returns the package tokenizers.
 
     Raises:
-      ImportError: when it is not installed.
+      ImportError: if it is not installed.
     """
     return import_optional(
         "tokenizers",
-        "Texts are cut into tokens by the package tokenizers, which is missing",
+        "Tokenizing texts needs the package tokenizers, which is missing",
         "lcjax[text]",
     )
 
 
 def read_tokenizer(folder: Path) -> str:
-    """Returns the definition of the tokenizer that lies beside a model's weights.
+    """Returns the definition of the tokenizer in the folder of a model's weights.
 
     Raises:
-      DataError: when none lies there.
+      DataError: if there is none.
     """
     path = folder / FILE
     if not path.is_file():
         raise DataError(
-            f"{path} is not there; wanted the model's tokenizer as the library `tokenizers` "
-            "saves it, beside its weights."
+            f"{path} does not exist; expected the model's tokenizer, saved by the library "
+            "`tokenizers` in the folder of its weights."
         )
     return read_text(path, largest=_LARGEST)
 
 
 def parsed_tokenizer(definition: str) -> Any:
-    """Returns the library's own object, which neither pads nor cuts.
+    """Returns the library's object, which neither pads nor truncates.
 
     Raises:
-      DataError: when it is not the definition of a tokenizer.
+      DataError: if it is not the definition of a tokenizer.
     """
     made = library()
     _check(definition)
@@ -111,28 +111,28 @@ def parsed_tokenizer(definition: str) -> Any:
         largest = max(made.get_vocab().values(), default=-1)
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # a panic of the library's Rust code is no Exception
+    except BaseException as error:  # a panic of the library's Rust code is not an Exception
         raise DataError(
-            f"{FILE} does not hold a tokenizer: {printable(error, longest=200)}. Fetch it again."
+            f"{FILE} is not a valid tokenizer: {printable(error, longest=200)}. Download it again."
         ) from error
     if not 0 <= largest < _MOST:
         raise DataError(
-            f"{FILE}: its largest token is number {largest:,}; expected 0 to {_MOST - 1:,}. Fetch "
+            f"{FILE}: its largest token id is {largest:,}; expected 0 to {_MOST - 1:,}. Download "
             "it again."
         )
     return made
 
 
 def _check(definition: str) -> None:
-    """Raises unless a definition is JSON whose token numbers are in range.
+    """Raises unless a definition is JSON whose token ids are in range.
 
-    The library makes tables as long as the largest number.
+    The library allocates tables as long as the largest id.
     """
     found = parse_json(definition, FILE, error=DataError)
     model = found.get("model") if isinstance(found, dict) else None
     if not isinstance(model, dict):
         raise DataError(
-            f"{FILE} does not hold a tokenizer: its `model` is missing or not an object. Fetch it "
+            f"{FILE} is not a valid tokenizer: `model` is missing or not an object. Download it "
             "again."
         )
     added, vocabulary = found.get("added_tokens") or [], model.get("vocab") or {}
@@ -142,6 +142,6 @@ def _check(definition: str) -> None:
     for number in numbers:
         if type(number) is not int or not 0 <= number < _MOST:
             raise DataError(
-                f"{FILE}: a token is number {printable(repr(number), longest=40)}; expected 0 to "
-                f"{_MOST - 1:,}. Fetch it again."
+                f"{FILE}: a token id is {printable(repr(number), longest=40)}; expected 0 to "
+                f"{_MOST - 1:,}. Download it again."
             )

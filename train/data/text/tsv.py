@@ -1,55 +1,17 @@
-"""Labelled texts as they are stored: in a TSV file, or prepared by TensorFlow Datasets."""
+"""Labelled texts in a TSV file, or prepared by TensorFlow Datasets."""
 
-import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from lcjax._messages import printable
 from lcjax.tree.paths import natural_sort_key
-from train.data.images.splits import DataError, Part
+from lcjax._messages import printable
+from train.data.dataset import DataError, Part
 from train.data.text.files import read_text
+from train.data.text.types import Texts, TextSet
 from train.data.tfds.locate import data_directory, locate, prepare
 
 _HEADERS = ("text\tlabel", "sentence\tlabel")
-
-
-@dataclasses.dataclass(frozen=True)
-class Texts:
-    """A split of texts.
-
-    Attributes:
-      texts: str (count,), an array of objects.
-      labels: int32 (count,), each in [0, num_classes).
-    """
-
-    texts: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, indices: np.ndarray) -> "Texts":
-        """Returns the split that holds these rows."""
-        return Texts(self.texts[indices], self.labels[indices])
-
-
-@dataclasses.dataclass(frozen=True)
-class TextSet:
-    """A set as it is stored, in two splits.
-
-    Attributes:
-      name: the set's name, with its version where it has one.
-      class_names: one a class, so they tell how many classes there are.
-      read: returns either split; nothing of it is read before.
-      tested_on: what the test split is, in words.
-    """
-
-    name: str
-    class_names: tuple[str, ...]
-    read: Callable[[Part], Texts]
-    tested_on: str
 
 
 def find_texts(
@@ -72,12 +34,12 @@ def find_texts(
         return _tsv_set(Path(name), test_file)
     if test_file is not None:
         raise DataError(
-            f"--test-file is {test_file}, but {name!r} has a test split of its own; wanted a "
+            f"--test-file is {test_file}, but {name!r} has its own test split; expected a "
             "--dataset that is a .tsv file too."
         )
     root = data_directory(data_dir)
-    directory = locate(name, root, beside="a .tsv file") or prepare(name, root)
-    from train.data.tfds.texts import tfds_texts  # imports TFDS, which TSV files do without
+    directory = locate(name, root, others="a .tsv file") or prepare(name, root)
+    from train.data.tfds.texts import tfds_texts  # imports TFDS, which TSV files do not need
 
     return tfds_texts(directory)
 
@@ -86,11 +48,15 @@ def _tsv_set(path: Path, test_file: Path | None) -> TextSet:
     rows = _read_tsv(path)
     class_names = tuple(sorted({label for _, label in rows.values()}, key=natural_sort_key))
     if len(class_names) < 2:
-        raise DataError(f"{path}: every label is {class_names}; wanted two different ones at least")
+        raise DataError(
+            f"{path}: every label is {class_names}; expected at least two different ones."
+        )
     whole = _numbered(path, rows, class_names)
     test = _every_fifth(whole.labels)
     if test_file is None and not len(test):
-        raise DataError(f"{path}: {len(whole)} texts are too few to test on; give a --test-file.")
+        raise DataError(
+            f"{path}: {len(whole)} texts are too few for a test split; give a --test-file."
+        )
 
     def read(part: Part) -> Texts:
         if test_file is None:
@@ -104,7 +70,7 @@ def _tsv_set(path: Path, test_file: Path | None) -> TextSet:
 
 
 def _read_tsv(path: Path) -> dict[int, tuple[str, str]]:
-    """Returns text and label by the number of their line."""
+    """Returns text and label by line number."""
     lines = read_text(path).removesuffix("\n").split("\n")
     rows = {}
     for number, line in enumerate(lines, 1):
@@ -113,10 +79,10 @@ def _read_tsv(path: Path) -> dict[int, tuple[str, str]]:
         fields = [field.strip() for field in line.split("\t")]
         if len(fields) != 2 or not all(fields):
             what = "the text is empty" if len(fields) == 2 and not fields[0] else repr(line[:60])
-            raise DataError(f"{path}, line {number}: {what}; wanted a text, a tab and a label.")
+            raise DataError(f"{path}, line {number}: {what}; expected a text, a tab and a label.")
         rows[number] = (fields[0], fields[1])
     if not rows:
-        raise DataError(f"{path} holds no texts; wanted lines of a text, a tab and a label.")
+        raise DataError(f"{path} has no texts; expected lines of a text, a tab and a label.")
     return rows
 
 
@@ -125,7 +91,7 @@ def _numbered(path: Path, rows: dict[int, tuple[str, str]], class_names: tuple[s
     for number, (_, label) in rows.items():
         if label not in known:
             raise DataError(
-                f"{path}, line {number}: the label is {label[:60]!r}; wanted one of "
+                f"{path}, line {number}: the label is {label[:60]!r}; expected one of "
                 f"{printable(class_names, longest=300)}."
             )
     texts = np.array([text for text, _ in rows.values()], object)

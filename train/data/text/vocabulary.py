@@ -1,4 +1,4 @@
-"""Text as tokens and back: by characters, or by pieces of the Hugging Face library `tokenizers`."""
+"""Vocabularies: characters, or subwords of the Hugging Face library `tokenizers`."""
 
 import abc
 import dataclasses
@@ -17,33 +17,33 @@ _END = "<|endoftext|>"
 
 
 class VocabularyError(ValueError):
-    """A text has what a vocabulary lacks."""
+    """A text has characters that a vocabulary lacks."""
 
 
 class Vocabulary(abc.ABC):
-    """What text is made of."""
+    """Maps text to tokens and back."""
 
     @property
     @abc.abstractmethod
     def size(self) -> int:
-        """How many tokens there are: one more than the largest number of one."""
+        """One more than the largest token id."""
 
     @property
     @abc.abstractmethod
     def unit(self) -> str:
-        """What a token is, in the plural."""
+        """Name of the tokens, in the plural."""
 
     @property
     @abc.abstractmethod
     def separator(self) -> np.ndarray:
-        """The tokens that go between two documents."""
+        """Tokens between two documents."""
 
     @abc.abstractmethod
     def encode(self, text: str) -> np.ndarray:
         """Returns the tokens of a text, int32.
 
         Raises:
-          VocabularyError: when the text has characters that the vocabulary lacks; names them.
+          VocabularyError: if the text has characters that the vocabulary lacks; names them.
         """
 
     @abc.abstractmethod
@@ -52,15 +52,15 @@ class Vocabulary(abc.ABC):
 
     @abc.abstractmethod
     def as_json(self) -> dict[str, Any]:
-        """Returns what `vocabulary_from_json` makes the vocabulary of again."""
+        """Returns the vocabulary as JSON, to be read by `vocabulary_from_json`."""
 
     @property
     def digest(self) -> str:
-        """A hash: the same for the same tokens."""
+        """A hash of the vocabulary."""
         return hashlib.sha256(json.dumps(self.as_json()).encode()).hexdigest()[:16]
 
     def pack(self, documents: Sequence[str]) -> np.ndarray:
-        """Returns the tokens of documents one after another, separators between them."""
+        """Returns the tokens of documents in sequence, with separators in between."""
         parts = [self.encode(documents[0])]
         for document in documents[1:]:
             parts += [self.separator, self.encode(document)]
@@ -69,27 +69,27 @@ class Vocabulary(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Characters(Vocabulary):
-    """Characters are tokens, by their place in a string.
+    """Characters as tokens, by their index in a string.
 
     Attributes:
-      characters: all there are.
+      characters: all of them.
     """
 
     characters: str
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> "Characters":
-        """Returns the characters that texts have, in order, and the newline."""
+        """Returns the characters of texts and the newline, sorted."""
         return cls("".join(sorted(set("\n").union(*texts))))
 
     @property
     def size(self) -> int:
-        """How many characters there are."""
+        """Number of characters."""
         return len(self.characters)
 
     @property
     def unit(self) -> str:
-        """What a token is, in the plural."""
+        """Name of the tokens, in the plural."""
         return "characters"
 
     @property
@@ -98,12 +98,12 @@ class Characters(Vocabulary):
         return self.encode("\n")
 
     def encode(self, text: str) -> np.ndarray:
-        """Returns the characters' numbers, int32."""
+        """Returns the indices of the characters, int32."""
         lacking = "".join(sorted(set(text) - self._numbers.keys()))
         if lacking:
             raise VocabularyError(
-                f"the text has {lacking[:20]!r}, which the vocabulary lacks; it has "
-                f"{self.characters[:100]!r}. Leave them out, or train with a text that has them."
+                f"the text has {lacking[:20]!r}, which the vocabulary lacks; expected characters "
+                f"among {self.characters[:100]!r}. Remove them, or train on a text with them."
             )
         return np.array([self._numbers[character] for character in text], np.int32)
 
@@ -122,10 +122,10 @@ class Characters(Vocabulary):
 
 @dataclasses.dataclass(frozen=True)
 class Pieces(Vocabulary):
-    """Byte-level pieces, as `tokenizers` splits text into.
+    """Byte-level subwords of the library `tokenizers`.
 
     Attributes:
-      definition: what its tokenizer.json holds.
+      definition: content of its tokenizer.json.
     """
 
     definition: str
@@ -134,10 +134,10 @@ class Pieces(Vocabulary):
     def trained(cls, texts: Sequence[str], size: int) -> "Pieces":
         """Returns a byte-pair vocabulary of at most this size, learned from texts.
 
-        Every byte is a piece, so that no text has what the vocabulary lacks.
+        Every byte is a token, so any text can be encoded.
 
         Raises:
-          ImportError: when the package tokenizers is not installed.
+          ImportError: if the package tokenizers is not installed.
         """
         made = library()
         model = made.Tokenizer(made.models.BPE())
@@ -153,32 +153,32 @@ class Pieces(Vocabulary):
         return cls(model.to_str())
 
     @classmethod
-    def beside(cls, folder: Path) -> "Pieces":
-        """Returns the vocabulary whose tokenizer.json lies beside a model's weights.
+    def from_folder(cls, folder: Path) -> "Pieces":
+        """Returns the vocabulary of tokenizer.json in the folder of a model's weights.
 
         Raises:
-          DataError: when none lies there.
+          DataError: if there is none.
         """
         return cls(read_tokenizer(folder))
 
     @property
     def size(self) -> int:
-        """One more than the largest number of a piece."""
+        """One more than the largest token id."""
         return max(self._made.get_vocab().values()) + 1
 
     @property
     def unit(self) -> str:
-        """What a token is, in the plural."""
+        """Name of the tokens, in the plural."""
         return "pieces of words"
 
     @property
     def separator(self) -> np.ndarray:
-        """The end of a text, or a newline where the tokenizer has no such token."""
+        """The end-of-text token, or a newline if the tokenizer has none."""
         end = self._made.token_to_id(_END)
         return self.encode("\n") if end is None else np.array([end], np.int32)
 
     def encode(self, text: str) -> np.ndarray:
-        """Returns the numbers of the pieces, int32."""
+        """Returns the token ids, int32."""
         return np.array(self._made.encode(text, add_special_tokens=False).ids, np.int32)
 
     def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
@@ -195,7 +195,7 @@ class Pieces(Vocabulary):
 
 
 def vocabulary_from_json(fields: dict[str, Any]) -> Vocabulary:
-    """Returns the vocabulary that `as_json` made these fields of."""
+    """Returns the vocabulary of these fields, from `Vocabulary.as_json`."""
     if "characters" in fields:
         return Characters(fields["characters"])
     return Pieces(fields["tokenizer"])

@@ -1,29 +1,29 @@
-"""A set prepared by TensorFlow Datasets, opened without TensorFlow, whatever its examples are."""
+"""A set prepared by TensorFlow Datasets, opened without TensorFlow."""
 
 from pathlib import Path
 from typing import Any
 
 from lcjax._messages import printable
-from train.data.images.splits import DataError
+from train.data.dataset import DataError
 from train.data.tfds.checks import check_prepared
 
 
 class Prepared:
-    """One version of a labelled set, as it lies in a directory with its features.json.
+    """One version of a set, in a directory with its features.json.
 
     Attributes:
-      directory: where it lies.
+      directory: of the set.
       name: with its version.
       features: by name, as TFDS describes them.
       label: name of the class label; "" if there is none.
-      class_names: one a class.
+      class_names: one per class.
     """
 
     def __init__(self, directory: Path):
         """Opens the set; reads no example.
 
         Raises:
-          DataError: when its files are damaged, or would make TFDS run other code.
+          DataError: if its files are damaged, or would make TFDS run other code.
         """
         import tensorflow_datasets as tfds
 
@@ -32,7 +32,7 @@ class Prepared:
         try:
             self._builder: Any = tfds.builder_from_directory(directory)
             self._builder.info.features.items()
-        except Exception as error:  # TFDS raises whatever meets the fault
+        except Exception as error:  # TFDS raises errors of any type
             raise DataError(
                 f"{directory} cannot be read by TFDS: {printable(error, longest=200)}. Prepare the "
                 "set again."
@@ -50,32 +50,32 @@ class Prepared:
         return list(self._splits)
 
     def named(self, kind: type) -> list[str]:
-        """Returns the names of the features of one kind."""
+        """Returns the names of the features of one class."""
         return [name for name in self.features if isinstance(self.features[name], kind)]
 
     def held_out(self) -> str:
-        """Returns the split to test on: the validation split where test labels are withheld.
+        """Returns the split to test on: the validation split if test labels are withheld.
 
         Raises:
-          DataError: when there is neither, with labels.
+          DataError: if neither exists with labels.
         """
         for split in ("test", "validation"):
             if split in self._splits and self.source(split, 1)[0][self.label] >= 0:
                 return split  # withheld labels are -1
         raise DataError(
-            f"{self.directory}: {self.name} has splits {self.splits}; wanted a labelled test or "
-            "validation split beside train."
+            f"{self.directory}: {self.name} has splits {self.splits}; expected a labelled test or "
+            "validation split besides train."
         )
 
     def files(self, split: str) -> list[Path]:
         """Returns the files of a split.
 
         Raises:
-          DataError: when the set names files elsewhere than in its directory.
+          DataError: if the set refers to files outside its directory.
         """
         try:
             paths = [Path(path) for path in self._splits[split].filepaths]
-        except (ValueError, KeyError, IndexError) as error:  # of a template that is none
+        except (ValueError, KeyError, IndexError) as error:  # an invalid template
             raise DataError(
                 f"{self.directory}: the files of split {printable(split)} cannot be named: "
                 f"{printable(error, longest=100)}. Prepare the set again."
@@ -83,28 +83,28 @@ class Prepared:
         for path in paths:
             if path.parent != Path(self.directory).expanduser():
                 raise DataError(
-                    f"{self.directory}: split {printable(split)} is said to lie in "
-                    f"{printable(path, longest=200)}; expected files of the set's directory. Do "
+                    f"{self.directory}: split {printable(split)} refers to "
+                    f"{printable(path, longest=200)}; expected files in the set's directory. Do "
                     "not use this set."
                 )
         return paths
 
     def source(self, split: str, limit: int | None = None) -> Any:
-        """Returns a split's examples by index; images in them are left encoded.
+        """Returns a split's examples by index, with images still encoded.
 
         Args:
           split: its name.
-          limit: if given, only the first so many.
+          limit: number of examples, from the first; by default all.
 
         Raises:
-          DataError: when files are not there, or of a format without random access.
+          DataError: if files are missing, or of a format without random access.
         """
         import tensorflow_datasets as tfds
 
         missing = [path for path in self.files(split) if not path.is_file()]
         if missing:
             raise DataError(
-                f"{printable(missing[0])} is not there. Prepare {self.name} again with TFDS."
+                f"{printable(missing[0])} does not exist. Prepare {self.name} again with TFDS."
             )
         count = self._splits[split].num_examples
         instruction = f"{split}[:{min(limit, count)}]" if limit else split
@@ -127,11 +127,11 @@ class Prepared:
         """Returns a label as an int.
 
         Raises:
-          DataError: when it is none of the classes'; names the split.
+          DataError: if it is out of range; names the split.
         """
         if not 0 <= label < len(self.class_names):
             raise DataError(
-                f"{self.directory}, split {split}: a label is {label}; wanted 0 to "
+                f"{self.directory}, split {split}: a label is {label}; expected 0 to "
                 f"{len(self.class_names) - 1}, for {len(self.class_names)} classes. Prepare the "
                 "set again with TFDS."
             )
@@ -139,10 +139,10 @@ class Prepared:
 
 
 def text_of(value: bytes, prepared: Prepared, split: str) -> str:
-    """Returns a text of a set, which TFDS keeps in UTF-8.
+    """Returns a text of a set, which TFDS stores in UTF-8.
 
     Raises:
-      DataError: when it is not UTF-8; names the split.
+      DataError: if it is not UTF-8; names the split.
     """
     try:
         return value.decode()

@@ -1,19 +1,19 @@
-"""Prepared sets of unknown origin: what their files may name, before TFDS reads them.
+"""Checks the files of a prepared set, whose origin is unknown, before TFDS reads them.
 
-TFDS imports the Python module that features.json names, and joins names from it to paths.
+TFDS imports the Python module that features.json names, and joins names in it to paths.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lcjax._messages import printable
 from lcjax.validation.json_files import read_bounded, read_json
-from train.data.images.splits import DataError
+from lcjax._messages import printable
+from train.data.dataset import DataError
 
 FEATURES, INFO = "features.json", "dataset_info.json"
 _PACKAGE = "tensorflow_datasets.core.features."
-# TFDS's own classes. To name one imports no other module than TFDS's.
+# TFDS's own classes, which import no modules but TFDS's.
 _CLASSES = frozenset(
     _PACKAGE + name
     for name in (
@@ -35,19 +35,19 @@ _CLASSES = frozenset(
 )
 _NAMING = ("pythonClassName", "python_class_name", "type")  # the last in sets of older TFDS
 _COUNTING = ("numClasses", "num_classes")
-_OWN_CODE = ("jsonFeature", "json_feature")  # what other classes than TFDS's keep
+_OWN_CODE = ("jsonFeature", "json_feature")  # used by classes that are not TFDS's
 _MOST_CLASSES = 10**6
 
 
 def check_prepared(directory: Path) -> None:
-    """Raises unless a prepared set's files are of a size and a kind that TFDS may read.
+    """Raises unless TFDS may read the files of a prepared set.
 
     Args:
       directory: of one version of the set.
 
     Raises:
-      DataError: features.json names a class that is not TFDS's own, so that reading it would
-        import and run other code, or a file is too large, damaged or names others elsewhere.
+      DataError: if features.json names a class that is not TFDS's, so that reading it would import
+        and run other code; or if a file is too large, damaged, or refers to another directory.
     """
     features = _read(directory / FEATURES)
     for key, value in _entries(features):
@@ -67,7 +67,7 @@ def check_prepared(directory: Path) -> None:
         elif "/" in key or "\\" in key or not key.isprintable() or key in ("", ".", ".."):
             raise DataError(
                 f"{directory / FEATURES}: a feature is called {printable(repr(key), longest=60)}; "
-                "expected a name without a slash, as files are called by it. Prepare it again."
+                "expected a name without a slash, since files are named after it. Prepare it again."
             )
     splits = _read(directory / INFO).get("splits", [])
     if not isinstance(splits, list) or not all(isinstance(split, dict) for split in splits):
@@ -78,7 +78,7 @@ def check_prepared(directory: Path) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise DataError(f"{path} is not there; expected a prepared set. Prepare it again.")
+        raise DataError(f"{path} does not exist; expected a prepared set. Prepare it again.")
     return read_json(path, error=DataError)
 
 

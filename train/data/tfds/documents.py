@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from train.data.images.splits import DataError
+from train.data.dataset import DataError
 from train.data.tfds.builder import Prepared, text_of
 
 _PREFERRED = ("text", "document", "sentence")
@@ -13,15 +13,15 @@ _CHUNK = 10_000
 
 
 def tfds_documents(directory: Path) -> tuple[str, dict[str, list[str]]]:
-    """Returns a prepared set's name, and the documents of those of the three splits that it has.
+    """Returns a prepared set's name, and its documents by split (train, validation, test).
 
-    Labels, where a set has any, are left aside.
+    Labels are ignored.
 
     Args:
       directory: of one version of the set, with its features.json.
 
     Raises:
-      DataError: when it has not one text and a train split, or files are not there or of a format
+      DataError: if it does not have one text and a train split, or files are missing or of a format
         without random access.
     """
     import tensorflow_datasets as tfds
@@ -32,8 +32,8 @@ def tfds_documents(directory: Path) -> tuple[str, dict[str, list[str]]]:
     if len(found) != 1 or "train" not in prepared.splits:
         raise DataError(
             f"{directory}: {prepared.name} is not a set of texts: its features are "
-            f"{list(prepared.features)}, its splits {prepared.splits}; wanted one text and a train "
-            "split."
+            f"{list(prepared.features)}, its splits {prepared.splits}; expected one text and a "
+            "train split."
         )
     parts = [part for part in _PARTS if part in prepared.splits]
     return prepared.name, {part: _read(prepared, part, found[0]) for part in parts}

@@ -9,11 +9,12 @@ import numpy as np
 from PIL import Image
 
 from lcjax._messages import printable
+from train.data.dataset import DataError, Part
 from train.data.images.decode_cache import decoded
-from train.data.images.splits import DataError, ImageSet, Part, Split, StreamedSplit
+from train.data.images.splits import ImageSet, Split, StreamedSplit
 from train.data.tfds.builder import Prepared
 
-# Where pictures vary in size and none is asked for: ImageNet's usual edge in pixels.
+# Default edge in pixels if pictures vary in size: ImageNet's usual one.
 _EDGE = 224
 _LARGEST_EDGE = 2**14
 _IN_MEMORY_BYTES = 2e9
@@ -28,18 +29,18 @@ def tfds_images(
 ) -> ImageSet:
     """Returns a prepared image-classification set.
 
-    Its "test" is the set's own test split, or its validation split where there is no other or the
-    test labels are withheld (ImageNet).
+    Its "test" is the set's test split, or its validation split if there is no other or the test
+    labels are withheld (ImageNet).
 
     Args:
       directory: of one version of the set, with its features.json.
-      image_size: edge of the images in pixels; by default as they are stored, 224 if they vary.
-      in_memory: by default splits under 2 GB whose pictures are all of one size are.
-      limit: if given, read only the first so many rows of either split.
+      image_size: edge of the images in pixels; by default the stored size, 224 if sizes vary.
+      in_memory: whether to load splits; by default those under 2 GB with pictures of one size.
+      limit: read only the first rows of each split, this many.
 
     Raises:
-      DataError: when it holds no labelled 8-bit images, no split to test on, or files are not there
-        or of a format without random access.
+      DataError: if it has no labelled 8-bit images, no split to test on, or files are missing or of
+        a format without random access.
     """
     prepared = Prepared(directory)
     image = _image(prepared)
@@ -60,14 +61,14 @@ def tfds_images(
 
 
 def _image(prepared: Prepared) -> str:
-    """Returns the name of the feature that is the image to be classified."""
+    """Returns the name of the image feature to classify."""
     import tensorflow_datasets as tfds
 
     images = prepared.named(tfds.features.Image)
     if not images or not prepared.label or "train" not in prepared.splits:
         raise DataError(
             f"{prepared.directory}: {prepared.name} is not a set of labelled images: its features "
-            f"are {list(prepared.features)}, its splits {prepared.splits}; wanted an image, a "
+            f"are {list(prepared.features)}, its splits {prepared.splits}; expected an image, a "
             "class label and a train split."
         )
     name = "image" if "image" in images else images[0]
@@ -76,7 +77,7 @@ def _image(prepared: Prepared) -> str:
     if feature.np_dtype != np.uint8 or len(edges) != 2 or channels not in (1, 3, 4):
         raise DataError(
             f"{prepared.directory}: images of {prepared.name} are {feature.np_dtype} of shape "
-            f"{feature.shape}; wanted uint8 with 1, 3 or 4 channels."
+            f"{feature.shape}; expected uint8 with 1, 3 or 4 channels."
         )
     if any(edge is not None and not 1 <= edge <= _LARGEST_EDGE for edge in edges):
         raise DataError(
@@ -87,10 +88,10 @@ def _image(prepared: Prepared) -> str:
 
 
 class TfdsRows:
-    """One split's pictures and labels, by index; satisfies `train.data.images.splits.Rows`."""
+    """Pictures and labels of one split, by index; implements `train.data.images.splits.Rows`."""
 
     def __init__(self, prepared: Prepared, image: str, split: str, limit: int | None):
-        """Opens a split; `image` names the feature that is the picture."""
+        """Opens a split; `image` is the name of the picture's feature."""
         self._source = prepared.source(split, limit)
         self._prepared = prepared
         self._image = image
@@ -103,7 +104,7 @@ class TfdsRows:
         return self._row(self._source[index])
 
     def many(self, indices: Sequence[int]) -> list[tuple[Image.Image, int]]:
-        """Returns several rows, faster than one by one."""
+        """Returns several rows; faster than one by one."""
         return [self._row(record) for record in self._source.__getitems__(indices)]
 
     def _row(self, record: dict[str, Any]) -> tuple[Image.Image, int]:

@@ -1,4 +1,4 @@
-"""Where TensorFlow Datasets keeps a prepared set; if there is none, how to get it."""
+"""Finds a set prepared by TensorFlow Datasets, or explains how to get it."""
 
 import difflib
 import os
@@ -10,43 +10,42 @@ from pathlib import Path
 
 from lcjax.tree.paths import natural_sort_key
 from lcjax.validation.json_files import read_json
-from train.data.images.splits import DataError
+from train.data.dataset import DataError
 
 _HOST = ("storage.googleapis.com", 443)
 _NETWORK_SECONDS = 3
 
 
 def data_directory(data_dir: str | Path | None) -> Path:
-    """Returns the given directory, else TFDS_DATA_DIR, else the one TFDS itself would take."""
+    """Returns the given directory, or TFDS_DATA_DIR, or TFDS's own default."""
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return Path(data_dir or default).expanduser()
 
 
-def locate(name: str, data_dir: Path, *, beside: str = "'digits'") -> Path | None:
-    """Returns the directory of a prepared set; None if there is none. Looks at files only.
+def locate(name: str, data_dir: Path, *, others: str = "'digits'") -> Path | None:
+    """Returns the directory of a prepared set; None if there is none. Reads files only.
 
     Args:
       name: "set", "set/config", "set:version" or "set/config:version"; a version may have stars.
-        The newest that fits is taken.
+        The newest matching version is taken.
       data_dir: TFDS's directory.
-      beside: what else a data set may be called, for the error.
+      others: other accepted names of data sets, for the error.
 
     Raises:
-      DataError: when the name is of another form, or several configs are there and none is asked
-        for.
+      DataError: if the name has another form, or there are several configs and the name has none.
     """
-    base, config, version = _parse(name, beside)
+    base, config, version = _parse(name, others)
     root = data_dir / base
     if config is None and not _newest(root, version):
         config = _only_config(name, root, version)
     return _newest(root / config if config else root, version)
 
 
-def _parse(name: str, beside: str = "") -> tuple[str, str | None, str]:
+def _parse(name: str, others: str = "") -> tuple[str, str | None, str]:
     found = re.fullmatch(r"(\w+)(?:/([\w.+-]+))?(?::([\d.*]+))?", name)
     if not found:
         raise DataError(
-            f"{name!r} is not the name of a data set; wanted {beside}, or a TFDS set as "
+            f"{name!r} is not the name of a data set; expected {others}, or a TFDS set as "
             "'name', 'name/config' or 'name:version'."
         )
     return found[1], found[2], found[3] or "*"
@@ -69,21 +68,21 @@ def _only_config(name: str, root: Path, version: str) -> str | None:
         default = read_json(metadata, error=DataError).get("default_config_name")
         configs = [default] if default in configs else configs
     if len(configs) > 1:
-        raise DataError(f"{root} holds several configs: {configs}. Ask for one: '{name}/CONFIG'.")
+        raise DataError(f"{root} has several configs: {configs}. Name one: '{name}/CONFIG'.")
     return configs[0] if configs else None
 
 
-def prepare(name: str, data_dir: Path, *, beside: str = "") -> Path:
+def prepare(name: str, data_dir: Path, *, alternative: str = "") -> Path:
     """Downloads and prepares a set by TFDS, and returns its directory.
 
     Args:
       name: as for `locate`.
-      data_dir: where TFDS puts it.
-      beside: another way to get the set, which the error tells too.
+      data_dir: TFDS's directory.
+      alternative: another way to get the set, for the error.
 
     Raises:
-      DataError: when TFDS has no such set, there is no network, or TFDS fails, as it does for most
-        sets without TensorFlow. Says how to get the set; does not try the network for minutes.
+      DataError: if TFDS has no such set, there is no network, or TFDS fails, as it does for most
+        sets without TensorFlow. Explains how to get the set; the network is tried for seconds only.
     """
     import tensorflow_datasets as tfds
 
@@ -96,10 +95,10 @@ def prepare(name: str, data_dir: Path, *, beside: str = "") -> Path:
             f"{name!r} was not found in {data_dir}, and TFDS has no set of that name.{hint}"
         )
     how = (
-        "Where there is a network, get it with\n"
+        "With a network, get it with\n"
         "  pip install tensorflow\n"
         f"  tfds build {name} --data_dir {data_dir} --file_format array_record\n"
-        f"or say where it is with --data-dir or TFDS_DATA_DIR.{beside}"
+        f"or give its directory with --data-dir or TFDS_DATA_DIR.{alternative}"
     )
     if not _reachable():
         raise DataError(
@@ -109,7 +108,7 @@ def prepare(name: str, data_dir: Path, *, beside: str = "") -> Path:
     try:
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
         builder.download_and_prepare()
-    except Exception as error:  # TFDS raises whatever the set's own code or the network does
+    except Exception as error:  # TFDS raises any error of the set's own code or the network
         raise DataError(
             f"{name!r} was not found in {data_dir}, and TFDS could not prepare it: {error}. {how}"
         ) from error
@@ -117,7 +116,7 @@ def prepare(name: str, data_dir: Path, *, beside: str = "") -> Path:
 
 
 def _reachable() -> bool:
-    """Tells within seconds whether TFDS's storage answers; resolving the name can hang as well."""
+    """Returns within seconds whether TFDS's storage answers; resolving the name may hang too."""
     answered = threading.Event()
 
     def connect():

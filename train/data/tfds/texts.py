@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from train.data.images.splits import DataError, Part
-from train.data.text.tsv import Texts, TextSet
+from train.data.dataset import DataError, Part
+from train.data.text.types import Texts, TextSet
 from train.data.tfds.builder import Prepared, text_of
 
 _PREFERRED = ("text", "sentence")
@@ -16,15 +16,15 @@ _CHUNK = 10_000
 def tfds_texts(directory: Path) -> TextSet:
     """Returns a prepared text-classification set.
 
-    Its "test" is the set's own test split, or its validation split where there is no other or the
-    test labels are withheld (GLUE). An empty text stays; the model sees its special tokens alone.
+    Its "test" is the set's test split, or its validation split if there is no other or the test
+    labels are withheld (GLUE). Empty texts are kept; the model sees their special tokens only.
 
     Args:
       directory: of one version of the set, with its features.json.
 
     Raises:
-      DataError: when it is not one text and a label, has no split to test on, or files are not
-        there or of a format without random access.
+      DataError: if it does not have one text and a label, has no split to test on, or files are
+        missing or of a format without random access.
     """
     prepared = Prepared(directory)
     feature, held_out = _text(prepared), prepared.held_out()
@@ -39,7 +39,7 @@ def tfds_texts(directory: Path) -> TextSet:
 
 
 def _text(prepared: Prepared) -> str:
-    """Returns the name of the feature that is the text to be classified."""
+    """Returns the name of the text feature to classify."""
     import tensorflow_datasets as tfds
 
     texts = prepared.named(tfds.features.Text)
@@ -47,7 +47,7 @@ def _text(prepared: Prepared) -> str:
     if len(found) != 1 or not prepared.label or "train" not in prepared.splits:
         raise DataError(
             f"{prepared.directory}: {prepared.name} is not a set of labelled texts: its features "
-            f"are {list(prepared.features)}, its splits {prepared.splits}; wanted one text, a "
+            f"are {list(prepared.features)}, its splits {prepared.splits}; expected one text, a "
             "class label and a train split."
         )
     return found[0]

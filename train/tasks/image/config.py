@@ -1,28 +1,28 @@
-"""What a run on images is told beyond what every run is."""
+"""Configuration of image runs."""
 
 import dataclasses
 from typing import ClassVar
 
 from train.config.base import Config, LabelledDataConfig
-from train.models.architecture import AnyModel
+from train.tasks.image.model import AnyModel
 from train.validation import require
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageDataConfig(LabelledDataConfig):
-    """Which images, and how they are fed."""
+    """The image set and its preprocessing."""
 
     dataset: str
     """"digits", or a TFDS set of labelled images by name, such as cifar100."""
     image_size: int | None = None
-    """Edge in pixels to which images are resized and cropped; by default as they are."""
+    """Edge in pixels to which images are resized and cropped; by default the stored size."""
     crop_padding: int = 0
-    """Pixels of zero padding for random crops; 0 for none."""
+    """Pixels of zero padding for random crops; 0 for no crops."""
     flip: bool = False
     """Mirror images at random."""
 
     def check(self) -> None:
-        """Raises ConfigError where a field is out of range."""
+        """Raises ConfigError if a field is out of range."""
         super().check()
         require(self, "image_size", lambda value: value is None or value >= 1, "at least 1")
         require(self, "crop_padding", lambda value: value >= 0, "at least 0")

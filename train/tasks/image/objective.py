@@ -1,4 +1,4 @@
-"""Image classification: normalisation and augmentation before the module."""
+"""Image classification: the module, normalization and augmentation."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -7,18 +7,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from train.data.images.augment import augment, normalise
-from train.data.images.dataset import batches
-from train.models.architecture import model_from_json
+from train.data.images.augment import augment, normalize
+from train.data.images.stream import batches
+from train.tasks.image.model import model_from_json
 from train.tasks.objective import Classifier
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageClassifier(Classifier):
-    """A module that classifies uint8 images, with what is done to them before it.
+    """A module that classifies uint8 images, and its preprocessing.
 
     Attributes:
-      module: maps normalised images to logits.
+      module: maps normalized images to logits.
       mean: per channel, of images scaled to [0, 1].
       std: per channel, likewise.
       crop_padding: of random crops in training, in pixels.
@@ -32,26 +32,26 @@ class ImageClassifier(Classifier):
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, Any]) -> "ImageClassifier":
-        """Returns the classifier that a run's checkpoint is of."""
+        """Returns the classifier of a run's checkpoint, from its metadata."""
         data = metadata["data"]
         module = model_from_json(metadata["model"]).build(data["num_classes"])
         return cls(module, tuple(data["mean"]), tuple(data["std"]))
 
     def logits(self, variables: Any, inputs: jax.Array) -> Any:
         """Returns logits (batch, classes) of uint8 images (batch, height, width, channels)."""
-        return self.module.apply(variables, normalise(inputs, self.mean, self.std))
+        return self.module.apply(variables, normalize(inputs, self.mean, self.std))
 
     def init(self, key: jax.Array, image_shape: tuple[int, ...]) -> Any:
         """Returns new variables for images of this shape."""
         return jax.jit(self.module.init)(key, jnp.zeros((1, *image_shape)))
 
     def forward(self, params: Any, stats: Any, inputs: jax.Array, key: jax.Array) -> Any:
-        """Returns what training sees of uint8 images: (images augmented, logits, new stats)."""
+        """Returns (augmented images, logits, new stats) of uint8 images in training mode."""
         augment_key, dropout_key = jax.random.split(key)
         images = augment(augment_key, inputs, crop_padding=self.crop_padding, flip=self.flip)
         logits, stats = self.module.apply(
             {"params": params, **stats},
-            normalise(images, self.mean, self.std),
+            normalize(images, self.mean, self.std),
             deterministic=False,
             rngs={"dropout": dropout_key},
             mutable=list(stats),
@@ -59,5 +59,5 @@ class ImageClassifier(Classifier):
         return images, logits, stats
 
     def batches(self, split: Any, batch_size: int) -> Iterator[tuple[Any, Any]]:
-        """Yields a split once: images and labels, those of zero images that fill up -1."""
+        """Yields a split once: images and labels; padding has label -1."""
         return batches(split, batch_size)

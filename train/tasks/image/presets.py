@@ -1,8 +1,8 @@
-"""Presets by name: what `python -m train.image PRESET` starts from."""
+"""Presets of `python -m train.image PRESET`."""
 
 from train.config.base import OptimizerConfig, PenaltyConfig
-from train.models.architecture import AnyModel, MixerConfig, MLPConfig, PublishedConfig, ViTConfig
 from train.tasks.image.config import ImageConfig, ImageDataConfig
+from train.tasks.image.model import AnyModel, MixerConfig, MLPConfig, PublishedConfig, ViTConfig
 
 _CIFAR10 = ImageDataConfig(dataset="cifar10", batch_size=128, crop_padding=4, flip=True)
 _IMAGENET = ImageDataConfig(dataset="imagenet2012", image_size=224, batch_size=1024, flip=True)
@@ -19,7 +19,7 @@ _PRESETS: dict[str, tuple[str, ImageDataConfig, AnyModel, OptimizerConfig, Penal
         PenaltyConfig(strength=0.05, where="*channels*"),
     ),
     "digits-mlp": (
-        "MLP on scikit-learn's digits, seconds.",
+        "MLP on scikit-learn's digits, a few seconds.",
         ImageDataConfig(dataset="digits", batch_size=64),
         MLPConfig(hidden=(128, 128, 128), activation="relu"),
         OptimizerConfig(epochs=30),

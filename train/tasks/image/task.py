@@ -1,18 +1,22 @@
-"""The task of a run on images."""
+"""Tasks of image runs."""
 
-from train.data.batches import Source, in_memory, streamed
+from pathlib import Path
+from typing import Any
+
+from train.data.batches import BatchStream, in_memory
 from train.data.images.dataset import ImageData, load
 from train.data.images.splits import Split
+from train.data.images.stream import streamed
 from train.tasks.base import Task, assemble, keys
 from train.tasks.image.config import ImageConfig
 from train.tasks.image.objective import ImageClassifier
 
 
 def make_task(config: ImageConfig) -> Task:
-    """Returns the data and the model that a config asks for.
+    """Returns the task of a configuration.
 
     Raises:
-      ValueError: when a flag's value cannot be, or the data set or a run is not there.
+      ValueError: if a flag does not fit the data, or the data set does not exist.
     """
     data = load(
         config.data.dataset,
@@ -28,8 +32,8 @@ def make_task(config: ImageConfig) -> Task:
         crop_padding=config.data.crop_padding,
         flip=config.data.flip,
     )
-    shared = {"dataset": config.data.dataset, "image_size": config.data.image_size}
-    known = shared | {
+    teacher_spec = {"dataset": config.data.dataset, "image_size": config.data.image_size}
+    data_spec = teacher_spec | {
         "num_classes": data.num_classes,
         "image_shape": list(data.image_shape),
         "mean": list(data.mean),
@@ -37,10 +41,27 @@ def make_task(config: ImageConfig) -> Task:
     }
     variables = classifier.init(keys(config)[0], data.image_shape)
     source = make_source(config, data)
-    return assemble(config, data, classifier, source, variables, known=known, shared=shared)
+    return assemble(
+        config, data, classifier, source, variables, data_spec=data_spec, teacher_spec=teacher_spec
+    )
 
 
-def make_source(config: ImageConfig, data: ImageData) -> Source:
+def read_test_split(data_spec: dict[str, Any], data_dir: Path | None) -> Any:
+    """Returns the test split of the data that a checkpoint describes.
+
+    Raises:
+      DataError: if the data set does not exist, or has other classes now.
+    """
+    data = load(
+        data_spec["dataset"],
+        data_dir=data_dir,
+        num_classes=data_spec["num_classes"],
+        image_size=data_spec["image_size"],
+    )
+    return data.test()
+
+
+def make_source(config: ImageConfig, data: ImageData) -> BatchStream:
     """Returns the batches of the training split."""
     size, seed = config.data.batch_size, config.run.seed
     if not isinstance(data.train, Split):

@@ -1,4 +1,4 @@
-"""Which decoder a run on running text builds: a new one, or a pretrained one."""
+"""Decoders: a new one, or a pretrained one."""
 
 import dataclasses
 from typing import Any, Literal
@@ -8,7 +8,7 @@ from tyro.conf import Suppress
 
 from lcjax.interop import load_safetensors
 from lcjax.models import GPT2
-from train.models.architecture import ModelConfig
+from train.models.base import ModelConfig
 from train.models.pretrained import FromWeights
 from train.tasks.language.objective import LanguageModel
 from train.validation import ConfigError, require
@@ -16,32 +16,37 @@ from train.validation import ConfigError, require
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig(ModelConfig):
-    """A new decoder of GPT-2's shape."""
+    """A new decoder with the architecture of GPT-2."""
 
     kind: Suppress[Literal["decoder"]] = "decoder"
     depth: int
     """Blocks."""
     width: int
-    """Channels of a token."""
+    """Channels per token."""
     num_heads: int
-    """Attention heads; divides the width."""
+    """Attention heads; must divide the width."""
     mlp_hidden: int
     """Hidden width of the MLPs."""
-    gated: bool = False
-    """Gated MLPs: SwiGLU where the activation is silu."""
+    glu: bool = False
+    """Gated MLPs: SwiGLU if the activation is silu."""
     context: int
-    """Most tokens that the model reads."""
+    """Context length in tokens."""
 
     def check(self) -> None:
-        """Raises ConfigError where a field is out of range."""
+        """Raises ConfigError if a field is out of range."""
         super().check()
-        wanted = f"a divisor of width {self.width}"
-        require(self, "num_heads", lambda heads: self.width % heads == 0, wanted)
+        expected = f"a divisor of width {self.width}"
+        require(self, "num_heads", lambda heads: self.width % heads == 0, expected)
 
     def build(self, num_classes: int) -> GPT2:
         """Returns the module for a vocabulary of this size."""
-        sizes = ("depth", "width", "num_heads", "mlp_hidden", "gated")
-        return GPT2(vocab_size=num_classes, max_length=self.context, **self._fields(*sizes))
+        sizes = ("depth", "width", "num_heads", "mlp_hidden")
+        return GPT2(
+            vocab_size=num_classes,
+            max_length=self.context,
+            gated=self.glu,
+            **self.module_fields(*sizes),
+        )
 
     def variables(self, model: LanguageModel, key: jax.Array) -> Any:
         """Returns new variables."""
@@ -50,28 +55,28 @@ class DecoderConfig(ModelConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainedDecoderConfig(FromWeights):
-    """GPT-2 as it was published, or another decoder of its architecture."""
+    """Pretrained GPT-2, or another decoder of its architecture."""
 
     context: int
-    """Tokens of a window; at most as many as the model reads."""
+    """Tokens per window; at most the model's context length."""
 
     def build(self, num_classes: int) -> GPT2:
-        """Returns the module, which must be one for a vocabulary of this size.
+        """Returns the module; its vocabulary must have at least this size.
 
         Raises:
-          ConfigError: when the weights are of another architecture, or for fewer tokens.
-          FileNotFoundError: when there are none.
+          ConfigError: if the weights are of another architecture or have a smaller vocabulary.
+          FileNotFoundError: if the weights do not exist.
         """
         module = self.described(GPT2)
         if num_classes > module.vocab_size:
             raise ConfigError(
-                f"{self.folder()}: tokenizer.json numbers {num_classes:,} tokens, the model has "
-                f"embeddings of {module.vocab_size:,}; wanted the model's own tokenizer."
+                f"{self.folder()}: tokenizer.json has {num_classes:,} tokens but the model embeds "
+                f"{module.vocab_size:,}; expected the model's own tokenizer."
             )
         if self.context > module.max_length:
             raise ConfigError(
-                f"--context is {self.context}, but {self.pretrained} reads {module.max_length} "
-                "tokens at most; wanted at most that many."
+                f"--context is {self.context}; expected at most {module.max_length}, the context "
+                f"length of {self.pretrained}."
             )
         return module
 
@@ -79,7 +84,7 @@ class PretrainedDecoderConfig(FromWeights):
         """Returns the pretrained variables.
 
         Raises:
-          ValueError: when the weights are not all there, or of another architecture.
+          ValueError: if weights are missing or of another architecture.
         """
         return load_safetensors(self.folder(), self.described(GPT2))
 

@@ -1,4 +1,4 @@
-"""Language modelling: a classifier of every next token."""
+"""Language modeling: a classifier of every next token."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ from train.tasks.objective import Classifier
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModel(Classifier):
-    """A decoder that tells from tokens (batch, tokens) the token after each.
+    """A decoder that predicts the token after each of the tokens (batch, tokens).
 
     Attributes:
       module: maps tokens to logits (batch, tokens, vocabulary).
@@ -28,7 +28,7 @@ class LanguageModel(Classifier):
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, Any]) -> "LanguageModel":
-        """Returns the model that a run's checkpoint is of."""
+        """Returns the model of a run's checkpoint, from its metadata."""
         return cls(module_from_json(metadata["data"]["module"]))
 
     def logits(self, variables: Any, inputs: jax.Array) -> Any:
@@ -36,7 +36,7 @@ class LanguageModel(Classifier):
         return self.module.apply(variables, inputs)
 
     def forward(self, params: Any, stats: Any, inputs: jax.Array, key: jax.Array) -> Any:
-        """Returns what training sees of tokens: (tokens, logits, new stats)."""
+        """Returns (tokens, logits, new stats) in training mode."""
         logits, stats = self.module.apply(
             {"params": params, **stats},
             inputs,
@@ -51,11 +51,11 @@ class LanguageModel(Classifier):
         return jax.jit(self.module.init)(key, jnp.zeros((1, 1), jnp.int32))
 
     def batches(self, split: Any, batch_size: int) -> Iterator[tuple[Any, Any]]:
-        """Yields a split once: tokens and those after each, -1 where that does not count."""
+        """Yields a split once: tokens and next tokens; those that do not count are -1."""
         return window_batches(split, batch_size)
 
     def scores(self, accuracy: float, loss: float) -> dict[str, float]:
-        """Returns accuracy and loss a token, and the perplexity, the exponential of the loss."""
+        """Returns accuracy and loss per token, and the perplexity, the exponential of the loss."""
         try:
             perplexity = math.exp(loss)
         except OverflowError:

@@ -1,27 +1,27 @@
-"""Presets by name: what `python -m train.language PRESET` starts from."""
+"""Presets of `python -m train.language PRESET`."""
 
 import dataclasses
 
-from train.config.base import OptimizerConfig, PenaltyConfig, ProtocolConfig
+from train.config.base import OptimizerConfig, PenaltyConfig
+from train.config.protocol import FitHealConfig
 from train.tasks.language.config import LanguageConfig, LanguageDataConfig
 from train.tasks.language.model import AnyDecoder, DecoderConfig, PretrainedDecoderConfig
 
 _CHARACTERS = LanguageDataConfig(batch_size=8)
 _PIECES = LanguageDataConfig(vocabulary="pieces", batch_size=8)
 _SMALL = DecoderConfig(depth=4, width=128, num_heads=4, mlp_hidden=512, context=128)
-_GATED = dataclasses.replace(_SMALL, mlp_hidden=344, gated=True, activation="silu")
+_GATED = dataclasses.replace(_SMALL, mlp_hidden=344, glu=True, activation="silu")
 _OPTIMIZER = OptimizerConfig(epochs=3, learning_rate=3e-3, weight_decay=0.1, clip_norm=1.0)
-# A language model learns first; then sites go by what they cost, and it heals as it learned, the
-# deep one teaching, which benchmarks/language.py found best on the validation split.
-_FIT_HEAL = ProtocolConfig(
-    protocol="fit-heal",
+# Train, collapse the sites that cost least, then heal with the deep model as teacher: the best
+# recipe on the validation split in benchmarks/language.py.
+_FIT_HEAL = FitHealConfig(
     sequential=True,
     count=2,
     heal_epochs=1,
     deep_teacher=True,
     calibration_images=512,
 )
-_PRESETS: dict[str, tuple[str, LanguageDataConfig, AnyDecoder, OptimizerConfig, ProtocolConfig]] = {
+_PRESETS: dict[str, tuple[str, LanguageDataConfig, AnyDecoder, OptimizerConfig, FitHealConfig]] = {
     "shakespeare-small": (
         "Characters of tiny_shakespeare, 0.8 million parameters, three minutes on two cores.",
         _CHARACTERS,
@@ -30,7 +30,7 @@ _PRESETS: dict[str, tuple[str, LanguageDataConfig, AnyDecoder, OptimizerConfig, 
         _FIT_HEAL,
     ),
     "shakespeare-swiglu": (
-        "The same with gated MLPs, of equally many parameters.",
+        "The same with gated MLPs and as many parameters.",
         _CHARACTERS,
         _GATED,
         _OPTIMIZER,
@@ -44,8 +44,8 @@ _PRESETS: dict[str, tuple[str, LanguageDataConfig, AnyDecoder, OptimizerConfig, 
         _FIT_HEAL,
     ),
     "gpt2": (
-        "GPT-2 as published (124M) on tiny_shakespeare, for one accelerator; --pretrained FOLDER "
-        "takes a copy of it or of a larger one.",
+        "Pretrained GPT-2 (124M) on tiny_shakespeare, for one accelerator; --pretrained FOLDER "
+        "loads a local copy or a larger model.",
         LanguageDataConfig(vocabulary="pretrained", batch_size=8),
         PretrainedDecoderConfig(pretrained="openai-community/gpt2", context=1024),
         OptimizerConfig(epochs=2, learning_rate=5e-5, weight_decay=0.01, clip_norm=1.0),

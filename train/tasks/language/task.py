@@ -1,4 +1,4 @@
-"""The task of a run on running text."""
+"""Tasks of language-model runs."""
 
 from pathlib import Path
 from typing import Any
@@ -16,65 +16,70 @@ from train.validation import ConfigError
 
 
 def make_task(config: LanguageConfig) -> Task:
-    """Returns the data and the model that a config asks for.
+    """Returns the task of a configuration.
 
     Raises:
-      ValueError: when a flag's value cannot be, or the data set, the weights or a run do not fit.
-      FileNotFoundError: when there are no such weights.
-      ImportError: when a package of the extra `text` is needed and not installed.
+      ValueError: if a flag does not fit the data set or the weights.
+      FileNotFoundError: if the weights do not exist.
+      ImportError: if a package of the extra `text` is needed and not installed.
     """
-    asked, context, stride = config.data, config.model.context, config.stride
+    settings, context, stride = config.data, config.model.context, config.stride
     _check_vocabulary(config)
     documents = find_documents(
-        asked.dataset, data_dir=asked.data_dir, validation=asked.validation, test=asked.test
+        settings.dataset,
+        data_dir=settings.data_dir,
+        validation=settings.validation,
+        test=settings.test,
     )
     vocabulary = _vocabulary(config, documents)
     model = LanguageModel(config.model.build(vocabulary.size))
-    data = language_data(documents, vocabulary, context, stride, asked.train_tokens)
-    shared = {"dataset": asked.dataset, "vocabulary": vocabulary.digest}
-    known = shared | {
+    data = language_data(documents, vocabulary, context, stride, settings.train_tokens)
+    teacher_spec = {"dataset": settings.dataset, "vocabulary": vocabulary.digest}
+    data_spec = teacher_spec | {
         "tokens": vocabulary.as_json(),
         "context": context,
         "stride": stride,
-        "cut": {"validation": asked.validation, "test": asked.test},
+        "cut": {"validation": settings.validation, "test": settings.test},
         "module": module_as_json(model.module),
     }
     source = packed(
         data.train.tokens,
         context,
-        asked.batch_size,
+        settings.batch_size,
         seed=config.run.seed,
         steps_per_dispatch=config.run.steps_per_dispatch,
     )
     variables = config.model.variables(model, keys(config)[0])
-    return assemble(config, data, model, source, variables, known=known, shared=shared)
+    return assemble(
+        config, data, model, source, variables, data_spec=data_spec, teacher_spec=teacher_spec
+    )
 
 
-def text_to_test(known: dict[str, Any], data_dir: Path | None) -> Windows:
-    """Returns the test split of the data of which a checkpoint says this much.
+def read_test_split(data_spec: dict[str, Any], data_dir: Path | None) -> Windows:
+    """Returns the test split of the data that a checkpoint describes.
 
     Raises:
-      ValueError: when the data set is not there, or has what the vocabulary lacks by now.
+      ValueError: if the data set does not exist, or now has characters that the vocabulary lacks.
     """
-    documents = find_documents(known["dataset"], data_dir=data_dir, **known["cut"])
-    vocabulary = vocabulary_from_json(known["tokens"])
-    return windows_to_test(documents, vocabulary, known["context"], known["stride"])
+    documents = find_documents(data_spec["dataset"], data_dir=data_dir, **data_spec["cut"])
+    vocabulary = vocabulary_from_json(data_spec["tokens"])
+    return windows_to_test(documents, vocabulary, data_spec["context"], data_spec["stride"])
 
 
 def _check_vocabulary(config: LanguageConfig) -> None:
-    asked, pretrained = config.data.vocabulary, isinstance(config.model, PretrainedDecoderConfig)
-    if pretrained != (asked == "pretrained"):
-        wanted = "pretrained, as the model is" if pretrained else "characters or pieces"
-        raise ConfigError(f"--vocabulary is {asked}; wanted {wanted}.")
+    name, pretrained = config.data.vocabulary, isinstance(config.model, PretrainedDecoderConfig)
+    if pretrained != (name == "pretrained"):
+        expected = "pretrained, like the model" if pretrained else "characters or pieces"
+        raise ConfigError(f"--vocabulary is {name}; expected {expected}.")
 
 
 def _vocabulary(config: LanguageConfig, documents: DocumentSet) -> Vocabulary:
-    """Returns the vocabulary that is asked for.
+    """Returns the configured vocabulary.
 
-    Which characters there are is the one thing for which all three splits are looked at.
+    The set of characters is that of all three splits; nothing else is read from the test split.
     """
     if isinstance(config.model, PretrainedDecoderConfig):
-        return Pieces.beside(config.model.folder())
+        return Pieces.from_folder(config.model.folder())
     if config.data.vocabulary == "characters":
         splits = (documents.train, documents.validation, documents.test)
         return Characters.of(text for split in splits for text in split)

@@ -1,4 +1,4 @@
-"""Which model a run on labelled texts builds: a pretrained encoder with a new head."""
+"""Text classifiers: a pretrained encoder with a new head."""
 
 import dataclasses
 from fnmatch import fnmatchcase
@@ -18,27 +18,27 @@ class PretrainedConfig(FromWeights):
     """A pretrained encoder of the BERT family, with a new head."""
 
     pool: Literal["pooler", "token", "mean"] = "pooler"
-    """What the head reads: the pooler's output, the first token, or the mean over tokens."""
+    """Input of the head: the pooler's output, the first token, or the mean over tokens."""
 
     def build(self, num_classes: int) -> Bert:
-        """Returns the module for this many classes.
+        """Returns the module for a number of classes.
 
         Raises:
-          ConfigError: when the weights are of another architecture.
-          FileNotFoundError: when there are none.
+          ConfigError: if the weights are of another architecture.
+          FileNotFoundError: if the weights do not exist.
         """
         return self.described(Bert, num_classes=num_classes, pool=self.pool)
 
     def variables(self, num_classes: int, key: jax.Array) -> Any:
-        """Returns the pretrained variables, the head's drawn anew.
+        """Returns the pretrained variables with a new head.
 
         Raises:
-          ValueError: when the weights are not all there, or of another architecture.
+          ValueError: if weights are missing, or of another architecture.
         """
         folder = self.folder()
         with open_tensors(find_files(folder)) as tensors:
             stored = list(tensors.stored)
-        # Heads of pretraining, and a pooler that is not read.
+        # Heads of pretraining, and an unused pooler.
         unused = ["cls.*"] if self.pool == "pooler" else ["cls.*", "*pooler.*"]
         skip = [glob for glob in unused if any(fnmatchcase(name, glob) for name in stored)]
         module = model_from(folder, num_classes=num_classes, pool=self.pool)

@@ -1,4 +1,4 @@
-"""Text classification: tokens and what is padding, before the module."""
+"""Text classification: the module, and the mask of its padding."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from train.tasks.objective import Classifier
 
 
 def real_tokens(tokens: jax.Array) -> jax.Array:
-    """Returns which positions hold a token and no padding; bool, of the same shape."""
+    """Returns which positions are tokens rather than padding; bool, of the same shape."""
     return tokens >= 0
 
 
@@ -22,14 +22,14 @@ class TextClassifier(Classifier):
     """A module that classifies texts as tokens (batch, tokens), padded by `length_buckets`.
 
     Attributes:
-      module: maps tokens, and which of them are real, to logits.
+      module: maps tokens and their mask to logits.
     """
 
     mask = staticmethod(real_tokens)
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, Any]) -> "TextClassifier":
-        """Returns the classifier that a run's checkpoint is of."""
+        """Returns the classifier of a run's checkpoint, from its metadata."""
         data = metadata["data"]
         return cls(module_from_json(data["module"], num_classes=len(data["class_names"])))
 
@@ -38,7 +38,7 @@ class TextClassifier(Classifier):
         return self.module.apply(variables, *_arguments(inputs))
 
     def forward(self, params: Any, stats: Any, inputs: jax.Array, key: jax.Array) -> Any:
-        """Returns what training sees of tokens: (tokens, logits, new stats)."""
+        """Returns (tokens, logits, new stats) in training mode."""
         logits, stats = self.module.apply(
             {"params": params, **stats},
             *_arguments(inputs),
@@ -49,11 +49,11 @@ class TextClassifier(Classifier):
         return inputs, logits, stats
 
     def batches(self, split: Any, batch_size: int) -> Iterator[tuple[Any, Any]]:
-        """Yields a split once: tokens and labels, those of rows that fill up -1."""
+        """Yields a split once: tokens and labels; padding has label -1."""
         return text_batches(split, batch_size)
 
 
 def _arguments(tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns what the module takes; a row of nothing but padding has one token, of no meaning."""
+    """Returns the module's inputs; the first token counts even in a row of padding."""
     real = jnp.asarray(real_tokens(tokens)).at[:, 0].set(True)
     return jnp.maximum(tokens, 0), real

@@ -1,11 +1,11 @@
-"""The task of a run on texts."""
+"""Tasks of runs on labelled texts."""
 
 from pathlib import Path
 from typing import Any
 
 from lcjax._optional import import_optional
-from train.data.images.splits import DataError
-from train.data.text.labelled import load_texts, tokenise
+from train.data.dataset import DataError
+from train.data.text.labelled import load_texts, tokenize
 from train.data.text.length_buckets import TextSplit, bucketed
 from train.data.text.tokenizer import Tokenizer
 from train.data.text.tsv import find_texts
@@ -17,66 +17,68 @@ from train.validation import ConfigError
 
 
 def make_task(config: TextConfig) -> Task:
-    """Returns the data and the model that a config asks for.
+    """Returns the task of a configuration.
 
     Raises:
-      ValueError: when a flag's value cannot be, or the data set, the weights or a run do not fit.
-      FileNotFoundError: when there are no such weights.
-      ImportError: when a package of the extra `text` is not installed.
+      ValueError: if a flag does not fit the data set or the weights.
+      FileNotFoundError: if the weights do not exist.
+      ImportError: if a package of the extra `text` is not installed.
     """
     for package in ("tokenizers", "safetensors"):
         use = f"Training on texts needs the package {package}, which is missing"
         import_optional(package, use, "lcjax[text]")
-    asked, folder = config.data, config.model.folder()
+    settings, folder = config.data, config.model.folder()
     table = config.model.build(num_classes=1).max_length
-    tokenizer = Tokenizer.of(folder, min(asked.lengths[-1], table))
+    tokenizer = Tokenizer.of(folder, min(settings.lengths[-1], table))
     data = load_texts(
-        asked.dataset,
+        settings.dataset,
         tokenizer,
-        asked.lengths,
-        data_dir=asked.data_dir,
-        test_file=asked.test_file,
-        validation=asked.validation,
-        num_classes=asked.num_classes,
-        train_examples=asked.train_examples,
-        longest=asked.longest,
+        settings.lengths,
+        data_dir=settings.data_dir,
+        test_file=settings.test_file,
+        validation=settings.validation,
+        num_classes=settings.num_classes,
+        train_examples=settings.train_examples,
+        longest=settings.longest,
     )
     module = config.model.build(data.num_classes)
     classifier = TextClassifier(module)
     _check_vocabulary(tokenizer, module.vocab_size, folder)
-    shared = {"dataset": asked.dataset, "vocabulary": tokenizer.digest}
-    known = shared | {
-        "test_file": None if asked.test_file is None else str(asked.test_file),
+    teacher_spec = {"dataset": settings.dataset, "vocabulary": tokenizer.digest}
+    data_spec = teacher_spec | {
+        "test_file": None if settings.test_file is None else str(settings.test_file),
         "class_names": list(data.class_names),
         "lengths": list(data.lengths),
         "module": module_as_json(module),
         "tokenizer": tokenizer.definition,
     }
     variables = config.model.variables(data.num_classes, keys(config)[0])
-    source = bucketed(data.train, asked.batch_size, seed=config.run.seed)
-    return assemble(config, data, classifier, source, variables, known=known, shared=shared)
+    source = bucketed(data.train, settings.batch_size, seed=config.run.seed)
+    return assemble(
+        config, data, classifier, source, variables, data_spec=data_spec, teacher_spec=teacher_spec
+    )
 
 
-def texts_to_test(known: dict[str, Any], data_dir: Path | None) -> TextSplit:
-    """Returns the test split of the data of which a checkpoint says this much.
+def read_test_split(data_spec: dict[str, Any], data_dir: Path | None) -> TextSplit:
+    """Returns the test split of the data that a checkpoint describes.
 
     Raises:
-      DataError: when the data set is not there, or has other classes by now.
+      DataError: if the data set does not exist, or has other classes now.
     """
-    test_file = None if known["test_file"] is None else Path(known["test_file"])
-    found = find_texts(known["dataset"], data_dir=data_dir, test_file=test_file)
-    if list(found.class_names) != known["class_names"]:
+    test_file = None if data_spec["test_file"] is None else Path(data_spec["test_file"])
+    found = find_texts(data_spec["dataset"], data_dir=data_dir, test_file=test_file)
+    if list(found.class_names) != data_spec["class_names"]:
         raise DataError(
-            f"{found.name}: its classes are {list(found.class_names)}; wanted those that the "
-            f"checkpoint was trained with, {known['class_names']}."
+            f"{found.name}: its classes are {list(found.class_names)}; expected those of the "
+            f"checkpoint, {data_spec['class_names']}."
         )
-    lengths = tuple(known["lengths"])
-    return tokenise(found.read("test"), Tokenizer(known["tokenizer"], lengths[-1]), lengths)[0]
+    lengths = tuple(data_spec["lengths"])
+    return tokenize(found.read("test"), Tokenizer(data_spec["tokenizer"], lengths[-1]), lengths)[0]
 
 
 def _check_vocabulary(tokenizer: Tokenizer, size: int, folder: Path) -> None:
     if tokenizer.vocab_size > size:
         raise ConfigError(
-            f"{folder}: tokenizer.json numbers {tokenizer.vocab_size:,} tokens, the model has "
-            f"embeddings of {size:,}; wanted the model's own tokenizer."
+            f"{folder}: tokenizer.json has {tokenizer.vocab_size:,} tokens but the model embeds "
+            f"{size:,}; expected the model's own tokenizer."
         )

@@ -1,0 +1,42 @@
+"""Reads configurations that earlier versions wrote: all protocols' fields in one section."""
+
+from typing import Any
+
+from train.config.protocol import PROTOCOL_CONFIGS, flag_names
+
+PROTOCOLS = {"natural": "penalty", "reference": "paper"}
+FITS = {"moments": "per_unit"}
+_INIT = ("deep", "collapsed_from")
+_DISTILLATION = ("teacher", "teacher_weight", "teacher_temperature")
+
+
+def upgraded(fields: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a config.json in the current layout; current ones are unchanged.
+
+    Values are not checked. Fields of other protocols than the run's are dropped.
+    """
+    new = dict(fields)
+    for section, old, name in (("penalty", "threshold", "max_gap"), ("model", "gated", "glu")):
+        if isinstance(fields.get(section), dict):
+            new[section] = renamed(fields[section], old, name)
+    protocol = fields.get("protocol")
+    if not isinstance(protocol, dict) or not {*_INIT, *_DISTILLATION} <= protocol.keys():
+        return new
+    name = _translated(PROTOCOLS, protocol.get("protocol"))
+    own = flag_names(PROTOCOL_CONFIGS[name]) if name in PROTOCOL_CONFIGS else set()
+    new["protocol"] = {key: value for key, value in protocol.items() if key in own}
+    new["protocol"]["protocol"] = name
+    if "fit" in new["protocol"]:
+        new["protocol"]["fit"] = _translated(FITS, protocol["fit"])
+    new["init"] = {key: protocol[key] for key in _INIT}
+    new["distillation"] = {key: protocol[key] for key in _DISTILLATION}
+    return new
+
+
+def renamed(fields: dict[str, Any], old: str, new: str) -> dict[str, Any]:
+    """Returns fields with one of them renamed, if it is there."""
+    return {new if name == old else name: value for name, value in fields.items()}
+
+
+def _translated(names: dict[str, str], value: Any) -> Any:
+    return names.get(value, value) if isinstance(value, str) else str(value)
