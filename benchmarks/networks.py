@@ -5,6 +5,7 @@ so that a step can be compiled for devices that are not present.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -17,12 +18,12 @@ import tyro
 
 import lcjax
 from benchmarks.harness.hlo import CompiledProgram
-from lcjax.models import GPT2, Bert, MLPMixer, ViT
+from lcjax.models import BERT, GPT2, MLPMixer, ViT
 from train.config.base import OptimizerConfig, PenaltyConfig
-from train.data.batches import Source
+from train.data.batches import BatchStream
 from train.engine.loop import TrainState, make_dispatch
-from train.engine.optimizers import holding_slopes, make_adamw, make_optimizer, warmup_cosine
-from train.runs.command import FLAGS
+from train.engine.optimizers import freeze_slopes, make_adamw, make_optimizer, warmup_cosine
+from train.runs.flags import FLAGS
 from train.runs.latency import flops
 from train.tasks.image.objective import ImageClassifier
 from train.tasks.image.presets import PRESETS as IMAGES
@@ -129,7 +130,7 @@ class Network:
         """Returns the optimizer: with the penalty for the deep form, that of healing otherwise."""
         if form == "deep":
             return make_optimizer(self.optimizer, self.penalty, _STEPS)
-        return holding_slopes(make_adamw(self.optimizer, warmup_cosine(self.optimizer, _STEPS)))
+        return freeze_slopes(make_adamw(self.optimizer, warmup_cosine(self.optimizer, _STEPS)))
 
     def dispatch(self, form: Form, shardings: Any = None) -> Callable[..., Any]:
         """Returns the jitted `dispatch(state, (), inputs)` of `train.engine.loop`.
@@ -138,7 +139,7 @@ class Network:
           form: of the network.
           shardings: of the state, on a mesh.
         """
-        source = Source(1, (), lambda _, batch: batch, lambda _: iter(()))
+        source = BatchStream(1, (), lambda _, batch: batch, lambda _: iter(()))
         key = jax.random.key(0)
         return make_dispatch(self.objective.loss, self.tx(form), source, key, shardings=shardings)
 
@@ -146,7 +147,7 @@ class Network:
         """Returns a training step that donates its state and continues from it."""
         variables = self.init(jax.random.key(0))
         if form == "compact":
-            variables, _ = lcjax.collapse(variables, threshold=float("inf"))
+            variables, _ = lcjax.collapse(variables, fit=lcjax.Exact(max_gap=math.inf))
         state = TrainState.create(variables, self.tx(form))
         inputs = jax.tree.map(_fill, self.abstract_inputs(self.batch_size))
         dispatch: Any = self.dispatch(form)
@@ -163,7 +164,7 @@ class Network:
         """Returns a forward pass with the later half of the sites collapsed."""
         deep = self.init(jax.random.key(0))
         sites = lcjax.find_sites(deep).paths
-        compact, _ = lcjax.collapse(deep, sites[len(sites) // 2 :], threshold=float("inf"))
+        compact, _ = lcjax.collapse(deep, sites[len(sites) // 2 :], lcjax.Exact(max_gap=math.inf))
         inputs = jax.tree.map(_fill, self.abstract_inputs(self.batch_size))[0][0]
         compiled = jax.jit(self.objective.logits).lower(compact, inputs).compile()
         text = compiled.as_text() or ""
@@ -234,7 +235,7 @@ def decoder() -> Network:
 
 def minilm() -> Network:
     """Returns MiniLM-L6 on batches of 32 texts of 32 tokens, with three sites to collapse."""
-    objective = TextClassifier(Bert.from_preset("MiniLM-L6", num_classes=2))
+    objective = TextClassifier(BERT.from_preset("MiniLM-L6", num_classes=2))
     config = TEXTS["sst2-minilm"][1]
     example = jax.ShapeDtypeStruct((32,), jnp.int32), jax.ShapeDtypeStruct((), jnp.int32)
     training = config.optimizer, config.penalty

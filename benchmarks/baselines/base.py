@@ -19,17 +19,18 @@ import optax
 import tyro
 
 import lcjax
+from benchmarks.harness.finished_runs import fit_heal_config
 from lcjax.structure.chains import Chain, find_chains
 from lcjax.tree.paths import in_params, leaf_path
 from train.config.base import RunConfig
-from train.config.from_json import restored
-from train.distill import student
+from train.config.protocol import FitHealConfig
 from train.engine.loop import TrainState
-from train.engine.run_directory import CONFIG, SUMMARY, read_json
+from train.engine.run_directory import SUMMARY, read_json
 from train.engine.stages import History, Stage
-from train.protocols import Ending
 from train.protocols.healing import Healing
 from train.runs import command
+from train.runs.flags import configure_warnings
+from train.runs.protocol import RunResult
 from train.runtime.memory import keep_freed_memory
 from train.tasks.base import Task
 from train.validation import ConfigError
@@ -83,42 +84,38 @@ class BaselineConfig:
 def main(compress: Compress, description: str | None) -> None:
     """Runs a baseline's command line."""
     config = tyro.cli(BaselineConfig, description=description)
-    command.quieten()
+    configure_warnings()
     keep_freed_memory()
     heal(config, compress)
 
 
-def heal(asked: BaselineConfig, compress: Compress) -> None:
+def heal(command_line: BaselineConfig, compress: Compress) -> None:
     """Heals a finished run's deep model, compressed by a baseline, in as many steps as the run.
 
     Raises:
       SystemExit: in one line, when it cannot be done.
     """
     try:
-        config, make_task = student(asked.source)
-        sites = read_json(asked.source / SUMMARY)["collapsed"]
-        ran = restored(config.protocol, read_json(asked.source / CONFIG)["protocol"], "protocol")
+        config = fit_heal_config(command_line.source)
+        sites = read_json(command_line.source / SUMMARY)["collapsed"]
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
-    protocol = dataclasses.replace(
-        ran, protocol="fit-heal", deep=asked.source, teacher=None, collapsed_from=None
-    )
-    run = RunConfig(**{k: v for k, v in vars(asked).items() if k != "source"})
-    config = dataclasses.replace(config, protocol=protocol, run=run)
-    command.execute(config, make_task, {"fit-heal": healing(compress, sites)})
+    run = RunConfig(**{k: v for k, v in vars(command_line).items() if k != "source"})
+    config = dataclasses.replace(config, run=run)
+    command.execute(config, {"fit-heal": healing(compress, sites)})
 
 
 def healing(compress: Compress, sites: Sequence[str]) -> type[Healing]:
     """Returns the protocol that heals a task's first model, compressed by a baseline."""
 
-    class HealedBaseline(Healing):
+    class HealedBaseline(Healing[FitHealConfig]):
         """One stage of --heal-epochs."""
 
         def __init__(self, task: Task):
             super().__init__(task)
             self._compressed = compress(task.variables, sites)
 
-        def first(self) -> TrainState:
+        def initial_state(self) -> TrainState:
             variables = jax.tree.map(jnp.copy, self._compressed.variables)
             return TrainState.create(variables, self.optimizer([]))
 
@@ -127,13 +124,14 @@ def healing(compress: Compress, sites: Sequence[str]) -> type[Healing]:
 
         def stage(self, directory: Path, history: History) -> Stage:
             task = self.task
-            deep = task.variables if task.config.protocol.deep_teacher else None
+            deep = task.variables if self.settings.deep_teacher else None
             return self.healing(self.optimizer(history), 0, deep)
 
-        def end(self, directory: Path, history: History, variables: Any) -> Ending:
+        def finish(self, directory: Path, history: History, variables: Any) -> RunResult:
             done = self._compressed
-            facts = {"removed": done.removed}
-            return Ending(self.task.variables, variables, tuple(sites), done.report, facts=facts)
+            extra = {"removed": done.removed}
+            deep = self.task.variables
+            return RunResult(deep, variables, tuple(sites), done.report, extra=extra)
 
     return HealedBaseline
 

@@ -5,6 +5,7 @@ dropped MLP is a linear layer of zeros without updates, so that only its residua
 left.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -17,8 +18,8 @@ from benchmarks.baselines import base
 
 def drop_mlps(deep: Any, sites: Sequence[str]) -> base.Compressed:
     """Returns the deep model with zeros for the linear layers that replace the sites."""
-    compact, report = lcjax.collapse(deep, sites, threshold=float("inf"))
-    mask = base.mask_tree(compact["params"], dict.fromkeys(report.new, np.array(False)))
+    compact, report = lcjax.collapse(deep, sites, lcjax.Exact(max_gap=math.inf))
+    mask = base.mask_tree(compact["params"], dict.fromkeys(report.new_leaves, np.array(False)))
     count = base.count_masked(compact["params"], mask)
     variables = compact | {"params": base.apply_mask(compact["params"], mask)}
     text = f"{len(sites)} MLPs dropped, with {count:,} weights of their linear layers"

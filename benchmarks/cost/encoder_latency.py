@@ -6,6 +6,7 @@ proportion to them.
 """
 
 import itertools
+import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +37,7 @@ def measure(batch: int, length: int, rounds: int) -> list[dict[str, Any]]:
     for form, count in FORMS.items():
         variables = deep
         if count:
-            variables, _ = lcjax.collapse(deep, sites[-count:], threshold=float("inf"))
+            variables, _ = lcjax.collapse(deep, sites[-count:], lcjax.Exact(max_gap=math.inf))
         compiled = compile_forward(network.module.apply, variables, tokens)
         counts[form] = flops(compiled)
         calls[form] = lambda compiled=compiled, variables=variables: compiled(variables, tokens)

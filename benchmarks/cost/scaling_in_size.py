@@ -60,11 +60,9 @@ def _fused(network: Network) -> dict[str, Any]:
 def _fitted(network: Network) -> dict[str, Any]:
     deep, module = network.random_variables("bfloat16", slope=0.0), network.module
     tokens = jax.random.randint(jax.random.key(1), (WINDOWS, LENGTH), 0, module.vocab_size)
-    batches = [(window[None],) for window in tokens]
-    first, second, stats = timed(
-        lambda: lcjax.calibrate(module.apply, deep, batches, progress=False)
-    )
-    _, fitted, _ = timed(lambda: lcjax.collapse(deep, fit=stats)[0])
+    data = lcjax.CalibrationData([(window[None],) for window in tokens], progress=False)
+    first, second, stats = timed(lambda: lcjax.calibrate(module.apply, deep, data))
+    _, fitted, _ = timed(lambda: lcjax.collapse(deep, calibration=stats)[0])
     return {
         "first_calibration_seconds": first,
         "calibration_seconds": second,

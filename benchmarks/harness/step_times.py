@@ -9,14 +9,14 @@ from typing import Any
 
 import jax
 
+from benchmarks.harness.finished_runs import fit_heal_config, fit_heal_settings
 from benchmarks.harness.timing import interleaved
-from train.config.from_json import restored
-from train.distill import student
+from train.config.base import InitConfig
 from train.engine.loop import make_dispatch
-from train.engine.run_directory import CONFIG, read_json
-from train.protocols.base import collapse_by_fit
-from train.protocols.site_plan import planned
+from train.protocols import PROTOCOLS
+from train.protocols.fitting import collapse_by_fit, make_plan
 from train.runs.command import prepare
+from train.runs.student import student
 from train.runtime.memory import keep_freed_memory
 from train.tasks.base import Task, keys
 
@@ -31,18 +31,20 @@ def step_seconds(run: Path, *, rounds: int = 15) -> dict[str, float]:
       rounds: timed dispatches of each, of ten steps.
     """
     keep_freed_memory()
-    config, make_task = student(run)
+    config = student(run)
     config = dataclasses.replace(config, run=dataclasses.replace(config.run, steps_per_dispatch=10))
-    alone = dataclasses.replace(config.protocol, teacher=None)
-    new = dataclasses.replace(alone, collapsed_from=None)
+    alone = dataclasses.replace(
+        config, distillation=dataclasses.replace(config.distillation, teacher=None)
+    )
+    deep = dataclasses.replace(alone, init=InitConfig())
     penalty = dataclasses.replace(config.penalty, strength=0.01, slope_learning_rate=0.1)
     configs = {
-        "healing": dataclasses.replace(config, protocol=alone),
+        "healing": alone,
         "student": config,
-        "deep": dataclasses.replace(config, protocol=new),
-        "slopes": dataclasses.replace(config, protocol=new, penalty=penalty),
+        "deep": deep,
+        "slopes": dataclasses.replace(deep, penalty=penalty),
     }
-    jobs = {name: prepare(each, make_task) for name, each in configs.items()}
+    jobs = {name: prepare(each, PROTOCOLS) for name, each in configs.items()}
     calls = {name: _call(job.task, job.protocol, job.state) for name, job in jobs.items()}
     seconds = interleaved({name: call for name, (call, _) in calls.items()}, rounds=rounds)
     return {name: statistics.median(seconds[name]) / calls[name][1] for name in calls}
@@ -54,17 +56,13 @@ def surgery_seconds(run: Path) -> float:
     Args:
       run: finished, of protocol fit-heal.
     """
-    config, make_task = student(run)
-    ran = restored(config.protocol, read_json(run / CONFIG)["protocol"], "protocol")
-    protocol = dataclasses.replace(
-        ran, protocol="fit-heal", deep=run, teacher=None, collapsed_from=None
-    )
-    task = prepare(dataclasses.replace(config, protocol=protocol), make_task).task
+    config = fit_heal_config(run)
+    settings, task = fit_heal_settings(config), prepare(config, PROTOCOLS).task
     seconds = 0.0
     for _ in range(2):  # the first one compiles
         start = time.perf_counter()
-        plan = planned(task, task.variables)
-        jax.block_until_ready(collapse_by_fit(task, task.variables, plan.sites)[0])
+        plan = make_plan(task, settings, task.variables, max_drop=settings.max_drop)
+        jax.block_until_ready(collapse_by_fit(task, settings, task.variables, plan.sites)[0])
         seconds = time.perf_counter() - start
     return seconds
 

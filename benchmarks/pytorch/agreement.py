@@ -20,10 +20,10 @@ import lcjax
 from benchmarks.pytorch.networks import state_of
 from benchmarks.pytorch.training import Training, arrays
 from train.engine.loop import SLOPE, TrainState, make_dispatch
+from train.protocols import PROTOCOLS
 from train.runs.command import Job, prepare
 from train.tasks.base import keys
 from train.tasks.image.config import ImageConfig
-from train.tasks.image.task import make_task
 
 # Bound on lcjax's distance from float64 relative to that of PyTorch's float32: the two sum in
 # different orders, and training amplifies the difference, so that either may be closer.
@@ -58,7 +58,7 @@ class Outcome(NamedTuple):
 
 def ready(config: ImageConfig) -> Job:
     """Returns lcjax's run of the published method, ready to start."""
-    return prepare(config, make_task)
+    return prepare(config, PROTOCOLS)
 
 
 def chosen_sites(job: Job) -> list[str]:
@@ -100,7 +100,7 @@ def ours(job: Job, given: np.ndarray, max_gap: float) -> Outcome:
     sites = chosen_sites(job)
     slopes = np.array([metrics[SLOPE + site][-1] for site in sites])
     near = [site for site, slope in zip(sites, slopes, strict=True) if abs(1 - slope) < max_gap]
-    fused, report = lcjax.collapse(state.params, near or None, max_gap=max_gap)
+    fused, report = lcjax.collapse(state.params, near or None, lcjax.Exact(max_gap=max_gap))
     weights, loss = state_of(state.params), np.asarray(metrics["train/loss"])
     return Outcome(loss, slopes, weights, state_of(fused), list(report.collapsed))
 

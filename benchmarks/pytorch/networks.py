@@ -9,7 +9,7 @@ import torch  # pyright: ignore[reportMissingImports]
 from torch import nn  # pyright: ignore[reportMissingImports]
 
 from lcjax.tree.paths import leaf_path
-from train.models.architecture import AnyModel, MixerConfig, MLPConfig
+from train.tasks.image.model import AnyModel, MixerConfig, MLPConfig
 
 
 def chain(*widths: int) -> nn.Sequential:

@@ -20,6 +20,7 @@ from benchmarks.harness.publish import RESULTS, Column, Table, publish, tabulate
 from benchmarks.harness.timing import interleaved, quartiles, ratio
 from benchmarks.pytorch.agreement import COMPARED, agreement, ready
 from benchmarks.pytorch.timing import forward_calls, repeated, step_calls
+from train.config.protocol import PaperConfig
 from train.runtime.memory import keep_freed_memory
 from train.tasks.image.config import ImageConfig
 from train.tasks.image.presets import PRESETS
@@ -35,8 +36,7 @@ def published(preset: str, strength: float) -> ImageConfig:
     """Returns a preset trained by the published method, with a penalty on its last two sites."""
     config = PRESETS[preset][1]
     penalty = dataclasses.replace(config.penalty, strength=strength, last=2)
-    protocol = dataclasses.replace(config.protocol, protocol="paper")
-    return dataclasses.replace(config, penalty=penalty, protocol=protocol)
+    return dataclasses.replace(config, penalty=penalty, protocol=PaperConfig())
 
 
 def compared(seconds: Mapping[str, Sequence[float]], times: int) -> dict[str, Any]:

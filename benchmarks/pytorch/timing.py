@@ -1,5 +1,6 @@
 """Training steps and forward passes of lcjax and PyTorch, ready for interleaved timing."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -52,8 +53,8 @@ def forward_calls(job: Job, form: str, batch: int, *, compiled: bool) -> Calls:
     task, training = job.task, torch_training(job)
     variables, network = job.state.variables, training.network
     if form == "compact":
-        variables, _ = lcjax.collapse(variables, chosen_sites(job), max_gap=float("inf"))
-        network, _ = training.compact(float("inf"))
+        variables, _ = lcjax.collapse(variables, chosen_sites(job), lcjax.Exact(max_gap=math.inf))
+        network, _ = training.compact(math.inf)
     network.eval()
     images = task.data.train.images[:batch]
     ours = jax.device_put(jnp.asarray(images))

@@ -69,7 +69,7 @@ BASELINE_ROWS: _Rows = {
     "language-penalty-all-epochs": (*SMALL, *PENALTY, *_ALL_EPOCHS),
     "language-annealed-taught-2": (
         *(*SMALL, "--protocol", "anneal", "--last", "2", *_ALL_EPOCHS),
-        *("--teacher", RunDirectory("language-more-3e-3"), "--no-deep-teacher"),
+        *("--teacher", RunDirectory("language-more-3e-3")),
     ),
     "language-scratch-2": (*SMALL, *PLAIN, *_ALL_EPOCHS, "--collapsed-from", _HEALED),
     _PUBLISHED: (*SMALL, "--protocol", "paper", "--strength", "1", *_ALL_EPOCHS),

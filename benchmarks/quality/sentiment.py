@@ -40,7 +40,7 @@ def methods() -> Iterator[Method]:
     # As many steps as the epoch of the deep network and the healing have together.
     again = (*_PRESET, *_PLAIN, "--epochs", "1.3", "--collapsed-from", healed)
     yield Method("compact topology, new fused layers", f"sentiment-scratch-{SIZE}", again)
-    distilled = (*again, "--teacher", _DEEP, "--no-deep-teacher")
+    distilled = (*again, "--teacher", _DEEP)
     yield Method("the same, distilled", f"sentiment-distilled-{SIZE}", distilled)
     yield from _published("1", (SIZE,), every_seed=True)
 

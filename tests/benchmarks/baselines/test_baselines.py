@@ -160,7 +160,7 @@ def test_heal_follows_the_run(compress, distilled, tmp_path, monkeypatch):
     command = base.BaselineConfig(tmp_path / "run", runs_dir=tmp_path, name="baseline")
     base.heal(command, compress)
     summary = read_json(tmp_path / "baseline" / SUMMARY)
-    compact, _ = lcjax.collapse(task.variables, ["mlp/act_1"], threshold=1.0)
+    compact, _ = lcjax.collapse(task.variables, ["mlp/act_1"], lcjax.Exact(max_gap=1.0))
     left = summary["compact"]["parameters"] - summary["removed"]
     assert 0.9 * count(compact) < left <= count(compact) + 1
     assert summary["steps"] == task.steps_in(0.2) > 0

@@ -8,6 +8,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="extra torch")
 
+from train.models.architecture import ViTConfig  # noqa: E402
+
 from benchmarks.harness.timing import interleaved  # noqa: E402
 from benchmarks.pytorch import (  # noqa: E402
     agreement,
@@ -18,7 +20,6 @@ from benchmarks.pytorch import (  # noqa: E402
     training,
 )
 from tests.helpers.runs import configured  # noqa: E402
-from train.models.architecture import ViTConfig  # noqa: E402
 
 MLP = dict(
     **{"protocol": "paper", "hidden": (24, 24, 24), "last": 2, "strength": 10.0},
