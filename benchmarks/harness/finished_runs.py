@@ -18,7 +18,7 @@ def fit_heal_settings(config: Config) -> FitHealConfig:
 
 
 def fit_heal_config(run: Path) -> Config:
-    """Returns the configuration of fit-heal on a finished run's deep model, healed as the run heals.
+    """Returns the configuration of fit-heal on a finished run's deep model, with its healing.
 
     Raises:
       ConfigError: if it is not a run, or its configuration is damaged.
