@@ -22,7 +22,7 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from benchmarks.baselines import base
-from lcjax.algebra.regression import singular, truncated
+from lcjax.algebra.regression import low_rank_factors, svd_in_metric
 from lcjax.structure.chains import Chain, join
 from train.validation import ConfigError
 
@@ -130,7 +130,7 @@ def split(params: Any, ranks: Mapping[str, int]) -> dict[str, Factors]:
     found = {}
     for path, kernel in at_paths(params, ranks).items():
         wide = np.asarray(kernel, np.float64)
-        pair = truncated(wide, singular(wide)[1][: ranks[path]])
+        pair = low_rank_factors(wide, svd_in_metric(wide)[1][: ranks[path]])
         names = ("in_kernel", "out_kernel")
         found[path] = {n: jnp.asarray(f, kernel.dtype) for n, f in zip(names, pair, strict=True)}
     return found
