@@ -1,4 +1,4 @@
-"""Runs of train.image for tests: configurations by flag, the command line, what a run left."""
+"""Training runs for tests: configurations by flag, command lines, and the files of a run."""
 
 import dataclasses
 import os
@@ -15,16 +15,34 @@ import numpy as np
 from tensorboardX.proto.event_pb2 import Event
 
 from train import image
+from train.config.protocol import convert_protocol
 from train.engine.checkpoints import Snapshots
 from train.engine.run_directory import create_directory
+from train.protocols import PROTOCOLS
+from train.runs import command
 from train.tasks.image.presets import PRESETS
+
+_SECTIONS = (
+    "data",
+    "model",
+    "optimizer",
+    "penalty",
+    "protocol",
+    "init",
+    "distillation",
+    "run",
+    "devices",
+)
 
 
 def configured(preset="digits-mlp", presets=PRESETS, **flags):
     """Returns a preset's configuration with fields set by name, whichever section they are in."""
     config = presets[preset][1]
+    if "protocol" in flags:
+        protocol = convert_protocol(config.protocol, flags["protocol"])
+        config = dataclasses.replace(config, protocol=protocol)
     left = set(flags)
-    for section in ("data", "model", "optimizer", "penalty", "protocol", "run", "devices"):
+    for section in _SECTIONS:
         part = getattr(config, section)
         mine = {f.name for f in dataclasses.fields(part)} & flags.keys()
         part = dataclasses.replace(part, **{name: flags[name] for name in mine})
@@ -34,11 +52,35 @@ def configured(preset="digits-mlp", presets=PRESETS, **flags):
     return config
 
 
-def main(monkeypatch, *flags):
-    """Runs the command line in this process."""
+def command_line(config, presets=PRESETS):
+    """Returns the preset and the flags that give a configuration."""
+    default, found = presets[config.preset][1], [config.preset]
+    if config.protocol.protocol != default.protocol.protocol:
+        found += ["--protocol", config.protocol.protocol]
+        protocol = convert_protocol(default.protocol, config.protocol.protocol)
+        default = dataclasses.replace(default, protocol=protocol)
+    for section in _SECTIONS:
+        for name, value in vars(getattr(config, section)).items():
+            if value == getattr(getattr(default, section), name) or name == "kind":
+                continue
+            flag = "from" if name == "deep" else name.replace("_", "-")
+            if isinstance(value, bool):
+                found.append(f"--{'' if value else 'no-'}{flag}")
+            else:
+                found += [f"--{flag}", *map(str, value if isinstance(value, tuple) else [value])]
+    return found
+
+
+def prepare(config):
+    """Returns the job of a configuration."""
+    return command.prepare(config, PROTOCOLS)
+
+
+def main(monkeypatch, *flags, module=image):
+    """Runs a command in this process."""
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # which it replaces
-    monkeypatch.setattr(sys, "argv", ["train.image", *map(str, flags)])
-    image.main()
+    monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, flags)])
+    module.main()
 
 
 def start(*flags, module="train.image", **environment):
@@ -86,7 +128,7 @@ def fit(directory, job):
     """Trains in a directory, or goes on there, and returns the last state; the job stays fresh."""
     if not directory.exists():
         create_directory(directory, {})
-    image.fit(dataclasses.replace(job, state=jax.tree.map(jnp.copy, job.state)), directory)
+    command.train_job(dataclasses.replace(job, state=jax.tree.map(jnp.copy, job.state)), directory)
     return last_state(directory, job)
 
 
@@ -94,8 +136,8 @@ def interrupt_after(monkeypatch, saves):
     """Makes a run stop as by Ctrl-C right after it has started to save so many times."""
     save, left = Snapshots.save, [saves]
 
-    def interrupted(self, step, state, **merit):
-        save(self, step, state, **merit)
+    def interrupted(self, step, state, **score):
+        save(self, step, state, **score)
         left[0] -= 1
         if not left[0]:
             raise KeyboardInterrupt

@@ -18,10 +18,9 @@ SMALL = {
     "dropout": 0.0,
     "validation": 0.1,
     "test": 0.1,
-    "calibration_images": 64,
     "steps_per_dispatch": 5,
 }
-PLAIN = {"protocol": "natural", "slope_learning_rate": 0.0, "strength": 0.0}
+PLAIN = {"protocol": "penalty", "slope_learning_rate": 0.0, "strength": 0.0}
 
 
 def write_text(path, words=500, seed=0):
@@ -34,19 +33,7 @@ def write_text(path, words=500, seed=0):
 
 def on_text(path, preset="shakespeare-small", **fields):
     """Returns a preset's configuration, small, on a file."""
-    return configured(preset, PRESETS, **SMALL | {"dataset": str(path)} | fields)
-
-
-def flags(config):
-    """Returns what asks for a configuration on the command line."""
-    preset, found = PRESETS[config.preset][1], [config.preset]
-    for section in ("data", "model", "optimizer", "penalty", "protocol", "run"):
-        for name, value in vars(getattr(config, section)).items():
-            flag = "from" if name == "deep" else name.replace("_", "-")
-            if value == getattr(getattr(preset, section), name) or name == "kind":
-                continue
-            if isinstance(value, bool):
-                found.append(f"--{'' if value else 'no-'}{flag}")
-            else:
-                found += [f"--{flag}", str(value)]
-    return found
+    given = SMALL | {"dataset": str(path)} | fields
+    if given.get("protocol", "fit-heal") in ("fit-heal", "progressive", "anneal"):
+        given.setdefault("calibration_images", 64)
+    return configured(preset, PRESETS, **given)

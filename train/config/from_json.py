@@ -6,8 +6,8 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from lcjax.validation.json_files import kind_of
 from lcjax._messages import printable
+from lcjax.validation.json_files import kind_of
 from train.config.base import AnyConfig
 from train.config.old_runs import upgraded
 from train.config.protocol import convert_protocol

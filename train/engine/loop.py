@@ -13,6 +13,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 import lcjax
@@ -23,7 +24,7 @@ from train.engine.gradient_accumulation import accumulate_gradient
 from train.engine.metrics_writer import MetricsWriter
 from train.runtime.devices import any_process, is_main_process
 from train.runtime.interrupts import interruption
-from train.runtime.sharding import constrain_activations
+from train.runtime.sharding import constrain_activations, optimizer_shardings, shardings
 
 Metrics = dict[str, Any]
 # loss(params, stats, batch, key) -> (loss, (new stats, metrics))
@@ -66,6 +67,17 @@ class TrainState:
         return {"params": self.params, **self.stats}
 
 
+def state_shardings(state: TrainState, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Returns the sharding of every leaf of a state; arrays or ShapeDtypeStructs."""
+    variables = shardings(state.variables, mesh)
+    return TrainState(
+        step=NamedSharding(mesh, PartitionSpec()),  # type: ignore
+        params=variables.pop("params"),
+        stats=variables,
+        opt_state=optimizer_shardings(tx, state.opt_state, state.params, mesh),
+    )
+
+
 def make_dispatch(
     loss: LossFn,
     tx: optax.GradientTransformation,
@@ -73,7 +85,7 @@ def make_dispatch(
     key: jax.Array,
     *,
     accumulate: int = 1,
-    shardings: Any = None,
+    state_sharding: Any = None,
 ) -> Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]:
     """Returns the jitted `dispatch(state, arrays, inputs)`, which takes several steps.
 
@@ -86,7 +98,7 @@ def make_dispatch(
       source: of the batches.
       key: random key.
       accumulate: number of microbatches whose gradients are averaged.
-      shardings: of the old and the new state, on a mesh.
+      state_sharding: of the old and the new state, on a mesh; from `state_shardings`.
     """
     gradient = accumulate_gradient(jax.value_and_grad(loss, has_aux=True), accumulate)
 
@@ -100,7 +112,7 @@ def make_dispatch(
         metrics = {"train/loss": value, **metrics, **_slopes(params)}
         return TrainState(state.step + 1, params, stats, opt_state), metrics
 
-    placed = None if shardings is None else (shardings, None)
+    placed = None if state_sharding is None else (state_sharding, None)
 
     @partial(jax.jit, donate_argnums=0, out_shardings=placed)
     def dispatch(state: TrainState, arrays: Any, inputs: Any) -> tuple[TrainState, Metrics]:

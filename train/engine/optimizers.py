@@ -30,8 +30,7 @@ def make_optimizer(
         strength=penalty.strength if strength is None else strength,
         penalty=penalty.penalty,
         slope_learning_rate=_from_step(int(penalty.start * steps), penalty.slope_learning_rate),
-        last=penalty.last,
-        where=penalty.where,
+        sites=lcjax.SiteSelection(last=penalty.last, where=penalty.where),
         steps=steps,
     )
 

@@ -18,10 +18,18 @@ import lcjax
 from train.config.base import Config
 from train.data.batches import BatchStream
 from train.engine.checkpoints import Snapshots
-from train.engine.loop import LossFn, Metrics, TrainState, Watch, make_dispatch, train
+from train.engine.loop import (
+    LossFn,
+    Metrics,
+    TrainState,
+    Watch,
+    make_dispatch,
+    state_shardings,
+    train,
+)
 from train.engine.metrics_writer import metrics_writer
 from train.runtime.devices import barrier, is_main_process
-from train.runtime.sharding import current_mesh, place
+from train.runtime.sharding import current_mesh
 
 # Facts about the stages after the first, one entry each; JSON.
 History = Sequence[dict[str, Any]]
@@ -159,8 +167,9 @@ def _run(
     validate: Callable[[Any], tuple[Metrics, float]],
     config: Config,
 ) -> TrainState:
-    run, first = config.run, place(first, first.variables)
-    shardings = current_mesh() and jax.tree.map(lambda leaf: leaf.sharding, first)
+    run, mesh = config.run, current_mesh()
+    shardings = None if mesh is None else state_shardings(first, stage.tx, mesh)
+    first = first if mesh is None else jax.device_put(first, shardings)
     with Snapshots(stage_directory(directory, number), keep=run.keep) as snapshots:
         state = snapshots.restore(like=first) or first
         with metrics_writer(directory, start_step=int(state.step)) as recorder:
@@ -172,7 +181,7 @@ def _run(
                     stage.source,
                     key,
                     accumulate=config.optimizer.accumulate,
-                    shardings=shardings,
+                    state_sharding=shardings,
                 ),
                 stage.source,
                 end=stage.end,

@@ -39,8 +39,8 @@ def predict(
     classifier, metadata = classifier_of(checkpoint, needs=("lengths", "tokenizer"))
     if metadata["kind"] != "text":
         raise ConfigError(
-            f"{checkpoint} is of a {metadata['kind']} run; expected a checkpoint of `python -m "
-            "train.sentiment`."
+            f"{checkpoint} is from a run of kind {metadata['kind']}; expected a checkpoint of "
+            "`python -m train.sentiment`."
         )
     spec = metadata["data"]
     lengths = spec["lengths"]

@@ -64,10 +64,11 @@ class Paper(Protocol[PaperConfig]):
     def stage(self, directory: Path, history: History) -> Stage:
         """Returns the one stage, with the penalty in its loss."""
         penalty, plain = self.task.config.penalty, super().stage(directory, history)
+        selection = lcjax.SiteSelection(last=penalty.last, where=penalty.where)
 
         def loss(params: Any, stats: Any, batch: Any, key: jax.Array) -> Any:
             value, aux = plain.loss(params, stats, batch, key)
-            gaps = lcjax.linearity_penalty(params, last=penalty.last, where=penalty.where)
+            gaps = lcjax.linearity_penalty(params, sites=selection)
             return value + penalty.strength * gaps, aux
 
         return dataclasses.replace(plain, loss=loss)

@@ -86,7 +86,7 @@ class Protocol(abc.ABC, Generic[Settings]):
             return RunResult(variables, variables, (), text)
         if not lcjax.find_sites(variables):
             return RunResult(variables, variables, (), "the model has no site to collapse.")
-        compact, report = lcjax.collapse(variables, max_gap=penalty.max_gap)
+        compact, report = lcjax.collapse(variables, fit=lcjax.Exact(max_gap=penalty.max_gap))
         text = str(report)
         if not report.collapsed and penalty.slope_learning_rate == 0:
             text = (

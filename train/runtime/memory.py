@@ -11,8 +11,8 @@ def keep_freed_memory() -> None:
     """Makes glibc's malloc return no freed memory to the kernel; does nothing with other libraries.
 
     Otherwise a step's scratch memory, some 100 MB, is returned at the end of the step, and the
-    kernel zeroes it page by page for the next one. Call it before JAX's first computation: running threads
-    keep their own memory pools.
+    kernel zeroes it page by page for the next one. Call it before JAX's first computation: threads
+    that already run keep their own memory pools.
     """
     if platform.libc_ver()[0] != "glibc":
         return

@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lcjax.structure.chains import find_chains, join
@@ -103,47 +104,58 @@ def make_global_batch(tree: Any, rows: np.ndarray, batch_size: int, *, axis: int
     return jax.tree.map(to_global, tree)
 
 
-def place(tree: Any, params: Any) -> Any:
-    """Returns params, variables or a training state where they belong on the current mesh.
-
-    Of a pair of dense layers the first kernel is cut by columns over tensor, the second by rows, as
-    Megatron does it (Shoeybi et al. 2019, arXiv 1909.08053, section 3); every array is cut over
-    fsdp along its largest axis that can be. What an optimizer keeps for a param, an array of its
-    shape at a path that ends alike, stands where the param does.
-
-    Args:
-      tree: what to place.
-      params: of the model; or variables.
-    """
+def place(variables: Any) -> Any:
+    """Returns params or variables with the shardings of `shardings` on the current mesh."""
     mesh = current_mesh()
-    if mesh is None:
-        return tree
-    return jax.device_put(tree, shardings(tree, params, mesh))
+    return variables if mesh is None else jax.device_put(variables, shardings(variables, mesh))
 
 
-def shardings(tree: Any, params: Any, mesh: Mesh) -> Any:
-    """Returns the sharding that `place` gives every leaf.
+def shardings(variables: Any, mesh: Mesh) -> Any:
+    """Returns the sharding of every leaf of params or variables.
+
+    Of a pair of dense layers the first kernel is sharded by columns over tensor and the second by
+    rows (Megatron: Shoeybi et al. 2019, arXiv 1909.08053, section 3); every array is sharded over
+    fsdp along its largest divisible axis.
 
     Args:
-      tree: what would be placed; ShapeDtypeStructs will do.
-      params: of the model; or variables.
+      variables: params or variables; arrays or ShapeDtypeStructs.
       mesh: with the axes data, fsdp and tensor.
     """
-    cuts = dict(_tensor_cuts(params["params"] if "params" in params else params))
-    known = {}
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
-        path = in_params(leaf_path(keys))
-        known[path] = (leaf.shape, _spec(leaf.shape, cuts.get(path), mesh))
+    cuts = dict(_tensor_cuts(variables["params"] if "params" in variables else variables))
 
     def sharding(keys: Any, leaf: Any) -> NamedSharding:
-        parts = leaf_path(keys).split("/")
-        for start in range(len(parts)):
-            shape, spec = known.get("/".join(parts[start:]), (None, None))
-            if shape == leaf.shape:
-                return NamedSharding(mesh, spec)
-        return NamedSharding(mesh, PartitionSpec())
+        return NamedSharding(mesh, _spec(leaf.shape, cuts.get(in_params(leaf_path(keys))), mesh))
 
-    return jax.tree_util.tree_map_with_path(sharding, tree)
+    return jax.tree_util.tree_map_with_path(sharding, variables)
+
+
+def optimizer_shardings(
+    tx: optax.GradientTransformation, opt_state: Any, params: Any, mesh: Mesh
+) -> Any:
+    """Returns the sharding of every leaf of an optimizer's state: that of its param, if any.
+
+    Args:
+      tx: the optimizer.
+      opt_state: its state; arrays or ShapeDtypeStructs.
+      params: of the model; likewise.
+      mesh: with the axes data, fsdp and tensor.
+    """
+    replicated = NamedSharding(mesh, PartitionSpec())
+
+    def like_param(leaf: Any, param: Any, sharding: NamedSharding) -> Any:
+        if isinstance(leaf, optax.MaskedNode):
+            return leaf
+        return sharding if leaf.shape == param.shape else replicated
+
+    return optax.tree_utils.tree_map_params(
+        tx,
+        like_param,
+        opt_state,
+        params,
+        shardings(params, mesh),
+        transform_non_params=lambda _: replicated,
+        is_leaf=lambda node: isinstance(node, optax.MaskedNode),
+    )
 
 
 def _tensor_cuts(params: Any) -> Iterator[tuple[str, int]]:

@@ -67,6 +67,6 @@ def with_teacher(
 
     return loss, dataclasses.replace(
         source,
-        arrays=(source.arrays, place(variables, variables)),
+        arrays=(source.arrays, place(variables)),
         fetch=lambda arrays, inputs: WithAuxiliary(source.fetch(arrays[0], inputs), arrays[1]),
     )

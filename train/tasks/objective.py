@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lcjax.calibration.statistics import Mask
 from train.runtime.sharding import place, shard_batch
 from train.tasks.metric import ACCURACY, Metric
 
@@ -26,7 +25,7 @@ class Classifier(abc.ABC):
     """
 
     metric: ClassVar[Metric] = ACCURACY
-    mask: ClassVar[Mask | None] = None
+    mask: ClassVar[Callable[[Any], Any] | None] = None
     module: nn.Module
 
     @classmethod
@@ -69,7 +68,7 @@ class Classifier(abc.ABC):
             return {"loss": (losses * counts).sum(), "accuracy": right.sum(), "count": counts.sum()}
 
         def evaluate(variables: Any, split: Any) -> dict[str, float]:
-            variables = place(variables, variables)
+            variables = place(variables)
             parts = [totals(variables, *batch) for batch in self.batches(split, batch_size)]
             sums = jax.tree.map(lambda *values: float(sum(values)), *jax.device_get(parts))
             return self.scores(*(sums[name] / sums["count"] for name in ("accuracy", "loss")))

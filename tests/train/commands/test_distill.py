@@ -9,24 +9,22 @@ import pytest
 
 import lcjax
 from lcjax.tree.paths import leaf_path
-from tests.helpers.runs import configured
+from tests.helpers.runs import configured, prepare
 from tests.helpers.tiny_bert import make_folder, texts, write_tsv
 from tests.helpers.tiny_text import PLAIN, on_text, write_text
 from train import distill
 from train.config.base import as_json
-from train.config.from_json import booleans_of
+from train.config.from_json import booleans_of, config_from_json
 from train.engine.metrics_writer import read_metrics
 from train.engine.run_directory import create_directory, read_json
-from train.runs import command
+from train.runs.command import train_job
+from train.runs.conclude import conclude
+from train.runs.student import student
 from train.tasks.image import presets
-from train.tasks.image import task as image_task
 from train.tasks.language import presets as language_presets
-from train.tasks.language import task as language_task
 from train.tasks.text import presets as text_presets
-from train.tasks.text import task as text_task
 from train.validation import ConfigError
 
-KINDS = {"image": image_task, "language": language_task, "text": text_task}
 SHORT = {"epochs": 1, "count": 1, "heal_epochs": 0, "protocol": "fit-heal", "dropout": 0.0}
 
 
@@ -34,7 +32,7 @@ SHORT = {"epochs": 1, "count": 1, "heal_epochs": 0, "protocol": "fit-heal", "dro
 def test_every_preset_comes_back_from_json(kind):
     for _, config in kind.PRESETS.values():
         changed = dataclasses.replace(config, run=dataclasses.replace(config.run, name="a", seed=3))
-        assert distill.restored(config, as_json(changed)) == changed
+        assert config_from_json(config, as_json(changed)) == changed
 
 
 def test_a_boolean_that_is_not_given_is_the_stored_one():
@@ -47,11 +45,13 @@ def test_a_boolean_that_is_not_given_is_the_stored_one():
 
 
 def test_what_is_no_run_is_an_error(tmp_path, monkeypatch):
-    with pytest.raises(ConfigError, match="a is not a run: there is no config.json in it; expected"):
-        distill.student(tmp_path / "a")
+    with pytest.raises(ConfigError, match="a is not a run: it has no config.json; expected"):
+        student(tmp_path / "a")
     create_directory(tmp_path / "a", {"preset": "gone"})
-    with pytest.raises(ConfigError, match="a was started with 'gone'; expected one of today's pres"):
-        distill.student(tmp_path / "a")
+    with pytest.raises(
+        ConfigError, match="a was started with 'gone'; expected a preset of this vers"
+    ):
+        student(tmp_path / "a")
     monkeypatch.setattr(sys, "argv", ["train.distill", "--epochs", "3"])
     with pytest.raises(SystemExit, match="error: no RUN"):
         distill.main()
@@ -74,17 +74,17 @@ def test_a_student_has_the_runs_topology_and_learns_from_its_deep_model(
     else:
         text = write_text(tmp_path / "a.txt")
         config = on_text(text, "shakespeare-swiglu", **PLAIN | SHORT, runs_dir=tmp_path)
-    job = command.prepare(config, KINDS[kind].make_task)
+    job = prepare(config)
     create_directory(tmp_path / "deep", as_json(config))
-    ending = command.fit(job, tmp_path / "deep")
-    command.conclude(job.task, ending, tmp_path / "deep")
+    result = train_job(job, tmp_path / "deep")
+    conclude(job.task, result, tmp_path / "deep")
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # which it replaces
     asked = ["--name", "student", "--epochs", "2", "--log-every", "1", "--teacher-weight", "0.9"]
     asked += ["--runs-dir", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["train.distill", str(tmp_path / "deep"), *asked])
     distill.main()
     said = capsys.readouterr().out
-    assert "protocol natural" in said and "raise --strength" not in said
+    assert "protocol penalty" in said and "raise --strength" not in said
     assert "so there is nothing to collapse" in said
     columns = said.partition("side by side\n\n")[2].partition("\n")[0].split()
     assert columns == ["teacher", "student", "deep's", "compact"]

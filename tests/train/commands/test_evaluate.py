@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import lcjax
-from tests.helpers.runs import configured
+from tests.helpers.runs import configured, prepare
 from tests.helpers.trees import with_slopes
 from train import evaluate
-from train.image import prepare
 from train.runs.conclude import _metadata
+from train.runs.evaluation import evaluate_in_new_process
 
 pytestmark = pytest.mark.slow
 
@@ -42,12 +42,12 @@ def test_it_returns_what_the_model_in_hand_gives(job, compact, checkpoint, batch
 
 def test_a_fresh_process_gives_the_same(job, compact, checkpoint):
     want = job.task.classifier.evaluator(64)(compact, job.task.data.test())
-    assert evaluate.evaluate_in_new_process(checkpoint, "--batch-size", "64") == want
+    assert evaluate_in_new_process(checkpoint, "--batch-size", "64") == want
 
 
 def test_a_fresh_process_that_fails_says_why(tmp_path):
     with pytest.raises(RuntimeError, match="nowhere failed:\nerror: .*nowhere: no such checkpoint"):
-        evaluate.evaluate_in_new_process(tmp_path / "nowhere")
+        evaluate_in_new_process(tmp_path / "nowhere")
 
 
 def call(monkeypatch, *flags):
@@ -58,7 +58,7 @@ def call(monkeypatch, *flags):
 @pytest.mark.parametrize("metadata", [None, {"model": {}}])
 def test_a_checkpoint_of_something_else_is_an_error(tmp_path, monkeypatch, metadata):
     lcjax.save(tmp_path / "a", {"kernel": np.ones(2)}, metadata=metadata)
-    with pytest.raises(SystemExit, match="error: .*a does not say what model and data it is of"):
+    with pytest.raises(SystemExit, match="error: .*a does not describe its model and data"):
         call(monkeypatch, tmp_path / "a")
 
 

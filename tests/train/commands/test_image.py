@@ -17,6 +17,7 @@ import lcjax
 from tests.helpers.prepared import prepare_set
 from tests.helpers.runs import (
     checkpoints,
+    command_line,
     configured,
     events,
     fit,
@@ -24,11 +25,11 @@ from tests.helpers.runs import (
     kill_and_resume,
     last_state,
     main,
+    prepare,
     same_bits,
     start,
     wait_for,
 )
-from train import image
 from train.config.base import as_json
 from train.data.images import in_memory as array_sets
 from train.data.tfds import locate as tfds_find
@@ -36,6 +37,7 @@ from train.engine.loop import SLOPE
 from train.engine.metrics_writer import FILE, MetricsWriter, read_metrics
 from train.engine.run_directory import create_directory, read_json
 from train.runs import conclude as outcome
+from train.runs.conclude import conclude
 from train.tasks.image.presets import PRESETS
 
 REAL = os.environ.get("TFDS_DATA_DIR")
@@ -118,7 +120,7 @@ def test_it_prints_the_tables_that_it_keeps(finished):
         assert words in text
     summary = read_json(directory / "summary.json")
     percent = f"{100 * summary['compact']['restored']['accuracy']:.2f} %"
-    assert f"restored in a fresh process: test accuracy {percent}" in text
+    assert f"restored in a new process: test accuracy {percent}" in text
 
 
 def test_metrics_hold_loss_accuracy_and_every_slope(finished):
@@ -139,7 +141,7 @@ def test_metrics_hold_loss_accuracy_and_every_slope(finished):
 
 @pytest.fixture(scope="module")
 def job():
-    return image.prepare(configured(**SMALL))
+    return prepare(configured(**SMALL))
 
 
 def test_the_summary_says_what_the_checkpoints_hold(finished, job):
@@ -169,7 +171,9 @@ def test_a_finished_run_is_neither_resumed_nor_replaced(finished, monkeypatch):
     directory, _ = finished
     asked = ["digits-mlp", *flags(**SMALL, dropout=0.1, name="a", runs_dir=directory.parent)]
     before = {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
-    with pytest.raises(SystemExit, match="error: .*a is finished: see its summary.txt. Give more"):
+    with pytest.raises(
+        SystemExit, match="error: .*a is finished: see its summary.txt. Set --epochs"
+    ):
         main(monkeypatch, *asked, "--resume")
     with pytest.raises(SystemExit, match="error: .*a exists. Choose another --name"):
         main(monkeypatch, *asked)
@@ -186,8 +190,10 @@ def test_the_test_split_is_looked_at_once_and_at_the_end(job, tmp_path, monkeypa
     job = dataclasses.replace(job, task=task, protocol=type(job.protocol)(task))
     state = fit(tmp_path / "a", job)
     assert looks == []
-    monkeypatch.setattr(outcome, "evaluate_afresh", lambda *_: {"accuracy": 0.5, "loss": 1.0})
-    image.conclude(task, job.protocol.end(tmp_path / "a", [], state.variables), tmp_path / "a")
+    monkeypatch.setattr(
+        outcome, "evaluate_in_new_process", lambda *_: {"accuracy": 0.5, "loss": 1.0}
+    )
+    conclude(task, job.protocol.finish(tmp_path / "a", [], state.variables), tmp_path / "a")
     assert looks == [True]
 
 
@@ -200,9 +206,11 @@ def test_batches_come_from_the_training_split_alone(job):
 def test_nothing_collapsed_says_what_to_do(job, tmp_path, monkeypatch):
     create_directory(tmp_path / "a", {})
     (tmp_path / "a" / FILE).write_text('{"step": 1, "train/loss": 1.0, "slope/mlp/act_0": 0}\n')
-    monkeypatch.setattr(outcome, "evaluate_afresh", lambda *_: {"accuracy": 0.5, "loss": 1.0})
-    text = image.conclude(
-        job.task, job.protocol.end(tmp_path / "a", [], job.state.variables), tmp_path / "a"
+    monkeypatch.setattr(
+        outcome, "evaluate_in_new_process", lambda *_: {"accuracy": 0.5, "loss": 1.0}
+    )
+    text = conclude(
+        job.task, job.protocol.finish(tmp_path / "a", [], job.state.variables), tmp_path / "a"
     )
     assert "no slope came within 0.05 of 1, so nothing was collapsed" in text
     assert "raise --strength (0.3 now)" in text
@@ -229,7 +237,7 @@ def with_chance(kind, data_dir, **fields):
 def test_an_interrupted_run_ends_bit_for_bit_where_the_whole_one_does(
     kind, varied_dir, tmp_path, monkeypatch
 ):
-    job = image.prepare(with_chance(kind, varied_dir))
+    job = prepare(with_chance(kind, varied_dir))
     whole = fit(tmp_path / "whole", job)
     with monkeypatch.context() as patch:
         interrupt_after(patch, saves=2)
@@ -261,7 +269,7 @@ def test_a_run_without_a_checkpoint_yet_starts_over(job, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_bfloat16_trains_with_float32_params(tmp_path):
-    job = image.prepare(configured(**SMALL, dtype="bfloat16"))
+    job = prepare(configured(**SMALL, dtype="bfloat16"))
     assert job.task.classifier.module.dtype == jnp.bfloat16
     state = fit(tmp_path / "a", job)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
@@ -289,12 +297,15 @@ BAD = [
     (["--dataset", "no set"], "'no set' is not the name of a data set; expected 'digits'"),
     (["--last", 4], "last is 4; expected a number of sites from 1 to 3"),
     (["--where", "block_*"], r"'block_\*' matches no site. The sites are: mlp/act_0"),
-    (["--hidden"], "the model has no activation between two Dense layers, so no site. Give it hid"),
+    (
+        ["--hidden"],
+        "the model has no activation between two Dense layers, so it has no site. Give it",
+    ),
     (["--strength", -1], "--strength is -1.0; expected at least 0"),
     (["--mesh", "foo"], ".*mesh.*foo"),
-    (["--name", "a/b"], "--name is 'a/b'; expected a directory's name"),
-    (["--resume"], "--resume needs the --name of the run that is meant"),
-    (["--name", "a", "--resume"], "a is not a run: there is no config.json in it"),
+    (["--name", "a/b"], "--name is 'a/b'; expected the name of a directory"),
+    (["--resume"], "--resume needs the --name of a run"),
+    (["--name", "a", "--resume"], "a is not a run: it has no config.json"),
 ]
 
 
@@ -360,7 +371,7 @@ def test_a_run_is_resumed_without_its_flags_and_a_finished_one_made_longer(tmp_p
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").rglob("*")}
     epochs = SMALL["epochs"]
     for more in ([], ["--epochs", epochs]):
-        with pytest.raises(SystemExit, match=f"is finished: .*more --epochs than {epochs}"):
+        with pytest.raises(SystemExit, match=f"is finished: .*Set --epochs to more than {epochs}"):
             main(monkeypatch, "digits-mlp", *here, *more)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "a").rglob("*")} == before
     main(monkeypatch, "digits-mlp", *here, "--epochs", 2 * epochs)
@@ -380,25 +391,14 @@ def test_a_run_that_diverges_stops_with_what_to_do_and_has_no_outcome(tmp_path, 
 # In processes of their own: killed, interrupted, and the figures of README.
 
 
-def command(config):
-    """Returns the command line that asks for a configuration of the preset digits-mlp."""
-    preset, given = as_json(PRESETS["digits-mlp"][1]), {}
-    for section, values in as_json(config).items():
-        if isinstance(values, dict):
-            given |= {name: v for name, v in values.items() if v != preset[section][name]}
-    if "deep" in given:
-        given["from"] = given.pop("deep")
-    return ["digits-mlp", *flags(**given)]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["in memory", "streamed"])
 @pytest.mark.parametrize("saves", [1, 3])
 def test_a_killed_process_is_resumed_bit_for_bit(kind, saves, varied_dir, tmp_path):
     config = with_chance(kind, varied_dir, epochs=8, name="a", runs_dir=tmp_path)
     broken = tmp_path / "a"
-    kill_and_resume(*command(config), directory=broken, saves=saves)
-    job = image.prepare(config)
+    kill_and_resume(*command_line(config), directory=broken, saves=saves)
+    job = prepare(config)
     whole = fit(tmp_path / "whole", job)
     same_bits(last_state(broken, job), whole)
     assert (broken / FILE).read_text() == (tmp_path / "whole" / FILE).read_text()
@@ -410,19 +410,19 @@ def test_a_killed_process_is_resumed_bit_for_bit(kind, saves, varied_dir, tmp_pa
 def test_a_disk_that_fills_up_costs_nothing_that_was_saved(most, varied_dir, tmp_path):
     config = with_chance("in memory", varied_dir, epochs=30, name="a", runs_dir=tmp_path)
     broken = tmp_path / "a"
-    stopped = start(*command(config))
+    stopped = start(*command_line(config))
     wait_for(lambda: checkpoints(broken), stopped)
     resource.prlimit(stopped.pid, resource.RLIMIT_FSIZE, (most, most))
     _, complained = stopped.communicate()
     assert stopped.returncode == 1 and "/train/" not in complained  # orbax's threads may complain
     (told,) = [line for line in complained.splitlines() if line.startswith("error: ")]
-    assert "cannot be written: File too large. The last whole checkpoint stays" in told
-    assert told.endswith("the same flags with --name a --resume continue the run.")
+    assert "cannot be written: File too large. The last complete checkpoint is intact" in told
+    assert told.endswith("--name a --resume to the same flags.")
     assert checkpoints(broken) and not (broken / "summary.json").exists()
-    resumed = start(*command(config), "--resume")
+    resumed = start(*command_line(config), "--resume")
     _, complained = resumed.communicate()
     assert resumed.returncode == 0, complained
-    job = image.prepare(config)
+    job = prepare(config)
     same_bits(last_state(broken, job), fit(tmp_path / "whole", job))
     assert (broken / FILE).read_text() == (tmp_path / "whole" / FILE).read_text()
 
@@ -433,19 +433,19 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_saved(most, varied_dir, tmp
 )
 def test_ctrl_c_says_how_to_resume_and_that_works(kind, asked, varied_dir, tmp_path):
     config = with_chance(kind, varied_dir, epochs=8, runs_dir=tmp_path)
-    stopped = start(*command(config))
+    stopped = start(*command_line(config))
     directory = tmp_path / "digits-mlp"
     wait_for(lambda: checkpoints(directory), stopped)
     stopped.send_signal(asked)
     _, complained = stopped.communicate()
     assert stopped.returncode == 128 + asked
-    assert "stopping after this step; once more stops at once" in complained
-    hint = "stopped; the same command with --name digits-mlp --resume continues it"
+    assert "stopping after this step; interrupt again to stop at once" in complained
+    hint = "stopped; add --name digits-mlp --resume to the same command to continue"
     assert complained.rstrip().endswith(hint) and "Traceback" not in complained
-    resumed = start(*command(config), "--name", "digits-mlp", "--resume")
+    resumed = start(*command_line(config), "--name", "digits-mlp", "--resume")
     _, complained = resumed.communicate()
     assert resumed.returncode == 0, complained
-    job = image.prepare(config)
+    job = prepare(config)
     same_bits(last_state(directory, job), fit(tmp_path / "whole", job))
 
 
@@ -457,10 +457,10 @@ def test_an_ending_that_was_interrupted_is_resumed(tmp_path, monkeypatch, capsys
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(outcome, "evaluate_afresh", interrupted)
+        patch.setattr(outcome, "evaluate_in_new_process", interrupted)
         with pytest.raises(SystemExit, match="130"):
             main(patch, *asked)
-    assert "stopped; the same command with --name a --resume" in capsys.readouterr().err
+    assert "stopped; add --name a --resume" in capsys.readouterr().err
     left = {path.name for path in (tmp_path / "a").iterdir()}
     assert "compact" in left and "summary.json" not in left
     main(monkeypatch, *asked, "--resume")
@@ -473,7 +473,7 @@ def test_an_ending_that_was_interrupted_is_resumed(tmp_path, monkeypatch, capsys
 def test_steps_a_dispatch_change_nothing(tmp_path):
     runs = {}
     for steps in (1, 7, 20):
-        job = image.prepare(configured(**SMALL | RANDOM, steps_per_dispatch=steps))
+        job = prepare(configured(**SMALL | RANDOM, steps_per_dispatch=steps))
         runs[steps] = fit(tmp_path / str(steps), job), read_metrics(tmp_path / str(steps))
     want, records = runs.pop(1)
     for state, others in runs.values():

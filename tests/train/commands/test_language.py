@@ -2,28 +2,30 @@
 
 import json
 import math
-import sys
-import warnings
 
 import jax
 import numpy as np
 import pytest
 
 import lcjax
+from tests.helpers import runs
 from tests.helpers.runs import (
+    command_line,
     configured,
     fit,
     interrupt_after,
     kill_and_resume,
     last_state,
+    prepare,
     same_bits,
     start,
 )
-from tests.helpers.tiny_text import PLAIN, flags, on_text, write_text
+from tests.helpers.tiny_text import PLAIN, on_text, write_text
 from tests.reference.cases import weights
 from tests.reference.golden import golden
 from train import language
-from train.config.base import as_json, check
+from train.config.base import as_json
+from train.config.check import check
 from train.data.text.documents import find_documents
 from train.data.text.language import language_data
 from train.data.text.vocabulary import Pieces
@@ -31,12 +33,12 @@ from train.engine.metrics_writer import FILE, read_metrics
 from train.engine.run_directory import create_directory, read_json
 from train.models.serialization import module_as_json, module_from_json
 from train.protocols.progressive import _drop
-from train.runs import command
+from train.runs.command import train_job
 from train.runs.conclude import _metadata
 from train.runs.finished import teacher
 from train.tasks.language.objective import LanguageModel
 from train.tasks.language.presets import PRESETS
-from train.tasks.language.task import text_to_test
+from train.tasks.language.task import read_test_split
 from train.tasks.metric import ACCURACY, LOSS
 from train.validation import ConfigError
 
@@ -48,14 +50,17 @@ def text(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def job(text):
-    return language.prepare(on_text(text, **PLAIN, stride=5))
+    return prepare(on_text(text, **PLAIN, stride=5))
+
+
+def flags(config):
+    """Returns the command line of a configuration."""
+    return command_line(config, PRESETS)
 
 
 def main(monkeypatch, *arguments):
     """Runs the command line in this process."""
-    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # which it replaces
-    monkeypatch.setattr(sys, "argv", ["train.language", *map(str, arguments)])
-    language.main()
+    runs.main(monkeypatch, *arguments, module=language)
 
 
 # What a model is judged by.
@@ -78,10 +83,10 @@ def test_loss_is_that_of_every_token_told_from_its_window(job):
     scores = task.scores(variables)
     assert scores["loss"] == pytest.approx(-np.mean(list(told.values())), rel=1e-5)
     assert scores["perplexity"] == pytest.approx(math.exp(scores["loss"]))
-    assert task.merit(variables) == -scores["loss"] and 0 <= scores["accuracy"] <= 1
+    assert task.score(variables) == -scores["loss"] and 0 <= scores["accuracy"] <= 1
     stated = task.data.evaluation
     assert (stated["window"], stated["stride"]) == (12, 5)
-    assert stated["about"].endswith("so that a token is told from 8 to 12 before it.")
+    assert stated["note"].endswith("so that a token is predicted from the 8 to 12 before it.")
 
 
 def test_a_lower_loss_is_better_and_a_higher_accuracy():
@@ -90,8 +95,8 @@ def test_a_lower_loss_is_better_and_a_higher_accuracy():
     assert _drop(LOSS, facts, {"validation": high}) == 0.25
     assert _drop(ACCURACY, facts, {"validation": high}) == -0.25
     assert LOSS.show(low) == "0.5000 (perplexity 1.649)" and ACCURACY.show(low) == "50.00 %"
-    assert LOSS.show_drop(0.25) == "0.2500 nats over"
-    assert ACCURACY.show_drop(0.25) == "25.00 points under"
+    assert LOSS.show_drop(0.25) == "0.2500 nats above"
+    assert ACCURACY.show_drop(0.25) == "25.00 points below"
 
 
 def test_a_loss_beyond_floats_has_an_infinite_perplexity(job):
@@ -100,7 +105,7 @@ def test_a_loss_beyond_floats_has_an_infinite_perplexity(job):
 
 def test_a_checkpoint_finds_its_test_text_again(job):
     known = json.loads(json.dumps(_metadata(job.task)["data"]))
-    again, want = text_to_test(known, None), job.task.data.test()
+    again, want = read_test_split(known, None), job.task.data.test()
     for ours, theirs in zip(again.batch(np.arange(3)), want.batch(np.arange(3)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert len(again) == len(want)
@@ -162,7 +167,7 @@ def fine_tuning(text, folder, **fields):
 
 
 def test_pretrained_weights_are_where_training_begins(text, pretrained):
-    job = language.prepare(fine_tuning(text, pretrained))
+    job = prepare(fine_tuning(text, pretrained))
     held = pytest.importorskip("safetensors.numpy").load_file(pretrained / "model.safetensors")
     np.testing.assert_array_equal(
         job.state.params["block_1"]["mlp"]["dense_0"]["kernel"],
@@ -170,7 +175,7 @@ def test_pretrained_weights_are_where_training_begins(text, pretrained):
     )
     assert job.task.classifier.module.max_length == 16 and job.task.data.train.context == 12
     assert {site.slope for site in lcjax.find_sites(job.state.params)} == {0.0}
-    assert module_from_json(job.task.known["module"]) == job.task.classifier.module
+    assert module_from_json(job.task.data_spec["module"]) == job.task.classifier.module
 
 
 # Bad input.
@@ -180,7 +185,10 @@ BAD = [
     ({"stride": 0}, "--stride is 0; expected 1 to the --context, 12"),
     ({"context": 0}, "--context is 0; expected at least 1"),
     ({"vocab_size": 100}, "--vocab-size is 100; expected at least 258"),
-    ({"test": 0.6, "validation": 0.5}, "--validation is 0.5 and --test 0.6; expected less than 1"),
+    (
+        {"test": 0.6, "validation": 0.5},
+        "--validation is 0.5 and --test 0.6; expected a sum below 1",
+    ),
     ({"num_heads": 3}, "--num-heads is 3; expected a divisor of width 16"),
     ({"train_tokens": 0}, "--train-tokens is 0; expected at least 1"),
     ({"epochs": 0}, "--epochs is 0; expected a positive number"),
@@ -217,19 +225,19 @@ def test_what_does_not_fit_is_an_error_and_nothing_is_written(
 
 def test_a_pretrained_model_of_another_kind_is_an_error(text, pretrained):
     for fields, message in (
-        ({"context": 17}, "--context is 17, but .*gpt2 reads 16 tokens at most; expected at most"),
-        ({"vocabulary": "characters"}, "--vocabulary is characters; expected pretrained, as the"),
+        ({"context": 17}, "--context is 17; expected at most 16, the context"),
+        ({"vocabulary": "characters"}, "--vocabulary is characters; expected pretrained, like"),
         ({"pretrained": "no-such"}, "no-such: no such file or folder"),
     ):
         with pytest.raises((ConfigError, FileNotFoundError), match=message):
-            language.prepare(fine_tuning(text, pretrained, **fields))
+            prepare(fine_tuning(text, pretrained, **fields))
 
 
 def test_a_teacher_of_another_vocabulary_is_an_error(job, tmp_path):
-    known = job.task.known | {"vocabulary": "another"}
+    known = job.task.data_spec | {"vocabulary": "another"}
     metadata = _metadata(job.task) | {"data": known}
     lcjax.save(tmp_path / "deep", job.task.variables, metadata=metadata)
-    shared = {"vocabulary": job.task.known["vocabulary"]}
+    shared = {"vocabulary": job.task.data_spec["vocabulary"]}
     with pytest.raises(ConfigError, match="was trained with {'vocabulary': 'another'}; expected "):
         teacher(tmp_path / "deep", shared)
 
@@ -248,7 +256,7 @@ VARIED = {"dropout": 0.1, "checkpoint_every": 3, "log_every": 1, "steps_per_disp
 
 @pytest.mark.slow
 def test_an_interrupted_run_ends_bit_for_bit_where_the_whole_one_does(text, tmp_path, monkeypatch):
-    job = language.prepare(on_text(text, **PLAIN | VARIED, epochs=2))
+    job = prepare(on_text(text, **PLAIN | VARIED, epochs=2))
     whole = fit(tmp_path / "whole", job)
     with monkeypatch.context() as patch:
         interrupt_after(patch, saves=2)
@@ -266,7 +274,7 @@ def test_an_interrupted_run_ends_bit_for_bit_where_the_whole_one_does(text, tmp_
 def test_a_killed_process_is_resumed_bit_for_bit(text, tmp_path):
     config = on_text(text, **PLAIN | VARIED, epochs=20, name="a", runs_dir=tmp_path)
     kill_and_resume(*flags(config), directory=tmp_path / "a", module="train.language")
-    job = language.prepare(config)
+    job = prepare(config)
     same_bits(last_state(tmp_path / "a", job), fit(tmp_path / "whole", job))
     lines = [(tmp_path / name / FILE).read_text() for name in ("whole", "a")]
     assert lines[0] == lines[1] != ""
@@ -274,12 +282,14 @@ def test_a_killed_process_is_resumed_bit_for_bit(text, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "protocol", ["natural", "ramp", "anneal", "reference", "progressive", "fit-heal"]
+    "protocol", ["penalty", "ramp", "anneal", "paper", "progressive", "fit-heal"]
 )
 def test_every_protocol_runs_from_the_command_line(protocol, text, tmp_path):
     gated = protocol in ("fit-heal", "progressive")
     preset = "shakespeare-swiglu" if gated else "shakespeare-small"
-    short = {"last": 1, "count": 1, "max_drop": 1.0, "threshold": math.inf, "strength": 1.0}
+    short = {"last": 1, "max_gap": math.inf, "strength": 1.0}
+    short |= {"count": 1} if protocol in ("fit-heal", "anneal") else {}
+    short |= {"max_drop": 1.0} if gated else {}
     asked = {**VARIED, **short, "protocol": protocol, "name": "a", "runs_dir": tmp_path}
     process = start(*flags(on_text(text, preset, **asked)), module="train.language")
     said, complained = process.communicate()
@@ -297,11 +307,11 @@ def test_every_protocol_runs_from_the_command_line(protocol, text, tmp_path):
 def test_max_drop_is_in_nats(text, tmp_path):
     """What fit-heal takes is the most that costs no more than --max-drop of validation loss."""
     shared = {"protocol": "fit-heal", "count": None, "heal_epochs": 0, "epochs": 4}
-    job = language.prepare(on_text(text, **shared, max_drop=0.02))
+    job = prepare(on_text(text, **shared, max_drop=0.02))
     create_directory(tmp_path / "a", as_json(job.task.config))
-    ending = command.fit(job, tmp_path / "a")
-    plan = ending.facts["fit_heal"]["plan"]
+    result = train_job(job, tmp_path / "a")
+    plan = result.extra["fit_heal"]["plan"]
     drops = [plan["steps"][0]["metric"] - step["metric"] for step in plan["steps"][1:]]
     taken = plan["chosen"]
     assert all(drop <= 0.02 for drop in drops[:taken]) and all(d > 0.02 for d in drops[taken:])
-    assert plan["steps"][0]["metric"] == -ending.facts["fit_heal"]["deep_validation"]["loss"]
+    assert plan["steps"][0]["metric"] == -result.extra["fit_heal"]["deep_validation"]["loss"]

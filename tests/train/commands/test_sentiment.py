@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import sys
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -12,35 +11,39 @@ import numpy as np
 import pytest
 
 import lcjax
+from tests.helpers import runs
 from tests.helpers.runs import (
+    command_line,
     fit,
     interrupt_after,
     kill_and_resume,
     last_state,
+    prepare,
     same_bits,
     start,
 )
 from tests.helpers.tiny_bert import LONGEST, make_folder, texts, write_tsv
 from train import sentiment
-from train.config.base import as_json, check
+from train.config.base import DistillationConfig, as_json
+from train.config.check import check
 from train.data.dataset import DataError
 from train.data.text.length_buckets import PADDING
 from train.engine.metrics_writer import FILE, read_metrics
 from train.engine.run_directory import create_directory, read_json
 from train.generation import predict
-from train.runs.protocol import collapse_by_fit
 from train.protocols.calibration_size import count_tokens
-from train.runs import command
-from train.runs.conclude import _metadata
+from train.protocols.fitting import collapse_by_fit
+from train.runs.command import train_job
+from train.runs.conclude import _metadata, conclude
 from train.tasks.distillation import with_teacher
 from train.tasks.text.config import TextConfig
 from train.tasks.text.presets import PRESETS
-from train.tasks.text.task import texts_to_test
+from train.tasks.text.task import read_test_split
 from train.validation import ConfigError
 
 SMALL = {"batch_size": 8, "learning_rate": 3e-3, "epochs": 2, "validation": 0.2, "dropout": 0.0}
 KEY = jax.random.key(0)
-PLAIN = {"protocol": "natural", "slope_learning_rate": 0.0, "strength": 0.0}
+PLAIN = {"protocol": "penalty", "slope_learning_rate": 0.0, "strength": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -55,42 +58,28 @@ def root(tmp_path_factory):
 def configured(root, **fields) -> TextConfig:
     """Returns the preset sst2-minilm on the tiny model, with fields set by name."""
     given = {"dataset": str(root / "a.tsv"), "pretrained": str(root / "bert"), "lengths": (24,)}
-    left = given | SMALL | fields
-    config = PRESETS["sst2-minilm"][1]
-    for section in ("data", "model", "optimizer", "penalty", "protocol", "run"):
-        part = getattr(config, section)
-        mine = {f.name for f in dataclasses.fields(part)} & left.keys()
-        part = dataclasses.replace(part, **{name: left.pop(name) for name in mine})
-        config = dataclasses.replace(config, **{section: part})
-    assert not left, f"no such flags: {left}"
-    return config
+    return runs.configured("sst2-minilm", PRESETS, **given | SMALL | fields)
 
 
 def flags(config):
-    """Returns what asks for a configuration on the command line."""
-    preset, found = as_json(PRESETS["sst2-minilm"][1]), ["sst2-minilm"]
-    for section, values in as_json(config).items():
-        for name, value in values.items() if isinstance(values, dict) else ():
-            if value == preset[section][name]:
-                continue
-            if isinstance(value, bool):
-                found += [f"--{'' if value else 'no-'}{name.replace('_', '-')}"]
-                continue
-            name = "from" if name == "deep" else name.replace("_", "-")
-            found += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    return found
+    """Returns the command line of a configuration."""
+    return command_line(config, PRESETS)
 
 
 def main(monkeypatch, *arguments):
     """Runs the command line in this process."""
-    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # which it replaces
-    monkeypatch.setattr(sys, "argv", ["train.sentiment", *map(str, arguments)])
-    sentiment.main()
+    runs.main(monkeypatch, *arguments, module=sentiment)
 
 
 @pytest.fixture(scope="module")
 def job(root):
-    return sentiment.prepare(configured(root, **PLAIN))
+    return prepare(configured(root, **PLAIN))
+
+
+@pytest.fixture(scope="module")
+def fitted(root):
+    """The task of a run that fits sites."""
+    return prepare(configured(root, count=1)).task
 
 
 @pytest.fixture(scope="module")
@@ -124,26 +113,25 @@ def test_padding_changes_no_logit_and_what_fills_up_no_score(job):
     assert scores["loss"] == pytest.approx(own.mean(), rel=1e-5)
 
 
-def test_padding_does_not_count_where_sites_are_fitted(job):
-    task, variables = job.task, job.task.variables
+def test_padding_does_not_count_where_sites_are_fitted(fitted):
+    task, variables = fitted, fitted.variables
     real = sum(int((inputs != PADDING).sum()) for (inputs,) in task.calibration)
     assert real < 0.8 * sum(inputs.size for (inputs,) in task.calibration)
-    _, report = collapse_by_fit(task, variables, ("block_1/mlp/act_0",))
+    _, report = collapse_by_fit(task, task.config.protocol, variables, ("block_1/mlp/act_0",))
     assert [fit.tokens + fit.held_tokens for fit in report.fits] == [real]
-    assert count_tokens(task, variables, ["block_1/mlp/dense_0"]) == {"block_1/mlp/dense_0": real}
+    assert count_tokens(task, variables, ["block_1/mlp/act_0"]) == {"block_1/mlp/act_0": real}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sequential", [False, True])
-def test_a_fit_is_the_same_however_far_texts_are_padded(job, sequential):
-    protocol = dataclasses.replace(job.task.config.protocol, sequential=sequential)
-    task = dataclasses.replace(
-        job.task, config=dataclasses.replace(job.task.config, protocol=protocol)
-    )
+def test_a_fit_is_the_same_however_far_texts_are_padded(fitted, sequential):
+    settings = dataclasses.replace(fitted.config.protocol, sequential=sequential)
+    task = dataclasses.replace(fitted)  # with a calibration of its own
     rows, found = [inputs for (inputs,) in task.calibration], []
     for length in (20, LONGEST):
         task.__dict__["calibration"] = [(inputs[:, :length],) for inputs in rows]
-        found.append(collapse_by_fit(task, task.variables, lcjax.find_sites(task.variables).paths))
+        sites = lcjax.find_sites(task.variables).paths
+        found.append(collapse_by_fit(task, settings, task.variables, sites))
     (compact, report), (other, _) = found
     real = sum(int((inputs != PADDING).sum()) for inputs in rows)
     assert [fit.tokens + fit.held_tokens for fit in report.fits] == [real, real]
@@ -152,15 +140,15 @@ def test_a_fit_is_the_same_however_far_texts_are_padded(job, sequential):
 
 
 def test_padding_does_not_count_where_a_collapse_is_planned(root, monkeypatch):
-    job, given = sentiment.prepare(configured(root)), {}
+    job, given = prepare(configured(root)), {}
 
-    def plan(*_, **asked):
-        given.update(asked)
+    def plan(apply, variables, metric, data, **_):
+        given["mask"] = data.mask
         raise InterruptedError
 
     monkeypatch.setattr(lcjax, "plan", plan)
     with pytest.raises(InterruptedError):
-        job.protocol.follow(root, [], job.state)
+        job.protocol.next_stage(root, [], job.state)
     tokens = np.array([[5, 6, PADDING]])
     assert given["mask"](tokens).tolist() == [[True, True, False]]
 
@@ -187,7 +175,7 @@ def test_pretrained_weights_are_where_training_begins(job, root):
         stored["encoder.layer.1.intermediate.dense.weight"].T,
     )
     assert {site.slope for site in lcjax.find_sites(params)} == {0.0}
-    other = sentiment.prepare(configured(root, **PLAIN, seed=1)).state.params
+    other = prepare(configured(root, **PLAIN, seed=1)).state.params
     same_bits(other["block_0"], params["block_0"])
     assert not np.array_equal(other["head"]["kernel"], params["head"]["kernel"])
 
@@ -196,7 +184,7 @@ def test_dropout_and_activation_are_what_was_asked_for(root):
     module = configured(root, dropout=0.3, activation="relu", pool="mean").model.build(2)
     assert (module.dropout, module.pool) == (0.3, "mean")
     np.testing.assert_array_equal(module.activation(jnp.array([-1.0, 2.0])), [0.0, 2.0])
-    job = sentiment.prepare(configured(root, protocol="reference", pool="mean"))
+    job = prepare(configured(root, protocol="paper", pool="mean"))
     assert "pooler" not in job.state.params
     slopes = [site.slope for site in lcjax.find_sites(job.state.params)]
     assert slopes == [pytest.approx(0.01)] * 2
@@ -205,7 +193,9 @@ def test_dropout_and_activation_are_what_was_asked_for(root):
 @pytest.mark.slow
 def test_a_teacher_sees_the_same_tokens(job):
     task = job.task
-    loss, source = with_teacher(task.classifier, task.source, task.classifier, task.variables)
+    loss, source = with_teacher(
+        task.classifier, task.source, task.classifier, task.variables, DistillationConfig()
+    )
     inputs = jax.tree.map(lambda each: each[0], next(source.inputs(0)))
     batch = source.fetch(source.arrays, inputs)
     params = job.state.params
@@ -219,10 +209,12 @@ def test_a_teacher_sees_the_same_tokens(job):
 
 
 @pytest.fixture(scope="module")
-def kept(job, tmp_path_factory):
+def kept(job, fitted, tmp_path_factory):
     """Checkpoints of a deep and a compact model, away from everything they were made of."""
     root = tmp_path_factory.mktemp("kept")
-    compact, _ = collapse_by_fit(job.task, job.task.variables, ("block_1/mlp/act_0",))
+    compact, _ = collapse_by_fit(
+        fitted, fitted.config.protocol, job.task.variables, ("block_1/mlp/act_0",)
+    )
     forms = {"deep": job.task.variables, "compact": compact}
     for name, variables in forms.items():
         lcjax.save(root / name, variables, metadata=_metadata(job.task))
@@ -233,7 +225,7 @@ def kept(job, tmp_path_factory):
 def test_predict_gives_the_models_own_label_and_probability(form, job, kept, monkeypatch, capsys):
     root, forms = kept
     text = "a superb film"
-    (tokens,), _ = predict.Tokenizer(job.task.known["tokenizer"], 24).encode([text])
+    (tokens,), _ = predict.Tokenizer(job.task.data_spec["tokenizer"], 24).encode([text])
     logits = jax.jit(job.task.classifier.logits)(forms[form], padded(tokens[None], 20))[0]
     main(monkeypatch, "predict", root / form, text)
     label, probability = capsys.readouterr().out.split()
@@ -242,7 +234,7 @@ def test_predict_gives_the_models_own_label_and_probability(form, job, kept, mon
 
 
 def test_predict_cuts_a_long_text_and_says_so(kept):
-    with pytest.warns(UserWarning, match="the text has more than 24 tokens and is cut"):
+    with pytest.warns(UserWarning, match="the text has more than 24 tokens and is truncated"):
         label, probability = predict.predict(kept[0] / "deep", " ".join(["superb"] * 30))
     assert label in ("negative", "positive") and 0.5 <= probability <= 1
 
@@ -250,7 +242,9 @@ def test_predict_cuts_a_long_text_and_says_so(kept):
 def test_what_cannot_be_predicted_is_an_error(kept, tmp_path, monkeypatch):
     root, _ = kept
     for text in ("", "  \n"):
-        with pytest.raises(SystemExit, match="error: the text is empty; expected at least a word"):
+        with pytest.raises(
+            SystemExit, match="error: the text is empty; expected at least one word"
+        ):
             main(monkeypatch, "predict", root / "deep", text)
     with pytest.raises(SystemExit, match="error: .*nowhere: no such checkpoint"):
         main(monkeypatch, "predict", tmp_path / "nowhere", "a film")
@@ -259,20 +253,22 @@ def test_what_cannot_be_predicted_is_an_error(kept, tmp_path, monkeypatch):
     other["model"] = image | {"dtype": "float32"}
     other["data"] = {"num_classes": 2, "mean": [0.5], "std": [0.5]}
     lcjax.save(tmp_path / "images", {"kernel": np.ones(2)}, metadata=other)
-    with pytest.raises(SystemExit, match="images classifies images; expected a checkpoint that"):
+    with pytest.raises(
+        SystemExit, match="images is from a run of kind image; expected a checkpoint of"
+    ):
         main(monkeypatch, "predict", tmp_path / "images", "a film")
     lcjax.save(tmp_path / "other", {"kernel": np.ones(2)})
-    with pytest.raises(SystemExit, match="other does not say what model and data it is of"):
+    with pytest.raises(SystemExit, match="other does not describe its model and data"):
         main(monkeypatch, "predict", tmp_path / "other", "a film")
 
 
 def test_a_checkpoint_finds_its_test_texts_again(job, kept):
     known = lcjax.read_metadata(kept[0] / "compact")["data"]
-    again, want = texts_to_test(known, None), job.task.data.test()
+    again, want = read_test_split(known, None), job.task.data.test()
     assert [t.tolist() for t in again.tokens] == [t.tolist() for t in want.tokens]
     assert again.labels.tolist() == want.labels.tolist() and len(want) == 20
-    with pytest.raises(DataError, match="its classes are .*; expected those that the checkpoint was"):
-        texts_to_test(known | {"class_names": ["negative", "neutral", "positive"]}, None)
+    with pytest.raises(DataError, match="its classes are .*; expected those of the checkpoint"):
+        read_test_split(known | {"class_names": ["negative", "neutral", "positive"]}, None)
 
 
 # Bad input.
@@ -287,10 +283,10 @@ def edited(root, tmp_path, **config):
 
 
 BAD = [
-    ({"longest": True}, "--longest is set, but not of how many; expected --train-examples too"),
+    ({"longest": True}, "--longest is set without --train-examples"),
     ({"train_examples": 0}, "--train-examples is 0; expected at least 1"),
-    ({"lengths": (24, 8)}, r"--lengths is \(24, 8\); expected numbers from 3 on that ascend"),
-    ({"lengths": ()}, r"--lengths is \(\); expected numbers"),
+    ({"lengths": (24, 8)}, r"--lengths is \(24, 8\); expected ascending numbers"),
+    ({"lengths": ()}, r"--lengths is \(\); expected ascending numbers"),
     ({"batch_size": 0}, "--batch-size is 0; expected at least 1"),
     ({"dropout": 1.0}, r"--dropout is 1.0; expected in \[0, 1\)"),
     ({"validation": 0.0}, "--validation is 0.0; expected between 0 and 1"),
@@ -315,7 +311,7 @@ WRONG = [
     ({"batch_size": 65}, "--batch-size is 65, but there are only 64 examples to train on"),
     ({"train_examples": 65}, "--train-examples is 65, but there are only 64 texts to train on"),
     ({"num_classes": 3}, "num_classes is 3, but its labels have 2 classes"),
-    ({"where": "layer_*", "protocol": "natural"}, "'layer_.*' matches no site. The sites are: bl"),
+    ({"where": "layer_*", "protocol": "penalty"}, "'layer_.*' matches no site. The sites are: bl"),
 ]
 
 
@@ -330,13 +326,13 @@ def test_what_does_not_fit_is_an_error_and_nothing_is_written(
 
 def test_weights_that_are_not_right_are_an_error(root, tmp_path):
     wide = edited(root, tmp_path, vocab_size=9)
-    with pytest.raises(ConfigError, match="numbers .* tokens, the model has embeddings of 9"):
-        sentiment.prepare(configured(root, pretrained=str(wide)))
+    with pytest.raises(ConfigError, match="has .* tokens but the model embeds 9"):
+        prepare(configured(root, pretrained=str(wide)))
     (wide / "config.json").write_text((root / "bert/config.json").read_text())
     weights = wide / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ValueError, match="model.safetensors is no safetensors file, or not all"):
-        sentiment.prepare(configured(root, pretrained=str(wide)))
+        prepare(configured(root, pretrained=str(wide)))
 
 
 def test_a_missing_package_says_which_extra_to_install(root, tmp_path, monkeypatch):
@@ -358,12 +354,12 @@ def test_a_missing_package_says_which_extra_to_install(root, tmp_path, monkeypat
 
 
 def test_a_teacher_of_another_vocabulary_is_an_error(root, job, tmp_path):
-    known = job.task.known | {"vocabulary": "another"}
+    known = job.task.data_spec | {"vocabulary": "another"}
     lcjax.save(
         tmp_path / "deep", job.task.variables, metadata=_metadata(job.task) | {"data": known}
     )
     with pytest.raises(ConfigError, match="was trained with {'vocabulary': 'another'}; expected "):
-        sentiment.prepare(configured(root, **PLAIN, teacher=tmp_path / "deep"))
+        prepare(configured(root, **PLAIN, teacher=tmp_path / "deep"))
 
 
 # Whole runs.
@@ -373,7 +369,7 @@ MANY = {"lengths": (12, 24), "dropout": 0.1, "checkpoint_every": 3, "log_every":
 
 @pytest.mark.slow
 def test_an_interrupted_run_ends_bit_for_bit_where_the_whole_one_does(root, tmp_path, monkeypatch):
-    job = sentiment.prepare(configured(root, **PLAIN | MANY))
+    job = prepare(configured(root, **PLAIN | MANY))
     whole = fit(tmp_path / "whole", job)
     with monkeypatch.context() as patch:
         interrupt_after(patch, saves=2)
@@ -389,7 +385,7 @@ def test_an_interrupted_run_ends_bit_for_bit_where_the_whole_one_does(root, tmp_
 def test_a_killed_process_is_resumed_bit_for_bit(root, tmp_path):
     config = configured(root, **PLAIN | MANY, epochs=20, name="a", runs_dir=tmp_path)
     kill_and_resume(*flags(config), directory=tmp_path / "a", module="train.sentiment")
-    job = sentiment.prepare(config)
+    job = prepare(config)
     same_bits(last_state(tmp_path / "a", job), fit(tmp_path / "whole", job))
     lines = [(tmp_path / name / FILE).read_text() for name in ("whole", "a")]
     assert lines[0] == lines[1] != ""
@@ -397,10 +393,10 @@ def test_a_killed_process_is_resumed_bit_for_bit(root, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "protocol", ["natural", "ramp", "anneal", "reference", "progressive", "fit-heal"]
+    "protocol", ["penalty", "ramp", "anneal", "paper", "progressive", "fit-heal"]
 )
 def test_every_protocol_runs_from_the_command_line(protocol, root, tmp_path):
-    short = {"last": 1, "count": 1, "heal_epochs": 1.0, "max_drop": 1.0, "threshold": math.inf}
+    short = {"last": 1, "count": 1, "heal_epochs": 1.0, "max_drop": 1.0, "max_gap": math.inf}
     asked = {**MANY, **short, "protocol": protocol, "name": "a", "runs_dir": tmp_path}
     process = start(*flags(configured(root, **asked)), module="train.sentiment")
     said, complained = process.communicate()
@@ -417,18 +413,18 @@ def test_every_protocol_runs_from_the_command_line(protocol, root, tmp_path):
 def test_a_run_starts_from_a_finished_one_and_predicts_what_it_learned(root, tmp_path):
     many = {"dataset": str(write_tsv(tmp_path / "many.tsv", texts(400))), "learning_rate": 1e-2}
     config = configured(root, **PLAIN, **many, epochs=6)
-    job = sentiment.prepare(config)
+    job = prepare(config)
     create_directory(tmp_path / "deep", as_json(config))
-    deep = command.fit(job, tmp_path / "deep")
-    command.conclude(job.task, deep, tmp_path / "deep")
+    deep = train_job(job, tmp_path / "deep")
+    conclude(job.task, deep, tmp_path / "deep")
     accuracy = read_json(tmp_path / "deep/summary.json")["deep"]["test"]["accuracy"]
     assert accuracy >= 0.9
     fit_heal = {"count": 1, "deep": tmp_path / "deep", "heal_epochs": 1.0}
-    healed = sentiment.prepare(configured(root, **many, **fit_heal))
+    healed = prepare(configured(root, **many, **fit_heal))
     create_directory(tmp_path / "healed", as_json(healed.task.config))
-    ending = command.fit(healed, tmp_path / "healed")
-    same_bits(ending.deep, jax.device_get(deep.deep))
-    assert len(ending.collapsed) == 1 and healed.task.merit(ending.compact) >= 0.8
+    result = train_job(healed, tmp_path / "healed")
+    same_bits(result.deep, jax.device_get(deep.deep))
+    assert len(result.collapsed) == 1 and healed.task.score(result.compact) >= 0.8
     guesses = [
         (*predict.predict(tmp_path / "deep/deep", text), label) for text, label in texts(12, seed=9)
     ]

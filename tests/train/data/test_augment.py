@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from train.data.images.augment import augment, normalise
+from train.data.images.augment import augment, normalize
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 IMAGES = np.random.default_rng(0).integers(1, 256, (64, 4, 6, 3), np.uint8)
@@ -44,16 +44,16 @@ def test_augmentation_depends_on_the_key_alone():
     assert not np.array_equal(first, _augmented(IMAGES, seed=2, **options))
 
 
-def test_normalised_images_have_mean_zero_and_deviation_one():
+def test_normalized_images_have_mean_zero_and_deviation_one():
     scaled = IMAGES / 255
     mean, std = scaled.mean((0, 1, 2)), scaled.std((0, 1, 2))
-    result = normalise(jnp.asarray(IMAGES), tuple(mean.tolist()), tuple(std.tolist()))
+    result = normalize(jnp.asarray(IMAGES), tuple(mean.tolist()), tuple(std.tolist()))
     assert result.dtype == jnp.float32
     np.testing.assert_allclose(result, (scaled - mean) / std, atol=1e-5)
 
 
-def test_normalise_rounds_to_the_wanted_dtype_last():
-    exact = normalise(jnp.asarray(IMAGES), (0.5,) * 3, (0.25,) * 3)
-    half = normalise(jnp.asarray(IMAGES), (0.5,) * 3, (0.25,) * 3, jnp.bfloat16)
+def test_normalize_rounds_to_the_wanted_dtype_last():
+    exact = normalize(jnp.asarray(IMAGES), (0.5,) * 3, (0.25,) * 3)
+    half = normalize(jnp.asarray(IMAGES), (0.5,) * 3, (0.25,) * 3, jnp.bfloat16)
     assert half.dtype == jnp.bfloat16
     np.testing.assert_array_equal(half, exact.astype(jnp.bfloat16))

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from tests.helpers.prepared import take
-from train.config.base import ConfigError
-from train.data.batches import in_memory, streamed
-from train.data.batches import epoch_order, load, stream
+from train.data.batches import epoch_order, in_memory
+from train.data.images.dataset import load
+from train.data.images.stream import stream, streamed
+from train.validation import ConfigError
 
 COUNT, BATCH = 47, 4  # eleven batches an epoch, three examples left out
 ARRAYS = (np.arange(COUNT * 2).reshape(COUNT, 2), np.arange(COUNT))

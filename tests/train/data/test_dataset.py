@@ -5,17 +5,12 @@ import pytest
 from PIL import Image
 
 from tests.helpers.prepared import rows_of, same, take
+from train.data.batches import epoch_order
+from train.data.dataset import DataError
 from train.data.images import in_memory as array_sets
-from train.data.images.dataset import (
-    DataError,
-    Split,
-    StreamedSplit,
-    batches,
-    epoch_order,
-    load,
-    stream,
-)
-from train.data.images.splits import ImageSet
+from train.data.images.dataset import load
+from train.data.images.splits import ImageSet, Split, StreamedSplit
+from train.data.images.stream import batches, stream
 
 
 @pytest.fixture(scope="session")
@@ -100,7 +95,7 @@ def test_labels_beyond_the_classes_are_an_error(monkeypatch):
     wrong = Split(np.zeros((20, 2, 2, 1), np.uint8), np.arange(20, dtype=np.int32))
     source = ImageSet("wrong", ("a", "b"), lambda part: wrong)
     monkeypatch.setattr(array_sets, "digits", lambda: source)
-    with pytest.raises(DataError, match="wrong, train: labels reach from 0 to 19; expected 0 to 1"):
+    with pytest.raises(DataError, match="wrong, train: labels range from 0 to 19; expected 0 to 1"):
         load("digits")
 
 
@@ -174,5 +169,5 @@ def test_stream_shuffles_every_epoch_anew_and_repeats_no_row_within_one():
 
 
 def test_batch_larger_than_the_split_is_an_error(digits):
-    with pytest.raises(DataError, match="batch_size is 145; expected at most the 144 images"):
+    with pytest.raises(DataError, match="batch_size is 145; expected at most 144, all images"):
         stream(digits.validation, 145, seed=0)

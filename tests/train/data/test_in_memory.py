@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from tests.helpers.prepared import rows_of
+from train.data.dataset import DataError
 from train.data.images import in_memory as array_sets
-from train.data.images.dataset import DataError, load
+from train.data.images.dataset import load
 
 
 def _write_idx(path, array):
@@ -45,7 +46,7 @@ def test_fashion_mnist_is_found_as_debian_installs_it(debian):
 def test_truncated_idx_file_is_named(debian, kept):
     path = debian / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(DataError, match=f"{path.name} (cannot be read|is not a whole idx file)"):
+    with pytest.raises(DataError, match=f"{path.name} (cannot be read|is not a complete idx file)"):
         load("fashion_mnist")
 
 
@@ -55,7 +56,7 @@ def test_truncated_idx_file_is_named(debian, kept):
 def test_idx_file_of_another_form_is_named(tmp_path, raw):
     path = tmp_path / "odd.gz"
     path.write_bytes(gzip.compress(raw))
-    with pytest.raises(DataError, match="odd.gz is not a whole idx file of bytes"):
+    with pytest.raises(DataError, match="odd.gz is not a complete idx file of bytes"):
         array_sets.read_idx(path)
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train.data.images.splits import Split, channel_moments, fit, random_crop_box
+from train.data.images.resize import center_crop, random_crop_box
+from train.data.images.splits import Split, channel_moments
 
 
 def test_deviation_of_a_constant_channel_is_not_zero():
@@ -18,10 +19,10 @@ def test_deviation_of_a_constant_channel_is_not_zero():
 def test_fit_covers_and_crops_the_centre():
     wide = np.zeros((4, 12, 3), np.uint8)
     wide[:, 4:8] = 200
-    np.testing.assert_array_equal(fit(Image.fromarray(wide), (4, 4, 3)), wide[:, 4:8])
-    grey = fit(Image.fromarray(wide[..., 0]), (4, 4, 3))
+    np.testing.assert_array_equal(center_crop(Image.fromarray(wide), (4, 4, 3)), wide[:, 4:8])
+    grey = center_crop(Image.fromarray(wide[..., 0]), (4, 4, 3))
     assert grey.shape == (4, 4, 3) and (grey == 200).all()
-    assert fit(Image.fromarray(wide), (2, 2, 1)).shape == (2, 2, 1)
+    assert center_crop(Image.fromarray(wide), (2, 2, 1)).shape == (2, 2, 1)
 
 
 @pytest.mark.parametrize("size", [(300, 200), (10, 1000), (1, 1)])

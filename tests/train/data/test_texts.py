@@ -8,8 +8,7 @@ import pytest
 
 from tests.helpers.prepared import prepare_texts
 from tests.helpers.tiny_bert import LONGEST, NAMES, make_folder, texts, write_tsv
-from train.data.dataset import cut
-from train.data.dataset import DataError
+from train.data.dataset import DataError, hold_out
 from train.data.text.labelled import load_texts
 from train.data.text.tokenizer import Tokenizer
 from train.data.text.tsv import find_texts
@@ -81,9 +80,12 @@ def test_a_first_line_may_be_a_header_and_labels_are_sorted_as_numbers(tmp_path)
         ("good\tyes\nbad\t\n", r"line 2: 'bad\\t'; expected a text"),
         ("good\tyes\nbad\tno\tno\n", "line 2: .*; expected a text, a tab and a label"),
         ("good\tyes\n\nbad\tno\n", "line 2: ''; expected a text, a tab and a label"),
-        ("good\tyes\nfine\tyes\n", r"every label is \('yes',\); expected two different ones"),
-        ("text\tlabel\n", "holds no texts; expected lines of a text, a tab and a label"),
-        ("good\tyes\nbad\tno\n", "2 texts are too few to test on; give a --test-file"),
+        (
+            "good\tyes\nfine\tyes\n",
+            r"every label is \('yes',\); expected at least two different ones",
+        ),
+        ("text\tlabel\n", "has no texts; expected lines of a text, a tab and a label"),
+        ("good\tyes\nbad\tno\n", "2 texts are too few for a test split; give a --test-file"),
         ("g\xf6\tyes".encode("latin-1"), "cannot be read: .*; expected a UTF-8 file"),
     ],
 )
@@ -97,7 +99,9 @@ def test_what_is_wrong_with_a_tsv_file_is_told_with_the_line(tmp_path, content, 
 def test_an_unknown_label_is_an_error_that_lists_the_known(tsv, tmp_path):
     other = write_tsv(tmp_path / "b.tsv", [("a film", "positive"), ("a plot", "neutral")])
     found = find_texts(str(tsv), test_file=other)
-    with pytest.raises(DataError, match=r"b.tsv, line 2: the label is 'neutral'; expected one of \("):
+    with pytest.raises(
+        DataError, match=r"b.tsv, line 2: the label is 'neutral'; expected one of \("
+    ):
         found.read("test")
 
 
@@ -105,11 +109,15 @@ def test_sets_that_are_not_there_say_what_else_may_be_asked_for(tmp_path, monkey
     monkeypatch.setattr(tfds_find, "_reachable", lambda: False)
     with pytest.raises(DataError, match="a.tsv cannot be read: .*No such file"):
         find_texts(str(tmp_path / "a.tsv"))
-    with pytest.raises(DataError, match="'a b' is not the name of a data set; expected a .tsv file"):
+    with pytest.raises(
+        DataError, match="'a b' is not the name of a data set; expected a .tsv file"
+    ):
         find_texts("a b", data_dir=tmp_path)
     with pytest.raises(DataError, match="(?s)'imdb_reviews' was not found .*tfds build imdb"):
         find_texts("imdb_reviews", data_dir=tmp_path)
-    with pytest.raises(DataError, match="--test-file is b.tsv, but 'glue/sst2' has a test split"):
+    with pytest.raises(
+        DataError, match="--test-file is b.tsv, but 'glue/sst2' has its own test split"
+    ):
         find_texts("glue/sst2", test_file=Path("b.tsv"))
 
 
@@ -175,7 +183,7 @@ def test_a_text_longer_than_the_table_is_cut_and_that_is_said_once(tokenizer, tm
         data = load_texts(str(path), tokenizer, LENGTHS, test_file=path)
         whole = data.test()
     assert len(said) == 1
-    assert "texts are longer than 24 tokens and are cut there" in str(said[0].message)
+    assert "texts are longer than 24 tokens and are truncated" in str(said[0].message)
     assert max(len(tokens) for tokens in whole.tokens) == LONGEST
     assert len(whole) == len(rows)
     longest = whole.tokens[-1]
@@ -199,7 +207,7 @@ def test_validation_is_cut_from_train_and_a_subset_is_fixed(tsv, tokenizer):
     with pytest.raises(DataError, match="num_classes is 3, but its labels have 2 classes"):
         load_texts(str(tsv), tokenizer, LENGTHS, num_classes=3)
     with pytest.raises(DataError, match="validation is 0.001, 0 of 80 training texts"):
-        cut(find_texts(str(tsv)).read("train"), 0.001, 0, "a", "texts")
+        hold_out(find_texts(str(tsv)).read("train"), 0.001, 0, "a", "texts")
 
 
 def test_the_longest_texts_are_longer_than_all_that_are_left(tmp_path, tokenizer):
@@ -222,8 +230,8 @@ def test_what_it_says_of_the_texts(tsv, tokenizer):
 
 def test_a_folder_without_a_tokenizer_or_with_a_broken_one_is_an_error(tmp_path):
     pytest.importorskip("tokenizers")
-    with pytest.raises(DataError, match="tokenizer.json is not there; expected the model's to"):
+    with pytest.raises(DataError, match="tokenizer.json does not exist; expected the model's to"):
         Tokenizer.of(tmp_path, 8)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(DataError, match="tokenizer.json does not hold a tokenizer"):
+    with pytest.raises(DataError, match="tokenizer.json is not a valid tokenizer"):
         Tokenizer.of(tmp_path, 8).encode(["a film"])

@@ -10,9 +10,12 @@ import pytest
 import tensorflow_datasets as tfds
 
 from tests.helpers.prepared import picture, prepare_set, rows_of, same, take
+from train.data.dataset import DataError
 from train.data.images import decode_cache as decoded
 from train.data.images import in_memory as array_sets
-from train.data.images.dataset import DataError, Split, batches, load, stream
+from train.data.images.dataset import load
+from train.data.images.splits import Split
+from train.data.images.stream import batches, stream
 from train.data.tfds import locate as tfds_find
 
 REAL = os.environ.get("TFDS_DATA_DIR")
@@ -89,7 +92,9 @@ def test_withheld_test_labels_give_way_to_the_validation_split(tfds_dir):
 
 def test_set_without_a_test_split_is_an_error_when_it_is_asked_for(tfds_dir):
     images = load("train_only", data_dir=tfds_dir, validation=1)
-    with pytest.raises(DataError, match=r"train_only/1.0.0 has splits \['train'\]; expected a label"):
+    with pytest.raises(
+        DataError, match=r"train_only/1.0.0 has splits \['train'\]; expected a label"
+    ):
         images.test()
 
 
@@ -155,7 +160,7 @@ def test_config_is_found_by_name_or_default_and_asked_for_otherwise(tmp_path):
         (tmp_path / "a" / config / "1.0.0" / "features.json").write_text("{}")
     assert tfds_find.locate("a/x", tmp_path) == tmp_path / "a" / "x" / "1.0.0"
     assert tfds_find.locate("a/x:1.0.0", tmp_path) == tmp_path / "a" / "x" / "1.0.0"
-    with pytest.raises(DataError, match=r"holds several configs: \['x', 'y'\]. .* 'a/CONFIG'"):
+    with pytest.raises(DataError, match=r"has several configs: \['x', 'y'\]. .* 'a/CONFIG'"):
         tfds_find.locate("a", tmp_path)
     (tmp_path / "a" / ".config").mkdir()
     (tmp_path / "a" / ".config" / "metadata.json").write_text('{"default_config_name": "y"}')
@@ -195,7 +200,7 @@ def test_failure_of_tfds_is_told_with_the_way_to_get_the_set(tmp_path, monkeypat
 
     monkeypatch.setattr(tfds_find, "_reachable", lambda: True)
     monkeypatch.setattr(tfds, "builder", fail)
-    with pytest.raises(DataError, match="could not prepare it: No module named 'tensorflow'. Wh"):
+    with pytest.raises(DataError, match="could not prepare it: No module named 'tensorflow'. Wi"):
         load("cifar10", data_dir=tmp_path)
 
 
@@ -219,7 +224,7 @@ def test_missing_files_of_a_prepared_set_are_named(tfds_dir, tmp_path):
     shutil.copytree(tfds_dir / "even", tmp_path / "even")
     (file,) = (tmp_path / "even").rglob("*train.array_record*")
     file.unlink()
-    with pytest.raises(DataError, match=f"{file.name} is not there. Prepare even/1.0.0 again"):
+    with pytest.raises(DataError, match=f"{file.name} does not exist. Prepare even/1.0.0 again"):
         load("even", data_dir=tmp_path)
 
 
@@ -227,7 +232,9 @@ def test_labels_of_another_class_count_are_an_error_on_reading(tfds_dir, tmp_pat
     shutil.copytree(tfds_dir / "even", tmp_path / "even")
     (file,) = (tmp_path / "even").rglob("features.json")
     file.write_text(file.read_text().replace('"numClasses": "3"', '"numClasses": "2"'))
-    with pytest.raises(DataError, match="split train: a label is 2; expected 0 to 1, for 2 classes"):
+    with pytest.raises(
+        DataError, match="split train: a label is 2; expected 0 to 1, for 2 classes"
+    ):
         load("even", data_dir=tmp_path)
 
 

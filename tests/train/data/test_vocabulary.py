@@ -31,7 +31,9 @@ def test_characters_are_numbered_in_order_and_come_back():
 
 
 def test_characters_that_the_vocabulary_lacks_are_named():
-    with pytest.raises(VocabularyError, match=r"the text has 'xé', which the vocabulary lacks; it"):
+    with pytest.raises(
+        VocabularyError, match=r"the text has 'xé', which the vocabulary lacks; expected"
+    ):
         Characters.of(["abc"]).encode("éx abc x".replace(" ", ""))
 
 
@@ -78,7 +80,11 @@ def test_a_file_is_cut_in_three_without_a_gap(tmp_path):
         ("a.txt", b"\xff\xfe", "a.txt cannot be read: .*expected a UTF-8 file"),
         ("b.txt", None, "b.txt cannot be read: .*No such file"),
         ("a.txt", "ab", "the text to (validate|test on) is empty; expected a longer one"),
-        ("no such/set/at all", None, "is not the name of a data set; expected the path of a text f"),
+        (
+            "no such/set/at all",
+            None,
+            "is not the name of a data set; expected the path of a text f",
+        ),
     ],
 )
 def test_texts_that_are_not_there_are_an_error(tmp_path, monkeypatch, name, held, message):

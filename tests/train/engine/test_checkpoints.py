@@ -97,7 +97,9 @@ def test_no_flipped_byte_of_the_arrays_goes_unseen(tmp_path):
     for where in np.linspace(0.05, 0.95, 15):
         _flip(data, where)
         with Snapshots(tmp_path / "run") as snapshots:
-            with pytest.raises(CheckpointError, match="go on from step 1, move .*checkpoints/2 "):
+            with pytest.raises(
+                CheckpointError, match="continue from step 1, move .*checkpoints/2 "
+            ):
                 snapshots.restore(like=big)
         data.write_bytes(whole)
     with Snapshots(tmp_path / "run") as snapshots:

@@ -48,8 +48,8 @@ class Records(list):
     def flush(self):
         self.append(("flush",))
 
-    def save(self, step, state, *, merit=None):
-        self.append(("save", step, jax.device_get(state), merit))
+    def save(self, step, state, *, score=None):
+        self.append(("save", step, jax.device_get(state), score))
 
     def steps(self, kind):
         return [each[1] for each in self if each[0] == kind]

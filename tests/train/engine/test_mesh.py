@@ -17,15 +17,16 @@ from tests.helpers.prepared import prepare_set
 from tests.helpers.runs import checkpoints, configured, start, wait_for
 from tests.helpers.tiny_bert import make_folder, texts, write_tsv
 from tests.helpers.tiny_text import write_text
-from train.config.base import ConfigError, check
-from train.data.images.dataset import stream
+from train.config.check import check
 from train.data.images.splits import Split
+from train.data.images.stream import stream
 from train.engine.checkpoints import Snapshots
-from train.engine.gradient_accumulation import WithAuxiliary, accumulated
+from train.engine.gradient_accumulation import WithAuxiliary, accumulate_gradient
 from train.runtime.devices import DevicesConfig, make_mesh, parse_mesh
+from train.validation import ConfigError
 
-# Twenty steps, after which some sites are within the threshold and others are not.
-_TWENTY = "digits-mlp --epochs 1 --batch-size 64 --log-every 1 --strength 0.1 --threshold 0.5"
+# Twenty steps, after which some sites are within the max_gap and others are not.
+_TWENTY = "digits-mlp --epochs 1 --batch-size 64 --log-every 1 --strength 0.1 --max_gap 0.5"
 _MESHES = ("data=8", "fsdp=8", "tensor=8", "data=2,fsdp=2,tensor=2")
 
 
@@ -92,7 +93,7 @@ def in_two_processes(arguments, module="train.image"):
         for number in range(2)
     ]
     first, second = map(finish, processes)
-    restored = "restored in a fresh process"
+    restored = "restored in a new process"
     assert restored in first and restored not in second
 
 
@@ -146,22 +147,22 @@ def test_a_missing_coordinator_is_an_error(tmp_path):
         process = start(*asked, "--num-processes", "2", "--process-id", "1")
         _, err = process.communicate(timeout=300)
     assert process.returncode == 1 and not (tmp_path / "a").exists()
-    assert f"nobody listens at {address}" in err and "Give all of them the same" in err
+    assert f"no process listens at {address}" in err and "Give all of them the same" in err
 
 
 _BAD_INPUT = """
 import sys
 from train import image
 for flags, said in (
-    ("--mesh data=3", "is 3 devices, but there are 8; expected numbers whose product that is"),
-    ("--mesh data=8 --batch-size 36", "has to be cut over the 8 devices on data and fsdp"),
-    ("--mesh data=8 --batch-size 64 --accumulate 16", "Give a multiple of 128"),
+    ("--mesh data=3", "uses 3 devices but 8 are available; the axis sizes must multiply to 8"),
+    ("--mesh data=8 --batch-size 36", "to be sharded over the 8 devices on data and fsdp"),
+    ("--mesh data=8 --batch-size 64 --accumulate 16", "expected a multiple of 128"),
 ):
     sys.argv = ["train.image", "digits-mlp", *flags.split()]
     try:
         image.main()
-    except SystemExit as ending:
-        assert said in str(ending), ending
+    except SystemExit as result:
+        assert said in str(result), result
     else:
         raise AssertionError(flags)
 """
@@ -248,10 +249,15 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(strict_promotion):
     params = {"w": jnp.float32(rng.normal(size=(3, 4))), "v": jnp.float32(rng.normal(size=(4, 2)))}
     examples = (jnp.float32(rng.normal(size=(12, 3))), jnp.float32(rng.normal(size=(12, 2))))
     gradient = jax.value_and_grad(_loss, has_aux=True)
-    arguments = (params, jnp.int32(0), WithAuxiliary(examples, jnp.float32([0.5, 1.0])), jax.random.key(0))
+    arguments = (
+        params,
+        jnp.int32(0),
+        WithAuxiliary(examples, jnp.float32([0.5, 1.0])),
+        jax.random.key(0),
+    )
     (loss, (once, metrics)), grads = gradient(*arguments)
-    assert accumulated(gradient, 1) is gradient
-    (got, (thrice, got_metrics)), got_grads = jax.jit(accumulated(gradient, 3))(*arguments)
+    assert accumulate_gradient(gradient, 1) is gradient
+    (got, (thrice, got_metrics)), got_grads = jax.jit(accumulate_gradient(gradient, 3))(*arguments)
     assert (int(once), int(thrice)) == (1, 3)
     chex.assert_trees_all_close((got, got_metrics, got_grads), (loss, metrics, grads), rtol=1e-5)
 
@@ -261,7 +267,7 @@ def test_the_best_state_stays_beside_the_last(tmp_path):
     with Snapshots(tmp_path, keep=2) as snapshots:
         assert snapshots.best == -np.inf
         for step, merit in merits.items():
-            snapshots.save(step, {"step": jnp.int32(step)}, merit=merit)
+            snapshots.save(step, {"step": jnp.int32(step)}, score=merit)
     assert checkpoints(tmp_path) == [2, 5, 6]
     with Snapshots(tmp_path) as snapshots:
         assert snapshots.best == 0.9

@@ -7,8 +7,7 @@ import pytest
 
 import lcjax
 from lcjax.models import GPT2, Bert, MLPMixer, ViT
-from tests.helpers.runs import configured
-from train import image
+from tests.helpers.runs import configured, prepare
 from train.validation import ConfigError
 
 pytestmark = pytest.mark.slow
@@ -73,5 +72,5 @@ def test_what_flows_inside_is_seen():
 
 def test_a_model_without_blocks_is_an_error():
     with pytest.raises(ConfigError, match="--remat is set, but MLP has no blocks"):
-        image.prepare(configured(remat=True))
-    assert image.prepare(configured("digits-mixer", remat=True)).task.classifier.module.remat
+        prepare(configured(remat=True))
+    assert prepare(configured("digits-mixer", remat=True)).task.classifier.module.remat

@@ -51,7 +51,7 @@ def test_a_run_without_a_name_is_the_presets_numbered(runs):
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a", "../a", ".hidden", "a/"])
 def test_a_name_that_is_none_is_an_error(runs, name):
-    with pytest.raises(RunError, match=r"--name is '.*'; expected a directory's name"):
+    with pytest.raises(RunError, match=r"--name is '.*'; expected the name of a directory"):
         choose(runs, name=name)
 
 
@@ -71,13 +71,13 @@ def test_overwrite_replaces_a_run_and_nothing_else(runs):
     assert read_json(path / CONFIG)["run"]["seed"] == 1
     assert list(runs.iterdir()) == [path], "the old run is gone and left nothing"
     (runs / "thesis").mkdir()
-    with pytest.raises(RunError, match=f"thesis is not a run, there is no {CONFIG} in it"):
+    with pytest.raises(RunError, match=f"thesis is not a run: it has no {CONFIG}"):
         choose(runs, name="thesis", overwrite=True)
 
 
 @pytest.mark.parametrize("flag", ["resume", "overwrite"])
 def test_resume_and_overwrite_need_a_name(runs, flag):
-    with pytest.raises(RunError, match=f"--{flag} needs the --name of the run"):
+    with pytest.raises(RunError, match=f"--{flag} needs the --name of a run"):
         choose(runs, **{flag: True})
 
 
@@ -87,7 +87,7 @@ def test_resume_and_overwrite_exclude_each_other(runs):
 
 
 def test_resume_of_what_is_not_there_or_finished_is_an_error(runs):
-    with pytest.raises(RunError, match=f"a is not a run: there is no {CONFIG} in it"):
+    with pytest.raises(RunError, match=f"a is not a run: it has no {CONFIG}"):
         choose(runs, name="a", resume=True)
     create_directory(runs / "a", ASKED)
     assert choose(runs, name="a", resume=True) == runs / "a"
@@ -115,7 +115,7 @@ def test_a_finished_run_may_get_longer(runs, staged, place):
     other = "epochs" if staged else "heal_epochs"
     wrong = longer | {{"epochs": "optimizer", "heal_epochs": "protocol"}[other]: {other: 9}}
     for refused in (longer, wrong, config):
-        flag = f"more --{name.replace('_', '-')}"
+        flag = f"--{name.replace('_', '-')} to (more|extend)|more --{name.replace('_', '-')}"
         with pytest.raises(RunError, match=flag):
             choose(runs, refused, name="a", resume=True)
 
@@ -153,7 +153,7 @@ def test_a_flag_that_a_later_version_added_is_a_difference(runs):
 def test_a_directory_taken_since_it_was_chosen_stays(runs):
     path = choose(runs)
     create_directory(path, ASKED)  # another process was faster
-    with pytest.raises(RunError, match="digits-mlp cannot be made: .*not empty"):
+    with pytest.raises(RunError, match="digits-mlp cannot be created: .*not empty"):
         create_directory(path, asked(run={"seed": 1}))
     assert read_json(path / CONFIG) == ASKED
     assert list(runs.iterdir()) == [path]
@@ -161,7 +161,7 @@ def test_a_directory_taken_since_it_was_chosen_stays(runs):
 
 def test_a_runs_dir_that_is_a_file_is_an_error(tmp_path):
     (tmp_path / "runs").write_text("kept")
-    with pytest.raises(RunError, match="cannot be made: .* Choose another --name or --runs-dir"):
+    with pytest.raises(RunError, match="cannot be created: .* Choose another --name or --runs-dir"):
         create_directory(tmp_path / "runs" / "a", ASKED)
     assert (tmp_path / "runs").read_text() == "kept"
 
@@ -192,6 +192,8 @@ def test_a_full_disk_is_told_from_other_errors(tmp_path):
     told = disk_full_message(full, tmp_path)
     assert told is not None and told.startswith(f"{tmp_path}/metrics.jsonl cannot be written: No s")
     assert f"--name {tmp_path.name} --resume" in told
-    assert disk_full_message(ValueError("Failed to write [os_error_code='28']"), tmp_path) is not None
+    assert (
+        disk_full_message(ValueError("Failed to write [os_error_code='28']"), tmp_path) is not None
+    )
     for other in (OSError(errno.EACCES, "denied"), ValueError("no such flag"), OSError("odd")):
         assert disk_full_message(other, tmp_path) is None

@@ -16,7 +16,7 @@ from tests.helpers.tiny_text import WORDS
 from train import language
 from train.data.text.vocabulary import Characters
 from train.generation.generate import generate
-from train.generation.sampler import Sampler, draw
+from train.generation.sampler import Sampler, sample_token
 from train.models.base import ACTIVATIONS
 from train.models.serialization import module_as_json
 from train.validation import ConfigError
@@ -45,7 +45,7 @@ def made(form):
     model = GATED if "gated" in form else PLAIN
     tree = variables(model)
     if "compact" in form:
-        tree, _ = lcjax.collapse(tree, lcjax.find_sites(tree).paths, threshold=2)
+        tree, _ = lcjax.collapse(tree, lcjax.find_sites(tree).paths, lcjax.Exact(max_gap=2))
     return model, tree
 
 
@@ -66,24 +66,24 @@ def test_the_likeliest_text_is_that_without_a_cache(form):
     """Beyond the context as well, where the last half is read anew."""
     model, tree = made(form)
     prompt = VOCABULARY.encode("a king")
-    writer = Sampler(model, tree, temperature=COLD)
-    written = writer.write(prompt, 25, KEY)
+    sampler = Sampler(model, tree, temperature=COLD)
+    written = sampler.sample(prompt, 25, KEY)
     assert written.dtype == np.int32 and len(set(written.tolist())) > 2
     assert written.tolist() == uncached(model, tree, prompt, 25)
-    assert writer.write(prompt, 1, KEY).tolist() == written[:1].tolist()
+    assert sampler.sample(prompt, 1, KEY).tolist() == written[:1].tolist()
 
 
 @pytest.mark.slow
 def test_one_program_serves_every_token():
     model, tree = made("deep")
-    writer = Sampler(model, tree)
-    writer.prepare(4, 9)
-    assert set(writer._programs) == {1, 4}
-    writer.prepare(4, 10)
-    assert set(writer._programs) == {1, 4, 6}
-    programs = dict(writer._programs)
-    writer.write(VOCABULARY.encode("king"), 40, KEY)
-    assert writer._programs == programs
+    sampler = Sampler(model, tree)
+    sampler.compile(4, 9)
+    assert set(sampler._programs) == {1, 4}
+    sampler.compile(4, 10)
+    assert set(sampler._programs) == {1, 4, 6}
+    programs = dict(sampler._programs)
+    sampler.sample(VOCABULARY.encode("king"), 40, KEY)
+    assert sampler._programs == programs
 
 
 def test_draws_follow_temperature_and_top_k():
@@ -91,7 +91,7 @@ def test_draws_follow_temperature_and_top_k():
 
     def parts(**asked):
         keys = jax.random.split(KEY, 4000)
-        drawn = jax.vmap(lambda key: draw(logits[None], key, **asked)[0])(keys)
+        drawn = jax.vmap(lambda key: sample_token(logits[None], key, **asked)[0])(keys)
         return np.bincount(drawn, minlength=4) / 4000
 
     np.testing.assert_allclose(
@@ -130,8 +130,8 @@ def test_the_command_writes_the_models_text(form, kept, monkeypatch, capsys):
     main(monkeypatch, *asked)
     said = capsys.readouterr().out
     text, _, speed = said.rpartition("\n\n")
-    writer = Sampler(*made(form), top_k=5)
-    want = writer.write(VOCABULARY.encode("a king"), 20, jax.random.key(3))
+    sampler = Sampler(*made(form), top_k=5)
+    want = sampler.sample(VOCABULARY.encode("a king"), 20, jax.random.key(3))
     assert text == "a king" + VOCABULARY.decode(want)
     assert speed.startswith("20 tokens, ") and speed.endswith(" a second\n")
     assert int(speed.split()[2].replace(",", "")) > 0

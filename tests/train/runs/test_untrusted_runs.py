@@ -13,9 +13,12 @@ import lcjax
 from lcjax.models import MLP
 from tests.helpers.hostile import NO_JSON, NO_OBJECT, WRONG, at, pipe, safe, sparse
 from tests.helpers.tiny_bert import make_folder
-from train import distill, evaluate, sentiment
+from train import distill, sentiment
+from train.data.spec import ALL
 from train.runs import finished
-from train.config.base import as_json
+from train.runs.student import student
+from train.config.base import DistillationConfig, InitConfig, as_json
+from train.config.protocol import PenaltyProtocolConfig
 from train.data.text.documents import find_documents
 from train.tasks.image.presets import PRESETS
 from train.validation import ConfigError
@@ -48,7 +51,7 @@ def _run(path, config=CONFIG):
 def test_json_that_is_none(name, tmp_path):
     run = _run(tmp_path / "run")
     (run / "config.json").write_bytes((NOT_JSON | NO_OBJECT)[name])
-    refused(lambda: distill.student(run), ValueError, "config.json")
+    refused(lambda: student(run), ValueError, "config.json")
     refused(lambda: read_json(run / "config.json"), RunError)
 
 
@@ -62,7 +65,7 @@ def test_fields_of_a_configuration(wrong, tmp_path):
     for keys in paths:
         (run / "config.json").write_text(json.dumps(at(CONFIG, keys, wrong)))
         try:
-            config, _ = distill.student(run)
+            config = student(run)
         except ValueError as error:
             safe(error)
         else:
@@ -85,17 +88,20 @@ def test_a_foreign_run_says_what_it_trained_and_nothing_else(tmp_path):
         "coordinator": "192.0.2.1:1234", "distributed": True, "num_processes": 2, "process_id": 1,
         "mesh": "data=64",
     }  # fmt: skip
-    foreign["protocol"] |= {"deep": "/other/run", "teacher": "/other/run", "protocol": "fit-heal"}
+    foreign["protocol"] = {"protocol": "fit-heal"}
+    foreign["init"] |= {"deep": "/other/run"}
+    foreign["distillation"] |= {"teacher": "/other/run"}
     foreign["data"] |= {"data_dir": str(tmp_path / "elsewhere"), "batch_size": 16}
     foreign["model"] |= {"hidden": [8, 4]}
     run = _run(tmp_path / "run", foreign)
-    config, _ = distill.student(run)
+    config = student(run)
     default = PRESETS["digits-mlp"][1]
     assert config.run == dataclasses.replace(type(config.run)(), seed=7, steps_per_dispatch=50)
     assert config.devices == default.devices and config.data.data_dir is None
     assert config.data.batch_size == 16 and config.model.hidden == (8, 4)
-    protocol = type(config.protocol)(teacher=run, collapsed_from=run)
-    assert config.protocol == protocol
+    assert config.protocol == PenaltyProtocolConfig()
+    assert config.init == InitConfig(collapsed_from=run)
+    assert config.distillation == DistillationConfig(teacher=run)
     assert sorted(os.listdir(tmp_path)) == ["run"]
 
 
@@ -113,7 +119,7 @@ def test_a_configuration_that_is_no_file(make, tmp_path):
     run = _run(tmp_path / "run")
     (run / "config.json").unlink()
     make(run / "config.json")
-    refused(lambda: distill.student(run))
+    refused(lambda: student(run))
 
 
 # A run's summary, metrics and checkpoints.
@@ -153,7 +159,7 @@ def test_metadata_of_a_checkpoint(wrong, tmp_path, monkeypatch):
             continue
         if keys[-1] == "num_classes" and wrong == 4 or keys == ["model", "activation"]:
             continue
-        refused(lambda: finished.classifier_of(tmp_path, needs=evaluate.ALL))
+        refused(lambda: finished.classifier_of(tmp_path, needs=ALL))
     monkeypatch.setattr(lcjax, "read_metadata", lambda path: METADATA)
     assert finished.classifier_of(tmp_path)[0].module.features == (3, 2)
 

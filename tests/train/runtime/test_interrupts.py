@@ -16,9 +16,9 @@ from train.runtime.interrupts import interruption
 def test_the_first_signal_is_noted_and_the_second_raises(number, capsys):
     before = signal.getsignal(number)
     with interruption() as stop:
-        assert not stop.asked
+        assert not stop.requested
         os.kill(os.getpid(), number)
-        assert stop.asked and "once more stops at once" in capsys.readouterr().err
+        assert stop.requested and "interrupt again to stop at once" in capsys.readouterr().err
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
@@ -29,7 +29,7 @@ def test_outside_the_main_thread_signals_are_left_alone():
 
     def work():
         with interruption() as stop:
-            seen.append((stop.asked, signal.getsignal(signal.SIGINT)))
+            seen.append((stop.requested, signal.getsignal(signal.SIGINT)))
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -113,9 +113,9 @@ STAGES = {
     "data": "train.tasks.image.task.load",
     "model": "train.tasks.image.objective.ImageClassifier.init",
     "plan": "lcjax.plan",
-    "calibration": "lcjax.calibration.statistics.capture",
-    "save": "train.runs.conclude.save",
-    "picture": "train.runs.conclude.draw",
+    "calibration": "lcjax.calibrate",
+    "save": "lcjax.save",
+    "picture": "train.runs.conclude.plot_run",
 }
 STOPPED = """
 import sys
@@ -123,7 +123,7 @@ from train.runtime.interrupts import end_in_one_line
 end_in_one_line()
 import importlib, pkgutil
 from train import image
-import train.runs.conclude, lcjax.calibration.statistics
+import train.runs.conclude
 def waits(*args, **kwargs):
     print("waiting", flush=True)
     while True: pass
@@ -140,7 +140,7 @@ image.main()
 def test_a_run_that_is_stopped_at_any_stage_ends_in_one_line(stage, tmp_path):
     program = STOPPED.format(stage=STAGES[stage], runs=str(tmp_path))
     ended, said = interrupted(["-c", program], at="waiting")
-    hint = "stopped; the same command with --name a --resume continues it"
+    hint = "stopped; add --name a --resume to the same command to continue"
     assert ended == 130
     assert said[-1] == ("stopped" if stage in ("data", "model") else hint)
     assert not any("Traceback" in line or "Exception ignored" in line for line in said)

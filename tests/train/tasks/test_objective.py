@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lcjax.models import MLP
-from train.data.images.augment import augment, normalise
+from train.data.images.augment import augment, normalize
 from train.data.images.splits import Split
 from train.tasks.image.objective import ImageClassifier
 
@@ -36,9 +36,9 @@ def variables():
     return classifier().init(jax.random.key(0), (4, 4, 1))
 
 
-def test_images_are_normalised_before_the_module(variables):
+def test_images_are_normalized_before_the_module(variables):
     ours = classifier()
-    want = ours.module.apply(variables, normalise(jnp.asarray(IMAGES), MEAN, STD))
+    want = ours.module.apply(variables, normalize(jnp.asarray(IMAGES), MEAN, STD))
     np.testing.assert_allclose(ours.logits(variables, IMAGES), want, rtol=1e-4, atol=1e-6)
 
 

@@ -3,8 +3,8 @@
 import codecs
 from pathlib import Path
 
-from lcjax.validation.json_files import read_bounded
 from lcjax._messages import printable
+from lcjax.validation.json_files import read_bounded
 from train.data.dataset import DataError
 
 _LARGEST = 2**32  # bytes

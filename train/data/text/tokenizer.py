@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from lcjax._messages import printable
 from lcjax._optional import import_optional
 from lcjax.validation.json_files import parse_json
-from lcjax._messages import printable
 from train.data.dataset import DataError
 from train.data.text.files import read_text
 

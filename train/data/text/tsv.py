@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lcjax.tree.paths import natural_sort_key
 from lcjax._messages import printable
+from lcjax.tree.paths import natural_sort_key
 from train.data.dataset import DataError, Part
 from train.data.text.files import read_text
 from train.data.text.types import Texts, TextSet

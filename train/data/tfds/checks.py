@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lcjax.validation.json_files import read_bounded, read_json
 from lcjax._messages import printable
+from lcjax.validation.json_files import read_bounded, read_json
 from train.data.dataset import DataError
 
 FEATURES, INFO = "features.json", "dataset_info.json"

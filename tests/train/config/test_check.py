@@ -11,7 +11,10 @@ import pytest
 from lcjax import find_sites
 from tests.helpers.runs import configured
 from train.tasks.image.model import model_from_json
-from train.config.base import ConfigError, as_json, check
+from train.config.base import as_json
+from train.config.check import check
+from train.config.protocol import PROTOCOL_CONFIGS, FitHealConfig, flag_names
+from train.validation import ConfigError
 from train.tasks.image.presets import PRESETS
 
 AT_LEAST_1 = ["batch_size", "epochs", "steps_per_dispatch", "log_every", "checkpoint_every"]
@@ -30,7 +33,7 @@ BAD = [
     *[("digits-mlp", "strength", bad) for bad in (-0.1, math.inf, math.nan)],
     *[("digits-mlp", "slope_learning_rate", bad) for bad in (-0.1, math.inf, math.nan)],
     *[("digits-mlp", "start", bad) for bad in (-0.1, 1.0, math.nan)],
-    *[("digits-mlp", "threshold", bad) for bad in (-0.1, math.nan)],
+    *[("digits-mlp", "max_gap", bad) for bad in (-0.1, math.nan)],
     *[("digits-mlp", "seed", bad) for bad in (-1, 2**32)],
     *[("digits-mlp", name, 0) for name in ("calibration_images", "sites_per_stage", "count")],
     *[("digits-mlp", "target_params", bad) for bad in (0, -0.5, math.nan)],
@@ -51,13 +54,21 @@ BAD = [
         for name, bad in (("num_heads", 0), ("num_heads", 3), ("mlp_hidden", 0), ("depth", 0))
     ],
 ]
-# Numbers whose range the data or the sites decide, once they are there.
+# Numbers whose range depends on the data or the sites.
 ELSEWHERE = {"last"}
+# A protocol for the flags that not all of them have.
+PROTOCOL_OF = {
+    "ramp_start": "ramp",
+    "anneal_fraction": "anneal",
+    "sites_per_stage": "progressive",
+    "stage_epochs": "progressive",
+}
+PROTOCOL_OF |= dict.fromkeys(flag_names(FitHealConfig), "fit-heal")
 
 
 @pytest.mark.parametrize(("preset", "name", "value"), BAD)
 def test_a_flag_out_of_range_is_named_with_its_value(preset, name, value):
-    config = configured(preset, **{name: value})
+    config = configured(preset, protocol=PROTOCOL_OF.get(name, "penalty"), **{name: value})
     flag = f"--{name.replace('_', '-')} is {value}; expected "
     with pytest.raises(ConfigError) as caught:
         check(config)
@@ -68,8 +79,9 @@ def test_every_number_there_is_has_a_range():
     numbers = set()
     for preset in ("digits-mlp", "digits-mixer", "fashion-vit"):
         config = PRESETS[preset][1]
-        sections = ("data", "model", "optimizer", "penalty", "protocol", "run")
-        for part in (getattr(config, section) for section in sections):
+        sections = ("data", "model", "optimizer", "penalty", "distillation", "run")
+        parts = [getattr(config, section) for section in sections]
+        for part in (*parts, *PROTOCOL_CONFIGS.values()):
             numbers |= {f.name for f in dataclasses.fields(part) if _is_number(f.type)}
     assert len(numbers) > 20
     assert numbers == {name for _, name, _ in BAD} | ELSEWHERE
@@ -145,5 +157,5 @@ def test_a_whole_configuration_is_json():
 
 def test_an_unknown_published_size_lists_the_known():
     module = configured("imagenet-vit-b16", size="XL/16")
-    with pytest.raises(ValueError, match="ViT has no preset 'XL/16'; expected one of Ti/16, S/16"):
+    with pytest.raises(ValueError, match="ViT has no preset 'XL/16'; (wanted|expected) one of Ti/16, S/16"):
         module.model.build(10)
