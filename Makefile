@@ -1,23 +1,22 @@
-# Every target makes its own virtual environment from PyPI; later calls reuse it.
+# Targets create a virtual environment from PyPI when it is missing or out of date.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# One process of tests for each core.
+# One test process for each core.
 PARALLEL := -n auto --dist worksteal
-# For test-newest: the newest Python from 3.12 on that is there, for which the newest JAX is made.
+# For test-newest: the newest installed Python from 3.12 on, which the newest JAX needs.
 NEWEST ?= $(shell ls $$HOME/.pyenv/versions/3.1[2-9]*/bin/python3 2>/dev/null | sort -V | tail -1)
 ifeq ($(strip $(NEWEST)),)
 NEWEST := $(firstword $(shell command -v python3.14 python3.13 python3.12) python3)
 endif
 
-.PHONY: demo test test-slow test-newest lint bench bench-quick clean
+.PHONY: demo test test-slow test-newest test-wheel lint bench bench-quick clean
 
 demo: $(VENV)/.train
 	$(BIN)/python -m train.image digits-mixer
 
-# Compiled without LLVM's optimizations, a quarter less work: test programs are compiled, not run long.
 test: $(VENV)/.dev
-	XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=0" $(BIN)/python -m pytest $(PARALLEL)
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PARALLEL) -m slow
@@ -28,11 +27,18 @@ test-newest:
 	$(MAKE) PYTHON=$(NEWEST) VENV=$(VENV)-newest upgrade
 	$(VENV)-newest/bin/python -m pytest -m "" tests/lcjax/transform
 
+# Installs the wheel in an environment without extras, as users do.
+test-wheel:
+	$(PYTHON) -m venv --clear $(VENV)-wheel
+	$(VENV)-wheel/bin/python -m pip install --quiet --disable-pip-version-check .
+	cd $(VENV)-wheel && bin/lcjax --help >bin/help && bin/python -c \
+	  'import lcjax.interop, lcjax.models, pathlib; assert pathlib.Path(lcjax.__file__).with_name("py.typed").is_file()'
+
 .PHONY: upgrade
 upgrade: $(VENV)/.models
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade jax flax optax
 
-# Hours, in parts that resume; the quick one takes minutes and writes under runs.
+# Takes hours, in parts that resume; bench-quick takes minutes and writes to runs/.
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
 
@@ -45,7 +51,7 @@ lint: $(VENV)/.dev
 	$(BIN)/pyright
 
 clean:
-	rm -rf $(VENV) $(VENV)-newest runs
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-wheel runs
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

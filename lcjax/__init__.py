@@ -12,6 +12,8 @@ if _path.basename("".join(_sys.argv[:1])) == "lcjax":  # the command, also durin
     _end_in_one_line()
 
 from lcjax.calibration.calibrate import Calibration, calibrate
+from lcjax.calibration.data import CalibrationData
+from lcjax.calibration.fits import Exact, LeastSquares, PerUnit
 from lcjax.errors import CollapseError
 from lcjax.io.checkpoint import read_metadata, restore, save
 from lcjax.io.schema import CheckpointError
@@ -24,15 +26,19 @@ from lcjax.optim.opt_state import carry_opt_state, update_site_selection
 from lcjax.optim.penalty import add_linearity_penalty, linearity_penalty, proximal_linearity_penalty
 from lcjax.optim.strength import strength_for_gap
 from lcjax.optim.wrapper import with_linearity_penalty
-from lcjax.planning.plan import plan, sensitivity
+from lcjax.planning.budgets import Count, Flops, MaxDrop, Params
+from lcjax.planning.plan import plan
 from lcjax.planning.results import Plan, Sensitivity
+from lcjax.planning.sensitivity import sensitivity
 from lcjax.stablehlo.exporting import ExportedModel, load_exported
 from lcjax.stablehlo.loading import export
+from lcjax.structure.choice import Skip
+from lcjax.structure.replacement import SegmentFit
 from lcjax.structure.sites import Site, Sites, find_sites
 from lcjax.structure.tabulate import tabulate
 from lcjax.structure.unstack import unstack_layers
 from lcjax.surgery.collapse import abstract_collapse, collapse
-from lcjax.surgery.report import CollapseReport, SegmentFit
+from lcjax.surgery.report import CollapseReport
 from lcjax.surgery.sequential import collapse_sequential
 from lcjax.transform.collapsible import collapsible
 from lcjax.transform.function import CollapsibleFunction
@@ -44,6 +50,7 @@ if _TYPE_CHECKING:
 
 __all__ = [
     "Calibration",
+    "CalibrationData",
     "CheckpointError",
     "CollapseError",
     "CollapseReport",
@@ -52,13 +59,21 @@ __all__ = [
     "CollapsibleGLU",
     "CollapsibleGate",
     "CollapsibleMLP",
+    "Count",
+    "Exact",
     "ExportedModel",
+    "Flops",
+    "LeastSquares",
+    "MaxDrop",
+    "Params",
+    "PerUnit",
     "Plan",
     "SegmentFit",
     "Sensitivity",
     "Site",
     "SiteSelection",
     "Sites",
+    "Skip",
     "abstract_collapse",
     "add_linearity_penalty",
     "anneal_slopes",

@@ -17,7 +17,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-Dense = Mapping[str, Any]
+DenseParams = Mapping[str, Any]
 
 
 class Norm(NamedTuple):
@@ -35,11 +35,11 @@ class Norm(NamedTuple):
 
 
 class Affine(NamedTuple):
-    """`scale ⊙ h + shift`, unit by unit: a norm, or what stands for an activation, or both.
+    """`scale ⊙ h + shift`, unit by unit: a norm, or what replaces an activation, or both.
 
     Attributes:
       scale: (..., d).
-      shift: (..., d).
+      shift: (..., d); None for 0.
     """
 
     scale: Any
@@ -49,7 +49,7 @@ class Affine(NamedTuple):
 Between = Norm | Affine | None
 
 
-def fuse_dense(denses: Sequence[Dense], norms: Sequence[Between] = ()) -> dict[str, Any]:
+def fuse_dense(denses: Sequence[DenseParams], norms: Sequence[Between] = ()) -> dict[str, Any]:
     """Returns the one Dense that does what a linear chain of them does.
 
     `W = W1 W2`, `b = b1 W2 + b2`; missing biases are zeros, and where all miss there is none. With
@@ -161,10 +161,35 @@ def parameters(widths: Sequence[int], cuts: Sequence[int], biased: Sequence[bool
     )
 
 
+def compose(*maps: Between) -> Between:
+    """Returns the map that applies these one after another; None for the identity.
+
+    A single map comes back unchanged, several as an `Affine` in wide floats; ShapeDtypeStructs
+    give ShapeDtypeStructs.
+    """
+    present = [each for each in maps if each is not None]
+    if len(present) < 2:
+        return present[0] if present else None
+    leaves = jax.tree.leaves(present)
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
+        return jax.eval_shape(partial(_compose, jnp), present)
+    return _compose(jnp if any(isinstance(leaf, jax.Array) for leaf in leaves) else np, present)
+
+
+def _compose(xp: Any, maps: Sequence[Norm | Affine]) -> Affine:
+    scale, shift = affine(xp, maps[0])
+    for each in maps[1:]:
+        s, t = affine(xp, each)
+        scale = s * scale
+        shift = t if shift is None else s * shift + (0 if t is None else t)
+    return Affine(scale, shift)
+
+
 def affine(xp: Any, norm: Norm | Affine) -> Affine:
     """Returns a norm's s and t, in wide floats of NumPy (`xp=np`) or JAX (`xp=jnp`)."""
     if isinstance(norm, Affine):
-        return Affine(_wide(xp, norm.scale), _wide(xp, norm.shift))
+        shift = None if norm.shift is None else _wide(xp, norm.shift)
+        return Affine(_wide(xp, norm.scale), shift)
     mean, var = _wide(xp, norm.stats["mean"]), _wide(xp, norm.stats["var"])
     s = 1 / xp.sqrt(var + norm.epsilon)
     if "scale" in norm.params:
@@ -173,7 +198,7 @@ def affine(xp: Any, norm: Norm | Affine) -> Affine:
     return Affine(s, t + _wide(xp, norm.params["bias"]) if "bias" in norm.params else t)
 
 
-def _dtype(denses: Sequence[Dense]) -> Any:
+def _dtype(denses: Sequence[DenseParams]) -> Any:
     """Returns the dtype of a fused kernel."""
     last, kernels = denses[-1]["kernel"].dtype, [dense["kernel"] for dense in denses]
     if not any(jnp.issubdtype(kernel.dtype, jnp.complexfloating) for kernel in kernels):
@@ -193,7 +218,7 @@ def _wide(xp: Any, array: Any, like: Any = np.float64) -> Any:
 
 def _fuse(
     xp: Any,
-    denses: Sequence[Dense],
+    denses: Sequence[DenseParams],
     norms: Sequence[Between],
     explicit: NamedSharding | None,
 ) -> dict[str, Any]:
@@ -204,8 +229,9 @@ def _fuse(
     for dense, norm in zip(denses, norms, strict=True):
         w = _wide(xp, dense["kernel"], dtype)
         if norm is not None:
-            s, t = (_wide(xp, part, dtype) for part in affine(xp, norm))
-            bias = t if bias is None else bias * s + t
+            s, t = (part if part is None else _wide(xp, part, dtype) for part in affine(xp, norm))
+            bias = None if bias is None else bias * s
+            bias = bias if t is None else t if bias is None else bias + t
             scaled = s[..., :, None] * w
         else:
             scaled = w
@@ -234,7 +260,7 @@ def _multiply(xp: Any, left: Any, right: Any, out_sharding: NamedSharding | None
 
 @lru_cache(maxsize=64)
 def _compiled(sharding: NamedSharding | None) -> Any:
-    def fuse(denses: Sequence[Dense], norms: Sequence[Between]) -> dict[str, Any]:
+    def fuse(denses: Sequence[DenseParams], norms: Sequence[Between]) -> dict[str, Any]:
         fused = _fuse(jnp, denses, norms, _explicit(sharding))
         if sharding is None or _explicit(sharding):
             return fused

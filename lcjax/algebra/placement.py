@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lcjax.algebra.fuse import Dense, fused_sharding
+from lcjax.algebra.fuse import DenseParams, fused_sharding
 
 
-def place_dense(kernel: np.ndarray, bias: np.ndarray | None, first: Dense, last: Dense) -> Dense:
+def place_dense(
+    kernel: np.ndarray, bias: np.ndarray | None, first: DenseParams, last: DenseParams
+) -> DenseParams:
     """Returns a Dense in the dtype of the last it replaces, where a fused one would stand.
 
     NumPy arrays for NumPy's. On a mesh the kernel keeps the first's input axes and the last's

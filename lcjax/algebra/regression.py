@@ -98,7 +98,7 @@ def least_squares(moments: Moments, ridge: float, weights: np.ndarray | None = N
     return LinearMap(kernel, mean_t - mean_x @ kernel, root, int(certain.sum()))
 
 
-def gains(moments: Moments) -> Gains:
+def per_unit_regression(moments: Moments) -> Gains:
     """Returns each unit's regression of activation t on pre-activation x.
 
     `g = Cov(x, t) / Var(x)`, `c = E t − g E x`; where x never varies, `g = 0` and `c = E t`.
@@ -149,7 +149,9 @@ def score(moments: Moments, kernel: np.ndarray, bias: np.ndarray) -> Score:
     return Score(error, float(1 - missed / varied) if varied else None)
 
 
-def singular(kernel: np.ndarray, root: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def svd_in_metric(
+    kernel: np.ndarray, root: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns the singular values of `R W`, largest first, and its right singular vectors in rows.
 
     Args:
@@ -166,7 +168,7 @@ def truncation_errors(values: np.ndarray) -> np.ndarray:
     return np.sqrt(tail / tail[0]) if tail[0] else tail
 
 
-def truncated(kernel: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def low_rank_factors(kernel: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns two factors, (d_in, r) and (r, d_out), of the nearest map of rank r.
 
     With V the first r right singular vectors of `R W`, in rows: `W Vᵀ V`, nearest in the metric of
@@ -192,7 +194,7 @@ def rank_deficiency(tokens: int, inputs: int, rank: int) -> list[str]:
     return [f"inputs have rank {rank:,} of {inputs:,}"] if rank < inputs else []
 
 
-def unvarying(moments: Moments) -> int:
+def count_constant_inputs(moments: Moments) -> int:
     """Returns the number of inputs that are the same in every token."""
     squares = np.asarray(moments.xx if moments.unitwise else np.diagonal(np.asarray(moments.xx)))
     return int(_constant(squares, np.asarray(moments.mean_x), moments.count).sum())

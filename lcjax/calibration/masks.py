@@ -1,14 +1,11 @@
 """Masks: which positions of a batch count."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from lcjax.errors import CollapseError
-
-Mask = Callable[..., Any]
 
 
 def counted(mask: Any) -> tuple[jax.Array, jax.Array]:
@@ -24,7 +21,7 @@ def counted(mask: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def check_mask(negative: jax.Array | None) -> None:
-    """Raises CollapseError if a batch's mask held negative numbers or NaN; waits for the batch."""
+    """Raises CollapseError if a batch's mask has negative numbers or NaN; waits for the batch."""
     if negative is not None and bool(negative):
         raise CollapseError(
             "mask returned negative numbers or NaN; expected True, or not 0, where positions "
@@ -40,6 +37,6 @@ def over_tokens(key: str, counts: jax.Array, tokens: tuple[int, ...]) -> jax.Arr
     ):
         raise CollapseError(
             f"{key}: mask has shape {counts.shape}, the leading axes here are {tokens}. Return a "
-            "mask whose axes are those, from the first on, or 1; or calibrate this site by itself."
+            "mask whose axes are those, from the first on, or 1; or calibrate this site alone."
         )
     return jnp.broadcast_to(counts.reshape(shape), tokens)

@@ -1,13 +1,13 @@
 """Checkpoints read and collapsed leaf by leaf, so that they need not fit into memory."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from lcjax.calibration.fits import Exact
 from lcjax.errors import CollapseError
 from lcjax.io.claims import check_free, claimed
 from lcjax.io.containers import Containers, as_stored, assemble, containers
@@ -17,10 +17,11 @@ from lcjax.io.locations import PathLike, absolute, orbax_context
 from lcjax.io.manifest import check_names, entry, seal
 from lcjax.io.opening import Opened, opened
 from lcjax.io.verifying import verify
-from lcjax.structure.chains import Chain, find_chains, join
-from lcjax.structure.choice import Choice, by_gap
-from lcjax.structure.sites import Sites, find_sites, params_of
-from lcjax.surgery.collapse import abstract_collapse, collapse
+from lcjax.structure.chains import Chain
+from lcjax.structure.choice import SiteSelector
+from lcjax.structure.params_tree import ParamsTree
+from lcjax.structure.sites import Sites
+from lcjax.surgery.collapse import collapse, collapse_model
 from lcjax.surgery.report import CollapseReport
 from lcjax.tree.paths import slope_paths
 
@@ -28,60 +29,55 @@ _AT_ONCE = 2**26  # bytes of leaves that are read, and written, together
 
 
 def collapse_checkpoint(
-    source: PathLike, target: PathLike, sites: Choice = None, *, threshold: float = 0.05
+    source: PathLike, target: PathLike, sites: SiteSelector = None, *, max_gap: float = 0.05
 ) -> CollapseReport:
     """Writes the checkpoint that `save` would write of the collapsed tree; returns the report.
 
-    It is bit for bit what `collapse(restore(source), sites, threshold=threshold)` gives, with the
-    source's metadata, but one chain of Dense layers is in memory at a time: a checkpoint may be
-    larger than memory. Every leaf is verified as it is read. The target is complete or not there
+    It is bit for bit the result of `collapse(restore(source), sites, Exact(max_gap=max_gap))`, with
+    the source's metadata, but one chain of Dense layers is in memory at a time: a checkpoint may be
+    larger than memory. Every leaf is verified when it is read. The target is complete or not there
     at all: until the end it is in `target.lcjax-unfinished`, which `restore` refuses, and which
     the next attempt takes over. In one process, on its default device.
 
     Args:
-      source: what `save` was given; a checkpoint of orbax's, which has no checksums, will do.
+      source: a checkpoint of `save`; one of orbax, which has no checksums, works too.
       target: the directory to make, with its parents; as in `save`.
-      sites: paths, globs, Sites or a Plan; None takes every site within the threshold.
-      threshold: largest accepted gap `|1 − α|`; dimensionless, at least 0.
+      sites: paths, globs, Sites or a Plan; None takes every site within `max_gap`.
+      max_gap: largest accepted gap `|1 − α|`, at least 0.
 
     Raises:
       FileNotFoundError: there is nothing at source.
       FileExistsError: there is something at target, or another is writing it: nothing is ever
         overwritten.
       CheckpointError: source is no checkpoint, or damaged.
-      CollapseError: as `collapse`, or no site is within the threshold.
-      ValueError: a threshold out of range.
+      CollapseError: as `collapse`, or no site is within `max_gap`.
+      ValueError: a `max_gap` out of range.
     """
+    fit = Exact(max_gap=max_gap)
     target = absolute(target)
-    if not threshold >= 0:
-        raise ValueError(f"threshold is {threshold}, must be at least 0.")
     check_free(target)
     read = opened(source)
-    tree = outline(read)
-    found = find_sites(tree)
-    chosen, kept = by_gap(found, sites, threshold)
-    if not chosen:
-        raise CollapseError(f"{read.path}: nothing to collapse: {_why_none(found, threshold)}.")
-    expected, report = abstract_collapse(tree, sorted(chosen))
+    model = ParamsTree(outline(read), caller="collapse_checkpoint")
+    expected, report = collapse_model(model, sites, fit)
+    if not report.collapsed:
+        raise CollapseError(f"{read.path}: nothing to collapse: {_why_none(model.sites, max_gap)}.")
     check_names({path: leaf for path, leaf in flatten(expected).items() if 0 not in leaf.shape})
-    gaps: dict[str, Any] = {}
 
     def pieces() -> Iterator[dict[LeafPath, Array]]:
         left = dict(read.manifest["leaves"])
-        for chain in find_chains(params_of(tree)):
-            here = chosen & {chain.site(i) for i in chain.acts}
-            if here:
-                paths = [path for path in left if _in_chain(path, chain, "params" in tree)]
-                held = load(read, {path: left.pop(path) for path in paths}, {}, partial=True)
-                held = {path: jax.device_put(a) if fits_jax(a) else a for path, a in held.items()}
-                compact, done = collapse(_part(held, read), sorted(here), threshold=np.inf)
-                gaps.update(done.gaps)
+        for chain in model.chains:
+            sites = [site for site in chain.sites if site in report.collapsed]
+            if sites:
+                paths = [p for p in left if _in_chain(p, chain, "params" in model.variables)]
+                leaves = load(read, {path: left.pop(path) for path in paths}, {}, partial=True)
+                leaves = {p: jax.device_put(a) if fits_jax(a) else a for p, a in leaves.items()}
+                compact, _ = collapse(_part(leaves, read), sites, Exact(max_gap=np.inf))
                 yield {path: np.asarray(leaf) for path, leaf in flatten(compact).items()}
         for paths in _gathered(left):
             yield load(read, {path: left[path] for path in paths}, {}, partial=True)
 
     write_pieces(target, pieces(), expected, read.manifest["metadata"])
-    return replace(report, gaps=gaps, kept=tuple(kept))
+    return report
 
 
 def outline(source: Opened) -> Any:
@@ -133,13 +129,13 @@ def write_pieces(
         ocp.partial.finalize(place)
 
 
-def _why_none(found: Sites, threshold: float) -> str:
+def _why_none(found: Sites, max_gap: float) -> str:
     gaps = {site.path: site.gap for site in found if site.paired and site.gap is not None}
-    if not gaps or min(gaps.values()) <= threshold:
+    if not gaps or min(gaps.values()) <= max_gap:
         return "the plan has no site" if gaps else "no site has a Dense on both sides"
     nearest = min(gaps, key=lambda path: gaps[path])
     return (
-        f"none of {len(gaps)} sites is within the threshold {threshold:g}; the smallest gap is "
+        f"none of {len(gaps)} sites is within max_gap {max_gap:g}; the smallest gap is "
         f"{gaps[nearest]:.4f}, at {nearest}"
     )
 
@@ -148,10 +144,8 @@ def _in_chain(path: LeafPath, chain: Chain, whole: bool) -> bool:
     """Tells whether a leaf, of params or of statistics, belongs to a chain."""
     if whole and path[0] not in ("params", "batch_stats"):
         return False
-    names = [chain.dense_name(i) for i in chain.denses] + [chain.act_name(i) for i in chain.acts]
-    names += [f"norm_{i}" for i in chain.acts] + ["gate"] * (chain.gate is not None)
     within = joined(path[whole:])
-    return any(within.startswith(join(chain.path, name) + "/") for name in names)
+    return any(within.startswith(child + "/") for child in chain.children)
 
 
 def _gathered(entries: Mapping[LeafPath, Any]) -> Iterator[list[LeafPath]]:

@@ -1,79 +1,147 @@
-"""What a plan has to keep to: a size, a number of sites, or a drop of the metric."""
+"""Budgets: the limit that a plan keeps to, a drop of the metric, a size, or a number of sites."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from lcjax.planning.results import Step
-from lcjax.validation.arguments import check_number
+from lcjax.planning.results import PlanStep
+from lcjax.validation.arguments import check_number, kind
 
 
 @dataclass(frozen=True)
 class Budget:
-    """One limit.
+    """Base of the budgets. A plan collapses site after site until its budget is met or exceeded.
 
     Attributes:
-      kind: what is limited.
-      limit: the largest accepted; for "count" the number of sites wanted.
-      asked: what the user gave.
+      limit: the largest accepted value.
     """
 
-    kind: Literal["target_params", "target_flops", "max_drop", "count"]
-    limit: float
-    asked: float
+    limit: Any
+
+    def met(self, steps: Sequence[PlanStep]) -> bool:
+        """Returns whether no further step is needed; steps[0] is the deep model."""
+        raise NotImplementedError
+
+    def exceeded(self, steps: Sequence[PlanStep]) -> bool:
+        """Returns whether the last step is one too far."""
+        return False
+
+    def met_by(self, steps: Sequence[PlanStep]) -> bool:
+        """Returns whether a finished plan with these steps keeps to the budget."""
+        return self.met(steps)
+
+    def most_steps(self, available: int) -> int:
+        """Returns how many of the available sites a plan may try at most."""
+        return available
 
     def __str__(self) -> str:
-        """Returns the budget as it was asked for."""
-        return f"{self.kind}={self.asked:g}" if self.asked < 1e6 else f"{self.kind}={self.asked:,}"
-
-    def reached(self, steps: list[Step]) -> bool:
-        """Tells whether no further step is needed; never of a drop, which asks for all it can."""
-        if self.kind == "count":
-            return len(steps) - 1 >= self.limit
-        size = {"target_params": steps[-1].parameters, "target_flops": steps[-1].flops}
-        return self.kind in size and size[self.kind] <= self.limit
-
-    def broken(self, steps: list[Step]) -> bool:
-        """Tells whether the last step is one too far, which only a drop can say."""
-        return self.kind == "max_drop" and steps[0].metric - steps[-1].metric > self.limit
+        """Returns the budget as the user writes it."""
+        shown = f"{self.limit:g}" if self.limit < 1e6 else f"{self.limit:,}"
+        return f"{type(self).__name__}({shown})"
 
 
-def only_budget(
-    deep: Step,
-    target_params: int | float | None,
-    target_flops: int | float | None,
-    max_drop: float | None,
-    count: int | None,
-) -> Budget:
-    """Returns the one budget that was given, its limit in absolute numbers.
+@dataclass(frozen=True)
+class MaxDrop(Budget):
+    """The largest drop of the metric from the deep model's, in the metric's unit; at least 0.
 
-    Raises:
-      ValueError: none or several; one out of range.
+    Example:
+      >>> print(MaxDrop(0.5))
+      MaxDrop(0.5)
     """
-    given: dict[Any, Any] = {
-        "target_params": target_params,
-        "target_flops": target_flops,
-        "max_drop": max_drop,
-        "count": count,
-    }
-    given = {kind: asked for kind, asked in given.items() if asked is not None}
-    if len(given) != 1:
-        raise ValueError(
-            "wanted one budget, target_params, target_flops, max_drop or count; got "
-            f"{' and '.join(given) or 'none'}."
+
+    limit: float
+
+    def __post_init__(self):
+        check_number("MaxDrop", self.limit)
+        if not self.limit >= 0:
+            raise ValueError(
+                f"MaxDrop: got {self.limit}, expected at least 0, in the metric's unit."
+            )
+
+    def met(self, steps: Sequence[PlanStep]) -> bool:
+        """Returns False: a drop asks for every site that it allows."""
+        return False
+
+    def exceeded(self, steps: Sequence[PlanStep]) -> bool:
+        """Returns whether the metric has dropped by more."""
+        return steps[0].metric - steps[-1].metric > self.limit
+
+    def met_by(self, steps: Sequence[PlanStep]) -> bool:
+        """Returns whether any site is collapsed."""
+        return len(steps) > 1
+
+
+@dataclass(frozen=True)
+class _SizeBudget(Budget):
+    limit: int | float
+
+    def __post_init__(self):
+        name = type(self).__name__
+        check_number(name, self.limit)
+        fraction = isinstance(self.limit, float) and 0 < self.limit < 1
+        if not fraction and not _is_count(self.limit):
+            raise ValueError(
+                f"{name}: got {self.limit!r}, expected a whole number of at least 1, or a fraction "
+                "of the deep model's in (0, 1)."
+            )
+
+    def _within(self, deep: int, now: int) -> bool:
+        return now <= (self.limit if _is_count(self.limit) else self.limit * deep)
+
+
+@dataclass(frozen=True)
+class Params(_SizeBudget):
+    """Parameters to reach: a number (int), or a fraction of the deep model's (float in (0, 1)).
+
+    Slopes are not counted.
+    """
+
+    def met(self, steps: Sequence[PlanStep]) -> bool:
+        """Returns whether the last step has no more parameters."""
+        return self._within(steps[0].parameters, steps[-1].parameters)
+
+
+@dataclass(frozen=True)
+class Flops(_SizeBudget):
+    """FLOPs to reach: a number (int), or a fraction of the deep model's (float in (0, 1)).
+
+    Multiply-adds times two for one token through the model's chains of Dense layers.
+    """
+
+    def met(self, steps: Sequence[PlanStep]) -> bool:
+        """Returns whether the last step has no more FLOPs."""
+        return self._within(steps[0].flops, steps[-1].flops)
+
+
+@dataclass(frozen=True)
+class Count(Budget):
+    """The number of sites to collapse, at least 1."""
+
+    limit: int
+
+    def __post_init__(self):
+        if not _is_count(self.limit):
+            raise ValueError(
+                f"Count: got {self.limit!r}, expected a number of sites of at least 1."
+            )
+
+    def met(self, steps: Sequence[PlanStep]) -> bool:
+        """Returns whether so many sites are collapsed."""
+        return len(steps) - 1 >= self.limit
+
+    def most_steps(self, available: int) -> int:
+        """Returns the number of sites to collapse, where there are as many."""
+        return min(self.limit, available)
+
+
+def check_budget(budget: Any) -> None:
+    """Raises TypeError unless this is a budget."""
+    if not isinstance(budget, Budget):
+        raise TypeError(
+            f"budget is {kind(budget)}; expected one of lcjax.MaxDrop(0.5), lcjax.Params(0.8), "
+            "lcjax.Flops(0.8), lcjax.Count(3)."
         )
-    ((kind, asked),) = given.items()
-    check_number(kind, asked)
-    whole = isinstance(asked, int) and not isinstance(asked, bool) and asked >= 1
-    if kind == "max_drop" and not asked >= 0:
-        raise ValueError(f"max_drop is {asked}, must be at least 0, in the metric's unit.")
-    if kind == "count" and not whole:
-        raise ValueError(f"count is {asked!r}, must be a number of sites of at least 1.")
-    if kind in ("max_drop", "count"):
-        return Budget(kind, asked, asked)
-    if not whole and not (isinstance(asked, float) and 0 < asked < 1):
-        raise ValueError(
-            f"{kind} is {asked!r}, must be a whole number of at least 1, or a part of the deep "
-            "model's in (0, 1)."
-        )
-    size = deep.parameters if kind == "target_params" else deep.flops
-    return Budget(kind, asked if whole else asked * size, asked)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -1,4 +1,4 @@
-"""What sites cost, and plans: which to collapse, and what that is expected to cost."""
+"""Results of planning: the cost of each site, and which sites to collapse."""
 
 import json
 import os
@@ -7,38 +7,39 @@ from typing import Any, NamedTuple, Self
 
 from lcjax._messages import printable
 from lcjax._table import render
+from lcjax.structure.choice import Skip
 from lcjax.tree.paths import natural_sort_key
 from lcjax.validation.json_files import kind_of, parse_json
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class SiteCost(NamedTuple):
-    """One site collapsed, all others as they are.
+    """One site collapsed, all others unchanged.
 
     Attributes:
       site: its path.
-      metric: then.
-      drop: from the metric of the deep model.
-      parameters: of the model then, slopes left out.
-      held_r2: of the fit, on tokens held out; None for an exact fuse.
+      metric: with the site collapsed.
+      metric_drop: from the metric of the deep model.
+      parameters: of the model with the site collapsed, slopes left out.
+      held_out_r2: of the fit, on tokens held out; None for an exact fuse.
     """
 
     site: str
     metric: float
-    drop: float
+    metric_drop: float
     parameters: int
-    held_r2: float | None
+    held_out_r2: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sensitivity:
-    """What each site costs; prints as a table, cheapest first.
+    """The cost of each site; prints as a table, cheapest first.
 
     Attributes:
       baseline: metric of the deep model.
       costs: one a site, in forward order.
-      fit: "exact", "moments" or "least_squares".
+      fit: "exact", "per_unit" or "least_squares".
     """
 
     baseline: float
@@ -48,7 +49,7 @@ class Sensitivity:
     @property
     def cheapest_first(self) -> tuple[SiteCost, ...]:
         """The costs by their drop, the later site first where two are alike."""
-        return tuple(sorted(reversed(self.costs), key=lambda cost: cost.drop))
+        return tuple(sorted(reversed(self.costs), key=lambda cost: cost.metric_drop))
 
     def __str__(self) -> str:
         """Returns the table."""
@@ -56,9 +57,9 @@ class Sensitivity:
             (
                 cost.site,
                 f"{cost.metric:.4f}",
-                f"{cost.drop:.4f}",
+                f"{cost.metric_drop:.4f}",
                 f"{cost.parameters:,}",
-                "–" if cost.held_r2 is None else f"{cost.held_r2:.4f}",
+                "–" if cost.held_out_r2 is None else f"{cost.held_out_r2:.4f}",
             )
             for cost in self.cheapest_first
         ]
@@ -67,14 +68,14 @@ class Sensitivity:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class PlanStep:
     """One more site collapsed.
 
     Attributes:
-      site: path of the site that goes; None before the first.
+      site: path of the site; None for the deep model.
       metric: measured with this site and those of earlier steps collapsed.
-      parameters: of the model then, slopes left out.
-      flops: multiply-adds times two for one token through the model's chains then.
+      parameters: of that model, slopes left out.
+      flops: multiply-adds times two for one token through that model's chains.
     """
 
     site: str | None
@@ -85,38 +86,38 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Which sites to collapse; prints as a table of what each step costs and saves.
+    """Which sites to collapse; prints as a table of the costs and savings of each step.
 
     `lcjax.collapse`, `calibrate` and `collapse_sequential` take it for their sites.
 
     Attributes:
-      steps: the deep model, then one step for every site in the order in which they go. The last
-        may be one too far, where it shows that the budget ends before it.
-      chosen: how many of them are carried out.
-      budget: what was asked for, in words.
-      met: whether the budget is met; if not, the chosen steps come nearest.
-      fit: by which the steps were measured: "exact", "moments" or "least_squares".
+      steps: the deep model, then one step for every site in the order in which they are collapsed.
+        The last may be one too far, which shows that the budget ends before it.
+      num_taken: how many steps after the first are carried out.
+      budget: as the user wrote it.
+      budget_met: whether the budget is met; if not, the steps taken come nearest.
+      fit: by which the steps were measured: "exact", "per_unit" or "least_squares".
       order: in which sites were tried: "sensitivity", "last" or "gap".
-      refused: the sites that do not go, each with the reason.
+      skipped: the sites that cannot be collapsed or would save nothing, each with the reason.
     """
 
-    steps: tuple[Step, ...]
-    chosen: int
+    steps: tuple[PlanStep, ...]
+    num_taken: int
     budget: str
-    met: bool
+    budget_met: bool
     fit: str
     order: str
-    refused: tuple[tuple[str, str], ...] = ()
+    skipped: tuple[Skip, ...] = ()
 
     @property
     def sites(self) -> tuple[str, ...]:
         """The sites to collapse, in forward order."""
-        paths = [step.site for step in self.steps[1 : self.chosen + 1] if step.site is not None]
+        paths = [step.site for step in self.steps[1 : self.num_taken + 1] if step.site is not None]
         return tuple(sorted(paths, key=natural_sort_key))
 
     @property
-    def front(self) -> tuple[Step, ...]:
-        """The steps that no other beats: none has both fewer parameters and a better metric."""
+    def pareto_front(self) -> tuple[PlanStep, ...]:
+        """The steps for which no other has both fewer parameters and a better metric."""
         return tuple(
             step
             for step in self.steps
@@ -129,18 +130,18 @@ class Plan:
         )
 
     def __str__(self) -> str:
-        """Returns the table, what was refused, and whether the budget is met."""
+        """Returns the table, the skipped sites, and whether the budget is met."""
         rows = []
         for number, step in enumerate(self.steps):
             drop = f"{self.steps[0].metric - step.metric:.4f}" if number else ""
-            taken = "" if not number else "yes" if number <= self.chosen else "no"
+            taken = "" if not number else "yes" if number <= self.num_taken else "no"
             sizes = (f"{step.parameters:,}", f"{step.flops:,}")
             name = "(deep)" if step.site is None else step.site
             rows.append((name, f"{step.metric:.4f}", drop, *sizes, taken))
         headers = ("site", "metric", "drop", "parameters", "FLOPs/token of chains", "taken")
         lines = [render(headers, rows)]
-        lines += [f"refused {path}: {reason}" for path, reason in self.refused]
-        state = "met" if self.met else "not met; this comes nearest"
+        lines += [f"skipped {skip.site}: {skip}" for skip in self.skipped]
+        state = "met" if self.budget_met else "not met; this comes nearest"
         lines.append(f"budget {self.budget}: {state} (order {self.order}, fit {self.fit})")
         return "\n".join(lines)
 
@@ -157,29 +158,30 @@ class Plan:
         """
         try:
             fields = parse_json(text, "the text")
-            _check(fields, "the plan", _OF_PLAN | {"lcjax_plan": int})
-            if fields.pop("lcjax_plan") != _FORMAT:
-                raise ValueError(f"its format is not {_FORMAT}, which this lcjax reads")
+            _check(fields, "the plan", {"lcjax_plan": int})
+            if (written := fields.pop("lcjax_plan")) != _FORMAT:
+                raise ValueError(f"its format is {written}, and this lcjax reads {_FORMAT}")
+            _check(fields, "the plan", _PLAN_FIELDS)
             for number, step in enumerate(fields["steps"]):
-                _check(step, f"step {number}", _OF_STEP)
-            for pair in fields["refused"]:
-                if not isinstance(pair, list) or [type(one) for one in pair] != [str, str]:
-                    raise ValueError("refused is not a list of pairs of strings")
-            steps = tuple(Step(**step) for step in fields["steps"])
-            if not steps or not 0 <= fields["chosen"] < len(steps):
-                raise ValueError(f"chosen is {fields['chosen']}, of {len(steps)} steps")
+                _check(step, f"step {number}", _STEP_FIELDS)
+            for skip in fields["skipped"]:
+                if not isinstance(skip, list) or [type(one) for one in skip] != [str, str, str]:
+                    raise ValueError("skipped is not a list of triples of strings")
+            steps = tuple(PlanStep(**step) for step in fields["steps"])
+            if not steps or not 0 <= fields["num_taken"] < len(steps):
+                raise ValueError(f"num_taken is {fields['num_taken']}, of {len(steps)} steps")
             if steps[0].site is not None or None in (step.site for step in steps[1:]):
                 raise ValueError("every step but the first, the deep model, names a site")
-            refused = tuple((path, reason) for path, reason in fields["refused"])
-            return cls(**fields | {"steps": steps, "refused": refused})
+            skipped = tuple(Skip(*skip) for skip in fields["skipped"])
+            return cls(**fields | {"steps": steps, "skipped": skipped})
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"not a plan that Plan.to_json wrote: {printable(error, longest=200)}. Make it "
                 "again by lcjax.plan."
             ) from error
 
-    def draw(self, path: str | os.PathLike[str]) -> None:
-        """Draws the metric against the number of parameters; the file's ending says the format.
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Plots the metric against the number of parameters; the file's suffix says the format.
 
         Args:
           path: of the picture, such as "front.png".
@@ -190,34 +192,34 @@ class Plan:
         axes, figure = _axes()
         sizes, metrics = [s.parameters for s in self.steps], [s.metric for s in self.steps]
         axes.plot(sizes, metrics, color="0.7", zorder=1)
-        front = set(self.front)
+        front = set(self.pareto_front)
         for number, step in enumerate(self.steps):
-            face = "white" if step not in front else "C0" if number <= self.chosen else "0.7"
+            face = "white" if step not in front else "C0" if number <= self.num_taken else "0.7"
             axes.scatter(step.parameters, step.metric, color="C0", facecolor=face, zorder=2)
             label = "deep" if step.site is None else step.site
             place = dict(xytext=(4, 4), textcoords="offset points", fontsize=7)
             axes.annotate(label, (step.parameters, step.metric), **place)
-        axes.axvline(self.steps[self.chosen].parameters, color="C1", linestyle=":", zorder=0)
+        axes.axvline(self.steps[self.num_taken].parameters, color="C1", linestyle=":", zorder=0)
         axes.set(xlabel="parameters", ylabel="metric", title=f"budget {self.budget}")
         axes.grid(alpha=0.3)
         figure.savefig(os.fspath(path), dpi=150, bbox_inches="tight")
 
 
-# The types of the fields in JSON. A metric may be a whole number there.
-_OF_STEP: dict[str, Any] = {
+# The types of the fields in JSON, where a metric may be an integer.
+_STEP_FIELDS: dict[str, Any] = {
     "site": str | None,
     "metric": int | float,
     "parameters": int,
     "flops": int,
 }
-_OF_PLAN: dict[str, Any] = {
+_PLAN_FIELDS: dict[str, Any] = {
     "steps": list,
-    "chosen": int,
+    "num_taken": int,
     "budget": str,
-    "met": bool,
+    "budget_met": bool,
     "fit": str,
     "order": str,
-    "refused": list,
+    "skipped": list,
 }
 
 
@@ -237,6 +239,6 @@ def _axes() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("Plan.draw needs matplotlib: pip install 'lcjax[train]'.") from error
+        raise ImportError("Plan.plot needs matplotlib: pip install 'lcjax[train]'.") from error
     figure = Figure(figsize=(7, 4.5))
     return figure.add_subplot(), figure

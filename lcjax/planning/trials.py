@@ -1,77 +1,70 @@
 """Trial collapses of one model, which share the statistics that they have in common."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
 from lcjax.algebra.moments import Moments
-from lcjax.calibration.calibrate import Calibration, Fit, pairs_of, runs_to_fit
-from lcjax.calibration.statistics import Pair, gather
-from lcjax.structure.runs import Run
-from lcjax.surgery.collapse import collapse
-from lcjax.surgery.replacement import Replacement, Truncation
-from lcjax.surgery.report import CollapseReport
-from lcjax.surgery.sequential import in_turn
-from lcjax.validation.arguments import check_tree
+from lcjax.calibration.calibrate import segments_to_fit
+from lcjax.calibration.data import CalibrationData, as_data
+from lcjax.calibration.fits import Exact, Fit, check_fit
+from lcjax.calibration.statistics import SplitMoments, collect_statistics
+from lcjax.structure.front_end import Collapsible
+from lcjax.structure.segment import Segment
+from lcjax.surgery.checks import solve_checked
+from lcjax.surgery.collapse import collapse_model
+from lcjax.surgery.report import CollapseReport, make_report
+from lcjax.surgery.sequential import Solved, in_forward_order, solve_in_order
 from lcjax.validation.batches import check_batches
-from lcjax.validation.functions import check_function, check_metric, score
+from lcjax.validation.functions import check_metric, score
 
-Metric = Callable[[Any], Any]
-AnyFit = Fit | Literal["exact"]
+MetricFn = Callable[[Any], Any]
 
 
 class Trials:
     """Trial collapses of one deep model.
 
     Args:
-      apply_fn: runs Flax linen modules in inference mode; None will do for the exact fuse.
-      variables: of the deep model.
+      model: the deep model.
       metric: `metric(variables)` returns a number, higher is better.
-      batches: to calibrate with, more than once; None will do for the exact fuse.
-      fit: "exact", "moments" or "least_squares".
-      sequential: whether runs are fitted one after another.
-      fitting: ridge, rank and tolerance.
-      gathering: mask, holdout and progress.
+      data: to calibrate with, more than once; None is enough for an exact fuse.
+      fit: how replacements are found.
+      sequential: whether segments are fitted one after another; None takes what the fit says.
 
     Raises:
-      ValueError: an unknown fit.
-      TypeError: batches that can be gone through only once.
+      TypeError: something other than a fit; batches that can be iterated only once, or missing.
     """
 
     def __init__(
         self,
-        apply_fn: Callable[..., Any] | None,
-        variables: Mapping[str, Any],
-        metric: Metric,
-        batches: Iterable[Any] | None,
-        fit: AnyFit,
+        model: Collapsible,
+        metric: MetricFn,
+        data: CalibrationData | Iterable[Any] | None,
+        fit: Fit,
         *,
-        sequential: bool,
-        fitting: Mapping[str, Any],
-        gathering: Mapping[str, Any],
+        sequential: bool | None = None,
     ):
-        check_tree(variables, "a plan or sensitivity")
         check_metric(metric)
-        self._variables, self._metric = variables, metric
-        self._fit: AnyFit = fit
-        self._sequential, self._fitting, self._gathering = sequential, fitting, gathering
-        self._known: dict[Pair, tuple[Moments, Moments]] = {}
-        self._replaced: dict[tuple[Run, ...], Replacement] = {}
-        if fit == "exact":
-            return
-        pairs_of([], fit)  # raises on an unknown fit
-        if apply_fn is None or batches is None:
-            raise TypeError(f"fit={fit!r} needs apply_fn and batches; fit='exact' does without.")
-        check_function(apply_fn)
-        check_batches(batches, more_than_once="each trial")
-        self._apply_fn, self._batches = apply_fn, batches
+        check_fit(fit)
+        if fit.needs_data and data is None:
+            raise TypeError(
+                f"data: got None, expected batches for {fit}; only lcjax.Exact() needs none."
+            )
+        self._model, self._metric, self._fit = model, metric, fit
+        self._data = None if data is None else as_data(data)
+        if fit.needs_data and self._data is not None:
+            check_batches(self._data.batches, more_than_once="each trial")
+        self._sequential = getattr(fit, "sequential", False) if sequential is None else sequential
+        self._moments: dict[Hashable, tuple[Moments, Moments]] = {}
+        self._solved: Solved = {}
 
     @property
     def progress(self) -> bool:
-        """Whether what takes long shows a bar."""
-        return bool(self._gathering["progress"])
+        """Whether a bar is shown when trials take long."""
+        return self._data is None or self._data.progress
 
-    def score(self, variables: Any) -> float:
+    def evaluate(self, variables: Any) -> float:
         """Returns the metric of variables.
 
         Raises:
@@ -79,49 +72,56 @@ class Trials:
         """
         value = score(self._metric, variables)
         if not math.isfinite(value):
-            raise ValueError(f"metric returned {value}, wanted a finite number, higher is better.")
+            raise ValueError(
+                f"metric returned {value}; expected a finite number, higher is better."
+            )
         return value
 
-    def learn(self, choices: Iterable[Sequence[str]]) -> None:
-        """Gathers, in one pass, the statistics of choices of which no two runs end alike."""
-        if self._fit != "exact":
-            runs = [run for sites in choices for run in runs_to_fit(self._variables, sites)]
-            self._gather(pairs_of(runs, self._fit))
+    def prefetch_statistics(self, choices: Iterable[Sequence[str]]) -> None:
+        """Collects, in one pass, the statistics of choices whose segments have different keys."""
+        if self._fit.needs_data:
+            self._collect([s for sites in choices for s in segments_to_fit(self._model, sites)])
 
     def collapse(self, sites: Sequence[str]) -> tuple[Any, CollapseReport]:
         """Returns the tree with these sites collapsed, and the report."""
-        if self._fit == "exact":
-            factors = {name: self._fitting[name] for name in ("rank", "tolerance")}
-            return collapse(self._variables, sites, threshold=math.inf, **factors)
-        runs = runs_to_fit(self._variables, sites)
-        if self._sequential and len(runs) > 1:
-            return in_turn(
-                self._apply_fn,
-                self._variables,
-                self._batches,
-                sites,
-                fit=self._fit,
-                ridge=self._fitting["ridge"],
-                truncation=Truncation(self._fitting["rank"], self._fitting["tolerance"]),
-                gathering=self._gathering,
-                known=self._replaced,
-            )
-        return collapse(self._variables, fit=self._calibration(runs, self._fit), **self._fitting)
+        model, fit = self._model, self._fit
+        if isinstance(fit, Exact):
+            return collapse_model(model, sites, replace(fit, max_gap=math.inf))
+        segments = segments_to_fit(model, sites)
+        if self._sequential and len(segments) > 1:
+            assert self._data is not None
+            ordered = in_forward_order(model, segments, self._data)
+            replacements = solve_in_order(model, ordered, self._data, fit, self._solved)
+        else:
+            statistics = self._collect(segments)
+            replacements = {each: solve_checked(fit, each, statistics) for each in segments}
+        rebuilt = model.rebuild(replacements)
+        return rebuilt.tree, make_report(model.sites, replacements, rebuilt, ())
 
-    def _calibration(self, runs: tuple[Run, ...], fit: Fit) -> Calibration:
-        pairs = pairs_of(runs, fit)
-        self._gather(pairs)
-        return Calibration(
-            fitted={pair.key: self._known[pair][0] for pair in pairs},
-            held={pair.key: self._known[pair][1] for pair in pairs},
-            fit=fit,
-            runs=runs,
+    def _collect(self, segments: Sequence[Segment]) -> SplitMoments:
+        """Returns the statistics of segments; a pass collects those that are not known yet."""
+        unitwise = self._fit.unitwise
+        missing = [
+            s for s in segments if any(name not in self._moments for _, name in _keys(s, unitwise))
+        ]
+        if missing:
+            assert self._data is not None
+            observe = self._model.observe(missing, unitwise=unitwise)
+            train, held_out = collect_statistics(
+                observe, self._model.variables, self._data, unitwise=unitwise
+            )
+            for segment in missing:
+                for key, name in _keys(segment, unitwise):
+                    self._moments[name] = (train[key], held_out[key])
+        known = {key: self._moments[name] for s in segments for key, name in _keys(s, unitwise)}
+        return SplitMoments(
+            {key: train for key, (train, _) in known.items()},
+            {key: held_out for key, (_, held_out) in known.items()},
         )
 
-    def _gather(self, pairs: Iterable[Pair]) -> None:
-        missing = tuple(pair for pair in pairs if pair not in self._known)
-        if missing:
-            fitted, held = gather(
-                self._apply_fn, self._variables, self._batches, missing, **self._gathering
-            )
-            self._known |= {pair: (fitted[pair.key], held[pair.key]) for pair in missing}
+
+def _keys(segment: Segment, unitwise: bool) -> list[tuple[str, Hashable]]:
+    """Returns the keys of a segment's statistics, each with a name that no other segment has."""
+    if unitwise:
+        return [(site, site) for site in segment.sites]
+    return [(segment.key, segment.id)]

@@ -1,5 +1,6 @@
-"""The chains of Dense layers that stand in a params tree, found by the names of their children."""
+"""Chains of Dense layers in a params tree, found by the names of their children."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,13 +10,12 @@ import jax
 import numpy as np
 from flax.core import meta
 
-from lcjax.algebra.fuse import cheapest_cuts
+from lcjax.algebra.fuse import DenseParams, cheapest_cuts
 from lcjax.errors import CollapseError
 from lcjax.tree.paths import natural_sort_key
 
 _DENSE, _ACT = re.compile(r"dense_(\d+)"), re.compile(r"act_(\d+)")
 _ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
-_GLU = ("gate", "up", "act", "down")
 
 
 @dataclass(frozen=True)
@@ -24,18 +24,18 @@ class Chain:
 
     Attributes:
       path: of the module inside params; "" at the root.
-      denses: the Dense layers that are held, each by its index; for a gated unit 0 is `up` and 1
-        is `down`.
-      acts: slope of every activation that is held, by index.
-      norms: params of every norm that is held, by index.
-      gate: params of the gate where the chain is a gated unit that holds one.
+      denses: the Dense layers in the tree, each by its index; for a gated unit 0 is `up` and 1 is
+        `down`.
+      acts: slope of every activation in the tree, by the index of the Dense before it.
+      norms: params of every norm in the tree, by the index of the Dense before it.
+      gate: params of the gate, where the chain is a gated unit.
     """
 
     path: str
-    denses: dict[int, Mapping[str, Any]]
+    denses: dict[int, DenseParams]
     acts: dict[int, Any]
     norms: dict[int, Mapping[str, Any]] = field(default_factory=dict)
-    gate: Mapping[str, Any] | None = None
+    gate: DenseParams | None = None
 
     def dense_name(self, i: int) -> str:
         """Returns the name of the child that is Dense i."""
@@ -49,8 +49,26 @@ class Chain:
         """Returns the path of the site whose activation is i."""
         return join(self.path, self.act_name(i))
 
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The paths of its sites, in forward order."""
+        return tuple(map(self.site, self.acts))
+
+    @property
+    def children(self) -> tuple[str, ...]:
+        """The paths of all modules that belong to it, in params or in batch_stats."""
+        names = [*map(self.dense_name, self.denses), *map(self.act_name, self.acts)]
+        names += [f"norm_{i}" for i in self.acts] + ["gate"] * (self.gate is not None)
+        return tuple(join(self.path, name) for name in names)
+
+    @property
+    def flops(self) -> int:
+        """Multiply-adds times two for one token through its kernels."""
+        denses = [*self.denses.values(), *([self.gate] if self.gate else [])]
+        return 2 * sum(math.prod(dense["kernel"].shape) for dense in denses)
+
     def after(self, i: int) -> int:
-        """Returns the index of the next Dense that is held after Dense i."""
+        """Returns the index of the Dense after Dense i."""
         return min(j for j in self.denses if j > i)
 
     def widths(self, i: int) -> tuple[int, int, int]:
@@ -73,43 +91,55 @@ def nodes(tree: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def find_chains(params: Any) -> list[Chain]:
-    """Returns every chain that holds a collapsible activation, in natural order of paths.
+    """Returns every chain that has a collapsible activation, in natural order of paths.
 
     Raises:
       CollapseError: when a chain is half collapsed or its kernels do not compose; names the path.
     """
     chains = []
     for path, node in nodes(meta.unbox(params)):
-        acts = {int(m[1]): node[name] for name in node if (m := _ACT.fullmatch(str(name)))}
-        acts = {i: act["slope"] for i, act in acts.items() if _holds(act, "slope")}
-        if all(_holds(node.get(n), "kernel") for n in _GLU if n != "act"):
-            if _holds(node.get("act"), "slope"):
-                denses = {0: node["up"], 1: node["down"]}
-                slope = {0: node["act"]["slope"]}
-                chains.append(Chain(path, denses, slope, gate=node["gate"]))
-        denses = {int(m[1]): node[name] for name in node if (m := _DENSE.fullmatch(str(name)))}
-        denses = {i: dense for i, dense in sorted(denses.items()) if _holds(dense, "kernel")}
-        if acts and denses:
-            norms = {i: node[f"norm_{i}"] for i in acts if f"norm_{i}" in node}
-            chains.append(Chain(path, denses, dict(sorted(acts.items())), norms))
+        chains += [chain for chain in (_gated(path, node), _mlp(path, node)) if chain is not None]
     for chain in chains:
         _check(chain)
-    return [part for chain in chains for part in _parted(chain)]
+    return [part for chain in chains for part in _split(chain)]
 
 
-def _holds(node: Any, leaf: str) -> bool:
+def _gated(path: str, node: Mapping[str, Any]) -> Chain | None:
+    """Returns the chain of a CollapsibleGLU, if a node is one."""
+    if not all(_has(node.get(name), "kernel") for name in ("gate", "up", "down")):
+        return None
+    if not _has(node.get("act"), "slope"):
+        return None
+    denses = {0: node["up"], 1: node["down"]}
+    return Chain(path, denses, {0: node["act"]["slope"]}, gate=node["gate"])
+
+
+def _mlp(path: str, node: Mapping[str, Any]) -> Chain | None:
+    """Returns the chain of a CollapsibleMLP, if a node is one."""
+    acts = {int(m[1]): node[name] for name in node if (m := _ACT.fullmatch(str(name)))}
+    acts = {i: act["slope"] for i, act in sorted(acts.items()) if _has(act, "slope")}
+    denses = {int(m[1]): node[name] for name in node if (m := _DENSE.fullmatch(str(name)))}
+    denses = {i: dense for i, dense in sorted(denses.items()) if _has(dense, "kernel")}
+    if not acts or not denses:
+        return None
+    norms = {i: node[f"norm_{i}"] for i in acts if f"norm_{i}" in node}
+    return Chain(path, denses, acts, norms)
+
+
+def _has(node: Any, leaf: str) -> bool:
     return isinstance(node, Mapping) and leaf in node and not isinstance(node[leaf], Mapping)
 
 
-def _parted(chain: Chain) -> list[Chain]:
-    """Returns a chain without Denses of other modules that share its scope and have such names.
+def _split(chain: Chain) -> list[Chain]:
+    """Returns a chain without Dense layers of other modules that share its scope and its names.
 
-    Two Denses with no activation between them are factors that a collapse kept, since one matrix
-    would be larger. Where it would not, or they do not compose, one is no part of the chain.
+    Two Dense layers with no activation between them are factors that a collapse left, since one
+    matrix would be larger. Where it would not, or they do not compose, one is not part of the
+    chain.
     """
     groups: list[list[int]] = [[]]
     for i in chain.denses:
-        if groups[-1] and _strangers(chain, groups[-1][-1], i):
+        if groups[-1] and _unrelated(chain, groups[-1][-1], i):
             groups.append([])
         groups[-1].append(i)
     if len(groups) == 1:
@@ -124,8 +154,8 @@ def _parted(chain: Chain) -> list[Chain]:
     return parts
 
 
-def _strangers(chain: Chain, i: int, j: int) -> bool:
-    """Tells whether two Denses, one after the other by their names, are not of one chain."""
+def _unrelated(chain: Chain, i: int, j: int) -> bool:
+    """Returns whether two Dense layers, neighbours by their names, are not of one chain."""
     if i in chain.acts:
         return False
     first, second = chain.denses[i], chain.denses[j]
@@ -135,47 +165,54 @@ def _strangers(chain: Chain, i: int, j: int) -> bool:
     return cheapest_cuts(widths, ["bias" in first, "bias" in second]) == [0, 2]
 
 
-def _compose(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+def _compose(first: DenseParams, second: DenseParams) -> bool:
     before, after = first["kernel"].shape, second["kernel"].shape
     return before[:-2] == after[:-2] and before[-1] == after[-2]
 
 
 def _check(chain: Chain) -> None:
     for i, dense in chain.denses.items():
-        if len(shape := dense["kernel"].shape) < 2:
-            raise CollapseError(
-                f"{join(chain.path, chain.dense_name(i))}: got a kernel of shape {tuple(shape)}, "
-                "expected two axes or more, those of a Dense."
-            )
-        for leaf in ("kernel", "bias"):
-            if leaf in dense and not isinstance(dense[leaf], _ARRAYS):
-                kind = type(dense[leaf])
-                nnx = kind.__module__.startswith("flax.nnx")
-                remedy = "If it is quantized, dequantize it before the collapse."
-                raise CollapseError(
-                    f"{join(chain.path, chain.dense_name(i))}/{leaf}: got a {kind.__name__}, "
-                    "expected an array of NumPy or JAX. "
-                    + ("Pass nnx.to_pure_dict(state)." if nnx else remedy)
-                )
+        _check_dense(join(chain.path, chain.dense_name(i)), dense)
     for i, slope in chain.acts.items():
-        if i not in chain.denses or i >= max(chain.denses):
-            missing = f"dense_{i}" if i not in chain.denses else "a later dense_i"
-            raise CollapseError(
-                f"{chain.site(i)}: held without {missing}: the tree is half collapsed. "
-                "Restore a tree that lcjax.collapse or init made."
-            )
-        stack = chain.denses[i]["kernel"].shape[:-2]
-        if tuple(slope.shape) != tuple(stack):
-            raise CollapseError(
-                f"{chain.site(i)}: slope has shape {tuple(slope.shape)}, wanted {tuple(stack)}, "
-                f"the leading axes of {chain.dense_name(i)}'s kernel "
-                f"{tuple(chain.denses[i]['kernel'].shape)}."
-            )
-    held = list(chain.denses)
-    for i, j in zip(held, held[1:], strict=False):
+        _check_site(chain, i, slope)
+    denses = list(chain.denses)
+    for i, j in zip(denses, denses[1:], strict=False):
         first, second = chain.denses[i]["kernel"].shape, chain.denses[j]["kernel"].shape
         if i in chain.acts and not _compose(chain.denses[i], chain.denses[j]):
             raise CollapseError(
                 f"{join(chain.path, chain.dense_name(j))}: kernel {tuple(second)} does not compose "
                 f"with {chain.dense_name(i)}'s kernel {tuple(first)}: their inner widths differ."
             )
+
+
+def _check_dense(path: str, dense: DenseParams) -> None:
+    if len(shape := dense["kernel"].shape) < 2:
+        raise CollapseError(
+            f"{path}: got a kernel of shape {tuple(shape)}, expected two axes or more, those of a "
+            "Dense."
+        )
+    for leaf in ("kernel", "bias"):
+        if leaf in dense and not isinstance(dense[leaf], _ARRAYS):
+            kind = type(dense[leaf])
+            nnx = kind.__module__.startswith("flax.nnx")
+            remedy = "If it is quantized, dequantize it before the collapse."
+            raise CollapseError(
+                f"{path}/{leaf}: got a {kind.__name__}, expected an array of NumPy or JAX. "
+                + ("Pass nnx.to_pure_dict(state)." if nnx else remedy)
+            )
+
+
+def _check_site(chain: Chain, i: int, slope: Any) -> None:
+    if i not in chain.denses or i >= max(chain.denses):
+        missing = f"dense_{i}" if i not in chain.denses else "a later dense_i"
+        raise CollapseError(
+            f"{chain.site(i)}: got no {missing} with it: the tree is half collapsed. Restore a "
+            "tree that lcjax.collapse or init made."
+        )
+    kernel = chain.denses[i]["kernel"]
+    if tuple(slope.shape) != tuple(kernel.shape[:-2]):
+        raise CollapseError(
+            f"{chain.site(i)}: got a slope of shape {tuple(slope.shape)}, expected "
+            f"{tuple(kernel.shape[:-2])}, the leading axes of {chain.dense_name(i)}'s kernel "
+            f"{tuple(kernel.shape)}."
+        )

@@ -1,81 +1,183 @@
-"""The sites that a collapse is asked for, and whether each may go."""
+"""Which sites a collapse takes, and why it skips the others."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import Literal, NamedTuple, Protocol
 
 from lcjax.errors import CollapseError
-from lcjax.planning.results import Plan
-from lcjax.structure.sites import Site, Sites, finite_gap
+from lcjax.structure.sites import Site, Sites, require_finite_gap
 from lcjax.tree.selection import check_sites, choose
 
-Choice = str | Site | Iterable[str | Site] | Plan | None
+Reason = Literal["gap", "unpaired", "not_chosen", "stacked", "grows"]
+
+_UNSTACK = (
+    "the layers that a scan stacks collapse together. To collapse some of them, unstack them: "
+    "lcjax.unstack_layers for nn.scan; in a function, a tree of params for every layer and a "
+    "Python loop in the place of lax.scan"
+)
+_TEXT: dict[Reason, str] = {
+    "gap": "gap",
+    "unpaired": "unpaired",
+    "not_chosen": "not chosen",
+    "stacked": "stacked layers, which only an exact fuse can take",
+    "grows": "would grow: one matrix with its bias is no smaller than two",
+}
 
 
-def by_gap(found: Sites, sites: Choice, threshold: float) -> tuple[set[str], list]:
-    """Returns the paths to collapse as they are, and the sites that stay, each with the reason.
+class Skip(NamedTuple):
+    """A site that is not collapsed, and why.
+
+    Attributes:
+      site: its path.
+      reason: "gap" (its slope is too far from 1), "unpaired" (no Dense on both sides),
+        "not_chosen", "stacked" (layers of a scan, which cannot be fitted), or "grows" (one matrix
+        would be no smaller).
+      detail: the figures, such as "0.3000 over 0.05"; may be empty.
+    """
+
+    site: str
+    reason: Reason
+    detail: str = ""
+
+    def __str__(self) -> str:
+        """Returns the reason as text."""
+        return f"{_TEXT[self.reason]} {self.detail}".rstrip()
+
+
+class HasSites(Protocol):
+    """What names sites by its attribute `sites`, as a Plan does."""
+
+    @property
+    def sites(self) -> Iterable[str]:
+        """Paths of sites."""
+        ...
+
+
+SiteSelector = str | Site | Iterable[str | Site] | HasSites | None
+
+
+class Selection(NamedTuple):
+    """The sites to collapse and those to skip.
+
+    Attributes:
+      chosen: paths of the sites to collapse, in forward order.
+      skipped: the others, each with the reason.
+    """
+
+    chosen: tuple[str, ...]
+    skipped: tuple[Skip, ...]
+
+
+def select_linear(
+    found: Sites, sites: SiteSelector, max_gap: float, collapsed: Collection[str] = ()
+) -> Selection:
+    """Returns the sites to collapse exactly.
+
+    Args:
+      found: the sites that are not collapsed yet.
+      sites: what the user chose; None takes every site within the gap.
+      max_gap: largest accepted gap.
+      collapsed: paths of the sites that are collapsed already.
 
     Raises:
       CollapseError: as `lcjax.collapse`.
     """
+    _check_open(found, sites, collapsed)
     if sites is not None:
         chosen = _named(found, sites)
         for site in found:
-            if site.path in chosen and site.gap is not None and finite_gap(site) > threshold:
-                raise CollapseError(
-                    f"{site.path}: gap is {site.gap:.4g} (slope {site.slope:.4g}), over the "
-                    f"threshold {threshold:g}. Train on with lcjax.with_linearity_penalty, fit it from data "
-                    "with lcjax.calibrate, or raise the threshold."
-                )
-        return chosen, _others(found, chosen)
+            if site.path in chosen and site.gap is not None and require_finite_gap(site) > max_gap:
+                raise CollapseError(_over(site, max_gap))
+        return _selection(found, chosen)
     choose(found.paths)  # raises where there is no site
     if any(site.gap is None for site in found):
         raise CollapseError(
             "sites must be given where slopes are abstract or traced (under jit, or with "
             "ShapeDtypeStructs): their gaps cannot be seen."
         )
-    paired = [site for site in found if site.paired]
-    chosen = {site.path for site in paired if finite_gap(site) <= threshold}
-    return chosen, [
-        (site.path, f"gap {site.gap:.4f} over {threshold:g}" if site.paired else "unpaired")
-        for site in found
-        if site.path not in chosen
-    ]
+    within = {site.path for site in found if site.paired and require_finite_gap(site) <= max_gap}
+    return _selection(found, within, max_gap)
 
 
-def to_fit(found: Sites, sites: Choice) -> tuple[set[str], list]:
-    """Returns the paths to fit from data, and the sites that stay; None takes every paired one.
+def select_for_fit(found: Sites, sites: SiteSelector, collapsed: Collection[str] = ()) -> Selection:
+    """Returns the sites to fit from data; None takes every paired one.
 
     Raises:
-      CollapseError: no site; a pattern that matches none; a named site that is unpaired.
+      CollapseError: no site; a pattern that matches none; a named site that is unpaired or
+        collapsed already.
     """
+    _check_open(found, sites, collapsed)
     if sites is not None:
-        chosen = _named(found, sites)
-    else:
-        choose(found.paths)
-        chosen = {site.path for site in found if site.paired}
-    return chosen, _others(found, chosen)
+        return _selection(found, _named(found, sites))
+    choose(found.paths)
+    return _selection(found, {site.path for site in found if site.paired})
 
 
-def _named(found: Sites, sites: Choice) -> set[str]:
-    if isinstance(sites, Plan):
-        if not sites.sites:
-            return set()
-        sites = sites.sites
+def _selection(found: Sites, chosen: set[str], max_gap: float | None = None) -> Selection:
+    skipped = []
+    for site in found:
+        if site.path in chosen:
+            continue
+        if not site.paired:
+            skipped.append(Skip(site.path, "unpaired"))
+        elif max_gap is None:
+            skipped.append(Skip(site.path, "not_chosen"))
+        else:
+            skipped.append(gap_skip(site, max_gap))
+    return Selection(tuple(path for path in found.paths if path in chosen), tuple(skipped))
+
+
+def gap_skip(site: Site, max_gap: float) -> Skip:
+    """Returns why a site over the accepted gap is skipped."""
+    advice = f" in one layer at least; {_UNSTACK}" if site.layers > 1 else ""
+    return Skip(site.path, "gap", f"{site.gap:.4f} over {max_gap:g}{advice}")
+
+
+def _over(site: Site, max_gap: float) -> str:
+    """Returns the message for a named site over the accepted gap."""
+    if site.layers > 1:
+        return (
+            f"{site.path}: the largest gap of its {site.layers} layers is {site.gap:.4g}, over "
+            f"max_gap {max_gap:g}, and {_UNSTACK}. Or train on with lcjax.with_linearity_penalty, "
+            "or raise max_gap."
+        )
+    return (
+        f"{site.path}: gap is {site.gap:.4g} (slope {site.slope:.4g}), over max_gap {max_gap:g}. "
+        "Train on with lcjax.with_linearity_penalty, fit it from data with lcjax.calibrate, or "
+        "raise max_gap."
+    )
+
+
+def _names(sites: SiteSelector) -> list[str]:
+    """Returns the paths and globs of a choice."""
+    if hasattr(sites, "sites"):
+        sites = tuple(sites.sites)  # type: ignore[union-attr]
     check_sites(sites)
-    names = [sites] if isinstance(sites, (str, Site)) else list(sites or ())
-    names = [name.path if isinstance(name, Site) else name for name in names]
+    names = [sites] if isinstance(sites, (str, Site)) else list(sites or ())  # type: ignore
+    return [name.path if isinstance(name, Site) else name for name in names]
+
+
+def _named(found: Sites, sites: SiteSelector) -> set[str]:
+    names = _names(sites)
+    if not names and hasattr(sites, "sites"):
+        return set()  # a plan that collapses nothing
     chosen = set(choose(found.paths, sites=names))
     for site in found:
         if site.path in chosen and not site.paired:
             raise CollapseError(
-                f"{site.path}: unpaired, it stands in no chain of Dense layers, so there is "
-                "nothing to fuse. Build the pair with lcjax.CollapsibleMLP."
+                f"{site.path}: unpaired: it is in no chain of Dense layers, so there is nothing to "
+                "fuse. Build the pair with lcjax.CollapsibleMLP."
             )
     return chosen
 
 
-def _others(found: Sites, chosen: set[str]) -> list:
-    return [
-        (site.path, "not asked for" if site.paired else "unpaired")
-        for site in found
-        if site.path not in chosen
-    ]
+def _check_open(found: Sites, sites: SiteSelector, collapsed: Collection[str]) -> None:
+    """Raises where a site that is collapsed already is asked for."""
+    if not collapsed:
+        return
+    if not found:
+        raise CollapseError(f"no site is left: {', '.join(sorted(collapsed))} collapsed already.")
+    for path in _names(sites) if sites is not None else ():
+        if path in collapsed:
+            raise CollapseError(
+                f"{path}: is collapsed already in this tree. Leave it out of `sites`."
+            )

@@ -1,14 +1,13 @@
 """The sites of a tree: where its activations stand, how linear they are, what fusing would save."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
-from flax.core import meta
 from jax.core import Tracer
 
 from lcjax._table import render
@@ -38,8 +37,8 @@ class Site:
       flops_before: multiply-adds times two for one token through those matrices.
       flops_after: the same once collapsed.
       layers: how many layers `nn.scan` stacked in this site; they collapse together.
-      pays: whether one matrix, with its bias, has fewer parameters than two with theirs, and than
-        there are now. About `d_in d_out < d_hidden (d_in + d_out)`.
+      fusing_saves: whether one matrix, with its bias, has fewer parameters than two with theirs,
+        and than there are now. About `d_in d_out < d_hidden (d_in + d_out)`.
     """
 
     path: str
@@ -52,7 +51,7 @@ class Site:
     flops_before: int = 0
     flops_after: int = 0
     layers: int = 1
-    pays: bool = False
+    fusing_saves: bool = False
 
     @property
     def gap(self) -> float | None:
@@ -115,18 +114,26 @@ def find_sites(
             "f = lcjax.collapsible(fn), call f.sites, f.collapse and f.calibrate."
         )
     check_tree(variables, "find_sites", nested=False)
-    params = meta.unbox(params_of(variables))
-    found = {}
-    for chain in find_chains(params):
-        for i in chain.acts:
-            found[chain.site(i)] = _site(chain, i)
+    params = params_of(variables)
+    found = sites_of(params, find_chains(params))
+    if apply_fn is None:
+        return found
+    traced = forward_order(apply_fn, variables, inputs)
+    places = {path: place for place, path in enumerate(traced)}
+    return Sites(sorted(found, key=lambda site: places.get(site.path, len(places))))
+
+
+def sites_of(params: Any, chains: Iterable[Chain]) -> Sites:
+    """Returns the sites of params, in natural order of their paths.
+
+    Args:
+      params: boxed or not.
+      chains: those that `find_chains` found in them.
+    """
+    found = {chain.site(i): _site(chain, i) for chain in chains for i in chain.acts}
     for path, leaf in slopes_by_path(params).values():
-        found.setdefault(path, Site(path=path, slope=farthest(leaf)))
-    order = sorted(found, key=natural_sort_key)
-    if apply_fn is not None:
-        traced = forward_order(apply_fn, variables, inputs)
-        order.sort(key=lambda path: traced.index(path) if path in traced else len(traced))
-    return Sites(found[path] for path in order)
+        found.setdefault(path, Site(path=path, slope=worst_slope(leaf)))
+    return Sites(found[path] for path in sorted(found, key=natural_sort_key))
 
 
 def params_of(variables: Any) -> Any:
@@ -164,7 +171,7 @@ def _site(chain: Chain, i: int) -> Site:
         kernels.append(chain.gate["kernel"])
     site = Site(
         path=chain.site(i),
-        slope=farthest(slope),
+        slope=worst_slope(slope),
         d_in=d_in,
         d_hidden=d_hidden,
         d_out=d_out,
@@ -190,11 +197,11 @@ def with_savings(site: Site, first: bool, second: bool) -> Site:
         site,
         parameters_after=after,
         flops_after=2 * site.layers * parameters(widths, cuts),
-        pays=len(cuts) == 2 and after < site.parameters_before,
+        fusing_saves=len(cuts) == 2 and after < site.parameters_before,
     )
 
 
-def farthest(slope: Any) -> float | None:
+def worst_slope(slope: Any) -> float | None:
     """Returns the slope, of several the one farthest from 1; NaN where any is not finite."""
     if isinstance(slope, (jax.ShapeDtypeStruct, Tracer)):
         return None
@@ -210,11 +217,11 @@ def _row(site: Site) -> list[str]:
     name += f" ×{site.layers}" if site.layers > 1 else ""
     sizes = [site.d_in, site.d_hidden, site.d_out, site.parameters_before, site.parameters_after]
     sizes += [site.flops_before, site.flops_after]
-    pays = "pays" if site.pays else "grows"
+    pays = "pays" if site.fusing_saves else "grows"
     return [name, *slope, *(f"{size:,}" for size in sizes), pays]
 
 
-def finite_gap(site: Site) -> float:
+def require_finite_gap(site: Site) -> float:
     """Returns a site's gap.
 
     Raises:

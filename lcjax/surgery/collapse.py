@@ -1,68 +1,56 @@
-"""Collapse: from a variables tree to a smaller one that the same module runs."""
+"""Collapse: from a model whose activations have become linear to a smaller one."""
 
+import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
-import jax
-
-from lcjax.calibration.calibrate import Calibration, check_calibrated, runs_to_fit, weights_of
-from lcjax.structure.choice import Choice, by_gap, to_fit
-from lcjax.structure.sites import Sites, find_sites, params_of
-from lcjax.surgery.fitting import fitted
-from lcjax.surgery.replacement import Rank, Truncation, exactly
-from lcjax.surgery.report import CollapseReport
-from lcjax.surgery.rewrite import rewrite
-from lcjax.tree.slopes import with_slopes_from
-from lcjax.validation.arguments import check_number, check_tree
+from lcjax.calibration.calibrate import Calibration, check_calibrated
+from lcjax.calibration.fits import Exact, Fit, check_fit
+from lcjax.structure.choice import SiteSelector, select_for_fit, select_linear
+from lcjax.structure.front_end import Collapsible
+from lcjax.structure.params_tree import ParamsTree, abstracted
+from lcjax.structure.sites import Sites, worst_slope
+from lcjax.surgery.checks import solve_checked
+from lcjax.surgery.report import CollapseReport, make_report
+from lcjax.tree.slopes import slopes_by_path, with_slopes_from
 
 
 def collapse(
     variables: Mapping[str, Any],
-    sites: Choice = None,
+    sites: SiteSelector = None,
+    fit: Fit | None = None,
     *,
-    threshold: float = 0.05,
-    fit: Literal["exact"] | Calibration = "exact",
-    ridge: float = 1e-3,
-    rank: Rank = None,
-    tolerance: float = 0.05,
+    calibration: Calibration | None = None,
     slopes_from: Any = None,
 ) -> tuple[Any, CollapseReport]:
     """Returns a smaller tree for the same module, and a report of what was done.
 
-    With fit="exact" each chosen site's activation is taken for the identity, which is exact at
-    slope 1 in inference (dropout and the update of batch statistics at a collapsed site are gone).
+    With `Exact()` each chosen site's activation is taken for the identity, which is exact at slope
+    1 in inference (dropout and the update of batch statistics at a collapsed site disappear).
     Neighbouring Dense layers with no activation between them fuse, `W = W1 W2`,
     `b = b1 W2 + b2`, with a batch norm between them folded in; where one matrix would be larger
     than two, the cheapest factors stay. For relu the error of taking slope α for 1 is at most
     `gap · (‖W1‖₂ ‖x‖ + ‖b1‖) · ‖diag(s) W2‖₂`.
 
-    With statistics from `lcjax.calibrate` the calibrated sites are collapsed, whatever their
-    slopes: each run of Denses gives way to the ridge regression of its outputs on its inputs
-    ("least_squares"), `W = (Σxx + ρ D)⁻¹ Σxt`, `b = E t − E x W`, with ρ the ridge and D the
-    variances of the inputs, larger for inputs that contribute little to the first kernel's output,
-    so that their units do not matter, or each activation to a gain and an
-    offset for every unit ("moments"), as `g ⊙ z + c` before the fuse. Where one matrix would be
-    larger, the regression is cut to the run's narrowest width (reduced-rank regression). Solved in
-    float64 on the host; the report tells how well each does on its own tokens and on those held
-    out. Biases appear where there were none.
+    With a calibration from `lcjax.calibrate` the calibrated sites are collapsed, whatever their
+    slopes: `LeastSquares` replaces each segment of Dense layers by the ridge regression of its
+    outputs on its inputs, `PerUnit` each activation by a gain and an offset for every unit before
+    the fuse. Where one matrix would be larger, the regression is cut to the segment's narrowest
+    width (reduced-rank regression). Solved in float64 on the host; the report says how well each
+    does on its own tokens and on those held out. Biases appear where there were none.
 
     The input is not changed. Untouched leaves are shared with it: donating one tree deletes the
-    other's. In whatever order sites are collapsed exactly the function is the same; so are the
-    shapes, unless a chain's widths differ enough that its cheapest cut moves when more sites go.
+    other's. Collapsing sites exactly in any order gives the same function; and the same shapes,
+    unless a chain's widths differ enough that its cheapest cut moves when more sites go.
 
     Args:
       variables: nested dicts: params alone, or variables with "params" and whatever else; plain or
         FrozenDict, leaves boxed or not; NumPy or JAX arrays of any float dtype, sharded or not.
-      sites: paths, globs, Sites or a Plan; None takes every site within the threshold, or those
-        that were calibrated. Under `jax.jit` they must be given, and gaps are not checked.
-      threshold: largest accepted gap `|1 − α|` of an exact fuse; dimensionless, at least 0; inf
-        accepts any. Fits take any slope.
-      fit: "exact", or what `lcjax.calibrate` returned for these variables.
-      ridge: of least squares on standardised inputs; dimensionless, at least 0.
-      rank: keep a matrix as two factors of at most this rank, or with "auto" of the least rank
-        within the tolerance, where they are smaller. None: as is cheapest without loss.
-      tolerance: largest relative error of rank="auto", in [0, 1): of what flows out of the run on
-        the calibration data for least squares, else of the matrix, in Frobenius norm.
+      sites: paths, globs, Sites or a Plan; None takes every site within the fit's `max_gap`, or
+        those that were calibrated. Under `jax.jit` they must be given, and gaps are not checked.
+      fit: None takes `Exact()`, with a calibration the fit that it was made for.
+      calibration: what `lcjax.calibrate` returned for these variables.
       slopes_from: a tree with the same sites whose slopes say which are linear: the raw params, of
         which variables are an average (EMA) or a target network's copy. Sites that stay keep the
         slopes of variables.
@@ -71,66 +59,126 @@ def collapse(
       `(compact, report)`; compact has the type of variables.
 
     Raises:
-      CollapseError: no site; a pattern that matches none; a named site over the threshold or
-        unpaired; other sites, or other weights, than were calibrated; a slope that is not finite; a
-        half-collapsed tree; kernels that do not compose, are no floats or are on different devices;
-        a result that is not finite, as beyond the range of float16; a norm whose statistics are not
-        in the tree; a fit or a rank under jit.
-      ValueError: a number out of range, an unknown fit.
-      TypeError: a tree that is not nested dicts.
+      CollapseError: no site; a pattern that matches none; a named site over `max_gap` or unpaired;
+        other sites, or other weights, than were calibrated; a slope that is not finite; a
+        half-collapsed tree; kernels that do not compose, are not floats or are on different
+        devices; a result that is not finite, as beyond the range of float16; a norm whose
+        statistics are not in the tree; a fit to data or a rank under jit.
+      ValueError: a fit that needs a calibration without one, or with one for another kind of fit.
+      TypeError: a tree that is not nested dicts; something other than a fit.
+
+    Example:
+      >>> import flax.linen as nn, jax, jax.numpy as jnp, lcjax
+      >>> model = lcjax.CollapsibleMLP((16, 3), nn.relu)
+      >>> variables = model.init(jax.random.key(0), jnp.ones((1, 4)))
+      >>> linear = lcjax.map_slopes(jnp.ones_like, variables)
+      >>> compact, report = lcjax.collapse(linear)
+      >>> compact["params"]["dense_1"]["kernel"].shape
+      (4, 3)
 
     References:
       Shabgahi, Shariff and Koushanfar 2023, arXiv 2311.17943, section 3 and algorithm 1.
     """
-    check_tree(variables, "collapse")
-    truncation = Truncation(rank, tolerance)
-    if fit != "exact" and not isinstance(fit, Calibration):
-        raise ValueError(
-            f"fit is {fit!r}, must be 'exact' or what lcjax.calibrate returns: "
-            "stats = lcjax.calibrate(apply_fn, variables, batches, fit='least_squares'), then "
-            "fit=stats."
-        )
-    for name, value in (("threshold", threshold), ("ridge", ridge)):
-        check_number(name, value)
-        if not value >= 0:
-            raise ValueError(f"{name} is {value}, must be at least 0.")
-    judged = variables if slopes_from is None else with_slopes_from(variables, slopes_from)
-    found = find_sites(params_of(judged))
-    if isinstance(fit, Calibration):
-        chosen, kept = _calibrated(variables, found, sites, fit)
-        return rewrite(variables, chosen, kept, fitted(fit, ridge, truncation))
-    chosen, kept = by_gap(found, sites, threshold)
-    if slopes_from is not None:
-        variables = with_slopes_from(variables, slopes_from, only=chosen)
-    return rewrite(variables, chosen, kept, exactly(truncation))
+    model = ParamsTree(variables, caller="collapse")
+    return collapse_model(model, sites, fit, calibration=calibration, slopes_from=slopes_from)
 
 
-def abstract_collapse(variables: Mapping[str, Any], sites: Choice) -> tuple[Any, CollapseReport]:
+def collapse_model(
+    model: Collapsible,
+    sites: SiteSelector = None,
+    fit: Fit | None = None,
+    *,
+    calibration: Calibration | None = None,
+    slopes_from: Any = None,
+) -> tuple[Any, CollapseReport]:
+    """Returns what `collapse` does, for a model of any front end."""
+    fit, slopes = _fit_for(fit, calibration), None
+    if isinstance(fit, Exact):
+        found = model.sites
+        if slopes_from is not None:
+            judged = with_slopes_from(model.variables, slopes_from)
+            slopes = dict(slopes_by_path(judged).values())
+            found = Sites(replace(s, slope=worst_slope(slopes[s.path])) for s in found)
+        selection = select_linear(found, sites, fit.max_gap, model.collapsed)
+    else:
+        assert calibration is not None
+        chosen = calibration.sites if sites is None else sites
+        selection = select_for_fit(model.sites, chosen, model.collapsed)
+    segments = model.segments(selection.chosen)
+    if calibration is not None:
+        check_calibrated(calibration, segments)
+    replacements = {segment: solve_checked(fit, segment, calibration) for segment in segments}
+    rebuilt = model.rebuild(replacements)
+    report = make_report(model.sites, replacements, rebuilt, selection.skipped, slopes)
+    return rebuilt.tree, report
+
+
+def abstract_collapse(
+    variables: Mapping[str, Any], sites: SiteSelector, fit: Fit | None = None
+) -> tuple[Any, CollapseReport]:
     """Returns what `collapse` returns, in ShapeDtypeStructs, with nothing computed.
 
-    Where the input's leaves have shardings, so have the result's.
+    Where the input's leaves have shardings, so have the result's. With a rank the shapes depend on
+    the values: then variables must be arrays, and the collapse is computed.
 
     Args:
       variables: as for `collapse`, of arrays or ShapeDtypeStructs.
-      sites: paths, globs or Sites; they must be given, since abstract slopes have no gap.
+      sites: paths, globs, Sites or a Plan; they must be given, since abstract slopes have no gap.
+      fit: None takes `Exact()`.
 
     Raises:
-      CollapseError: as `collapse`, but for gaps.
+      CollapseError: as `collapse`, except for gaps.
+      ValueError: a fit whose shapes depend on data.
+
+    Example:
+      >>> import flax.linen as nn, jax, jax.numpy as jnp, lcjax
+      >>> model = lcjax.CollapsibleMLP((16, 3), nn.relu)
+      >>> shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, 4)))
+      >>> compact, report = lcjax.abstract_collapse(shapes, ["act_0"])
+      >>> compact["params"]["dense_1"]["kernel"].shape
+      (4, 3)
     """
+    return abstract_collapse_model(ParamsTree(variables, caller="abstract_collapse"), sites, fit)
 
-    def shape(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None)
+
+def abstract_collapse_model(
+    model: Collapsible, sites: SiteSelector, fit: Fit | None = None
+) -> tuple[Any, CollapseReport]:
+    """Returns what `abstract_collapse` does, for a model of any front end."""
+    fit = Exact() if fit is None else fit
+    check_fit(fit)
+    if not isinstance(fit, Exact):
+        raise ValueError(f"fit is {fit}, whose shapes depend on data; expected lcjax.Exact().")
+    fit = replace(fit, max_gap=math.inf)
+    if fit.rank is None:
+        return collapse_model(model.abstract(), sites, fit)
+    tree, report = collapse_model(model, sites, fit)
+    return abstracted(tree), replace(report, gaps=abstracted(report.gaps))
+
+
+def _fit_for(fit: Fit | None, calibration: Calibration | None) -> Fit:
+    """Returns the fit to take.
+
+    Raises:
+      TypeError: something other than a fit, or than a calibration.
+      ValueError: a fit and a calibration that do not belong together.
+    """
+    if calibration is not None and not isinstance(calibration, Calibration):
+        raise TypeError(
+            f"calibration is a {type(calibration).__name__}; expected what lcjax.calibrate returns."
         )
-
-    return collapse(jax.tree.map(shape, variables), sites)
-
-
-def _calibrated(
-    variables: Any, found: Sites, sites: Choice, stats: Calibration
-) -> tuple[set[str], list]:
-    """Returns the sites to fit, of those that were calibrated, and the others with the reason."""
-    chosen, kept = to_fit(found, stats.sites if sites is None else sites)
-    runs = runs_to_fit(variables, sorted(chosen))
-    check_calibrated(stats, runs, weights_of(params_of(variables), runs))
-    return chosen, kept
+    if fit is None:
+        return Exact() if calibration is None else calibration.fit
+    check_fit(fit)
+    if calibration is None and fit.needs_data:
+        raise ValueError(
+            f"fit is {fit}, which needs data; expected a calibration with it. Make one: stats = "
+            "lcjax.calibrate(apply_fn, variables, batches, fit=...), then "
+            "lcjax.collapse(variables, calibration=stats)."
+        )
+    if calibration is not None and (not fit.needs_data or fit.unitwise != calibration.fit.unitwise):
+        raise ValueError(
+            f"fit is {fit}, but the calibration is for {calibration.fit}. Leave fit out, or "
+            "calibrate for it."
+        )
+    return fit

@@ -1,50 +1,22 @@
-"""What a collapse did."""
+"""The report of a collapse."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
 from lcjax._table import render
+from lcjax.structure.choice import Skip
+from lcjax.structure.front_end import Rebuilt
+from lcjax.structure.replacement import Replacement, SegmentFit
+from lcjax.structure.segment import Segment
+from lcjax.structure.sites import Sites
 
 _STATIC = {"static": True}
-
-
-@dataclass(frozen=True, kw_only=True)
-class SegmentFit:
-    """How well what took the place of some sites does, measured on data.
-
-    Of least squares it is the run's output that is compared, of the moments fit the activation.
-
-    Attributes:
-      sites: paths of the sites that were replaced together.
-      fit: "exact", "moments" or "least_squares".
-      tokens: how many were fitted on.
-      held_tokens: how many were held out.
-      error: `sqrt(Σ ‖t − t̂‖² / Σ ‖t‖²)` over the tokens fitted on; accurate to about 1e-3; None
-        where nothing was measured.
-      held_error: the same over those held out.
-      r2: `1 − Σ ‖t − t̂‖² / Σ ‖t − E t‖²` over the tokens fitted on; None where t never varies.
-      held_r2: the same over those held out.
-      rank: inner width of the two factors that were kept; None where it was not lowered.
-      truncation: relative error of lowering it, in the metric of the inputs for least squares,
-        else in the Frobenius norm of the matrix.
-      notes: what else there is to say: dead units, too few tokens.
-    """
-
-    sites: tuple[str, ...]
-    fit: str
-    tokens: int = 0
-    held_tokens: int = 0
-    error: float | None = None
-    held_error: float | None = None
-    r2: float | None = None
-    held_r2: float | None = None
-    rank: int | None = None
-    truncation: float | None = None
-    notes: tuple[str, ...] = ()
 
 
 @jax.tree_util.register_dataclass
@@ -53,26 +25,27 @@ class CollapseReport:
     """What a collapse did; a pytree whose paths are static, so that it can leave `jax.jit`.
 
     Attributes:
-      gaps: `|1 − α|` that every collapsed site had, by site path; float32, of layers stacked by
-        `nn.scan` one each. The only leaves.
+      gaps: `|1 − α|` that every collapsed site had, by site path; float32, one for each of the
+        layers that `nn.scan` stacks. The only leaves.
       collapsed: paths of the collapsed sites, in forward order.
-      factors: those of them whose Dense pair stays two matrices, because one would be larger.
-      kept: the sites that stay, each with the reason.
-      new: paths inside params of the leaves that surgery made; every other leaf is the input's.
-      dropped: paths inside params of the leaves that are no more.
-      parameters_before: of the whole params, slopes left out.
+      factored: those of them whose Dense pair stays two matrices, because one would be larger.
+      skipped: the sites that stay, each with the reason.
+      new_leaves: paths inside params of the leaves that surgery made; every other leaf is the
+        input's.
+      removed_leaves: paths inside params of the input's leaves that are not in the tree any more.
+      parameters_before: of all params, slopes left out.
       parameters_after: the same of the compact params.
       flops_before: multiply-adds times two for one token through the chains that were touched.
       flops_after: the same once collapsed.
-      fits: how well the fits do that took sites' places, and what ranks were lowered.
+      fits: how well the fits do that took sites' places, and which ranks were lowered.
     """
 
     gaps: dict[str, Any]
     collapsed: tuple[str, ...] = field(metadata=_STATIC)
-    factors: tuple[str, ...] = field(metadata=_STATIC)
-    kept: tuple[tuple[str, str], ...] = field(metadata=_STATIC)
-    new: tuple[str, ...] = field(metadata=_STATIC)
-    dropped: tuple[str, ...] = field(metadata=_STATIC)
+    factored: tuple[str, ...] = field(metadata=_STATIC)
+    skipped: tuple[Skip, ...] = field(metadata=_STATIC)
+    new_leaves: tuple[str, ...] = field(metadata=_STATIC)
+    removed_leaves: tuple[str, ...] = field(metadata=_STATIC)
     parameters_before: int = field(metadata=_STATIC)
     parameters_after: int = field(metadata=_STATIC)
     flops_before: int = field(metadata=_STATIC)
@@ -81,8 +54,12 @@ class CollapseReport:
 
     def __str__(self) -> str:
         """Returns a table of the sites, the totals, and how well fits do."""
-        rows = [(path, _shown(self.gaps[path]), self._became(path)) for path in self.collapsed]
-        rows += [(path, "", f"stays: {reason}") for path, reason in self.kept]
+        forms = {path: "two factors" for path in self.factored}
+        rows = [
+            (path, _shown(self.gaps[path]), forms.get(path, "one matrix"))
+            for path in self.collapsed
+        ]
+        rows += [(skip.site, "", f"stays: {skip}") for skip in self.skipped]
         lines = [render(("site", "gap", "became"), rows, left=3)]
         if any(fit.tokens for fit in self.fits):
             headers = ("fit of", "tokens", "error", "R²", "held out", "error", "R²")
@@ -94,15 +71,55 @@ class CollapseReport:
         )
         return "\n".join(lines)
 
-    def _became(self, path: str) -> str:
-        return "two factors" if path in self.factors else "one matrix"
+
+def make_report(
+    sites: Sites,
+    replacements: Mapping[Segment, Replacement],
+    rebuilt: Rebuilt,
+    skipped: Iterable[Skip],
+    slopes: Mapping[str, Any] | None = None,
+) -> CollapseReport:
+    """Returns the report of a collapse.
+
+    Args:
+      sites: of the model before it.
+      replacements: that were written.
+      rebuilt: what the front end made of them.
+      skipped: the sites that stay.
+      slopes: by site, where others than the segments' own said which sites are linear.
+    """
+    collapsed = {site for each in replacements.values() for site in each.collapsed}
+    joints = [joint for segment in replacements for joint in segment.joints]
+    own = {joint.site: joint.slope for joint in joints if joint.site in collapsed}
+    factored = {
+        segment.joints[cut].site for segment, each in replacements.items() for cut in each.cuts
+    }
+    return CollapseReport(
+        gaps={site: _gap((slopes or own)[site]) for site in own if site is not None},
+        collapsed=tuple(path for path in sites.paths if path in collapsed),
+        factored=tuple(path for path in sites.paths if path in factored & collapsed),
+        skipped=tuple(skipped),
+        new_leaves=rebuilt.written,
+        removed_leaves=rebuilt.removed,
+        parameters_before=rebuilt.before.parameters,
+        parameters_after=rebuilt.after.parameters,
+        flops_before=rebuilt.before.flops,
+        flops_after=rebuilt.after.flops,
+        fits=tuple(fit for each in replacements.values() for fit in each.fits),
+    )
+
+
+def _gap(slope: Any) -> Any:
+    if isinstance(slope, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(slope.shape, jnp.float32)
+    return jnp.abs(1 - jnp.asarray(slope)).astype(jnp.float32)
 
 
 def _row(fit: SegmentFit) -> list[str]:
-    numbers = [fit.error, fit.r2, fit.held_error, fit.held_r2]
-    error, r2, held_error, held_r2 = ("–" if n is None else f"{n:.4f}" for n in numbers)
+    numbers = [fit.error, fit.r2, fit.held_error, fit.held_out_r2]
+    error, r2, held_out_error, held_out_r2 = ("–" if n is None else f"{n:.4f}" for n in numbers)
     name = f"{', '.join(fit.sites)} ({fit.fit})"
-    return [name, f"{fit.tokens:,}", error, r2, f"{fit.held_tokens:,}", held_error, held_r2]
+    return [name, f"{fit.tokens:,}", error, r2, f"{fit.held_tokens:,}", held_out_error, held_out_r2]
 
 
 def _notes(fit: SegmentFit) -> list[str]:

@@ -1,149 +1,124 @@
-"""Collapse run by run in forward order, so that later fits correct earlier errors."""
+"""Collapse segment by segment in forward order, so that later fits correct earlier errors."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from lcjax.algebra.fuse import Norm
-from lcjax.calibration.calibrate import Calibration, Fit, pairs_of, runs_to_fit
-from lcjax.calibration.capture import beside
-from lcjax.calibration.masks import Mask
-from lcjax.calibration.statistics import Pair, gather
-from lcjax.structure.chains import Chain
-from lcjax.structure.choice import Choice, to_fit
-from lcjax.structure.runs import Run
-from lcjax.structure.sites import find_sites
-from lcjax.surgery.fitting import fitted
-from lcjax.surgery.replacement import Rank, Replacement, Truncation, exactly
-from lcjax.surgery.report import CollapseReport
-from lcjax.surgery.rewrite import rewrite
-from lcjax.validation.arguments import check_tree
+from lcjax.calibration.calibrate import segments_to_fit
+from lcjax.calibration.data import CalibrationData, as_data
+from lcjax.calibration.fits import LEAST_SQUARES, Fit, check_fit
+from lcjax.calibration.statistics import collect_statistics
+from lcjax.structure.choice import SiteSelector, select_for_fit
+from lcjax.structure.front_end import Collapsible
+from lcjax.structure.params_tree import ParamsTree
+from lcjax.structure.replacement import Replacement
+from lcjax.structure.segment import Segment, SegmentId
+from lcjax.surgery.checks import solve_checked
+from lcjax.surgery.report import CollapseReport, make_report
 from lcjax.validation.batches import as_batch, check_batches
 from lcjax.validation.functions import check_function
+
+# Replacements by the segments up to and with theirs, in forward order.
+Solved = dict[tuple[SegmentId, ...], Replacement]
 
 
 def collapse_sequential(
     apply_fn: Callable[..., Any],
     variables: Mapping[str, Any],
-    batches: Iterable[Any],
-    sites: Choice = None,
-    *,
-    fit: Fit = "least_squares",
-    ridge: float = 1e-3,
-    rank: Rank = None,
-    tolerance: float = 0.05,
-    mask: Mask | None = None,
-    holdout: float = 0.1,
-    progress: bool = True,
+    data: CalibrationData | Iterable[Any],
+    sites: SiteSelector = None,
+    fit: Fit = LEAST_SQUARES,
 ) -> tuple[Any, CollapseReport]:
-    """Returns the tree with these sites collapsed one run after another, and the report.
+    """Returns the tree with these sites collapsed one segment after another, and the report.
 
-    In forward order each run is fitted to map what the already compact model feeds it to what the
-    deep model makes of it there; so a later run corrects what earlier ones got wrong, which
-    `lcjax.calibrate`, one pass for all, cannot. Where the run's output is added to something, as
-    in a residual block, least squares fits the sum: `t + r − r'`, with r what is added in the deep
-    model and r' in the compact one. It takes one pass over the batches for every run.
+    In forward order each segment is fitted to map its input in the already compact model to its
+    output in the deep model; so a later segment corrects the errors of earlier ones, which
+    `lcjax.calibrate`, one pass for all, cannot. Where something is added to the segment's output,
+    as in a residual block, least squares fits the sum: `t + r − r'`, with r added in the deep model
+    and r' in the compact one. It takes one pass over the batches for every segment.
 
     Args:
       apply_fn: runs Flax linen modules in inference mode, such as `model.apply`; jitted or not.
       variables: params or variables, as apply_fn takes them; nested dicts.
-      batches: held in memory or re-iterable, as for `lcjax.calibrate`.
+      data: batches, or `CalibrationData`; in memory or re-iterable.
       sites: paths, globs, Sites or a Plan; None takes every paired site.
-      fit: "least_squares" or "moments".
-      ridge: as for `lcjax.collapse`.
-      rank: as for `lcjax.collapse`.
-      tolerance: as for `lcjax.collapse`.
-      mask: as for `lcjax.calibrate`.
-      holdout: as for `lcjax.calibrate`.
-      progress: whether passes that take long show a bar (where tqdm is installed).
+      fit: `LeastSquares(...)` or `PerUnit(...)`.
 
     Returns:
-      `(compact, report)`, as `lcjax.collapse`; the report's errors are of each run by itself, its
-      inputs as they are in the compact model.
+      `(compact, report)`, as `lcjax.collapse`; the report's errors are of each segment alone, with
+      its inputs from the compact model.
 
     Raises:
-      TypeError: batches that can be gone through only once.
+      TypeError: batches that can be iterated only once.
       ValueError: as `lcjax.calibrate` and `lcjax.collapse`.
+
+    Example:
+      >>> import flax.linen as nn, jax, jax.numpy as jnp, lcjax
+      >>> model = lcjax.CollapsibleMLP((16, 16, 3), nn.relu)
+      >>> x = jax.random.normal(jax.random.key(0), (64, 4))
+      >>> variables = model.init(jax.random.key(1), x)
+      >>> compact, report = lcjax.collapse_sequential(model.apply, variables, [x])
+      >>> report.collapsed
+      ('act_0', 'act_1')
     """
     check_function(apply_fn)
-    check_tree(variables, "collapse_sequential")
-    check_batches(batches, more_than_once="each run of sites")
-    return in_turn(
-        apply_fn,
-        variables,
-        batches,
-        sites,
-        fit=fit,
-        ridge=ridge,
-        truncation=Truncation(rank, tolerance),
-        gathering=dict(mask=mask, holdout=holdout, progress=progress),
-        known={},
-    )
+    model = ParamsTree(variables, apply_fn, "collapse_sequential")
+    return collapse_model_sequential(model, data, sites, fit)
 
 
-def in_turn(
-    apply_fn: Callable[..., Any],
-    variables: Mapping[str, Any],
-    batches: Iterable[Any],
-    sites: Choice,
-    *,
-    fit: Fit,
-    ridge: float,
-    truncation: Truncation,
-    gathering: Mapping[str, Any],
-    known: dict[tuple[Run, ...], Replacement],
+def collapse_model_sequential(
+    model: Collapsible,
+    data: CalibrationData | Iterable[Any],
+    sites: SiteSelector = None,
+    fit: Fit = LEAST_SQUARES,
 ) -> tuple[Any, CollapseReport]:
-    """Returns what `collapse_sequential` does, and remembers what it finds.
+    """Returns what `collapse_sequential` does, for a model of any front end."""
+    data = as_data(data)
+    check_batches(data.batches, more_than_once="each segment of sites")
+    check_fit(fit, needs_data=True)
+    selection = select_for_fit(model.sites, sites, model.collapsed)
+    segments = in_forward_order(model, segments_to_fit(model, selection.chosen), data)
+    replacements = solve_in_order(model, segments, data, fit, {})
+    rebuilt = model.rebuild(replacements)
+    return rebuilt.tree, make_report(model.sites, replacements, rebuilt, selection.skipped)
+
+
+def in_forward_order(
+    model: Collapsible, segments: Sequence[Segment], data: CalibrationData
+) -> list[Segment]:
+    """Returns segments in the order in which the model runs them on the first batch."""
+    first = next(iter(data.batches), None)
+    if first is None:
+        raise ValueError("batches is empty: give at least one batch of the model's inputs.")
+    order = model.forward_order(as_batch(first)) or model.sites.paths
+    places = {path: place for place, path in enumerate(order)}
+    return sorted(segments, key=lambda segment: places[segment.sites[0]])
+
+
+def solve_in_order(
+    model: Collapsible,
+    segments: Sequence[Segment],
+    data: CalibrationData,
+    fit: Fit,
+    solved: Solved,
+) -> dict[Segment, Replacement]:
+    """Returns the replacements of segments, each fitted behind the replacements before it.
 
     Args:
-      apply_fn: and what else is not explained here, as for `collapse_sequential`.
-      variables: of the deep model.
-      batches: re-iterable.
-      sites: to collapse.
-      fit: "least_squares" or "moments".
-      ridge: of least squares.
-      truncation: of what is fitted.
-      gathering: mask, holdout and progress.
-      known: what takes the place of a run, by the runs up to and with it; is added to.
+      model: that the segments are of.
+      segments: in forward order.
+      data: re-iterable.
+      fit: with data.
+      solved: replacements that are known already; the new ones are added.
     """
-    _, kept = to_fit(find_sites(variables), sites)
-    runs = _forward(apply_fn, variables, batches, runs_to_fit(variables, sites))
-    compact, report = rewrite(variables, set(), kept, exactly(truncation))
-    for end in range(1, len(runs) + 1):
-        so_far, solve = tuple(runs[:end]), None
-        if so_far not in known:
-            before = compact if end > 1 else None
-            pairs = _pairs(so_far[-1], fit)
-            own, held = gather(apply_fn, variables, batches, pairs, compact=before, **gathering)
-            stats = Calibration(fitted=own, held=held, fit=fit, runs=so_far[-1:])
-            solve = fitted(stats, ridge, truncation)
-
-        def replace(
-            chain: Chain, run: Run, norms: Mapping[int, Norm], so_far=so_far, solve=solve
-        ) -> Replacement:
-            up_to = so_far[: so_far.index(run) + 1]
-            if up_to not in known and solve is not None:
-                known[up_to] = solve(chain, run, norms)
-            return known[up_to]
-
-        chosen = {site for run in so_far for site in run.sites}
-        compact, report = rewrite(variables, chosen, kept, replace)
-    return compact, report
-
-
-def _pairs(run: Run, fit: Fit) -> tuple[Pair, ...]:
-    """Returns what to gather for a run, with what is added to its output for least squares."""
-    pairs = pairs_of([run], fit)
-    if fit == "moments":
-        return pairs
-    return tuple(pair._replace(beside=beside(run.last)) for pair in pairs)
-
-
-def _forward(
-    apply_fn: Callable[..., Any], variables: Any, batches: Iterable[Any], runs: Iterable[Run]
-) -> list[Run]:
-    """Returns runs in the order in which apply_fn comes to them."""
-    first = next(iter(batches), None)
-    if first is None:
-        raise ValueError("batches is empty: give at least one batch of what apply_fn takes.")
-    order = find_sites(variables, apply_fn=apply_fn, inputs=as_batch(first)).paths
-    return sorted(runs, key=lambda run: order.index(run.sites[0]))
+    replacements: dict[Segment, Replacement] = {}
+    for end, segment in enumerate(segments, 1):
+        so_far = tuple(each.id for each in segments[:end])
+        if so_far not in solved:
+            compact = model.rebuild(replacements).tree if replacements else None
+            observe = model.observe([segment], unitwise=fit.unitwise)
+            statistics = collect_statistics(
+                observe, model.variables, data, unitwise=fit.unitwise, compact=compact
+            )
+            solved[so_far] = solve_checked(fit, segment, statistics)
+        replacements[segment] = solved[so_far]
+    return replacements

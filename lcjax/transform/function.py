@@ -1,28 +1,17 @@
-"""A JAX function, unchanged, with the life cycle of a collapsible model."""
+"""A JAX function, unchanged, that runs with the tree of a collapsible model."""
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from lcjax.calibration.calibrate import Calibration, Fit
-from lcjax.calibration.masks import Mask
 from lcjax.errors import CollapseError
-from lcjax.structure.choice import Choice
-from lcjax.structure.sites import Sites
-from lcjax.surgery.replacement import Rank
-from lcjax.surgery.report import CollapseReport
-from lcjax.transform.calibrate import calibrate_function
-from lcjax.transform.choosing import Method
-from lcjax.transform.collapse import collapse_parts
-from lcjax.transform.lowering.call import call
+from lcjax.transform.lowering.bound_call import BoundCall, bind_call
+from lcjax.transform.lowering.call import run_call
 from lcjax.transform.matching.explain import Explanation
-from lcjax.transform.matching.tracing import Traced, trace
-from lcjax.transform.params.tree import Parts, filled, parts_of, removed_leaves, shapes_of
-from lcjax.transform.sites import sites_of
-from lcjax.tree.slopes import with_slopes_from
+from lcjax.transform.params.tree import FunctionParams, is_function_tree, read_params
+from lcjax.transform.traced_call import TracedCall
 
 
 class CollapsibleFunction:
@@ -32,226 +21,88 @@ class CollapsibleFunction:
         self._fn = fn
         self._has_state = has_state
 
-    def __call__(self, params: Any, *args: Any, **kwargs: Any) -> Any:
-        """Returns what the function returns, its activations bent and its fused sites fused.
+    def __call__(self, params: Any, /, *inputs: Any, **kwargs: Any) -> Any:
+        """Returns what the function returns, with slopes in its activations and fused sites.
 
         Args:
-          params: what `init`, `collapse` or a restore returned.
-          *args: the function's other arguments. Arrays are traced; the rest (`train=False`,
-            `mutable=["batch_stats"]`) is as it is.
+          params: what `init`, `TracedCall.collapse` or a restore returned.
+          *inputs: the function's other arguments. Arrays are traced; the rest (`train=False`,
+            `mutable=["batch_stats"]`) is passed unchanged.
           **kwargs: those given by name.
 
         Returns:
-          what the function returns. Of running statistics of a norm that was folded in, which a
-          call as in training returns, those of the state come back as they were; those that were
-          among the params are left out: dicts lose them, other containers have None.
+          what the function returns. Running statistics of a norm that was folded in, which a call
+          as in training returns, come back unchanged if they are in the state; those among the
+          params are left out: dicts lose them, other containers have None.
 
         Raises:
-          CollapseError: params of another function, or which are no such tree at all; a call that
-            returns something else that a fused site no longer has.
+          CollapseError: params of another function, or another kind of tree; a call that returns
+            something else that a fused site no longer has.
         """
-        traced, parts, leaves, arrays = self._open(params, args, kwargs)
-        return call(traced, parts, leaves, arrays)
+        return run_call(self._bind(read_params(params), inputs, kwargs))
 
-    def init(self, params: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def init(self, params: Any, /, *inputs: Any, **kwargs: Any) -> dict[str, Any]:
         """Returns `{"model": params, "slopes": {site: {"slope": 0.0}}, "fused": {}}`.
 
         Slopes are float32; those of layers stacked by `lax.scan` are vectors. Nothing is computed.
 
         Args:
           params: the function's own; a pytree of arrays or ShapeDtypeStructs.
-          *args: the function's other arguments; arrays or ShapeDtypeStructs.
+          *inputs: the function's other arguments; arrays or ShapeDtypeStructs.
           **kwargs: those given by name.
 
         Raises:
-          CollapseError: no site, with what was left alone and why; params that are no arrays.
+          CollapseError: no site, with what was rejected and why; params that are not arrays.
         """
-        traced, _, _ = self._traced(params, args, kwargs)
-        if not traced.found.sites:
+        call = self._bind(FunctionParams(params, {}, {}), inputs, kwargs)
+        if not call.analysis.sites:
             raise CollapseError(
                 "the function has no site: no Dense → activation → Dense, of kernels that are "
-                f"leaves of params.\n{Explanation.of(traced.found, Parts(params, {}, {}))}"
+                f"leaves of params.\n{Explanation.of(call.analysis, call.params)}"
             )
-        abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params))
-        slopes = {}
-        for site in traced.found.sites:
-            shape = jax.ShapeDtypeStruct(site.stack, jnp.float32)
-            slopes[site.path] = {"slope": shape if abstract else jnp.zeros(site.stack, jnp.float32)}
-        return {"model": params, "slopes": slopes, "fused": {}}
+        return _with_slopes(call).tree
 
-    def sites(self, params: Any, *args: Any, **kwargs: Any) -> Sites:
-        """Returns the sites that are not fused yet, in forward order; prints as a table.
+    def trace(self, params: Any, /, *inputs: Any, **kwargs: Any) -> TracedCall:
+        """Returns a call of the function, whose sites can be listed, calibrated and collapsed.
+
+        As `jax.jit(f).trace`: arguments of the function are given here, options of lcjax to the
+        methods of what is returned. Nothing is computed.
 
         Args:
-          params: what `init`, `collapse` or a restore returned; arrays or ShapeDtypeStructs.
-          *args: the function's other arguments; arrays or ShapeDtypeStructs.
+          params: what `init`, `TracedCall.collapse` or a restore returned, or the function's own
+            params, for which slopes of 0 are taken; arrays or ShapeDtypeStructs.
+          *inputs: the function's other arguments, at inference; arrays or ShapeDtypeStructs.
           **kwargs: those given by name.
-        """
-        traced, parts, leaves, _ = self._open(params, args, kwargs)
-        return sites_of(traced.found, parts, leaves)
-
-    def explain(self, params: Any, *args: Any, **kwargs: Any) -> Explanation:
-        """Returns every Dense → … → Dense there is, and why it is a site or why not.
-
-        Args:
-          params: what `init`, `collapse` or a restore returned; arrays or ShapeDtypeStructs.
-          *args: the function's other arguments; arrays or ShapeDtypeStructs.
-          **kwargs: those given by name.
-        """
-        traced, parts, _, _ = self._open(params, args, kwargs)
-        return Explanation.of(traced.found, parts)
-
-    def collapse(
-        self,
-        params: Any,
-        *args: Any,
-        sites: Choice = None,
-        threshold: float = 0.05,
-        fit: Literal["exact"] | Calibration = "exact",
-        ridge: float = 1e-3,
-        rank: Rank = None,
-        tolerance: float = 0.05,
-        slopes_from: Any = None,
-        **kwargs: Any,
-    ) -> tuple[dict[str, Any], CollapseReport]:
-        """Returns a smaller tree for the same function, and a report of what was done.
-
-        As `lcjax.collapse`: each chosen activation is taken for the identity, exact at slope 1 in
-        inference, or for what `calibrate` found on data; the kernels around it fuse, with biases
-        and norms between them folded in.
-
-        Args:
-          params: what `init`, an earlier `collapse` or a restore returned; it is not changed.
-          *args: the function's other arguments, at inference; arrays or ShapeDtypeStructs.
-          sites: paths, globs, Sites or a Plan; None takes every site within the threshold, or
-            those that were calibrated. Under `jax.jit` they must be given, and gaps are not
-            checked.
-          threshold: largest accepted gap `|1 − α|` of an exact fuse; dimensionless, at least 0.
-          fit: "exact", or what `calibrate` returned for this tree.
-          ridge: of least squares, as for `lcjax.collapse`.
-          rank: as for `lcjax.collapse`.
-          tolerance: as for `lcjax.collapse`.
-          slopes_from: as for `lcjax.collapse`.
-          **kwargs: the function's arguments given by name.
-
-        Returns:
-          `(compact, report)`. In compact["fused"] the key of every entry names its sites, the
-          widths that are gone, and the leaves of the model that are: all that is needed to trace
-          the function as it was.
 
         Raises:
-          CollapseError: as `lcjax.collapse`; a site that is collapsed already; one whose norm uses
-            statistics of the batch in this call.
-          ValueError: a number out of range, an unknown fit.
+          CollapseError: params of another function; params that are not arrays.
+
+        Example:
+          >>> import jax, jax.numpy as jnp, lcjax
+          >>> f = lcjax.collapsible(lambda p, x: jax.nn.relu(x @ p["up"]) @ p["down"])
+          >>> params = {"up": jnp.ones((2, 4)), "down": jnp.ones((4, 2))}
+          >>> f.trace(params, jnp.ones((1, 2))).sites.paths
+          ('up',)
         """
-        method = Method(
-            sites=sites,
-            threshold=threshold,
-            fit=fit,
-            ridge=ridge,
-            rank=rank,
-            tolerance=tolerance,
-        )
-        judged = params if slopes_from is None else with_slopes_from(params, slopes_from)
-        if isinstance(fit, Calibration):
-            judged = params  # statistics are of its own slopes, and a fit takes any
-        traced, parts, leaves, arrays = self._open(judged, args, kwargs)
-        compact, report = collapse_parts(traced, parts, leaves, arrays, method)
-        if slopes_from is not None:
-            own = parts_of(params).slopes
-            compact |= {"slopes": {path: own[path] for path in compact["slopes"]}}
-        return compact, report
+        if is_function_tree(params):
+            call = self._bind(read_params(params), inputs, kwargs)
+        else:
+            call = self._bind(FunctionParams(params, {}, {}), inputs, kwargs)
+            call = call.with_params(_with_slopes(call))
+        return TracedCall(self._fn, call, inputs[: int(self._has_state)], kwargs)
 
-    def calibrate(
-        self,
-        params: Any,
-        batches: Iterable[Any],
-        sites: Choice = None,
-        *,
-        fit: Fit = "least_squares",
-        mask: Mask | None = None,
-        holdout: float = 0.1,
-        progress: bool = True,
-        state: Any = None,
-        **kwargs: Any,
-    ) -> Calibration:
-        """Returns statistics with which `collapse(params, ..., fit=...)` fits the chosen sites.
+    def _bind(
+        self, params: FunctionParams, inputs: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> BoundCall:
+        return bind_call(self._fn, params, inputs, kwargs, has_state=self._has_state)
 
-        As `lcjax.calibrate`, with this function's sites and their values.
 
-        Args:
-          params: what `init`, `collapse` or a restore returned.
-          batches: any iterable, of any length; a batch is the tuple of the function's arguments
-            after the params, or the one array that it takes.
-          sites: paths, globs, Sites or a Plan; None takes every site.
-          fit: "least_squares" or "moments".
-          mask: `mask(*batch)` returns which positions count, its axes those of the tokens (the axes
-            that a Dense does not sum over), from the first on.
-          holdout: part of the rows that is held out, in [0, 1).
-          progress: whether a pass that takes long shows a bar (where tqdm is installed).
-          state: of a function with has_state, its state, the same for every batch.
-          **kwargs: the function's arguments given by name, at inference, the same for every batch.
-
-        Raises:
-          CollapseError: as `collapse` for sites; a site within a scan; a mask of another shape;
-            values that are not finite; nothing counts.
-          ValueError: no batch; an unknown fit; a holdout out of range.
-          TypeError: batches that are one array.
-        """
-        if state is not None and not self._has_state:
-            kwargs["state"] = state
-        before = (state,) if self._has_state else ()
-        return calibrate_function(
-            lambda params, batch: self._open(params, (*before, *batch), kwargs),
-            params,
-            batches,
-            sites,
-            fit=fit,
-            mask=mask,
-            holdout=holdout,
-            progress=progress,
-        )
-
-    def abstract_compact(
-        self,
-        params: Any,
-        *args: Any,
-        sites: Choice,
-        fit: Literal["exact"] | Calibration = "exact",
-        rank: Rank = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Returns the tree that `collapse` returns for these sites, in ShapeDtypeStructs.
-
-        What `lcjax.restore(path, like=...)` needs where the model's params are not plain dicts. The
-        biases that a fit adds, and the factors of a rank, are not in it; `restore` takes those from
-        the checkpoint.
-
-        Args:
-          params: what `init` returns, of arrays or ShapeDtypeStructs; with a fit or a rank, on
-            which shapes depend then, the arrays that were collapsed.
-          *args: the function's other arguments; arrays or ShapeDtypeStructs.
-          sites: paths, globs or Sites.
-          fit: as for `collapse`.
-          rank: as for `collapse`.
-          **kwargs: the function's arguments given by name; ridge and tolerance, as for `collapse`.
-        """
-        if fit == "exact" and rank is None:
-            shapes = shapes_of(params)
-            return self.collapse(shapes, *args, sites=sites, **kwargs)[0]
-        how: Any = dict(sites=sites, fit=fit, rank=rank, threshold=math.inf)
-        return shapes_of(self.collapse(params, *args, **how, **kwargs)[0])
-
-    def _traced(
-        self, model: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple[Traced, list[Any], list[Any]]:
-        return trace(self._fn, model, args, kwargs, has_state=self._has_state)
-
-    def _open(
-        self, params: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> tuple[Traced, Parts, list[Any], list[Any]]:
-        """Returns the traced call, the parts of the tree, and the leaves of params and inputs."""
-        parts = parts_of(params)
-        model = filled(parts.model, removed_leaves(parts.fused))
-        traced, leaves, arrays = self._traced(model, args, kwargs)
-        return traced, parts, leaves, arrays
+def _with_slopes(call: BoundCall) -> FunctionParams:
+    """Returns the params of a call with a slope of 0 for every site."""
+    leaves = jax.tree.leaves(call.params.model)
+    abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
+    slopes = {}
+    for site in call.analysis.sites:
+        shape = jax.ShapeDtypeStruct(site.stack, jnp.float32)
+        slopes[site.path] = {"slope": shape if abstract else jnp.zeros(site.stack, jnp.float32)}
+    return FunctionParams(call.params.model, slopes, {})

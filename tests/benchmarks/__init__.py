@@ -1,0 +1,5 @@
+"""Tests of `benchmarks`, which train; skipped without the extra `train`."""
+
+import pytest
+
+pytest.importorskip("tyro")

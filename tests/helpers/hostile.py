@@ -1,11 +1,11 @@
-"""Files as nobody means well would write them, and what every reader of JSON has to refuse."""
+"""Malformed and malicious files, and the JSON that every reader has to refuse."""
 
 import json
 import os
 
 DEEP = "[" * 100_000 + "]" * 100_000
 
-# Whatever the file should hold: no bytes of these are it.
+# Refused by every reader of JSON.
 NO_JSON = {
     "empty": b"",
     "a space": b" ",
@@ -47,19 +47,19 @@ WRONG = {
 
 
 def sparse(path, size=2**33):
-    """Writes a file of gigabytes that takes no room."""
+    """Writes a sparse file: gigabytes long, with no blocks on disk."""
     with open(path, "wb") as file:
         file.truncate(size)
 
 
 def pipe(path):
-    """Makes a pipe, which nobody writes to, in the place of a file."""
+    """Replaces a file by a named pipe without a writer; reading it would block."""
     path.unlink(missing_ok=True)
     os.mkfifo(path)
 
 
 def at(value, keys, wrong):
-    """Returns JSON with the value under these keys replaced; removed where it is `...`."""
+    """Returns JSON with the value under these keys replaced; removed if `wrong` is `...`."""
     copy = json.loads(json.dumps(value))
     inner = copy
     for key in keys[:-1]:
@@ -72,5 +72,5 @@ def at(value, keys, wrong):
 
 
 def safe(text):
-    """Asserts that a message has no control characters but line ends."""
+    """Asserts that a message has no control characters except newlines."""
     assert all(one.isprintable() or one == "\n" for one in str(text)), repr(str(text))

@@ -1,4 +1,4 @@
-"""A small image set prepared by TFDS in a directory of its own; needs neither network nor TF."""
+"""Small data sets prepared by TFDS in a given directory, without network or TensorFlow."""
 
 import io
 
@@ -16,8 +16,8 @@ def prepare_set(data_dir, name, *, shape, splits, classes=3):
     """Prepares a set of noise; row i of a split has class i % classes and seed i.
 
     Args:
-      shape: of the images; where height and width are None, row i is 20 + i pixels high, 30 wide.
-      splits: how many rows each has; a split whose name ends in "?" has its labels withheld.
+      shape: of the images; where height and width are None, row i has 20 + i by 30 pixels.
+      splits: number of rows by name; a name that ends in "?" makes a split without labels.
     """
 
     def rows(count, withheld):
@@ -58,7 +58,7 @@ def _prepare(data_dir, name, features, splits, rows):
 
 
 def rows_of(split):
-    """The rows as a set of pixels and label, to compare splits whatever their order."""
+    """Returns the rows as a set of (pixels, label), to compare splits in any order."""
     return {(image.tobytes(), int(label)) for image, label in (split[i] for i in range(len(split)))}
 
 
@@ -74,9 +74,9 @@ def prepare_texts(data_dir, name, *, splits, names="sentence"):
     """Prepares a set of texts.
 
     Args:
-      splits: rows of text and label, "negative" or "positive"; a split whose name ends in "?" has
-        its labels withheld.
-      names: of the features that are texts, apart by spaces; all hold the same.
+      splits: rows of text and label, "negative" or "positive", by name; a name that ends in "?"
+        makes a split without labels.
+      names: names of the text features, separated by spaces; all have the same text.
     """
 
     def rows(given, withheld):
@@ -89,7 +89,7 @@ def prepare_texts(data_dir, name, *, splits, names="sentence"):
 
 
 def prepare_documents(data_dir, name, *, splits):
-    """Prepares a set of texts without labels; `splits` holds those of each split."""
+    """Prepares a set of texts without labels; `splits` has the texts by name of the split."""
 
     def rows(given, withheld):
         for i, text in enumerate(given):

@@ -36,7 +36,7 @@ _SECTIONS = (
 
 
 def configured(preset="digits-mlp", presets=PRESETS, **flags):
-    """Returns a preset's configuration with fields set by name, whichever section they are in."""
+    """Returns a preset's configuration with fields of any section set by name."""
     config = presets[preset][1]
     if "protocol" in flags:
         protocol = convert_protocol(config.protocol, flags["protocol"])
@@ -84,7 +84,7 @@ def main(monkeypatch, *flags, module=image):
 
 
 def start(*flags, module="train.image", **environment):
-    """Starts the command line in a process of its own."""
+    """Starts the command line in a new process."""
     return subprocess.Popen(
         [sys.executable, "-m", module, *map(str, flags)],
         env=os.environ | environment,
@@ -95,7 +95,7 @@ def start(*flags, module="train.image", **environment):
 
 
 def wait_for(condition, process, seconds=120):
-    """Waits until a condition holds; fails where the process ends or the time is over before."""
+    """Waits until a condition holds; fails if the process ends or the time is up first."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} seconds"
@@ -107,13 +107,13 @@ def wait_for(condition, process, seconds=120):
 
 
 def checkpoints(directory):
-    """Returns the steps at which a run has whole checkpoints."""
+    """Returns the steps of a run's complete checkpoints."""
     found = (path.parent.name for path in directory.glob("checkpoints/*/commit_success.txt"))
     return sorted(int(name) for name in found if name.isdecimal())  # others are being saved
 
 
 def kill_and_resume(*flags, directory, saves=2, module="train.image"):
-    """Starts a run, kills it once it has saved so many times, and lets it end."""
+    """Starts a run, kills it after some saves, and resumes it to the end."""
     killed, seen = start(*flags, module=module), set()
     wait_for(lambda: len(seen.update(checkpoints(directory)) or seen) >= saves, killed)
     killed.send_signal(signal.SIGKILL)
@@ -125,7 +125,7 @@ def kill_and_resume(*flags, directory, saves=2, module="train.image"):
 
 
 def fit(directory, job):
-    """Trains in a directory, or goes on there, and returns the last state; the job stays fresh."""
+    """Trains or resumes in a directory and returns the last state; the job is not changed."""
     if not directory.exists():
         create_directory(directory, {})
     command.train_job(dataclasses.replace(job, state=jax.tree.map(jnp.copy, job.state)), directory)
@@ -133,7 +133,7 @@ def fit(directory, job):
 
 
 def interrupt_after(monkeypatch, saves):
-    """Makes a run stop as by Ctrl-C right after it has started to save so many times."""
+    """Interrupts a run, as Ctrl-C does, right after it has started its save number `saves`."""
     save, left = Snapshots.save, [saves]
 
     def interrupted(self, step, state, **score):
@@ -146,20 +146,20 @@ def interrupt_after(monkeypatch, saves):
 
 
 def last_state(directory, job):
-    """Returns the last training state that a run saved."""
+    """Returns the last saved training state of a run."""
     with Snapshots(directory) as snapshots:
         return snapshots.restore(like=job.state)
 
 
 def same_bits(ours, theirs):
-    """Asserts that two trees hold the same bits."""
+    """Asserts that two trees are equal bit for bit."""
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert (a.dtype, np.asarray(a).tobytes()) == (b.dtype, np.asarray(b).tobytes())
 
 
 def events(directory):
-    """Returns (step, name, value) of every scalar that TensorBoard shows, in order."""
+    """Returns (step, name, value) of every scalar in the TensorBoard events, in order."""
     found = []
     for file in sorted((directory / "tensorboard").iterdir()):
         raw, at = file.read_bytes(), 0
@@ -172,7 +172,7 @@ def events(directory):
 
 
 def made_up_rows(deep=0.91, compact=0.905):
-    """Returns a made-up result of `train.runs.comparison.compare`, with test accuracies."""
+    """Returns an invented result of `train.runs.comparison.compare` with test accuracies."""
     return {
         name: {
             "parameters": size,

@@ -1,4 +1,4 @@
-"""A tiny Bert as Hugging Face saves it, its tokenizer, and texts that it can learn."""
+"""A tiny BERT in Hugging Face's format, its tokenizer, and learnable texts."""
 
 import json
 
@@ -12,7 +12,7 @@ WIDTH, HEADS, HIDDEN, DEPTH, LONGEST = 16, 2, 32, 2, 24
 
 
 def texts(count, seed=0):
-    """Returns texts of 3 to 16 words, each with its label, which one of the words decides."""
+    """Returns texts of 3 to 16 words with labels; one word of a text decides its label."""
     rng = np.random.default_rng(seed)
     rows = []
     for i in range(count):
@@ -64,7 +64,7 @@ def _train_tokenizer(path):
     made.post_processor = library.processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=ends
     )
-    made.enable_padding(length=20)  # as published tokenizers have it; training pads by itself
+    made.enable_padding(length=20)  # as in published tokenizers; training sets its own padding
     made.save(str(path))
     return made.get_vocab_size()
 

@@ -1,4 +1,4 @@
-"""A small text that can be learned, and configurations of train.language on it."""
+"""A small learnable text, and configurations of train.language for it."""
 
 import numpy as np
 
@@ -24,7 +24,7 @@ PLAIN = {"protocol": "penalty", "slope_learning_rate": 0.0, "strength": 0.0}
 
 
 def write_text(path, words=500, seed=0):
-    """Writes words at random, in lines of ten, and returns the path."""
+    """Writes random words, ten to a line, and returns the path."""
     chosen = np.random.default_rng(seed).choice(WORDS, words).tolist()
     lines = [" ".join(chosen[i : i + 10]) for i in range(0, words, 10)]
     path.write_text("\n".join(lines), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Trees for tests: chains of any length and norm, with slopes where a test wants them."""
+"""Trees for tests: chains of any length and norm, with given slopes."""
 
 import flax.linen as nn
 import jax
@@ -10,7 +10,7 @@ from lcjax.tree.paths import is_slope, site_of
 
 
 def with_slopes(variables, slopes):
-    """Returns the variables with slopes by site path, or one number for every site."""
+    """Returns the variables with slopes set: a dict by site path, or one number for all sites."""
 
     def place(keys, leaf):
         if not is_slope(keys):
@@ -24,7 +24,7 @@ def with_slopes(variables, slopes):
 def random_chain(features, d_in, *, bias=True, norm=None, seed=0, dtype=np.float32):
     """Returns a CollapsibleMLP and variables of it with slopes 1 and everything else random.
 
-    Made in NumPy: no compilation, and float64 whatever JAX has enabled.
+    Made in NumPy: nothing is compiled, and float64 works without jax_enable_x64.
     """
     rng = np.random.default_rng(seed)
     model = CollapsibleMLP(features, nn.relu, norm=norm, use_bias=bias)

@@ -1,4 +1,4 @@
-"""Quickstart: an Equinox model, as it is, learns which of its activations may be linear.
+"""Quickstart: an unchanged Equinox model learns which of its activations may be linear.
 
 python quickstart_any_function.py train digits-compact      # trains, collapses, saves
 python quickstart_any_function.py restore digits-compact    # another process: same accuracy
@@ -19,7 +19,7 @@ digits = load_digits()
 split = train_test_split(digits.data / 16, digits.target, test_size=0.25, random_state=0)
 train_x, test_x, train_y, test_y = map(jnp.float32, split)
 
-# The model: nothing in it knows of lcjax.
+# The model does not use lcjax.
 mlp = eqx.nn.MLP(64, 10, width_size=256, depth=3, key=jax.random.key(0))
 model, static = eqx.partition(mlp, eqx.is_array)
 f = lcjax.collapsible(lambda model, x: jax.vmap(eqx.combine(model, static))(x))
@@ -31,9 +31,8 @@ def accuracy(params):
 
 def train(path, steps=1500):
     params = f.init(model, train_x)  # {"model": ..., "slopes": {site: {"slope": 0.0}}, "fused": {}}
-    tx = lcjax.with_linearity_penalty(
-        optax.adam(1e-3), strength=0.003
-    )  # a site may cost 0.003 nats
+    # A site may cost 0.003 nats.
+    tx = lcjax.with_linearity_penalty(optax.adam(1e-3), strength=0.003)
     state = tx.init(params)
 
     @jax.jit
@@ -46,17 +45,18 @@ def train(path, steps=1500):
 
     for key in jax.random.split(jax.random.key(1), steps):
         params, state = step(params, state, key)
-    print(f.sites(params, train_x))
-    compact, report = f.collapse(params, train_x)  # what became linear is fused
+    call = f.trace(params, train_x)
+    print(call.sites)
+    compact, report = call.collapse()  # fuses the sites that became linear
     print(report)
     print(f"accuracy {accuracy(params):.4f}, compact {accuracy(compact):.4f}")
     lcjax.save(path, compact, metadata={"sites": report.collapsed})
 
 
 def restore(path):
-    # Params that are no dicts need to be told what they were; dicts, as Flax's, need no `like`.
+    # Params that are not dicts need `like`; those of Flax do not.
     sites = lcjax.read_metadata(path)["sites"]
-    like = f.abstract_compact(f.init(model, train_x), train_x, sites=sites)
+    like, _ = f.trace(model, train_x).abstract_collapse(sites)
     print(f"accuracy {accuracy(lcjax.restore(path, like=like)):.4f}, restored")
 
 

@@ -1,0 +1,5 @@
+"""Tests of `train`; skipped without the extra `train`."""
+
+import pytest
+
+pytest.importorskip("tyro")

@@ -21,7 +21,11 @@ def flops(compiled: Any) -> float:
 
 
 def latencies(
-    calls: Mapping[str, Callable[[], Any]], *, warmup: int = 3, repeats: int = 30
+    calls: Mapping[str, Callable[[], Any]],
+    *,
+    warmup: int = 3,
+    repeats: int = 30,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Returns the median time of each call in milliseconds.
 
@@ -32,12 +36,13 @@ def latencies(
       calls: by name; each runs a compiled function.
       warmup: rounds that are not timed.
       repeats: rounds that are timed.
+      clock: returns the time in seconds.
     """
     times = {name: [] for name in calls}
     for i in range(warmup + repeats):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = clock()
             jax.block_until_ready(call())
             if i >= warmup:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return {name: 1e3 * statistics.median(taken) for name, taken in times.items()}

@@ -1,45 +1,45 @@
-"""What the axes of a value hold, followed through a program: tokens, or units of a Dense."""
+"""Roles of the axes of a value, followed through a program: tokens, or units of a Dense."""
 
-from lcjax.transform.analysis.dependence import axes_varied
-from lcjax.transform.ir.primitives import MOVES
+from lcjax.transform.analysis.dependence import varying_axes
+from lcjax.transform.ir.primitives import RESHAPES
 from lcjax.transform.ir.program import Op, Value
 
-# ("token", i), ("unit", j), or None for an axis of size 1 that says nothing.
-Label = tuple[str, int] | None
-Labels = tuple[Label, ...]
+# ("token", i), ("unit", j), or None for an axis of size 1 without a role.
+AxisRole = tuple[str, int] | None
+AxisRoles = tuple[AxisRole, ...]
 
 
-def axes_of(labels: Labels, kind: str) -> frozenset[int]:
+def axes_of(roles: AxisRoles, kind: str) -> frozenset[int]:
     """Returns the axes that hold tokens, or those that hold units."""
-    return frozenset(axis for axis, label in enumerate(labels) if label and label[0] == kind)
+    return frozenset(axis for axis, role in enumerate(roles) if role and role[0] == kind)
 
 
-def moved_labels(op: Op, labels: Labels) -> Labels | None:
-    """Returns the labels after an operation that moves axes about; None where they get lost."""
+def roles_after(op: Op, roles: AxisRoles) -> AxisRoles | None:
+    """Returns the roles after an operation that rearranges axes; None if they get lost."""
     if op.name == "transpose":
-        return tuple(labels[axis] for axis in op.eqn.params["permutation"])
-    return _kept(op.ins[0], op.outs[0], labels) if op.name in MOVES else labels
+        return tuple(roles[axis] for axis in op.eqn.params["permutation"])
+    return _kept(op.ins[0], op.outs[0], roles) if op.name in RESHAPES else roles
 
 
-def labels_before(op: Op, value: Value, labels: Labels) -> Labels | None:
-    """Returns the labels of an operand, given those of the result; None where they get lost."""
+def roles_before(op: Op, value: Value, roles: AxisRoles) -> AxisRoles | None:
+    """Returns the roles of an operand, given those of the result; None if they get lost."""
     if op.name == "transpose":
         permutation = list(op.eqn.params["permutation"])
-        return tuple(labels[permutation.index(axis)] for axis in range(len(permutation)))
-    return _kept(op.outs[0], value, labels) if op.name in MOVES else labels
+        return tuple(roles[permutation.index(axis)] for axis in range(len(permutation)))
+    return _kept(op.outs[0], value, roles) if op.name in RESHAPES else roles
 
 
-def varies_by_unit(value: Value, labels: Labels) -> bool:
-    """Tells whether a value is the same for every token; it has the labels' axes, or none."""
+def varies_by_unit(value: Value, roles: AxisRoles) -> bool:
+    """Returns whether a value, of the same axes or a scalar, is the same for every token."""
     if not value.shape:
         return True
-    return len(value.shape) == len(labels) and axes_varied(value) <= axes_of(labels, "unit")
+    return len(value.shape) == len(roles) and varying_axes(value) <= axes_of(roles, "unit")
 
 
-def _kept(a: Value, b: Value, labels: Labels) -> Labels | None:
-    """Returns b's labels, given a's, where both have the same axes but for those of size 1."""
-    held = [(size, label) for size, label in zip(a.shape, labels, strict=True) if size != 1]
-    if [size for size, _ in held] != [size for size in b.shape if size != 1]:
+def _kept(a: Value, b: Value, roles: AxisRoles) -> AxisRoles | None:
+    """Returns b's roles, given a's, if their axes differ only by some of size 1."""
+    sized = [(size, role) for size, role in zip(a.shape, roles, strict=True) if size != 1]
+    if [size for size, _ in sized] != [size for size in b.shape if size != 1]:
         return None
-    labels_held = iter([label for _, label in held])
-    return tuple(next(labels_held) if size != 1 else None for size in b.shape)
+    kept_roles = iter([role for _, role in sized])
+    return tuple(next(kept_roles) if size != 1 else None for size in b.shape)

@@ -7,14 +7,14 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from lcjax.transform.analysis.axes import Label, Labels, moved_labels, varies_by_unit
-from lcjax.transform.analysis.dependence import Kind, Kinds, is_fixed
-from lcjax.transform.ir.primitives import hands_on
+from lcjax.transform.analysis.axes import AxisRole, AxisRoles, roles_after, varies_by_unit
+from lcjax.transform.analysis.dependence import Dependence, Dependences, known_given_params
+from lcjax.transform.ir.primitives import is_passthrough
 from lcjax.transform.ir.program import Op, Program, Region, Value, scans_around
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Dense:
+class DenseOp:
     """A product of data with a kernel, and the bias after it.
 
     Attributes:
@@ -25,9 +25,9 @@ class Dense:
       kernel_in: the axes of the kernel that belong to x_axes, in their order.
       kernel_out: the axes of the kernel that are output units; the rest have size 1.
       leaf: the leaf of the params that the kernel is, or is cut out of; None where it is computed.
-      last: the operation after which the bias is added; the product itself where there is none.
-      bias: what is added there.
-      labels: what the axes of the output hold; the tokens are counted in the order of x's axes.
+      last: the operation that adds the bias; the product itself if there is no bias.
+      bias: the summand.
+      roles: of the axes of the output; tokens are counted in the order of x's axes.
     """
 
     product: Op
@@ -39,7 +39,7 @@ class Dense:
     leaf: Value | None
     last: Op
     bias: Value | None
-    labels: Labels
+    roles: AxisRoles
 
     @property
     def out(self) -> Value:
@@ -57,18 +57,18 @@ class Dense:
         return math.prod(self.kernel.shape[axis] for axis in self.kernel_out)
 
 
-def find_denses(program: Program, kinds: Kinds) -> dict[Value, Dense]:
+def find_denses(program: Program, dependences: Dependences) -> dict[Value, DenseOp]:
     """Returns the Dense layers of a program by the value that is the bare product."""
     leaves = set(program.leaves)
     found = {}
     for op in program.ops():
         read = {"dot_general": _read_dot, "conv_general_dilated": _read_convolution}.get(op.name)
-        parts = read(op, kinds) if read and op.outs[0].users else None
+        parts = read(op, dependences) if read and op.outs[0].users else None
         if parts is not None:
             leaf = _leaf(parts["kernel"], leaves)
-            last, bias, labels = _bias(op, parts.pop("labels"), kinds)
-            found[op.outs[0]] = Dense(
-                product=op, leaf=leaf, last=last, bias=bias, labels=labels, **parts
+            last, bias, roles = _bias(op, parts.pop("roles"), dependences)
+            found[op.outs[0]] = DenseOp(
+                product=op, leaf=leaf, last=last, bias=bias, roles=roles, **parts
             )
     return found
 
@@ -79,7 +79,9 @@ def root(value: Value) -> tuple[Value, list[Op]]:
     And what was done to it since, in order.
     """
     ops: list[Op] = []
-    while isinstance(value.maker, Op) and (hands_on(value.maker) or value.maker.name == "slice"):
+    while isinstance(value.maker, Op) and (
+        is_passthrough(value.maker) or value.maker.name == "slice"
+    ):
         ops.insert(0, value.maker)
         value = value.maker.ins[0]
     return value, ops
@@ -119,16 +121,16 @@ def layer_scans(value: Value) -> list[Region]:
     return [scan for scan in deepest if scan in found]
 
 
-def _read_dot(op: Op, kinds: Kinds) -> dict[str, Any] | None:
+def _read_dot(op: Op, dependences: Dependences) -> dict[str, Any] | None:
     """Returns how a product of data and a fixed kernel is laid out; None for any other."""
     contracted, batch = op.eqn.params["dimension_numbers"]
-    side = _data_side(op, kinds)
+    side = _data_side(op, dependences)
     if side is None or any(batch) or not contracted[0]:
         return None
     x, kernel = op.ins[side], op.ins[1 - side]
     x_axes, kernel_in = (tuple(map(int, contracted[i])) for i in (side, 1 - side))
     tokens, kernel_out = _others(x, x_axes), _others(kernel, kernel_in)
-    labels = [("token", i) for i in range(len(tokens))]
+    roles = [("token", i) for i in range(len(tokens))]
     units = [("unit", j) for j in range(len(kernel_out))]
     return {
         "x": x,
@@ -136,16 +138,16 @@ def _read_dot(op: Op, kinds: Kinds) -> dict[str, Any] | None:
         "kernel": kernel,
         "kernel_in": kernel_in,
         "kernel_out": kernel_out,
-        "labels": tuple([*labels, *units] if side == 0 else [*units, *labels]),
+        "roles": tuple([*roles, *units] if side == 0 else [*units, *roles]),
     }
 
 
-def _read_convolution(op: Op, kinds: Kinds) -> dict[str, Any] | None:
+def _read_convolution(op: Op, dependences: Dependences) -> dict[str, Any] | None:
     """Returns the same of a 1×1 convolution with stride 1, which is a product."""
     params = op.eqn.params
     lhs, rhs, out = params["dimension_numbers"]
     if (
-        _data_side(op, kinds) != 0
+        _data_side(op, dependences) != 0
         or params["feature_group_count"] * params["batch_group_count"] > 1
     ):
         return None
@@ -154,44 +156,48 @@ def _read_convolution(op: Op, kinds: Kinds) -> dict[str, Any] | None:
     padding = [amount for pair in params["padding"] for amount in pair]
     if any(size != 1 for size in [*window, *steps[0], *steps[1]]) or any(padding):
         return None
-    labels: list[Label] = [None] * len(out)
+    roles: list[AxisRole] = [None] * len(out)
     tokens = _others(op.ins[0], (lhs[1],))
     for from_axis, to_axis in zip(lhs, out, strict=True):
         is_token = from_axis in tokens
-        labels[to_axis] = ("token", tokens.index(from_axis)) if is_token else ("unit", 0)
+        roles[to_axis] = ("token", tokens.index(from_axis)) if is_token else ("unit", 0)
     return {
         "x": op.ins[0],
         "x_axes": (lhs[1],),
         "kernel": op.ins[1],
         "kernel_in": (rhs[1],),
         "kernel_out": (rhs[0],),
-        "labels": tuple(labels),
+        "roles": tuple(roles),
     }
 
 
-def _data_side(op: Op, kinds: Kinds) -> int | None:
+def _data_side(op: Op, dependences: Dependences) -> int | None:
     """Returns which operand is data, the other being fixed by the params; None otherwise."""
-    left, right = (kinds[value] for value in op.ins[:2])
-    if left is Kind.DATA and right is Kind.PARAM:
+    left, right = (dependences[value] for value in op.ins[:2])
+    if left is Dependence.DATA and right is Dependence.PARAM:
         return 0
-    return 1 if left is Kind.PARAM and right is Kind.DATA else None
+    return 1 if left is Dependence.PARAM and right is Dependence.DATA else None
 
 
 def _others(value: Value, axes: Sequence[int]) -> tuple[int, ...]:
     return tuple(axis for axis in range(len(value.shape)) if axis not in axes)
 
 
-def _bias(op: Op, labels: Labels, kinds: Kinds) -> tuple[Op, Value | None, Labels]:
+def _bias(op: Op, roles: AxisRoles, dependences: Dependences) -> tuple[Op, Value | None, AxisRoles]:
     """Returns the addition of a bias that follows a product, the bias, and the labels there."""
-    last, moved = op, labels
+    last, moved = op, roles
     while len(last.outs[0].users) == 1 and isinstance(last.outs[0].users[0], Op):
         value, user = last.outs[0], last.outs[0].users[0]
-        if user.name == "transpose" and (turned := moved_labels(user, moved)):
+        if user.name == "transpose" and (turned := roles_after(user, moved)):
             last, moved = user, turned
             continue
         if user.name in ("add", "add_any"):
             other = user.ins[1] if user.ins[0] is value else user.ins[0]
-            if other is not value and is_fixed(kinds[other]) and varies_by_unit(other, moved):
+            if (
+                other is not value
+                and known_given_params(dependences[other])
+                and varies_by_unit(other, moved)
+            ):
                 return user, other, moved
         break
-    return op, None, labels
+    return op, None, roles

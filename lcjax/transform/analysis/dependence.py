@@ -1,21 +1,21 @@
-"""What the values of a program depend on: constants, params, random numbers, or its inputs."""
+"""Dependence of values on constants, params, random numbers, or the inputs."""
 
 from collections.abc import Mapping
 from enum import IntEnum
 
 from lcjax.transform.ir.primitives import (
     ACROSS_DEVICES,
-    MOVES,
+    PASSTHROUGH,
     RANDOM,
     REDUCTIONS,
-    SAME,
+    RESHAPES,
     is_elementwise,
 )
 from lcjax.transform.ir.program import Op, Program, Region, Value
 
 
-class Kind(IntEnum):
-    """What a value depends on; what depends on several has the last of their kinds."""
+class Dependence(IntEnum):
+    """What a value depends on; of several, the last in this order."""
 
     CONSTANT = 0
     PARAM = 1
@@ -23,50 +23,52 @@ class Kind(IntEnum):
     DATA = 3
 
 
-Kinds = Mapping[Value, Kind]
+Dependences = Mapping[Value, Dependence]
 
 
-class _Kinds(dict[Value, Kind]):
-    """Kinds by value; a value that no operation made is a constant."""
+class _Dependences(dict[Value, Dependence]):
+    """Dependence by value; a value that no operation made is a constant."""
 
-    def __missing__(self, value: Value) -> Kind:
-        return Kind.CONSTANT
+    def __missing__(self, value: Value) -> Dependence:
+        return Dependence.CONSTANT
 
 
-def find_kinds(program: Program) -> Kinds:
+def find_dependences(program: Program) -> Dependences:
     """Returns the kind of every value of a program."""
-    kinds = _Kinds(dict.fromkeys(program.leaves, Kind.PARAM))
-    kinds.update(dict.fromkeys(program.inputs, Kind.DATA))
-    kinds.update(dict.fromkeys(program.state, Kind.PARAM))
-    _visit(program.body, kinds)
-    return kinds
+    dependences = _Dependences(dict.fromkeys(program.leaves, Dependence.PARAM))
+    dependences.update(dict.fromkeys(program.inputs, Dependence.DATA))
+    dependences.update(dict.fromkeys(program.state, Dependence.PARAM))
+    _visit(program.body, dependences)
+    return dependences
 
 
-def _visit(body: list[Op | Region], kinds: _Kinds):
+def _visit(body: list[Op | Region], dependences: _Dependences):
     for item in body:
         if isinstance(item, Op):
-            kind = max((kinds[value] for value in item.ins), default=Kind.CONSTANT)
-            kind = Kind.RANDOM if item.name in RANDOM else kind
-            kinds.update(dict.fromkeys(item.outs, kind))
+            kind = max((dependences[value] for value in item.ins), default=Dependence.CONSTANT)
+            kind = Dependence.RANDOM if item.name in RANDOM else kind
+            dependences.update(dict.fromkeys(item.outs, kind))
         elif item.kind == "scan":
-            kinds.update(dict.fromkeys([*item.carried, *item.outs], Kind.DATA))
-            kinds.update({layer: kinds[outside] for layer, outside in item.layers.items()})
-            _visit(item.body, kinds)
+            dependences.update(dict.fromkeys([*item.carried, *item.outs], Dependence.DATA))
+            dependences.update(
+                {layer: dependences[outside] for layer, outside in item.layers.items()}
+            )
+            _visit(item.body, dependences)
         else:
-            _visit(item.body, kinds)
+            _visit(item.body, dependences)
 
 
-def is_fixed(kind: Kind) -> bool:
-    """Tells whether a value of this kind is known once the params are."""
-    return kind <= Kind.PARAM
+def known_given_params(kind: Dependence) -> bool:
+    """Returns whether a value of this dependence is known once the params are."""
+    return kind <= Dependence.PARAM
 
 
-def axes_varied(value: Value) -> frozenset[int]:
+def varying_axes(value: Value) -> frozenset[int]:
     """Returns the axes along which a value may differ: one that was spread does not."""
-    return _varied(value, {})
+    return _varying(value, {})
 
 
-def _varied(value: Value, known: dict[Value, frozenset[int]]) -> frozenset[int]:
+def _varying(value: Value, known: dict[Value, frozenset[int]]) -> frozenset[int]:
     if value in known:
         return known[value]
     axes = frozenset(axis for axis, size in enumerate(value.shape) if size > 1)
@@ -74,31 +76,31 @@ def _varied(value: Value, known: dict[Value, frozenset[int]]) -> frozenset[int]:
     if axes and isinstance(op, Op):
         if op.name == "broadcast_in_dim":
             dims = op.eqn.params["broadcast_dimensions"]
-            axes &= frozenset(int(dims[axis]) for axis in _varied(op.ins[0], known))
+            axes &= frozenset(int(dims[axis]) for axis in _varying(op.ins[0], known))
         elif op.name == "transpose":
-            inner = _varied(op.ins[0], known)
+            inner = _varying(op.ins[0], known)
             permutation = enumerate(op.eqn.params["permutation"])
             axes = frozenset(i for i, axis in permutation if axis in inner)
         elif is_elementwise(op):
             own = [operand for operand in op.ins if len(operand.shape) == len(value.shape)]
-            axes &= frozenset().union(*(_varied(operand, known) for operand in own))
+            axes &= frozenset().union(*(_varying(operand, known) for operand in own))
     known[value] = axes
     return axes
 
 
-def is_statistic(value: Value, kinds: Kinds, tokens: frozenset[int], rank: int) -> bool:
-    """Tells whether a value is the same for all tokens: means and variances of a whole batch.
+def is_statistic(value: Value, dependences: Dependences, tokens: frozenset[int], rank: int) -> bool:
+    """Returns whether a value is a statistic of the batch, the same for all tokens.
 
     Args:
-      value: of any kind; one that does not depend on the inputs is no statistic.
-      kinds: of all values.
+      value: any; one that does not depend on the inputs is not a statistic.
+      dependences: of all values.
       tokens: which axes of the value that it is joined with are those of tokens.
       rank: how many axes that value has.
     """
-    if kinds[value] is not Kind.DATA:
+    if dependences[value] is not Dependence.DATA:
         return False
     todo, seen = [value], {value}
-    for each in todo:  # which grows; what is near comes first, and mostly tells
+    for each in todo:  # grows; nearest first, which usually decides early
         op = each.maker
         if not isinstance(op, Op):
             return False
@@ -109,8 +111,8 @@ def is_statistic(value: Value, kinds: Kinds, tokens: frozenset[int], rank: int) 
                 return False
             if _divides(op.outs[0]):  # a softmax
                 return False
-        elif is_elementwise(op) or op.name in ACROSS_DEVICES | MOVES:
-            data = [operand for operand in op.ins if kinds[operand] is Kind.DATA]
+        elif is_elementwise(op) or op.name in ACROSS_DEVICES | RESHAPES:
+            data = [operand for operand in op.ins if dependences[operand] is Dependence.DATA]
             todo += [operand for operand in dict.fromkeys(data) if operand not in seen]
             seen.update(data)
         else:
@@ -119,14 +121,14 @@ def is_statistic(value: Value, kinds: Kinds, tokens: frozenset[int], rank: int) 
 
 
 def _divides(value: Value) -> bool:
-    """Tells whether something is divided by a sum itself, as in a softmax, and not by its mean."""
+    """Returns whether a sum divides something, as in a softmax, rather than a mean."""
     while len(value.users) == 1:
         (op,) = value.users
         if not isinstance(op, Op):
             return False
         if op.name == "div":
             return op.ins[1] is value
-        if op.name not in SAME | MOVES | ACROSS_DEVICES:
+        if op.name not in PASSTHROUGH | RESHAPES | ACROSS_DEVICES:
             return False
         value = op.outs[0]
     return False

@@ -1,12 +1,12 @@
-"""Kernels and the leaves of the params: what they are called, and which are no whole leaves."""
+"""Kernels and the leaves of the params: their names, and which kernels are not leaves."""
 
 from collections.abc import Collection, Mapping
 
 import jax.numpy as jnp
 
-from lcjax.transform.analysis import reasons
-from lcjax.transform.analysis.dense import Dense, origin_of, root
-from lcjax.transform.analysis.dependence import Kind, Kinds
+from lcjax.transform.analysis.dense import DenseOp, origin_of, root
+from lcjax.transform.analysis.dependence import Dependence, Dependences
+from lcjax.transform.analysis.reasons import Cause, Reason, Rejected
 from lcjax.transform.ir.program import Op, Program, Value, scans_around
 
 PICKS = frozenset({"dynamic_slice", "gather"})
@@ -28,12 +28,12 @@ def leaves_of(value: Value, leaves: Collection[Value]) -> list[Value]:
 
 
 def name_of(kernel: Value, named: Mapping[Value, str], called: Mapping[Value, str]) -> str:
-    """Returns what a Dense with this kernel is called.
+    """Returns the name of the Dense with this kernel.
 
     Args:
       kernel: of the Dense.
-      named: what a site is called by its first kernel's leaf.
-      called: what a leaf is called.
+      named: names of sites by the leaf of their first kernel.
+      called: names of leaves.
     """
     origin, _ = origin_of(_stack(kernel) or kernel)
     if origin in named:
@@ -41,37 +41,39 @@ def name_of(kernel: Value, named: Mapping[Value, str], called: Mapping[Value, st
     return f"(from {', '.join(sorted(called[leaf] for leaf in leaves_of(kernel, called)))})"
 
 
-def why_not_a_leaf(dense: Dense, which: str, called: Mapping[Value, str]) -> str | None:
-    """Returns why the kernel of a Dense is no leaf that can be fused; None where it is.
+def why_not_a_leaf(dense: DenseOp, which: str, called: Mapping[Value, str]) -> Reason | None:
+    """Returns why the kernel of a Dense is not a leaf that can be fused; None if it is one.
 
     Args:
       dense: the Dense.
       which: "before" or "after" the activation.
-      called: what the leaves are called.
+      called: names of leaves.
     """
     origin, ops = origin_of(dense.kernel)
     if any(op.name == "stop_gradient" for op in ops):
-        return reasons.FROZEN.format(which=which)
+        return Reason(Cause.FROZEN, which=which)
     if dense.leaf is not None:
         return None
     while isinstance(origin.maker, Op) and origin.maker.name == "convert_element_type":
         origin, _ = origin_of(origin.maker.ins[0])
     if origin in called and not jnp.issubdtype(origin.aval.dtype, jnp.floating):
-        return reasons.DTYPE.format(which=which, dtype=origin.aval.dtype.name)
+        return Reason(Cause.DTYPE, which=which, dtype=origin.aval.dtype.name)
     if _stack(dense.kernel) in called and scans_around(dense.product):
-        return reasons.PICKED
-    return reasons.COMPUTED.format(which=which)
+        return Reason(Cause.PICKED)
+    return Reason(Cause.COMPUTED, which=which)
 
 
-def picked(program: Program, kinds: Kinds, named: Mapping[Value, str]) -> list[tuple[str, str]]:
+def indexed_kernels(
+    program: Program, dependences: Dependences, named: Mapping[Value, str]
+) -> list[Rejected]:
     """Returns the kernels that a loop's counter picks out of a stack of them."""
     found: dict[str, None] = {}
     for op in program.ops():
-        data = all(kinds[value] is Kind.DATA for value in op.ins)
+        data = all(dependences[value] is Dependence.DATA for value in op.ins)
         if op.name == "dot_general" and data and scans_around(op):
             stacks = [stack for value in op.ins if (stack := _stack(value)) is not None]
             found |= dict.fromkeys(named[stack] for stack in stacks if stack in named)
-    return [(path, reasons.PICKED) for path in found]
+    return [(path, Reason(Cause.PICKED)) for path in found]
 
 
 def _stack(kernel: Value) -> Value | None:

@@ -1,4 +1,4 @@
-"""What an activation makes of a large number, on scalars."""
+"""The value of an activation at a large input, computed on scalars."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,28 +10,28 @@ from jax.core import Tracer
 from jax.extend import core
 
 from lcjax._jaxpr import bind
-from lcjax.transform.analysis.dependence import Kind, Kinds
-from lcjax.transform.ir.primitives import MOVES, SAME, inner_jaxprs, is_elementwise
+from lcjax.transform.analysis.dependence import Dependence, Dependences
+from lcjax.transform.ir.primitives import PASSTHROUGH, RESHAPES, inner_jaxprs, is_elementwise
 from lcjax.transform.ir.program import Op, Value
 
 LARGE = 64.0  # its cube is finite in float16
 _MOST = 100
-_SAME = (MOVES | SAME | {"slice", "split"}) - {"convert_element_type"}  # of equal numbers
+_SAME = (RESHAPES | PASSTHROUGH | {"slice", "split"}) - {"convert_element_type"}  # of equal numbers
 
 
 class _UnknownError(Exception):
     """A value that is not a function of the one given alone."""
 
 
-def at_large(end: Value, start: Value, kinds: Kinds) -> float | None:
-    """Returns what a value is where another is 64 everywhere; None where more enters.
+def at_large(end: Value, start: Value, dependences: Dependences) -> float | None:
+    """Returns a value where another is 64 everywhere; None if it depends on more.
 
     Args:
       end: made of the other.
       start: the other.
-      kinds: of all values.
+      dependences: of all values.
     """
-    ops = _between(end, start, kinds)
+    ops = _between(end, start, dependences)
     if ops is None or len(ops) > _MOST:
         return None
     try:
@@ -46,7 +46,7 @@ def at_large(end: Value, start: Value, kinds: Kinds) -> float | None:
         return None
 
 
-def _between(end: Value, start: Value, kinds: Kinds) -> list[Op] | None:
+def _between(end: Value, start: Value, dependences: Dependences) -> list[Op] | None:
     """Returns the operations between two values, in order; None where others enter."""
     done: dict[Op, None] = {}
     todo = [end]
@@ -55,7 +55,7 @@ def _between(end: Value, start: Value, kinds: Kinds) -> list[Op] | None:
         if todo[-1] is start or todo[-1].constant is not None:
             todo.pop()
             continue
-        if not isinstance(op, Op) or kinds[todo[-1]] in (Kind.PARAM, Kind.RANDOM):
+        if not isinstance(op, Op) or dependences[todo[-1]] in (Dependence.PARAM, Dependence.RANDOM):
             return None
         if op in done:
             todo.pop()

@@ -1,20 +1,20 @@
-"""Products with kernels that are read as no Dense: by batches, by groups, or picked by the data."""
+"""Products with kernels that are not Dense layers: batched, grouped, or indexed by the data."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from lcjax.transform.analysis import reasons
-from lcjax.transform.analysis.dense import Dense
-from lcjax.transform.analysis.dependence import Kind, Kinds, is_fixed
+from lcjax.transform.analysis.dense import DenseOp
+from lcjax.transform.analysis.dependence import Dependence, Dependences, known_given_params
 from lcjax.transform.analysis.kernels import PICKS, leaves_of, name_of
-from lcjax.transform.ir.primitives import MOVES, PRODUCTS, SAME
+from lcjax.transform.analysis.reasons import Cause, Reason, Rejected
+from lcjax.transform.ir.primitives import PASSTHROUGH, PRODUCTS, RESHAPES
 from lcjax.transform.ir.program import Op, Program, Value
 
 _GROUPED = frozenset({"ragged_dot", "ragged_dot_general"})
 
 
 class Other(NamedTuple):
-    """A product of data with a kernel that is read as no Dense.
+    """A product of data with a kernel that is not a Dense layer.
 
     Attributes:
       x: the data.
@@ -24,14 +24,14 @@ class Other(NamedTuple):
 
     x: Value
     kernel: Value
-    reason: str
+    reason: Reason
 
 
 class Others:
-    """Finds where such products, and Dense layers, lead to each other."""
+    """Finds where such products and Dense layers feed each other."""
 
-    def __init__(self, program: Program, denses: Mapping[Value, Dense], kinds: Kinds):
-        self._kinds, self._denses = kinds, denses
+    def __init__(self, program: Program, denses: Mapping[Value, DenseOp], dependences: Dependences):
+        self._dependences, self._denses = dependences, denses
         self._others: dict[Value, Other] = {}
         self._leaves = dict.fromkeys(program.leaves)
         for op in program.ops():
@@ -39,20 +39,20 @@ class Others:
             if other is not None and op.outs[0] not in denses:
                 self._others[op.outs[0]] = other
 
-    def pairs(
-        self, named: Mapping[Value, str], called: Mapping[Value, str]
-    ) -> list[tuple[str, str]]:
-        """Returns what leads to such a product, or is one and leads to a Dense, and why not.
+    def pairs(self, named: Mapping[Value, str], called: Mapping[Value, str]) -> list[Rejected]:
+        """Returns the pairs with such a product before or after, each with the reason against it.
 
         Args:
-          named: what a site is called by its first kernel's leaf.
-          called: what a leaf is called.
+          named: names of sites by the leaf of their first kernel.
+          called: names of leaves.
         """
-        rows: dict[tuple[str, str], None] = {}
+        rows: dict[Rejected, None] = {}
         if not self._others:
             return []
-        downs = [(each.x, each.reason) for each in self._others.values()]
-        downs += [(each.x, "") for each in self._denses.values()]
+        downs: list[tuple[Value, Reason | None]] = [
+            (each.x, each.reason) for each in self._others.values()
+        ]
+        downs += [(each.x, None) for each in self._denses.values()]
         for x, reason in downs:
             for up in self._before(x):
                 other = self._others.get(up)
@@ -68,7 +68,7 @@ class Others:
         seen, todo = set(), [value]
         while todo:
             value = todo.pop()
-            if value in seen or self._kinds[value] is not Kind.DATA:
+            if value in seen or self._dependences[value] is not Dependence.DATA:
                 continue
             seen.add(value)
             if value in self._denses or value in self._others:
@@ -80,17 +80,20 @@ class Others:
     def _read(self, op: Op) -> Other | None:
         if op.name in _GROUPED:
             x, kernel = op.ins[:2]
-            fixed = is_fixed(self._kinds[kernel]) and self._kinds[x] is Kind.DATA
-            return Other(x, kernel, reasons.RAGGED.format(op=op.name)) if fixed else None
+            fixed = (
+                known_given_params(self._dependences[kernel])
+                and self._dependences[x] is Dependence.DATA
+            )
+            return Other(x, kernel, Reason(Cause.RAGGED, op=op.name)) if fixed else None
         if op.name != "dot_general":
             return None
         for x, kernel in (op.ins, op.ins[::-1]):
-            if self._kinds[x] is not Kind.DATA:
+            if self._dependences[x] is not Dependence.DATA:
                 continue
-            if self._kinds[kernel] is Kind.PARAM:
-                return Other(x, kernel, reasons.BATCHED) if self._is_batched(op) else None
-            if self._kinds[kernel] is Kind.DATA and (pick := self._pick(kernel)):
-                return Other(x, kernel, reasons.GATHERED.format(op=pick))
+            if self._dependences[kernel] is Dependence.PARAM:
+                return Other(x, kernel, Reason(Cause.BATCHED)) if self._is_batched(op) else None
+            if self._dependences[kernel] is Dependence.DATA and (pick := self._pick(kernel)):
+                return Other(x, kernel, Reason(Cause.GATHERED, op=pick))
         return None
 
     def _is_batched(self, op: Op) -> bool:
@@ -100,9 +103,13 @@ class Others:
     def _pick(self, value: Value) -> str | None:
         """Returns which operation picks a value out of params, by an index that is data."""
         op = value.maker
-        while isinstance(op, Op) and op.name in SAME | MOVES:
+        while isinstance(op, Op) and op.name in PASSTHROUGH | RESHAPES:
             value = op.ins[0]
             op = value.maker
-        if not isinstance(op, Op) or op.name not in PICKS or not is_fixed(self._kinds[op.ins[0]]):
+        if (
+            not isinstance(op, Op)
+            or op.name not in PICKS
+            or not known_given_params(self._dependences[op.ins[0]])
+        ):
             return None
         return op.name if leaves_of(op.ins[0], self._leaves) else None

@@ -1,4 +1,4 @@
-"""What of a program is no longer needed once some of its operations are replaced."""
+"""Dead code: what a program no longer needs once some of its operations are replaced."""
 
 from collections.abc import Collection, Iterable
 
@@ -7,16 +7,16 @@ from lcjax.transform.ir.program import Op, Program, Value
 Dead = set[Op | Value]
 
 
-def find_dead(
+def find_dead_code(
     replaced: Collection[Op], read: Iterable[Value], dropped: Collection[Value] = ()
 ) -> Dead:
-    """Returns the operations and values that nothing needs any more.
+    """Returns the operations and values that are no longer needed.
 
     A value from outside a scan counts as needed as long as one of its layers is.
 
     Args:
-      replaced: operations that are now computed in another way.
-      read: the values that they are now computed from.
+      replaced: operations that are computed otherwise.
+      read: the values that they are computed from now.
       dropped: outputs that are no longer returned.
     """
     kept, gone = set(read), set(replaced)

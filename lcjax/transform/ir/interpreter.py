@@ -1,4 +1,4 @@
-"""Running a program on arrays, as a plan says."""
+"""The interpreter: runs a program on arrays, with rewrites."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,88 +8,88 @@ import jax.numpy as jnp
 
 from lcjax._jaxpr import bind
 from lcjax.transform.ir.program import Op, Program, Region, Value
-from lcjax.transform.ir.rewrites import Plan
+from lcjax.transform.ir.rewrites import Rewrites
 
 Env = dict[Value, Any]
 
 
-def run_program(program: Program, plan: Plan, env: Env) -> list[Any]:
+def run_program(program: Program, rewrites: Rewrites, env: Env) -> list[Any]:
     """Returns the outputs of a program.
 
     Args:
-      program: what to run.
-      plan: how.
-      env: the leaves and inputs that the plan needs, and what its replacements read besides.
+      program: the program.
+      rewrites: how to run it.
+      env: the leaves and inputs that are needed, and whatever else the substitutions read.
     """
     env = dict(env)
-    run(program.body, plan, env)
+    run(program.body, rewrites, env)
     return [env[v] if v in env else jnp.asarray(v.constant) for v in program.outs]
 
 
 def read(env: Env, value: Value) -> Any:
-    """Returns what a value holds."""
+    """Returns the array of a value."""
     return env[value] if value in env else value.constant
 
 
-def run(body: Sequence[Op | Region], plan: Plan, env: Env) -> None:
-    """Runs operations and regions in order and puts what they return into env."""
+def run(body: Sequence[Op | Region], rewrites: Rewrites, env: Env) -> None:
+    """Runs operations and regions in order and adds their results to env."""
     for item in body:
         if isinstance(item, Op):
-            _run_op(item, plan, env)
-        elif _runs_whole(item, plan, env):
+            _run_op(item, rewrites, env)
+        elif _runs_whole(item, rewrites, env):
             operands = [read(env, value) for value in item.ins]
             env.update(zip(item.outs, bind(item.eqn, operands), strict=True))
         elif item.kind == "scan":
-            _run_scan(item, plan, env)
-        elif item.kind == "remat" and not plan.flat:
-            _run_remat(item, plan, env)
+            _run_scan(item, rewrites, env)
+        elif item.kind == "remat" and not rewrites.flat:
+            _run_remat(item, rewrites, env)
         else:
-            run(item.body, plan, env)
+            run(item.body, rewrites, env)
 
 
-def _runs_whole(region: Region, plan: Plan, env: Env) -> bool:
-    opened = region in plan.touched or (plan.flat and region.kind != "scan")
+def _runs_whole(region: Region, rewrites: Rewrites, env: Env) -> bool:
+    opened = region in rewrites.touched or (rewrites.flat and region.kind != "scan")
     return not opened and all(v in env or v.constant is not None for v in region.ins)
 
 
-def _run_op(op: Op, plan: Plan, env: Env) -> None:
-    replacement = plan.replaced.get(op)
+def _run_op(op: Op, rewrites: Rewrites, env: Env) -> None:
+    substitution = rewrites.replaced.get(op)
     used = op.eqn.effects or any(out.users for out in op.outs)
-    if op in plan.dead or not used:
+    if op in rewrites.dead or not used:
         return
-    if replacement is None or replacement.own:
+    if substitution is None or substitution.keep_original:
         results = bind(op.eqn, [read(env, value) for value in op.ins])
         env.update(zip(op.outs, results, strict=True))
-    if replacement is not None:
-        env[op.outs[0]] = replacement.compute(lambda value: read(env, value))
+    if substitution is not None:
+        env[op.outs[0]] = substitution.compute(lambda value: read(env, value))
 
 
-def _run_remat(region: Region, plan: Plan, env: Env) -> None:
+def _run_remat(region: Region, rewrites: Rewrites, env: Env) -> None:
     params = region.eqn.params
     ins = [value for value in dict.fromkeys(region.ins) if value in env]
-    outs = [value for value in dict.fromkeys(region.outs) if plan.alive(value)]
-    shown = [value for value in dict.fromkeys(plan.shown.get(region, [])) if value not in outs]
+    outs = [value for value in dict.fromkeys(region.outs) if rewrites.is_live(value)]
+    shown = [value for value in dict.fromkeys(rewrites.shown.get(region, [])) if value not in outs]
     outs += [value for value in shown if value not in env]
 
     def inside(arrays: list[Any]) -> list[Any]:
         inner = env | dict(zip(ins, arrays, strict=True))
-        run(region.body, plan, inner)
+        run(region.body, rewrites, inner)
         return [read(inner, value) for value in outs]
 
     again = jax.checkpoint(inside, prevent_cse=params["prevent_cse"], policy=params["policy"])
     env.update(zip(outs, again([env[value] for value in ins]), strict=True))
 
 
-def _run_scan(region: Region, plan: Plan, env: Env) -> None:
+def _run_scan(region: Region, rewrites: Rewrites, env: Env) -> None:
     params, n_carried = region.eqn.params, len(region.carried)
-    layers = [pair for pair in region.layers.items() if plan.alive(pair[0])]
-    layers += plan.layers.get(region, [])
-    kept = [i for i, out in enumerate(region.outs) if i < n_carried or plan.alive(out)]
+    layers = [pair for pair in region.layers.items() if rewrites.is_live(pair[0])]
+    layers += rewrites.layers.get(region, [])
+    kept = [i for i, out in enumerate(region.outs) if i < n_carried or rewrites.is_live(out)]
 
     def step(carry: list[Any], xs: list[Any]) -> tuple[list[Any], list[Any]]:
         inner = env | dict(zip(region.carried, carry, strict=True))
         inner |= {value: x for (value, _), x in zip(layers, xs, strict=True)}
-        run(region.body, plan, inner)
+        run(region.body, rewrites, inner)
         returned = [read(inner, region.returned[i]) for i in kept]
         return returned[:n_carried], returned[n_carried:]
 

@@ -1,4 +1,4 @@
-"""What is known of JAX's primitives: which work on every element alone, and how to run one."""
+"""Properties of JAX's primitives: which are elementwise, which only move elements."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,15 +8,15 @@ from jax.extend import core
 
 from lcjax.transform.ir.program import Op
 
-# Of one operand, which they hand on as it is, but for its dtype, its place or its name.
-SAME = frozenset(
+# Return their operand unchanged, except for dtype, device and name.
+PASSTHROUGH = frozenset(
     "convert_element_type copy copy_p name sharding_constraint reshard mesh_cast stop_gradient"
     " optimization_barrier reduce_precision pvary pcast".split()
 )
-# Of one operand, whose elements they move about.
-MOVES = frozenset("transpose reshape squeeze expand_dims broadcast_in_dim".split())
-# Every element of the result is made of the elements at its own place.
-ELEMENTWISE = SAME | frozenset(
+# Rearrange the elements of their operand.
+RESHAPES = frozenset("transpose reshape squeeze expand_dims broadcast_in_dim".split())
+# Each element of the result depends on the elements at the same index only.
+ELEMENTWISE = PASSTHROUGH | frozenset(
     "abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp cos cosh div eq erf"
     " erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma log log1p logistic lt"
     " max min mul ne neg nextafter not or pow rem round rsqrt select_n sign sin sinh sqrt square"
@@ -29,21 +29,21 @@ PRODUCTS = frozenset({"dot_general", "conv_general_dilated"})
 _OPEN = frozenset("custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr jit pjit".split())
 
 
-def hands_on(op: Op) -> bool:
-    """Tells whether an operation returns its one operand as it is, but for float dtype and place.
+def is_passthrough(op: Op) -> bool:
+    """Returns whether an operation returns its operand, except for float dtype and layout.
 
     A cast to an integer does not: it rounds.
     """
-    if op.name not in SAME | MOVES or len(op.ins) != 1 or len(op.outs) != 1:
+    if op.name not in PASSTHROUGH | RESHAPES or len(op.ins) != 1 or len(op.outs) != 1:
         return False
     dtypes = (op.ins[0].aval.dtype, op.outs[0].aval.dtype)
     return dtypes[0] == dtypes[1] or all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes)
 
 
 def is_elementwise(op: Op) -> bool:
-    """Tells whether every element of the one result is made of the elements at its own place.
+    """Returns whether each element of the one result depends on the same index only.
 
-    Functions with a derivative of their own count where what is inside them does.
+    A function with a custom derivative counts if its body does.
     """
     return len(op.outs) == 1 and _elementwise(op.eqn)
 
@@ -56,12 +56,12 @@ def _elementwise(eqn: Any) -> bool:
 
 
 def _scalar(eqn: Any) -> bool:
-    """Tells whether an equation spreads a scalar, as those do that fill in a constant."""
+    """Returns whether an equation broadcasts a scalar, as for a constant."""
     return eqn.primitive.name == "broadcast_in_dim" and eqn.invars[0].aval.shape == ()
 
 
 def holds_products(eqn: Any) -> bool:
-    """Tells whether a jaxpr inside an equation multiplies by a kernel, or may."""
+    """Returns whether a jaxpr inside an equation may multiply by a kernel."""
     inner = [eqn for jaxpr, _ in inner_jaxprs(eqn) for eqn in jaxpr.eqns]
     return any(eqn.primitive.name in PRODUCTS or holds_products(eqn) for eqn in inner)
 

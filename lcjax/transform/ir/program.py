@@ -1,7 +1,7 @@
 """A function's jaxpr as a program that can be searched and rewritten.
 
-Calls are opened, so that every operation is seen, and stay known as regions, so that what is not
-rewritten still runs as the call that it was. Every value has one name and knows its users.
+Calls are opened, so that every operation is visible, and recorded as regions, so that code that is
+not rewritten still runs as the same call. Every value is one object and lists its users.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,12 +21,12 @@ class Value:
 
     Attributes:
       aval: its shape and dtype.
-      maker: the operation that returns it, the scan that returns it or hands it to its body; None
-        for what the program is given, and for constants.
-      constant: what it holds, where that is known; else None.
-      layer_of: in the body of a scan, the value outside of which this is one layer.
+      maker: the operation that returns it, or the scan that returns it or passes it to its body;
+        None for inputs of the program and for constants.
+      constant: its array, if that is known; else None.
+      layer_of: in the body of a scan, the stacked value outside of which this is one layer.
       users: the operations that read it, the scans that carry or return it, the values that are
-        layers of it, and the program, where it is returned. Only what an output depends on.
+        layers of it, and the program, if it is returned. Only users that an output depends on.
     """
 
     aval: Any
@@ -37,13 +37,13 @@ class Value:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the array; () of what has none."""
+        """The shape of the array; () for values without one."""
         return tuple(getattr(self.aval, "shape", ()))
 
 
 @dataclass(eq=False, repr=False)
 class Op:
-    """One operation: an equation that is not a call, its operands and its results."""
+    """One operation: an equation that is not a call, with its operands and results."""
 
     eqn: Any
     scope: "Region | None"
@@ -60,18 +60,18 @@ class Op:
 class Region:
     """A call, a rematerialised call or a scan, with the operations inside.
 
-    Of a call the operands and results are the values inside themselves. Of a scan so are the
-    constants; what it carries, its layers and what it returns are values of their own.
+    Operands and results of a call are the same values inside and outside. So are the constants of
+    a scan; its carry, its layers and its results are separate values inside.
 
     Attributes:
-      kind: which of the three.
+      kind: which of the three it is.
       body: operations and regions, in order.
       ins: operands.
       outs: results.
-      starts: of a scan, the values that it starts to carry.
-      carried: of a scan, the values inside that its body is handed for them.
+      starts: of a scan, the initial carry.
+      carried: of a scan, the carry inside its body.
       layers: of a scan, the values inside that are layers, each with the value outside.
-      returned: of a scan, the values inside that its body returns, those carried first.
+      returned: of a scan, the values that its body returns, the carry first.
     """
 
     eqn: Any
@@ -93,9 +93,9 @@ class Program:
     Attributes:
       leaves: the values that hold the params' leaves, in the order of the tree.
       inputs: the values that hold the other arguments' leaves.
-      state: of these, the leaves of what is fixed as params are, and not trained.
+      state: those of the inputs that are state: fixed as params are, but not trained.
       body: operations and regions, in order.
-      outs: what it returns.
+      outs: its outputs.
     """
 
     leaves: list[Value]
@@ -119,7 +119,7 @@ def ops_in(body: Sequence[Op | Region]) -> Iterator[Op]:
 
 
 def scans_around(item: Op | Region) -> list[Region]:
-    """Returns the scans that an operation stands in, the outermost first."""
+    """Returns the scans around an operation, the outermost first."""
     scans, scope = [], item.scope
     while scope is not None:
         if scope.kind == "scan":
@@ -133,8 +133,8 @@ def open_program(closed: Any, n_leaves: int, n_state: int = 0) -> Program:
 
     Args:
       closed: its first arguments are the leaves of the params, the next those of the state.
-      n_leaves: how many there are of the former.
-      n_state: of the latter.
+      n_leaves: number of leaves of the params.
+      n_state: number of leaves of the state.
     """
     given = [Value(var.aval) for var in closed.jaxpr.invars]
     body, outs = _open(closed.jaxpr, _constants(closed), given, None)
@@ -186,8 +186,8 @@ def _open_eqn(eqn: Any, ins: list[Value], scope: Region | None) -> Op | Region:
 
 def _open_scan(region: Region) -> Region:
     jaxpr, constants = _inner(region.eqn.params["jaxpr"])
-    # Layers have an axis less inside; what is carried comes out as it is. How many there are of
-    # each also stands in the parameters, in a form that JAX has changed.
+    # Layers have one axis less inside; the carry has the same shape. The parameters of the equation
+    # have the numbers too, but JAX has changed their form.
     pairs = list(zip(jaxpr.invars, region.ins, strict=True))
     layered = [(var, value) for var, value in pairs if len(var.aval.shape) < len(value.shape)]
     results = zip(jaxpr.outvars, region.eqn.outvars, strict=True)
@@ -209,9 +209,9 @@ def _inner(jaxpr: Any) -> tuple[Any, list[Value]]:
 
 
 def sources(region: Region) -> Mapping[Value, list[Value]]:
-    """Returns what every value that a scan returns or hands to its body is made of.
+    """Returns the origins of every value that a scan returns or passes to its body.
 
-    Whatever of a scan is used, all that it carries is.
+    If any result of a scan is used, its whole carry is.
     """
     n_carried = len(region.carried)
     carried = [*region.starts, *region.returned[:n_carried]]

@@ -1,6 +1,6 @@
-"""From the tree that a call is given to the plan by which it runs."""
+"""How a call runs with the tree that it is given."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,39 +12,35 @@ from jax.core import Tracer
 from lcjax.errors import CollapseError
 from lcjax.transform.ir.interpreter import Env
 from lcjax.transform.ir.program import Region, Value
-from lcjax.transform.ir.rewrites import Plan, Replacement, make_plan
-from lcjax.transform.lowering.fusion import fused
-from lcjax.transform.lowering.segments import Run
-from lcjax.transform.lowering.slope_substitution import bent
-from lcjax.transform.matching.find_sites import Found, FoundSite
+from lcjax.transform.ir.rewrites import Rewrites, Substitution, make_rewrites
+from lcjax.transform.lowering.bound_call import BoundCall
+from lcjax.transform.lowering.fusion import fused_substitution
+from lcjax.transform.lowering.site_chains import fused_chains, why_no_site
+from lcjax.transform.lowering.slope_substitution import slope_substitution
 from lcjax.transform.matching.lost_outputs import Instead, lost_outputs
-from lcjax.transform.matching.tracing import Traced
-from lcjax.transform.params.keys import in_box, readable
-from lcjax.transform.params.tree import Parts, factors_of, read_fused, removed_leaves
-
-Place = tuple[Any, ...]
+from lcjax.transform.params.keys import readable, strip_box_suffix
 
 
 @dataclass
-class Schedule:
-    """A plan, and where in the tree the arrays are that it needs besides the function's own.
+class ExecutionPlan:
+    """The rewrites of a program, and the arrays of the tree that they read.
 
     Attributes:
-      plan: how to run.
-      places: of every value that is not the function's own, the path of its array in the parts.
-      layers: what bodies of scans are handed besides.
+      rewrites: what is computed otherwise, and what is left out.
+      arrays: by the value that holds it, an array of the tree with its path.
+      layers: what bodies of scans are handed in addition.
       instead: what is returned for statistics of norms that were folded in; None for nothing.
     """
 
-    plan: Plan = field(default_factory=Plan)
-    places: dict[Value, Place] = field(default_factory=dict)
+    rewrites: Rewrites = field(default_factory=Rewrites)
+    arrays: dict[Value, tuple[str, Any]] = field(default_factory=dict)
     layers: dict[Region, list[tuple[Value, Value]]] = field(default_factory=dict)
     instead: Instead = field(default_factory=dict)
 
-    def add(self, place: Place, scans: Sequence[Region]) -> Value:
+    def add(self, path: str, array: Any, scans: Sequence[Region]) -> Value:
         """Returns the value that holds an array of the tree, or its layer in the scans' bodies."""
         inside = Value(None)
-        self.places[inside] = place
+        self.arrays[inside] = path, array
         for scan in scans:
             layer = Value(None, scan, layer_of=inside)
             self.layers.setdefault(scan, []).append((layer, inside))
@@ -52,115 +48,69 @@ class Schedule:
         return inside
 
 
-def schedule_of(traced: Traced, parts: Parts) -> Schedule:
-    """Returns how a call runs with this tree.
+def plan_execution(call: BoundCall) -> ExecutionPlan:
+    """Returns how a call runs with its tree.
 
-    Slopes that are known to be 0 bend nothing: the function runs as it is.
+    Slopes that are known to be 0 change nothing: the function's own activations run.
 
     Raises:
       CollapseError: the tree is of another function, or of another shape; names the site.
     """
-    slopes = {path: slope["slope"] for path, slope in parts.slopes.items()}
-    _check_slopes(traced.found, slopes)
-    bends = [path for path, slope in slopes.items() if not _is_zero(slope)]
-    return _make(traced, parts, bends)
+    _check_slopes(call)
+    execution = ExecutionPlan()
+    substitutions: list[Substitution] = []
+    for name, chain in fused_chains(call).items():
+        scans = chain.sites[0].scans
+        factors = [
+            {leaf: execution.add(f"fused/{name}", array, scans) for leaf, array in factor.items()}
+            for factor in call.params.factors[call.params.keys[name].sites]
+        ]
+        substitutions.append(fused_substitution(chain, factors))
+    for site in call.analysis.sites:
+        slope = call.params.slopes.get(site.path, {}).get("slope")
+        if slope is not None and not _is_zero(slope):
+            value = execution.add(f"slopes/{site.path}", slope, site.scans)
+            substitutions.append(slope_substitution(site.match, value, call.analysis.dependences))
+    removed = {strip_box_suffix(path) for path in call.params.removed}
+    program, names = call.program, call.leaf_names
+    execution.instead = lost_outputs(
+        program,
+        names,
+        dict(zip(program.outs, call.trace.out_paths, strict=True)),
+        [leaf for leaf in program.leaves if strip_box_suffix(names[leaf]) in removed],
+        [each.op for each in substitutions if not each.keep_original],
+    )
+    execution.rewrites = make_rewrites(substitutions, execution.layers, execution.instead)
+    return execution
 
 
-def environment(
-    traced: Traced,
-    schedule: Schedule,
-    parts: Parts,
-    leaves: Sequence[Any],
-    arrays: Sequence[Any],
-) -> Env:
+def bind_arrays(call: BoundCall, execution: ExecutionPlan) -> Env:
     """Returns the arrays that a call runs on, by the values that hold them.
 
-    Args:
-      traced: the call.
-      schedule: how it runs.
-      parts: of the tree.
-      leaves: of the model's params; ShapeDtypeStructs of those that are fused away.
-      arrays: of the inputs.
-
     Raises:
-      CollapseError: where a leaf is needed that is fused away; names it.
+      CollapseError: a leaf that was fused is needed, or one has no values; names it.
     """
     env: Env = {}
-    for value, (part, key, *rest) in schedule.places.items():
-        if part == "slopes":
-            array = parts.slopes[key]["slope"]
-        else:
-            factor, name = rest
-            array = factors_of(parts.fused[key])[factor][name]
+    for value, (path, array) in execution.arrays.items():
         if isinstance(array, jax.ShapeDtypeStruct):
-            raise CollapseError(f"{part}/{key}: got {array}, wanted an array with values.")
+            raise CollapseError(f"{path}: got {array}, expected an array with values.")
         env[value] = jnp.asarray(array)
-    gone = {in_box(path) for path in removed_leaves(parts.fused)}
-    program = traced.found.program
-    for path, value, leaf in zip(traced.paths, program.leaves, leaves, strict=True):
+    removed = {strip_box_suffix(path) for path in call.params.removed}
+    for path, value, leaf in zip(call.trace.paths, call.program.leaves, call.leaves, strict=True):
         if not isinstance(leaf, jax.ShapeDtypeStruct):
             env[value] = leaf
-        elif in_box(path) not in gone:
-            raise CollapseError(f"model/{readable(path)}: got {leaf}, wanted an array with values.")
-        elif schedule.plan.alive(value):
+        elif strip_box_suffix(path) not in removed:
+            name = f"model/{readable(path)}"
+            raise CollapseError(f"{name}: got {leaf}, expected an array with values.")
+        elif execution.rewrites.is_live(value):
             raise CollapseError(
                 f"model/{readable(path)}: was fused away, and this call still needs it: it returns "
                 "what a collapsed site no longer has, and not as the next value of a running "
                 "statistic. Return less: leave out of what the function returns what belongs to "
-                f"{', '.join(sorted(_fused_sites(parts)))}."
+                f"{', '.join(sorted(call.params.collapsed))}."
             )
-    env.update(zip(program.inputs, arrays, strict=True))
+    env.update(zip(call.program.inputs, call.inputs, strict=True))
     return env
-
-
-def fused_runs(found: Found, parts: Parts) -> dict[str, Run]:
-    """Returns the runs that are fused already, by their keys.
-
-    Raises:
-      CollapseError: when the function has no such run; names the site.
-    """
-    sites = {site.path: site for site in found.sites}
-    runs = {}
-    for key, entry in read_fused(parts.fused).items():
-        for path in entry.sites:
-            if path not in sites:
-                raise CollapseError(f"{path}: is fused in this tree, and {_absent(found, path)}")
-        run = Run(tuple(sites[path] for path in entry.sites))
-        _check_entry(key, run, factors_of(parts.fused[key]))
-        runs[key] = run
-    return runs
-
-
-def _make(traced: Traced, parts: Parts, bends: Sequence[str]) -> Schedule:
-    schedule, found = Schedule(), traced.found
-    replacements: list[Replacement] = []
-    for key, run in fused_runs(found, parts).items():
-        scans = run.sites[0].scans
-        factors = [
-            {name: schedule.add(("fused", key, i, name), scans) for name in factor}
-            for i, factor in enumerate(factors_of(parts.fused[key]))
-        ]
-        replacements.append(fused(run, factors))
-    for site in found.sites:
-        if site.path in bends:
-            slope = schedule.add(("slopes", site.path), site.scans)
-            replacements.append(bent(site.match, slope, found.kinds))
-    gone = {in_box(path) for path in removed_leaves(parts.fused)}
-    program = found.program
-    paths = dict(zip([*program.leaves, *program.state], traced.leaf_paths, strict=True))
-    schedule.instead = lost_outputs(
-        program,
-        paths,
-        dict(zip(program.outs, traced.out_paths, strict=True)),
-        [leaf for leaf in program.leaves if in_box(paths[leaf]) in gone],
-        [each.op for each in replacements if not each.own],
-    )
-    schedule.plan = make_plan(replacements, schedule.layers, schedule.instead)
-    return schedule
-
-
-def _fused_sites(parts: Parts) -> set[str]:
-    return {path for entry in read_fused(parts.fused).values() for path in entry.sites}
 
 
 def _is_zero(slope: Any) -> bool:
@@ -168,35 +118,14 @@ def _is_zero(slope: Any) -> bool:
     return known and not np.any(np.asarray(slope))
 
 
-def _check_slopes(found: Found, slopes: Mapping[str, Any]) -> None:
-    sites = {site.path: site for site in found.sites}
-    for path, slope in slopes.items():
+def _check_slopes(call: BoundCall) -> None:
+    sites = {site.path: site for site in call.analysis.sites}
+    for path, slope in call.params.slopes.items():
         if path not in sites:
-            raise CollapseError(f"{path}: has a slope in this tree, and {_absent(found, path)}")
-        if tuple(np.shape(slope)) != sites[path].stack:
+            raise CollapseError(f"{path}: has a slope in this tree, but {why_no_site(call, path)}")
+        shape = tuple(np.shape(slope["slope"]))
+        if shape != sites[path].stack:
             raise CollapseError(
-                f"{path}: slope has shape {tuple(np.shape(slope))}, wanted {sites[path].stack}, "
-                "one for every layer that a scan stacks. Make the tree anew with `init`."
+                f"{path}: got a slope of shape {shape}, expected {sites[path].stack}, one for "
+                "every layer that a scan stacks. Make the tree again with `init`."
             )
-
-
-def _absent(found: Found, path: str) -> str:
-    reasons = [reason for name, reason in found.left if name == path]
-    if reasons:
-        return f"the function has no such site in this call: {reasons[0]}."
-    names = ", ".join(site.path for site in found.sites[:8]) or "none"
-    return (
-        f"the function has no such site (its sites: {names}). Pass a tree that `init`, `collapse` "
-        "or a restore made for this function."
-    )
-
-
-def _check_entry(key: str, run: Run, factors: Sequence[Mapping[str, Any]]) -> None:
-    first: FoundSite = run.sites[0]
-    wanted = (*first.stack, run.first.d_in, run.last.d_out)
-    got = (*factors[0]["kernel"].shape[:-1], factors[-1]["kernel"].shape[-1])
-    if got != wanted:
-        raise CollapseError(
-            f"fused/{key}: the kernel is {got}, the function wants {wanted}. Pass a tree that was "
-            "made for a function of these widths."
-        )

@@ -1,4 +1,4 @@
-"""What runs in the place of a run of Dense layers once it is fused."""
+"""The substitution that runs fused sites."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,13 +6,13 @@ import jax
 from jax import lax
 
 from lcjax.transform.ir.program import Value
-from lcjax.transform.ir.rewrites import Read, Replacement
-from lcjax.transform.lowering.segments import Run, tokens_of
+from lcjax.transform.ir.rewrites import Read, Substitution
+from lcjax.transform.lowering.site_chains import SiteChain
 
 
-def fused(run: Run, factors: Sequence[Mapping[str, Value]]) -> Replacement:
-    """Returns what computes the output of a run from its factors, held by these values."""
-    first, last = run.first, run.last
+def fused_substitution(chain: SiteChain, factors: Sequence[Mapping[str, Value]]) -> Substitution:
+    """Returns the substitution that computes the output of a chain from its factors."""
+    first, last = chain.first, chain.last
     params, out = last.product.eqn.params, last.out
     kind = {name: params[name] for name in ("precision", "preferred_element_type")}
 
@@ -29,21 +29,21 @@ def fused(run: Run, factors: Sequence[Mapping[str, Value]]) -> Replacement:
             if factor is not factors[-1]:
                 y = lax.convert_element_type(y, last.x.aval.dtype)
             axes, size = (y.ndim - 1,), [y.shape[-1]]
-        return lax.convert_element_type(_laid_out(y, run), out.aval.dtype)
+        return lax.convert_element_type(_laid_out(y, chain), out.aval.dtype)
 
-    return Replacement(last.last, (first.x,), compute)
+    return Substitution(last.last, (first.x,), compute)
 
 
-def _laid_out(y: jax.Array, run: Run) -> jax.Array:
-    """Returns y (tokens in the order of the run's input, units last) as the program lays it out."""
-    last, tokens = run.last, tokens_of(run)
+def _laid_out(y: jax.Array, chain: SiteChain) -> jax.Array:
+    """Returns y (tokens in the order of the chain's input, units last) in the program's layout."""
+    last, tokens = chain.last, chain.output_tokens
     units = [last.kernel.shape[axis] for axis in last.kernel_out]
     y = lax.reshape(y, (*y.shape[:-1], *units))
     order = []
-    for label in last.labels:
-        if label and label[0] == "unit":
-            order.append(y.ndim - len(units) + label[1])
-        elif label and (token := tokens[label[1]]) is not None:
+    for role in last.roles:
+        if role and role[0] == "unit":
+            order.append(y.ndim - len(units) + role[1])
+        elif role and (token := tokens[role[1]]) is not None:
             order.append(token)
     gone = [axis for axis in range(y.ndim) if axis not in order]
     y = lax.transpose(y, [*gone, *order])

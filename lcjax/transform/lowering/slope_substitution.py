@@ -1,4 +1,4 @@
-"""The slope mixed in where a site's activation returns."""
+"""The substitution that gives a site's activation its slope."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -9,15 +9,15 @@ from jax.core import Tracer
 
 from lcjax._jaxpr import bind
 from lcjax.nn.activations import interpolate
-from lcjax.transform.analysis.dependence import Kind, Kinds
+from lcjax.transform.analysis.dependence import Dependence, Dependences
 from lcjax.transform.ir.interpreter import run
 from lcjax.transform.ir.program import Op, Region, Value, ops_in
-from lcjax.transform.ir.rewrites import Plan, Read, Replacement
+from lcjax.transform.ir.rewrites import Read, Rewrites, Substitution
 from lcjax.transform.matching.match import Match
 
 
-def bent(match: Match, slope: Value, kinds: Kinds) -> Replacement:
-    """Returns what computes `α z + (1 − α) σ(z)`, or `α v + (1 − α) σ(g) ⊙ v` of a gated unit.
+def slope_substitution(match: Match, slope: Value, dependences: Dependences) -> Substitution:
+    """Returns the substitution by `α z + (1 − α) σ(z)`, or `α v + (1 − α) σ(g) ⊙ v` if gated.
 
     What scales a gate scales its value too: `c (α v + (1 − α) σ(g) ⊙ v)`.
     Where σ is a function of z alone, by `lcjax.nn.activations.interpolate`, whose backward
@@ -26,12 +26,12 @@ def bent(match: Match, slope: Value, kinds: Kinds) -> Replacement:
     Args:
       match: the site.
       slope: the value that holds α.
-      kinds: of all values.
+      dependences: of all values.
     """
     op, start, end = match.end.maker, match.start, match.end
     assert isinstance(op, Op)
     scales = [step.by for step in match.on_gate if step.by is not None]
-    items = None if match.gated else _function(match, kinds)
+    items = None if match.gated else _function(match, dependences)
 
     def mix(read: Read) -> jax.Array:
         z, h = read(start), read(end)
@@ -41,18 +41,18 @@ def bent(match: Match, slope: Value, kinds: Kinds) -> Replacement:
         return interpolate(lambda z, h: h, lax.convert_element_type(z, h.dtype), read(slope), h)
 
     if items is None or start.aval.dtype != end.aval.dtype:
-        return Replacement(op, (start, *scales), mix, own=True)
+        return Substitution(op, (start, *scales), mix, keep_original=True)
 
     def sigma(z: jax.Array) -> jax.Array:
         env = {start: z}
-        run(items, Plan(), env)
+        run(items, Rewrites(), env)
         return env[end]
 
-    return Replacement(op, (start,), lambda read: interpolate(sigma, read(start), read(slope)))
+    return Substitution(op, (start,), lambda read: interpolate(sigma, read(start), read(slope)))
 
 
-def _function(match: Match, kinds: Kinds) -> list[Op | Region] | None:
-    """Returns what runs the activation as a function of its input alone; None if it needs more.
+def _function(match: Match, dependences: Dependences) -> list[Op | Region] | None:
+    """Returns the activation as a function of its input alone; None if it needs more.
 
     Calls that belong to it as a whole stay calls, with what derivatives of their own they have.
     """
@@ -67,7 +67,10 @@ def _function(match: Match, kinds: Kinds) -> list[Op | Region] | None:
         if isinstance(value.constant, Tracer):
             return None
         if value.constant is None:
-            if not isinstance(op, Op) or kinds[value] in (Kind.PARAM, Kind.RANDOM):
+            if not isinstance(op, Op) or dependences[value] in (
+                Dependence.PARAM,
+                Dependence.RANDOM,
+            ):
                 return None
             needed.setdefault(op)
             todo += op.ins
@@ -75,7 +78,7 @@ def _function(match: Match, kinds: Kinds) -> list[Op | Region] | None:
 
 
 def _whole(op: Op, ops: Collection[Op]) -> Op | Region:
-    """Returns the outermost call around an operation that does nothing but these; or itself."""
+    """Returns the outermost call around an operation with only these operations; or itself."""
     item: Op | Region = op
     while item.scope is not None and item.scope.kind != "scan" and _all_in(item.scope, ops):
         item = item.scope
@@ -87,13 +90,13 @@ def _all_in(region: Region, ops: Collection[Op]) -> bool:
 
 
 def _in_order(items: Mapping[Op, Op | Region], last: Any) -> list[Op | Region]:
-    """Returns operations and calls such that each comes after those whose results it reads.
+    """Returns operations and calls in an order in which operands come before their users.
 
     In the order of their operands: it is the same in every process.
 
     Args:
-      items: what runs each operation.
-      last: the operation whose result is wanted.
+      items: by operation, the operation itself or the call that runs it.
+      last: the operation that returns the result.
     """
     done: dict[Op | Region, None] = {}
     todo = [items[last]]

@@ -8,15 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from lcjax._jaxpr import bind
-from lcjax.transform.analysis.axes import Labels
-from lcjax.transform.analysis.dense import Dense, root
-from lcjax.transform.ir.primitives import SAME
+from lcjax.transform.analysis.axes import AxisRoles
+from lcjax.transform.analysis.dense import DenseOp, root
+from lcjax.transform.ir.primitives import PASSTHROUGH
 from lcjax.transform.ir.program import Op, Region, Value
 
 Leaves = Mapping[Value, Any]
 
 
-def matrix(dense: Dense, leaves: Leaves) -> Any:
+def matrix(dense: DenseOp, leaves: Leaves) -> Any:
     """Returns a kernel as a matrix (..., d_in, d_out), in the dtype in which it is stored.
 
     The leaf itself where it is one already. Leading axes are the layers of scans.
@@ -32,24 +32,22 @@ def matrix(dense: Dense, leaves: Leaves) -> Any:
     def arrange(array: jax.Array) -> jax.Array:
         return jnp.reshape(jnp.transpose(array, order), shape)
 
-    return _viewed(_levels(dense.kernel), leaves, None if order == [0, 1] else arrange)
+    return _apply_moves(_scan_levels(dense.kernel), leaves, None if order == [0, 1] else arrange)
 
 
 def vector(
-    value: Value, labels: Labels, shape: Sequence[int], leaves: Leaves, scans: Sequence[Region]
+    value: Value, roles: AxisRoles, shape: Sequence[int], leaves: Leaves, scans: Sequence[Region]
 ) -> Any:
     """Returns a fixed value that is the same for every token as a vector (..., d) over units.
 
     Args:
-      value: has the axes of what it is joined with, or none.
-      labels: of the result; its units are wanted in the order in which they are counted.
+      value: has the axes of the result, or none.
+      roles: of the axes of the result; the vector has its units in the order of their numbers.
       shape: of the result.
       leaves: arrays or ShapeDtypeStructs.
-      scans: whose layers the leading axes are.
+      scans: the scans whose layers the leading axes are.
     """
-    units = sorted(
-        (label[1], axis) for axis, label in enumerate(labels) if label and label[0] == "unit"
-    )
+    units = sorted((role[1], axis) for axis, role in enumerate(roles) if role and role[0] == "unit")
     axes = [axis for _, axis in units]
     sizes = tuple(shape[axis] for axis in axes)
     width = int(np.prod(sizes))
@@ -60,18 +58,18 @@ def vector(
             array = jnp.transpose(array, (*others, *axes))[(0,) * len(others)]
         return jnp.reshape(jnp.broadcast_to(array, sizes), (width,))
 
-    levels = _levels(value)
+    levels = _scan_levels(value)
     origin = levels[0][0]
     if origin in leaves and len(levels) == len(scans) + 1:
         stack = tuple(scan.eqn.params["length"] for scan in scans)
         moved = any(op.name in ("transpose", "slice") for _, ops in levels for op in ops)
         plain = leaves[origin].shape == (*stack, width) and not moved
-        return leaves[origin] if plain else _viewed(levels, leaves, arrange)
+        return leaves[origin] if plain else _apply_moves(levels, leaves, arrange)
     return _computed(value, leaves, scans, arrange)
 
 
-def _levels(value: Value) -> list[tuple[Value, list[Op]]]:
-    """Returns what a value is but for dtype and place, and what was done to it since.
+def _scan_levels(value: Value) -> list[tuple[Value, list[Op]]]:
+    """Returns the origin of a value, and the operations that changed its dtype and layout since.
 
     One pair for every scan that it is a layer of and one for outside, which comes first.
     """
@@ -83,16 +81,16 @@ def _levels(value: Value) -> list[tuple[Value, list[Op]]]:
     return levels
 
 
-def _viewed(
+def _apply_moves(
     levels: Sequence[tuple[Value, Sequence[Op]]],
     leaves: Leaves,
     arrange: Callable[[jax.Array], jax.Array] | None,
 ) -> Any:
-    """Returns a leaf with its axes moved as the program moves them, and arranged; not cast."""
+    """Returns a leaf with its axes moved as in the program, and arranged, in its own dtype."""
     moves: list[tuple[int, Callable[[jax.Array], jax.Array]]] = []
     for depth, (_, ops) in enumerate(levels):
         for op in ops:
-            if op.name not in SAME:
+            if op.name not in PASSTHROUGH:
                 moves.append((depth, lambda array, op=op: bind(op.eqn, [array])[0]))
     if arrange is not None:
         moves.append((len(levels) - 1, arrange))
@@ -102,14 +100,16 @@ def _viewed(
 
     def view(array: jax.Array) -> jax.Array:
         for depth, move in moves:
-            array = _mapped(move, depth)(array)
+            array = _nested_vmap(move, depth)(array)
         return array
 
     return jax.eval_shape(view, leaf) if isinstance(leaf, jax.ShapeDtypeStruct) else view(leaf)
 
 
-def _mapped(fn: Callable[[jax.Array], jax.Array], depth: int) -> Callable[[jax.Array], jax.Array]:
-    return _mapped(jax.vmap(fn), depth - 1) if depth else fn
+def _nested_vmap(
+    fn: Callable[[jax.Array], jax.Array], depth: int
+) -> Callable[[jax.Array], jax.Array]:
+    return _nested_vmap(jax.vmap(fn), depth - 1) if depth else fn
 
 
 def _computed(
@@ -118,7 +118,7 @@ def _computed(
     scans: Sequence[Region],
     arrange: Callable[[jax.Array], jax.Array],
 ) -> Any:
-    """Returns what a value computed from leaves is, for every layer of the scans, arranged."""
+    """Returns a value computed from leaves, for every layer of the scans, arranged."""
 
     def layered(known: Mapping[Value, Any], scans: Sequence[Region]) -> jax.Array:
         if not scans:
@@ -157,13 +157,13 @@ def _origins(value: Value) -> set[Value]:
 
 
 def _is_known(value: Value, known: Mapping[Value, Any]) -> bool:
-    """Tells whether a value can be computed from those that are known."""
+    """Returns whether a value can be computed from those that are known."""
     ends = [each for each in _origins(value) if not isinstance(each.maker, Op)]
     return all(each in known or each.constant is not None for each in ends)
 
 
 def _evaluate(value: Value, known: dict[Value, Any]) -> Any:
-    """Returns a value, computing what it needs and is not known, and adding it to what is."""
+    """Returns a value, and adds it and everything computed for it to the known values."""
     if value.constant is not None:
         return value.constant
     if value not in known:

@@ -1,1 +1,1 @@
-"""Pairs of Dense layers in a traced program, and why others are left alone."""
+"""Sites in a traced program, and why other pairs of Dense layers are not sites."""

@@ -1,4 +1,4 @@
-"""What a value is made of, back to the Dense layers that it comes from."""
+"""Backward slices: the operations between a value and the Dense layers that it comes from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,108 +6,125 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from lcjax.transform.analysis.affine_ops import data_operands
-from lcjax.transform.analysis.axes import Labels, labels_before
-from lcjax.transform.analysis.dense import Dense
-from lcjax.transform.analysis.dependence import Kind, Kinds
-from lcjax.transform.analysis.reasons import MERGES, NOT_BY_UNIT, OTHER, STATE, SUM
-from lcjax.transform.ir.primitives import MOVES, PRODUCTS, REDUCTIONS, is_elementwise
+from lcjax.transform.analysis.axes import AxisRoles, roles_before
+from lcjax.transform.analysis.dense import DenseOp
+from lcjax.transform.analysis.dependence import Dependence, Dependences
+from lcjax.transform.analysis.reasons import Cause, Reason
+from lcjax.transform.ir.primitives import PRODUCTS, REDUCTIONS, RESHAPES, is_elementwise
 from lcjax.transform.ir.program import Op, Value
+
+_MOST_DENSES = 2  # gate and value
 
 
 @dataclass
-class Cone:
-    """What a value is made of, back to the Dense layers: every operation elementwise, or named.
+class BackwardSlice:
+    """The operations that compute a value, back to Dense layers.
 
     Attributes:
       ops: the operations, from the value backwards.
       denses: the Dense layers it comes from.
-      odd: what else it comes from, and what stands in the way.
+      obstacles: reasons why it is not a function of Dense layers unit by unit.
+      truncated: whether the search ended early, at more Dense layers than a site has.
     """
 
     ops: list[Op]
-    denses: list[Dense]
-    odd: list[str]
+    denses: list[DenseOp]
+    obstacles: list[Reason]
+    truncated: bool = False
 
     @property
-    def reason(self) -> str:
-        """What to say of it where it is no activation of Dense layers; "" where it may be one."""
-        return max(self.odd, key=lambda reason: reason.startswith(SUM), default="")
+    def reason(self) -> Reason | None:
+        """Why it is not an activation of Dense layers; None if it may be one."""
+        reductions = (reason for reason in self.obstacles if reason.cause is Cause.REDUCTION)
+        return next(reductions, self.obstacles[0] if self.obstacles else None)
 
 
-class Cones:
-    """Finds what values are made of.
+class Slicer:
+    """Finds backward slices.
 
     Attributes:
       dense_of: the Dense layers of the program, by the bare product and by the output.
-      kinds: of all values.
+      dependences: of all values.
     """
 
-    def __init__(self, denses: Mapping[Value, Dense], kinds: Kinds):
+    def __init__(self, denses: Mapping[Value, DenseOp], dependences: Dependences):
         self.dense_of = dict(denses) | {dense.out: dense for dense in denses.values()}
-        self.kinds = kinds
+        self.dependences = dependences
         self._walked: set[Value] = set()
 
-    def of(self, end: Value, labels: Labels) -> Cone:
-        """Returns the cone of a value with these labels."""
-        cone, seen, todo = Cone([], [], []), set(), [(end, labels)]
+    def of(self, end: Value, roles: AxisRoles) -> BackwardSlice:
+        """Returns the backward slice of a value with these roles.
+
+        The search ends where more Dense layers are found than a site has: a value of a residual
+        stream comes from every layer before it, and to follow all of them from each would take
+        quadratic time.
+        """
+        upstream, seen, todo = BackwardSlice([], [], []), set(), [(end, roles)]
         while todo:
-            value, labels = todo.pop()
+            value, roles = todo.pop()
+            if len({dense.product for dense in upstream.denses}) > _MOST_DENSES:
+                upstream.truncated = True
+                break
             if value in seen:
                 continue
             seen.add(value)
             op = value.maker
             if value in self.dense_of:
                 dense = self.dense_of[value]
-                cone.denses += [dense] if dense not in cone.denses else []
+                upstream.denses += [dense] if dense not in upstream.denses else []
             elif not isinstance(op, Op):
-                cone.odd.append(self._obstacle(value))
-            elif op.name in MOVES or op.name in ("slice", "split"):
-                earlier = labels_before(op, op.ins[0], labels)
+                upstream.obstacles.append(self._obstacle(value))
+            elif op.name in RESHAPES or op.name in ("slice", "split"):
+                earlier = roles_before(op, op.ins[0], roles)
                 if earlier is None:
-                    cone.odd.append(self._obstacle(value))
+                    upstream.obstacles.append(self._obstacle(value))
                 else:
-                    cone.ops.append(op)
+                    upstream.ops.append(op)
                     todo.append((op.ins[0], earlier))
             elif is_elementwise(op):
-                operands = data_operands(op, self.kinds, labels)
-                cone.ops.append(op)
+                operands = data_operands(op, self.dependences, roles)
+                upstream.ops.append(op)
                 for operand in operands:
                     if operand.shape == value.shape:
-                        todo.append((operand, labels))
+                        todo.append((operand, roles))
                     else:
-                        cone.odd.append(self._obstacle(operand))
+                        upstream.obstacles.append(self._obstacle(operand))
             else:
-                cone.odd.append(self._obstacle(value))
-        return cone
+                upstream.obstacles.append(self._obstacle(value))
+        return upstream
 
-    def _obstacle(self, value: Value) -> str:
-        """Returns what to say of a value that is in the way, by the operation that made it."""
+    def _obstacle(self, value: Value) -> Reason:
+        """Returns why a value is an obstacle, by the operation that made it."""
         if not self._comes_from_dense(value):
             return self._other(value)
         op, moved = value.maker, ""
-        while isinstance(op, Op) and (op.name in MOVES or is_elementwise(op)):
-            moved = op.name if op.name in MOVES else moved
-            data = [operand for operand in op.ins if self.kinds[operand] is Kind.DATA]
+        while isinstance(op, Op) and (op.name in RESHAPES or is_elementwise(op)):
+            moved = op.name if op.name in RESHAPES else moved
+            data = [operand for operand in op.ins if self.dependences[operand] is Dependence.DATA]
             value = data[0] if data else value
             op = data[0].maker if data else None
             if moved and value in self.dense_of:
-                return MERGES.format(op=moved)
+                return Reason(Cause.MERGES, op=moved)
         if not isinstance(op, Op):
-            return OTHER
+            return Reason(Cause.OTHER)
         if op.name in REDUCTIONS:
-            return f"{SUM} (`{op.name}`)"
-        return NOT_BY_UNIT.format(op=op.name)
+            return Reason(Cause.REDUCTION, op=op.name)
+        return Reason(Cause.NOT_BY_UNIT, op=op.name)
 
-    def _other(self, value: Value) -> str:
-        """Returns what to say of a value that comes from no Dense."""
+    def _other(self, value: Value) -> Reason:
+        """Returns why a value that does not come from a Dense is an obstacle."""
         while isinstance(value.maker, Op):
-            data = [operand for operand in value.maker.ins if self.kinds[operand] is Kind.DATA]
-            if not data or not (value.maker.name in MOVES or is_elementwise(value.maker)):
-                return OTHER
+            data = [
+                operand
+                for operand in value.maker.ins
+                if self.dependences[operand] is Dependence.DATA
+            ]
+            if not data or not (value.maker.name in RESHAPES or is_elementwise(value.maker)):
+                return Reason(Cause.OTHER)
             value = data[0]
         by_unit = sum(size != 1 for size in value.shape) <= 1
         floats = jnp.issubdtype(value.aval.dtype, jnp.floating)
-        return OTHER + STATE if by_unit and floats else OTHER
+        return Reason(Cause.OTHER_STATISTICS if by_unit and floats else Cause.OTHER)
 
     def _comes_from_dense(self, end: Value) -> bool:
         seen, todo = set(), [end]
@@ -117,22 +134,24 @@ class Cones:
                 return True
             op = value.maker
             if value not in seen and isinstance(op, Op) and op.name not in PRODUCTS:
-                todo += [operand for operand in op.ins if self.kinds[operand] is Kind.DATA]
+                todo += [
+                    operand for operand in op.ins if self.dependences[operand] is Dependence.DATA
+                ]
             seen.add(value)
         return False
 
-    def near(self, end: Value) -> tuple[list[Dense], bool]:
-        """Returns the Dense layers that a value comes from through whatever but products.
+    def upstream_denses(self, end: Value) -> tuple[list[DenseOp], bool]:
+        """Returns the Dense layers that a value comes from through anything but products.
 
-        And whether other streams of values enter: inputs, products of data, and what an earlier
-        call came across already: of a residual stream each Dense is returned once.
+        Also returns whether other values enter: inputs, products of data, and values that an
+        earlier call visited, so that of a residual stream each Dense is returned once.
         """
-        found: list[Dense] = []
+        found: list[DenseOp] = []
         mixed, todo = False, [end]
         own: set[Value] = set()
         while todo:
             value = todo.pop()
-            if value in own or self.kinds[value] is not Kind.DATA:
+            if value in own or self.dependences[value] is not Dependence.DATA:
                 continue
             own.add(value)
             if value in self.dense_of:
@@ -144,6 +163,6 @@ class Cones:
             elif isinstance(op, Op) and op.name not in PRODUCTS:
                 todo += reversed(op.ins)
             elif isinstance(op, Op) or jnp.issubdtype(value.aval.dtype, jnp.floating):
-                mixed = True  # what is no float, as an index or a condition, is no stream
+                mixed = True  # indices and conditions do not count
         self._walked |= own
         return found, mixed

@@ -1,39 +1,41 @@
-"""What of a function is a site and what is not, as a table."""
+"""Which places of a function are sites, and why others are not, as a table."""
 
 from dataclasses import dataclass
 
 from lcjax._table import render
-from lcjax.transform.matching.find_sites import Found
-from lcjax.transform.params.tree import Parts, read_fused
+from lcjax.transform.analysis.reasons import Rejected
+from lcjax.transform.matching.find_sites import Analysis
+from lcjax.transform.params.tree import FunctionParams
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Every place in a function where a Dense leads to another; prints as a table.
+    """Every place in a function where a Dense feeds another; prints as a table.
 
-    Through whatever is between, but for products of data with data, as in attention. Products
-    with kernels by batch, by group, or picked by the data count as Dense layers here.
+    Anything may be between them except products of data with data, as in attention. Products with
+    kernels by batch, by group, or picked by the data count as Dense layers here.
 
     Attributes:
       sites: the paths of the sites, in forward order.
       fused: the paths of those that are fused already.
-      left: what is left alone, by the path of the Dense before, with the reason.
+      rejected: what is not a site: the path of the Dense before, and the reason, typed; `str` gives
+        its text.
     """
 
     sites: tuple[str, ...]
     fused: tuple[str, ...]
-    left: tuple[tuple[str, str], ...]
+    rejected: tuple[Rejected, ...]
 
     @classmethod
-    def of(cls, found: Found, parts: Parts) -> "Explanation":
-        """Returns the explanation of what is found in a program."""
-        fused = tuple(path for key in read_fused(parts.fused).values() for path in key.sites)
-        sites = tuple(site.path for site in found.sites if site.path not in fused)
-        return cls(sites, fused, found.left)
+    def of(cls, analysis: Analysis, params: FunctionParams) -> "Explanation":
+        """Returns the explanation of a program that runs with a tree."""
+        fused = tuple(path for key in params.keys.values() for path in key.sites)
+        sites = tuple(site.path for site in analysis.sites if site.path not in fused)
+        return cls(sites, fused, analysis.rejected)
 
     def __str__(self) -> str:
         """Returns the table."""
         rows = [(path, "a site") for path in self.sites]
         rows += [(path, "fused") for path in self.fused]
-        rows += [(path, f"left alone: {reason}") for path, reason in self.left]
-        return render(("after", ""), rows or [("", "no Dense leads to another")], left=2)
+        rows += [(path, f"not a site: {reason}") for path, reason in self.rejected]
+        return render(("after", ""), rows or [("", "no Dense feeds another")], left=2)

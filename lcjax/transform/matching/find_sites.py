@@ -1,45 +1,46 @@
-"""All that is found in a program: its sites in forward order, and what is left alone and why."""
+"""Analysis of a program: its sites in forward order, and what is not a site and why."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lcjax.transform.analysis import reasons
-from lcjax.transform.analysis.dense import Dense, find_denses, layer_scans
-from lcjax.transform.analysis.dependence import Kind, Kinds, find_kinds
-from lcjax.transform.analysis.kernels import leaves_of, name_of, picked, why_not_a_leaf
+from lcjax.transform.analysis.dense import DenseOp, find_denses, layer_scans
+from lcjax.transform.analysis.dependence import Dependence, Dependences, find_dependences
+from lcjax.transform.analysis.kernels import indexed_kernels, leaves_of, name_of, why_not_a_leaf
 from lcjax.transform.analysis.other_products import Others
-from lcjax.transform.ir.dead_code import find_dead
+from lcjax.transform.analysis.reasons import Cause, Reason, Rejected
+from lcjax.transform.ir.dead_code import find_dead_code
 from lcjax.transform.ir.primitives import holds_products
 from lcjax.transform.ir.program import Program, Region, Value, scans_around
 from lcjax.transform.matching.exclusive_use import why_not_alone
-from lcjax.transform.matching.match import Match, Matcher, Misfit
+from lcjax.transform.matching.match import Match, Matcher, Rejection
 from lcjax.transform.params.keys import readable
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class FoundSite:
+class MatchedSite:
     """A site of a program.
 
     Attributes:
       path: its name, from the path of its first kernel.
-      match: what stands there.
-      scans: the scans of which its kernels hold a layer for every step, the outermost first.
-      leaves: what of the params it alone needs, by index; gone once it is fused.
-      products: the Dense layers that are gone then.
-      trained: whether a norm in it uses statistics of the batch: it is bent, and cannot be fused.
+      match: the Dense layers and what is between them.
+      scans: the scans for which its kernels stack one layer a step, the outermost first.
+      leaves: leaves of the params that only it uses, by index; fusing removes them.
+      products: the Dense layers that fusing removes.
+      uses_batch_statistics: whether a norm in it uses statistics of the batch, so that it cannot
+        be fused.
     """
 
     path: str
     match: Match
     scans: tuple[Region, ...]
     leaves: frozenset[int]
-    products: tuple[Dense, ...]
-    trained: bool
+    products: tuple[DenseOp, ...]
+    uses_batch_statistics: bool
 
     @property
     def stack(self) -> tuple[int, ...]:
-        """How many layers every scan has stacked in its kernels."""
+        """Number of layers that every scan stacks in its kernels."""
         return tuple(scan.eqn.params["length"] for scan in self.scans)
 
     @property
@@ -49,51 +50,51 @@ class FoundSite:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Found:
-    """What is found in a program.
+class Analysis:
+    """The sites of a program, and the rest of what is known of it.
 
     Attributes:
       program: the program.
-      kinds: of its values.
+      dependences: of its values.
       sites: in forward order.
-      left: what looks like a site and is none, each by its path with the reason.
+      rejected: the path of what is almost a site, with the reason why it is not.
     """
 
     program: Program
-    kinds: Kinds
-    sites: tuple[FoundSite, ...]
-    left: tuple[tuple[str, str], ...]
+    dependences: Dependences
+    sites: tuple[MatchedSite, ...]
+    rejected: tuple[Rejected, ...]
 
 
-def find_all(program: Program, leaf_names: Sequence[str], site_names: Sequence[str]) -> Found:
-    """Returns what is found in a program.
+def find_all(program: Program, leaf_names: Sequence[str], site_names: Sequence[str]) -> Analysis:
+    """Returns the analysis of a program.
 
     Args:
       program: of any function.
       leaf_names: the encoded paths of the leaves of its params.
-      site_names: what a site is called whose first kernel is the leaf of this index.
+      site_names: names of sites by the index of the leaf that is their first kernel.
     """
-    kinds = find_kinds(program)
-    denses = find_denses(program, kinds)
-    matcher = Matcher(denses, kinds)
+    dependences = find_dependences(program)
+    denses = find_denses(program, dependences)
+    matcher = Matcher(denses, dependences)
     index = {leaf: i for i, leaf in enumerate(program.leaves)}
     called = {leaf: readable(leaf_names[i]) for leaf, i in index.items()}
     named = {leaf: site_names[i] for leaf, i in index.items()}
-    sites: list[FoundSite] = []
-    left: list[tuple[str, str]] = []
-    unsure: list[tuple[str, str]] = []
+    sites: list[MatchedSite] = []
+    rejected: list[Rejected] = []
+    unsure: list[Rejected] = []
     for down in denses.values():
         found = matcher.match(down)
         if found is None:
             continue
-        if isinstance(found, Misfit):
-            rows = left if found.sure else unsure
+        if isinstance(found, Rejection):
+            rows = rejected if found.sure else unsure
             rows += [(name_of(up.kernel, named, called), found.reason) for up in found.ups]
             continue
         path = name_of(found.up.kernel, named, called)
-        site = _accept(path, found, denses.values(), index, called, kinds)
-        if isinstance(site, str):
-            left.append((path, site))
+        site = _accept(path, found, denses.values(), index, called, dependences)
+        if isinstance(site, Reason):
+            rejected.append((path, site))
         else:
             sites.append(site)
     inner = {
@@ -103,56 +104,56 @@ def find_all(program: Program, leaf_names: Sequence[str], site_names: Sequence[s
         if dense not in (site.match.up, site.match.down)
     }
     nested = [site for site in sites if {site.match.up, site.match.down} & inner]
-    left += [(site.path, reasons.NESTED) for site in nested]
+    rejected += [(site.path, Reason(Cause.NESTED)) for site in nested]
     times = Counter(site.path for site in sites)
     tied = [site for site in sites if times[site.path] > 1]  # in training only
-    left += [(site.path, reasons.TIED) for site in tied]
-    left += _unopened(program) + picked(program, kinds, named)
+    rejected += [(site.path, Reason(Cause.TIED)) for site in tied]
+    rejected += _opaque_calls(program) + indexed_kernels(program, dependences, named)
     sites = [site for site in sites if site not in nested + tied]
-    unsure += Others(program, denses, kinds).pairs(named, called)
-    known = {site.path for site in sites} | {path for path, _ in left}
+    unsure += Others(program, denses, dependences).pairs(named, called)
+    known = {site.path for site in sites} | {path for path, _ in rejected}
     first = {path: reason for path, reason in reversed(unsure) if path not in known}
-    left += [row for row in dict.fromkeys(unsure) if first.get(row[0]) == row[1]]
-    return Found(program, kinds, tuple(sites), tuple(dict.fromkeys(left)))
+    rejected += [row for row in dict.fromkeys(unsure) if first.get(row[0]) == row[1]]
+    return Analysis(program, dependences, tuple(sites), tuple(dict.fromkeys(rejected)))
 
 
-def _unopened(program: Program) -> list[tuple[str, str]]:
-    """Returns the operations inside of which there are products, with what to do about them."""
+def _opaque_calls(program: Program) -> list[Rejected]:
+    """Returns the operations that contain products, with the reason why they are not opened."""
     names = dict.fromkeys(op.name for op in program.ops() if holds_products(op.eqn))
-    return [(f"(inside `{name}`)", reasons.UNOPENED) for name in names]
+    return [(f"(inside `{name}`)", Reason(Cause.UNOPENED)) for name in names]
 
 
 def _accept(
     path: str,
     found: Match,
-    denses: Iterable[Dense],
+    denses: Iterable[DenseOp],
     index: Mapping[Value, int],
     called: Mapping[Value, str],
-    kinds: Kinds,
-) -> FoundSite | str:
-    """Returns the site, or why there is none."""
+    dependences: Dependences,
+) -> MatchedSite | Reason:
+    """Returns the site, or why it is not one."""
     up, down = found.up, found.down
     for dense, which in ((up, "before"), (down, "after")):
         objection = why_not_a_leaf(dense, which, called)
         if objection:
             return objection
     if scans_around(up.product) != scans_around(down.product):
-        return reasons.LOOPS
+        return Reason(Cause.LOOPS)
     scans = layer_scans(up.kernel)
     if scans != layer_scans(down.kernel):
-        return reasons.LAYERS
+        return Reason(Cause.LAYERS)
     joined = [step.by for step in found.steps if step.by is not None]
     joined += [dense.bias for dense in (up, down) if dense.bias is not None]
-    trained = any(kinds[value] is Kind.DATA for value in joined)
-    fixed = [value for value in joined if kinds[value] is not Kind.DATA]
-    dead = find_dead([down.last], [up.x])
-    if not trained:
+    uses_batch_statistics = any(dependences[value] is Dependence.DATA for value in joined)
+    fixed = [value for value in joined if dependences[value] is not Dependence.DATA]
+    dead = find_dead_code([down.last], [up.x])
+    if not uses_batch_statistics:
         folded = dict.fromkeys(leaf for value in fixed for leaf in leaves_of(value, index))
         if any(not set(layer_scans(value)) <= set(scans) for value in fixed):
-            return reasons.JOINED_BY_LAYER
+            return Reason(Cause.JOINED_BY_LAYER)
         objection = why_not_alone(found, dead, list(folded), called)
         if objection:
             return objection
     gone = tuple(dense for dense in denses if dense.product in dead or dense is down)
-    leaves = frozenset(i for leaf, i in index.items() if leaf in dead)
-    return FoundSite(path, found, tuple(scans), leaves, gone, trained)
+    leaves = frozenset(index[v] for v in dead if isinstance(v, Value) and v in index)
+    return MatchedSite(path, found, tuple(scans), leaves, gone, uses_batch_statistics)

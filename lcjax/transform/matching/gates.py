@@ -1,50 +1,53 @@
-"""What is particular to gated units: the product of a gate and a value."""
+"""Gated units: the product of a gate and a value."""
 
 from collections.abc import Collection
 
-from lcjax.transform.analysis import reasons
-from lcjax.transform.analysis.affine_ops import Step
-from lcjax.transform.analysis.axes import Labels
-from lcjax.transform.analysis.dense import Dense
-from lcjax.transform.analysis.dependence import Kind, Kinds
+from lcjax.transform.analysis.affine_ops import AffineOp
+from lcjax.transform.analysis.axes import AxisRoles
+from lcjax.transform.analysis.dense import DenseOp
+from lcjax.transform.analysis.dependence import Dependence, Dependences
+from lcjax.transform.analysis.reasons import Cause, Reason
 from lcjax.transform.ir.program import Op, Value
-from lcjax.transform.matching.backward_slice import Cone
-from lcjax.transform.matching.stepping import steps_back
+from lcjax.transform.matching.backward_slice import BackwardSlice
+from lcjax.transform.matching.stepping import affine_ops_before
 from lcjax.transform.matching.straight_path import normalised
 
 _CUTS = frozenset({"slice", "split", "gather", "dynamic_slice", "unstack"})
 
 
 def scales_of(
-    gate: Value, labels: Labels, cone: Cone, kinds: Kinds, ends: Collection[Value]
-) -> list[Step]:
-    """Returns the steps that end a gate and scale it, and so scale the value too: `c silu(g) v`.
+    gate: Value,
+    roles: AxisRoles,
+    upstream: BackwardSlice,
+    dependences: Dependences,
+    ends: Collection[Value],
+) -> list[AffineOp]:
+    """Returns the scaling at the end of a gate, which scales the value too: `c silu(g) v`.
 
     Args:
       gate: the gate.
-      labels: of the gate.
-      cone: of the gate; of one Dense.
-      kinds: of all values.
+      roles: of the gate.
+      upstream: backward slice of the gate, with one Dense.
+      dependences: of all values.
       ends: the outputs of Dense layers.
     """
-    steps, _, _ = steps_back(gate, labels, kinds, ends)
-    scales: list[Step] = []
-    for step in reversed(steps):
-        if step.shifts or step.cut:
+    scales: list[AffineOp] = []
+    for step in reversed(affine_ops_before(gate, roles, dependences, ends).ops):
+        if step.shifts or step.unit_slice:
             break
         if step.by is not None or step.op.name == "neg":
             scales.insert(0, step)
-    if scales and normalised(scales[0], cone.denses[0].out, kinds, gate=True):
+    if scales and normalised(scales[0], upstream.denses[0].out, dependences, gate=True):
         return scales[1:]
     return scales
 
 
-def why_one_kernel(end: Value, up: Dense, kinds: Kinds) -> str | None:
-    """Returns why a product of two parts of one Dense's output is no gated unit; else None."""
+def why_one_kernel(end: Value, up: DenseOp, dependences: Dependences) -> Reason | None:
+    """Returns why a product of two parts of one Dense's output is not a gated unit; else None."""
     op = end.maker
     if not isinstance(op, Op) or op.name != "mul":
         return None
-    first, second = (_cuts(value, up, kinds) for value in op.ins)
+    first, second = (_cuts(value, up, dependences) for value in op.ins)
     if not first or not second or first == second:
         return None
     looked_through = len(up.kernel_out) == 1 and all(
@@ -53,17 +56,17 @@ def why_one_kernel(end: Value, up: Dense, kinds: Kinds) -> str | None:
         and all(stride == 1 for stride in cut.eqn.params.get("strides") or ())
         for cut in (*first.values(), *second.values())
     )
-    return reasons.TWO_PARTS if looked_through else reasons.ONE_KERNEL
+    return Reason(Cause.TWO_PARTS) if looked_through else Reason(Cause.ONE_KERNEL)
 
 
-def _cuts(value: Value, up: Dense, kinds: Kinds) -> dict[Value, Op]:
-    """Returns what is cut out of a Dense's output on the way to a value."""
+def _cuts(value: Value, up: DenseOp, dependences: Dependences) -> dict[Value, Op]:
+    """Returns the slices of a Dense's output on the way to a value."""
     found: dict[Value, Op] = {}
     seen, todo = set(), [value]
     while todo:
         value = todo.pop()
         op = value.maker
-        if value in seen or value is up.out or kinds[value] is not Kind.DATA:
+        if value in seen or value is up.out or dependences[value] is not Dependence.DATA:
             continue
         seen.add(value)
         if isinstance(op, Op):

@@ -1,8 +1,8 @@
-"""Outputs that a compact tree cannot give: running statistics of norms that were folded in."""
+"""Outputs that a compact tree cannot compute: running statistics of norms that were folded in."""
 
 from collections.abc import Collection, Mapping, Sequence
 
-from lcjax.transform.ir.primitives import hands_on, is_elementwise
+from lcjax.transform.ir.primitives import is_elementwise, is_passthrough
 from lcjax.transform.ir.program import Op, Program, Region, Value, sources
 
 # What is returned in the place of an output; None where nothing is.
@@ -16,7 +16,7 @@ def lost_outputs(
     removed: Collection[Value],
     replaced: Collection[Op],
 ) -> Instead:
-    """Returns the running statistics that need what is fused away, and what is returned for each.
+    """Returns the running statistics that need removed leaves, and what is returned for each.
 
     A statistic is updated from its own last value, element by element, `m ← ρ m + (1 − ρ) batch`.
     That value is returned as it is where the call is still given it, else nothing is; so it goes
@@ -27,8 +27,8 @@ def lost_outputs(
       program: of the call.
       leaf_paths: the encoded paths of the leaves of params and of state.
       out_paths: those of the outputs.
-      removed: the leaves that are fused away.
-      replaced: operations that are computed in another way.
+      removed: the leaves that were fused.
+      replaced: operations that are substituted.
     """
     lost = set(removed)
     _spread(program.body, lost, set(replaced))
@@ -42,7 +42,7 @@ def lost_outputs(
 
 
 def _spread(body: Sequence[Op | Region], lost: set[Value], replaced: set[Op]) -> None:
-    """Adds what is computed from values that are lost to these."""
+    """Adds the values that are computed from lost ones."""
     for item in body:
         if isinstance(item, Op):
             if item not in replaced and not lost.isdisjoint(item.ins):
@@ -59,19 +59,21 @@ def _spread(body: Sequence[Op | Region], lost: set[Value], replaced: set[Op]) ->
 
 
 def _last_value(out: Value, leaf_paths: Mapping[Value, str], path: str) -> Value | None:
-    """Returns the leaf that an output is the next value of; None where that is not known."""
+    """Returns the leaf whose next value an output is; None if that is not known."""
     read: list[Value] = []
     seen, todo = {out}, [out]
     while todo:
         value = todo.pop()
         if value in leaf_paths and value.shape == out.shape:
             read.append(value)
-        if isinstance(value.maker, Op) and (hands_on(value.maker) or is_elementwise(value.maker)):
+        if isinstance(value.maker, Op) and (
+            is_passthrough(value.maker) or is_elementwise(value.maker)
+        ):
             todo += [each for each in value.maker.ins if each not in seen]
             seen.update(value.maker.ins)
     if not read:
         return None
-    # Of several numbers that a moving average keeps, each is known by its name.
+    # A moving average may read several statistics: the names say which it updates.
     alike = [leaf for leaf in leaf_paths if leaf.shape == out.shape]
     named = [leaf for leaf in alike if "/" in leaf_paths[leaf] and _ends(path, leaf_paths[leaf])]
     found = named or read

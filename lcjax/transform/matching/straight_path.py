@@ -1,86 +1,104 @@
-"""Which path is straight: what next to an activation is not the activation's own.
+"""The straight path of a site: operations next to an activation that do not belong to it.
 
-At slope 1 a site is the identity, and everything else that the function does there still counts.
+At slope 1 the activation is the identity, and these operations still apply.
 """
 
 from collections.abc import Sequence
 
-from lcjax.transform.analysis import reasons
-from lcjax.transform.analysis.affine_ops import AFFINE, Step, in_activation, is_linear, is_scalar
-from lcjax.transform.analysis.axes import Labels, axes_of
-from lcjax.transform.analysis.dependence import Kind, Kinds, axes_varied, is_fixed
+from lcjax.transform.analysis.affine_ops import (
+    AFFINE,
+    AffineOp,
+    in_activation,
+    is_linear,
+    is_scalar,
+)
+from lcjax.transform.analysis.axes import AxisRoles, axes_of
+from lcjax.transform.analysis.dependence import (
+    Dependence,
+    Dependences,
+    known_given_params,
+    varying_axes,
+)
 from lcjax.transform.analysis.limits import LARGE, at_large
+from lcjax.transform.analysis.reasons import Cause, Reason
 from lcjax.transform.ir.program import Op, Value
 
 _NEAR = 0.02
 
 
 def unfolded(
-    inside: Sequence[Op], start: Value, end: Value, labels: Labels, kinds: Kinds
-) -> str | None:
-    """Returns why an activation holds what does not vanish with it; None where it does not.
+    inside: Sequence[Op], start: Value, end: Value, roles: AxisRoles, dependences: Dependences
+) -> Reason | None:
+    """Returns why operations in an activation do not vanish with it; None if they do.
 
     Args:
       inside: its operations.
-      start: what it is given.
-      end: what it returns.
-      labels: of both.
-      kinds: of all values.
+      start: its input.
+      end: its output.
+      roles: of both.
+      dependences: of all values.
     """
     for op in inside:
-        if differs_by_token(op, labels, kinds):
-            return reasons.BY_TOKEN.format(op=op.name)
+        if differs_by_token(op, roles, dependences):
+            return Reason(Cause.BY_TOKEN, op=op.name)
     first = [op for op in inside if start in op.ins]
     edges = [op for op in first if len(first) == 1] + [op for op in inside if end in op.outs]
     for op in edges:
-        noise = any(kinds[value] is Kind.RANDOM for value in op.ins)
-        if is_linear(op, kinds) and not noise and not in_activation(op, kinds):
-            return reasons.UNFOLDED.format(op=op.name)
+        noise = any(dependences[value] is Dependence.RANDOM for value in op.ins)
+        if is_linear(op, dependences) and not noise and not in_activation(op, dependences):
+            return Reason(Cause.UNFOLDED, op=op.name)
     return None
 
 
-def differs_by_token(op: Op, labels: Labels, kinds: Kinds) -> bool:
-    """Tells whether a fixed operand differs along an axis that is not one of units."""
-    units = axes_of(labels, "unit")
-    fixed = [value for value in op.ins if is_fixed(kinds[value])]
+def differs_by_token(op: Op, roles: AxisRoles, dependences: Dependences) -> bool:
+    """Returns whether a fixed operand varies along an axis that is not one of units."""
+    units = axes_of(roles, "unit")
+    fixed = [value for value in op.ins if known_given_params(dependences[value])]
     return any(
-        len(value.shape) == len(labels) and not axes_varied(value) <= units for value in fixed
+        len(value.shape) == len(roles) and not varying_axes(value) <= units for value in fixed
     )
 
 
-def normalised(step: Step, start: Value, kinds: Kinds, *, gate: bool = False) -> bool:
-    """Tells whether a constant belongs to an activation that is written out.
+def normalised(
+    step: AffineOp, start: Value, dependences: Dependences, *, gate: bool = False
+) -> bool:
+    """Returns whether a constant belongs to an activation that is written out.
 
     The half of `z (1 + erf(z / √2)) / 2`, without which it would be no GELU: with it, the
     activation of a large z is z, or 1 of a gate.
 
     Args:
-      step: the multiplication by the constant, after all else.
-      start: what the activation is given.
-      kinds: of all values.
-      gate: whether it is a gate's, whose value may be 1.
+      step: the multiplication by the constant, which comes last.
+      start: the input of the activation.
+      dependences: of all values.
+      gate: whether it is the activation of a gate, whose limit may be 1.
     """
     op = step.value.maker
-    if step.by is None or step.shifts or not is_scalar(step.by, kinds) or not isinstance(op, Op):
+    if (
+        step.by is None
+        or step.shifts
+        or not is_scalar(step.by, dependences)
+        or not isinstance(op, Op)
+    ):
         return False
-    data = [value for value in op.ins if kinds[value] is Kind.DATA]
+    data = [value for value in op.ins if dependences[value] is Dependence.DATA]
     if not gate and (op.name not in AFFINE or len(data) < 2):
         return False
-    value, bare = at_large(step.out, start, kinds), at_large(step.value, start, kinds)
+    value, bare = at_large(step.out, start, dependences), at_large(step.value, start, dependences)
     if value is None or bare is None:
         return False
     natural = (LARGE, 1.0) if gate else (LARGE,)
     return any(abs(value - wanted) < _NEAR * wanted < abs(bare - wanted) for wanted in natural)
 
 
-def halted(steps: Sequence[Step], inside: Sequence[Op], start: Value, end: Value) -> bool:
-    """Tells whether no gradient goes through a site, since a `stop_gradient` is in every path.
+def halted(steps: Sequence[AffineOp], inside: Sequence[Op], start: Value, end: Value) -> bool:
+    """Returns whether no gradient passes through a site: every path has a `stop_gradient`.
 
     Args:
-      steps: its linear steps.
-      inside: the operations of its activation; none of a gated unit.
-      start: what the activation is given.
-      end: what it returns.
+      steps: its affine operations.
+      inside: the operations of its activation; empty for a gated unit.
+      start: the input of the activation.
+      end: its output.
     """
     if any(step.op.name == "stop_gradient" for step in steps):
         return True

@@ -10,24 +10,24 @@ import jax.numpy as jnp
 
 from lcjax.errors import CollapseError
 from lcjax.transform.ir.program import open_program
-from lcjax.transform.matching.find_sites import Found, find_all
+from lcjax.transform.matching.find_sites import Analysis, find_all
 from lcjax.transform.params.keys import encode, site_name
 from lcjax.validation.functions import explained
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Traced:
+class CallTrace:
     """A call of the function with given shapes.
 
     Attributes:
-      found: what is found in it.
+      analysis: of its program.
       paths: the encoded paths of the leaves of the model's params.
       state_paths: those of the leaves of its state.
-      out_paths: those of the leaves of what it returns.
-      out: the structure of what it returns.
+      out_paths: those of the leaves of its outputs.
+      out: the structure of its outputs.
     """
 
-    found: Found
+    analysis: Analysis
     paths: tuple[str, ...]
     state_paths: tuple[str, ...]
     out_paths: tuple[str, ...]
@@ -39,28 +39,28 @@ class Traced:
         return self.paths + self.state_paths
 
 
-def trace(
+def trace_call(
     fn: Callable[..., Any],
     model: Any,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     *,
     has_state: bool = False,
-) -> tuple[Traced, list[Any], list[Any]]:
+) -> tuple[CallTrace, list[Any], list[Any]]:
     """Returns the traced call, the leaves of the model's params, and those of the inputs.
 
-    Every call is traced: what the function reads from outside may have changed since the last one.
+    Every call is traced: values that the function reads from outside may have changed.
 
     Args:
       fn: the function.
-      model: the params, whole; arrays or ShapeDtypeStructs.
-      args: the function's other arguments; leaves that are no arrays are not traced.
+      model: all params; arrays or ShapeDtypeStructs.
+      args: the function's other arguments; leaves that are not arrays are not traced.
       kwargs: those given by name.
       has_state: whether the first of args is state.
 
     Raises:
-      CollapseError: a leaf of the params is no array.
-      TypeError: no state, where the function has one.
+      CollapseError: a leaf of the params that is not an array.
+      TypeError: no state for a function with state.
     """
     if has_state and not args:
         raise TypeError(
@@ -71,18 +71,18 @@ def trace(
     for keys, leaf in flat:
         if not _is_array(leaf) and not isinstance(leaf, bool | int | float | complex):
             raise CollapseError(
-                f"{encode(keys)}: got {type(leaf).__name__} in params, wanted an array. Split "
-                "off what is no array: nnx.split, or eqx.partition(model, eqx.is_array)."
+                f"{encode(keys)}: got {type(leaf).__name__} in params, expected an array. Split "
+                "off everything else: nnx.split, or eqx.partition(model, eqx.is_array)."
             )
-    leaves = [leaf if _is_array(leaf) else jnp.asarray(leaf) for _, leaf in flat]
+    leaves = [as_array(leaf) for _, leaf in flat]
     inputs, inputs_structure = jax.tree.flatten((tuple(args), dict(kwargs)))
     arrays = [leaf for leaf in inputs if _is_array(leaf)]
 
     # JAX keeps traces by the function that is traced: this one is new in every call.
     def call(leaves: Sequence[Any], arrays: Sequence[Any]) -> Any:
         rest = iter(arrays)
-        filled = [next(rest) if _is_array(leaf) else leaf for leaf in inputs]
-        args, kwargs = jax.tree.unflatten(inputs_structure, filled)
+        restore_leaves = [next(rest) if _is_array(leaf) else leaf for leaf in inputs]
+        args, kwargs = jax.tree.unflatten(inputs_structure, restore_leaves)
         return fn(jax.tree.unflatten(structure, list(leaves)), *args, **kwargs)
 
     try:
@@ -101,7 +101,12 @@ def trace(
     found = find_all(program, paths, [site_name(keys) for keys, _ in flat])
     outs, out = jax.tree_util.tree_flatten_with_path(out)
     out_paths = tuple(encode(keys) for keys, _ in outs)
-    return Traced(found, paths, state_paths, out_paths, out), leaves, arrays
+    return CallTrace(found, paths, state_paths, out_paths, out), leaves, arrays
+
+
+def as_array(leaf: Any) -> Any:
+    """Returns a leaf of params as an array: Python's numbers have no shape."""
+    return leaf if _is_array(leaf) else jnp.asarray(leaf)
 
 
 def _is_array(leaf: Any) -> bool:

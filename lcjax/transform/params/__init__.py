@@ -1,1 +1,1 @@
-"""The params of a collapsible function, and the keys of fused sites."""
+"""The tree of a collapsible function, and the keys of its fused sites."""

@@ -1,4 +1,4 @@
-"""Names in a compact tree: the path of a leaf as text, and keys that tell what was fused away."""
+"""Names in a compact tree: paths of leaves as text, and keys that record which were fused."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ _SAFE = " ~.-_"
 
 
 def site_name(keys: Sequence[Any]) -> str:
-    """Returns what a site is called whose first kernel is the leaf at this key path.
+    """Returns the name of the site whose first kernel is the leaf at this key path.
 
-    The path of the leaf inside params, without its own name where that says no more than that it
-    is a kernel: `block_3/Dense_0` for `params/block_3/Dense_0/kernel`, `w1` for `w1`.
+    The path of the leaf inside params, without its last part if that is only a word for kernel:
+    `block_3/Dense_0` for `params/block_3/Dense_0/kernel`, `w1` for `w1`.
     """
     parent, _, name = in_params(leaf_path(keys)).rpartition("/")
     return parent if parent and name in _KERNELS else in_params(leaf_path(keys))
@@ -44,16 +44,16 @@ def _encode(key: Any) -> str:
     return "@" + quote(str(key), safe=_SAFE)
 
 
-def in_box(path: str) -> str:
-    """Returns the encoded path of the box that a leaf is in, which is its own where there is none.
+def strip_box_suffix(path: str) -> str:
+    """Returns the encoded path of the box around a leaf, or of the leaf if there is none.
 
-    A box that held a leaf is gone with it; what is put back has none.
+    A box is removed with its leaf; a leaf that is restored has none.
     """
     return path.removesuffix("/@value")
 
 
 def decode(name: str) -> str | int | None:
-    """Returns the key that leads into a dict or, an int, into a list; None into anything else."""
+    """Returns the key into a dict or, as an int, into a list; None for other containers."""
     if name.startswith("@"):
         return None
     return int(name[1:-1]) if name.startswith("[") else unquote(name)
@@ -61,20 +61,20 @@ def decode(name: str) -> str | int | None:
 
 def readable(path: str) -> str:
     """Returns an encoded path as messages name it: `layers/0/weight` for `layers/[0]/@weight`."""
-    names = in_box(path).split("/")
+    names = strip_box_suffix(path).split("/")
     keys = [decode(name) for name in names]
     pairs = zip(names, keys, strict=True)
     return "/".join(unquote(name[1:]) if key is None else str(key) for name, key in pairs)
 
 
 @dataclass(frozen=True)
-class Fused:
-    """What the key of a fused entry says.
+class FusedKey:
+    """The contents of the key of a fused entry.
 
     Attributes:
       sites: the paths of its sites, in forward order.
-      widths: the width of every one.
-      removed: shape and dtype of the leaves that are gone, by encoded path; None for the dtype of
+      widths: the width of each.
+      removed: shape and dtype of the removed leaves, by encoded path; None for the dtype of
         the fused kernel.
     """
 
@@ -100,11 +100,11 @@ class Fused:
         return f"{sites}|hidden={widths}|{prefix}|{','.join(leaves)}"
 
 
-def parse(key: str) -> Fused:
-    """Returns what the key of a fused entry says.
+def parse(key: str) -> FusedKey:
+    """Returns the contents of the key of a fused entry.
 
     Raises:
-      CollapseError: when it is no such key.
+      CollapseError: another key.
     """
     try:
         sites, widths, prefix, leaves = key.split("|")
@@ -115,10 +115,10 @@ def parse(key: str) -> Fused:
             path = f"{prefix}/{name}" if prefix else name
             removed[path] = (sizes, dtype[0] if dtype else None)
         numbers = tuple(int(width) for width in widths.removeprefix("hidden=").split("+"))
-        return Fused(tuple(unquote(site) for site in sites.split("+")), numbers, removed)
+        return FusedKey(tuple(unquote(site) for site in sites.split("+")), numbers, removed)
     except ValueError as error:
         raise CollapseError(
-            f"fused/{key}: got a key that no collapse of a collapsible function makes, wanted "
+            f"fused/{key}: got a key that no collapse of a collapsible function makes, expected "
             "`site|hidden=width|folder|leaf:shape,...`. Restore a tree that `collapse` returned."
         ) from error
 

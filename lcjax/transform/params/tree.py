@@ -1,49 +1,88 @@
-"""The tree of a collapsible function: leaves taken out of the model's params, and put in again."""
+"""The tree of a collapsible function: removing leaves of the model, and restoring them."""
 
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import jax
 from flax.core import FrozenDict, meta
 
 from lcjax.errors import CollapseError
-from lcjax.transform.params.keys import Fused, abstract, decode, encode, parse
+from lcjax.transform.params.keys import FusedKey, abstract, decode, encode, parse
 
 PARTS = ("model", "slopes", "fused")
 
 
-class Parts(NamedTuple):
+@dataclass(frozen=True, eq=False, repr=False)
+class FunctionParams:
     """The tree of a collapsible function.
 
     Attributes:
-      model: the function's own params, without what was fused away.
+      model: the function's own params, without the leaves that were fused.
       slopes: `{"slope": α}` by site.
-      fused: by key, the Dense that stands for a run of sites, or its factors.
+      fused: by key, the Dense that replaces some sites, or its factors.
     """
 
     model: Any
     slopes: Mapping[str, Any]
     fused: Mapping[str, Any]
 
+    @property
+    def tree(self) -> dict[str, Any]:
+        """The tree as users have it."""
+        return {"model": self.model, "slopes": self.slopes, "fused": self.fused}
 
-def parts_of(params: Any) -> Parts:
+    @cached_property
+    def keys(self) -> dict[str, FusedKey]:
+        """The keys of `fused`, parsed."""
+        return {key: parse(key) for key in self.fused}
+
+    @cached_property
+    def factors(self) -> dict[tuple[str, ...], list[Mapping[str, Any]]]:
+        """The Dense layers in `fused`, unboxed, by the paths of the sites that they replace."""
+        return {key.sites: factors_of(self.fused[name]) for name, key in self.keys.items()}
+
+    @property
+    def collapsed(self) -> frozenset[str]:
+        """Paths of the sites that are fused."""
+        return frozenset(path for key in self.keys.values() for path in key.sites)
+
+    @cached_property
+    def removed(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and dtype of the leaves that were fused, by encoded path."""
+        missing = {}
+        for key in self.keys.values():
+            own = str(self.factors[key.sites][-1]["kernel"].dtype)
+            for path, (shape, dtype) in key.removed.items():
+                missing[path] = abstract(shape, dtype or own)
+        return missing
+
+
+def is_function_tree(params: Any) -> bool:
+    """Returns whether this is the tree of a collapsible function, not a function's own params."""
+    keys = set(params) if isinstance(params, Mapping) else set()
+    return keys <= set(PARTS) and not keys.isdisjoint(PARTS[1:])
+
+
+def read_params(params: Any) -> FunctionParams:
     """Returns the parts of a tree that `init`, `collapse` or a restore returned.
 
     Raises:
-      CollapseError: when it is none.
+      CollapseError: another tree.
     """
     keys = set(params) if isinstance(params, Mapping) else None
     if not keys or not keys <= set(PARTS):
         got = type(params).__name__ if not keys else f"a mapping of {sorted(map(str, keys))}"
         raise CollapseError(
-            f"params: got {got}, wanted a mapping of 'model', 'slopes' and 'fused'. Pass what the "
-            "collapsible function's own `init` or `collapse` returned, not the bare params."
+            f"params: got {got}, expected a mapping of 'model', 'slopes' and 'fused'. Pass what "
+            "the collapsible function's own `init` or `collapse` returned, not the bare params."
         )
     # A model of lists alone of which nothing is left does not come back from a restore.
-    return Parts(params.get("model"), params.get("slopes", {}), params.get("fused", {}))
+    return FunctionParams(params.get("model"), params.get("slopes", {}), params.get("fused", {}))
 
 
-def without(tree: Any, removed: Collection[str]) -> Any:
+def remove_leaves(tree: Any, removed: Collection[str]) -> Any:
     """Returns a tree without some leaves, by encoded path.
 
     Dicts lose the keys, and dicts and lists that held nothing else are gone; in anything else None
@@ -60,7 +99,7 @@ def _pruned(before: Any, after: Any) -> Any:
         kept = {
             name: _pruned(child, after[name]) if name in opens else after[name]
             for name, child in before.items()
-            if name not in opens or jax.tree.leaves(after[name]) or not _remade(child)
+            if name not in opens or jax.tree.leaves(after[name]) or not _restorable(child)
         }
         return FrozenDict(kept) if isinstance(before, FrozenDict) else kept
     if type(before) is list:
@@ -68,20 +107,20 @@ def _pruned(before: Any, after: Any) -> Any:
     return after
 
 
-def _remade(node: Any) -> bool:
-    """Tells whether `filled` makes a node anew, just as it was, from the paths of its leaves."""
+def _restorable(node: Any) -> bool:
+    """Returns whether `restore_leaves` can rebuild a node from the paths of its leaves."""
     if isinstance(node, (dict, FrozenDict)):
-        return bool(node) and all(isinstance(k, str) and _remade(v) for k, v in node.items())
+        return bool(node) and all(isinstance(k, str) and _restorable(v) for k, v in node.items())
     if type(node) is list:
-        return bool(node) and all(map(_remade, node))
+        return bool(node) and all(map(_restorable, node))
     return meta.is_axis_metadata(node) or jax.tree_util.all_leaves([node])
 
 
-def filled(tree: Any, missing: Mapping[str, Any]) -> Any:
-    """Returns a tree with leaves, by encoded path, put in where `without` took them out.
+def restore_leaves(tree: Any, missing: Mapping[str, Any]) -> Any:
+    """Returns a tree with leaves, by encoded path, put back where `remove_leaves` removed them.
 
     Raises:
-      CollapseError: when there is no place for one, or it is taken; names the path.
+      CollapseError: a leaf without a place, or with one that is taken; names the path.
     """
     places = [encode(keys) for keys, _ in _with_gaps(tree)]
     for path, leaf in missing.items():
@@ -110,7 +149,7 @@ def _with_gaps(tree: Any) -> list[tuple[Any, Any]]:
 
 
 def _inserted(node: Any, names: list[str], leaf: Any, path: str) -> Any:
-    """Returns a node with a leaf added; only dicts and lists are opened or made."""
+    """Returns a node with a leaf added; only dicts and lists are entered or created."""
     if not names or names == ["@value"]:  # the box that a leaf stood in is gone with it
         return leaf
     key = decode(names[0])
@@ -123,12 +162,13 @@ def _inserted(node: Any, names: list[str], leaf: Any, path: str) -> Any:
         return type(node)({**node, key: _inserted(node.get(key), names[1:], leaf, path)})
     raise CollapseError(
         f"model/{path}: was fused away, and there is no place to put its shape back: "
-        f"{type(node).__name__} has none. Restore with like=f.abstract_compact(...)."
+        f"{type(node).__name__} has none. Restore with `like`, made by "
+        "f.trace(...).abstract_collapse(sites)."
     )
 
 
 def shapes_of(tree: Any) -> Any:
-    """Returns a tree with ShapeDtypeStructs in the places of its arrays."""
+    """Returns a tree with ShapeDtypeStructs for its arrays."""
     return jax.tree.map(_shape, tree)
 
 
@@ -143,23 +183,8 @@ def _shape(leaf: Any) -> Any:
     )
 
 
-def read_fused(fused: Mapping[str, Any]) -> dict[str, Fused]:
-    """Returns what every key of the fused entries says."""
-    return {key: parse(key) for key in fused}
-
-
-def removed_leaves(fused: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns shape and dtype of all leaves that are fused away, by encoded path."""
-    missing = {}
-    for key, entry in fused.items():
-        own = str(factors_of(entry)[-1]["kernel"].dtype)
-        for path, (shape, dtype) in parse(key).removed.items():
-            missing[path] = abstract(shape, dtype or own)
-    return missing
-
-
 def factors_of(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Returns the Dense, or the several, that an entry of `fused` holds, out of their boxes."""
+    """Returns the Dense layers in an entry of `fused`, unboxed."""
     entry = meta.unbox(entry)
     if "kernel" in entry:
         return [entry]
@@ -167,7 +192,7 @@ def factors_of(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def entry_of(factors: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns the entry of `fused` that holds these factors: the Dense itself where it is one."""
+    """Returns the entry of `fused` for these factors: the Dense itself if there is one."""
     if len(factors) == 1:
         return dict(factors[0])
     return {str(i): dict(factor) for i, factor in enumerate(factors)}

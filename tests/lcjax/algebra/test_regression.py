@@ -88,7 +88,7 @@ def test_inputs_that_do_not_determine_the_map_still_give_one(ridge):
     fit = fits.least_squares(moments(doubled, T), ridge)
     assert fit.rank == 6
     assert np.abs(fit.kernel[-1]).max() == 0
-    assert fits.unvarying(moments(doubled, T)) == 1
+    assert fits.count_constant_inputs(moments(doubled, T)) == 1
     whole = fits.least_squares(moments(X, T), ridge)
     np.testing.assert_allclose(predicted(fit, doubled), predicted(whole, X), atol=0.1)
 
@@ -104,7 +104,7 @@ def test_gains_regress_each_unit_and_dead_units_keep_their_mean():
     a = np.maximum(X, 0)
     a[:, 0], x = 0, X.copy()
     x[:, 1] = a[:, 1] = 5.0
-    got = fits.gains(moments(x, a, unitwise=True))
+    got = fits.per_unit_regression(moments(x, a, unitwise=True))
     for unit in (2, 3, 4, 5):
         gain, offset = np.polyfit(x[:, unit], a[:, unit], 1)
         np.testing.assert_allclose((got.gain[unit], got.offset[unit]), (gain, offset), atol=1e-4)
@@ -130,12 +130,12 @@ def test_scores_are_those_of_the_tokens_themselves(unitwise):
 def test_factors_are_the_best_of_their_rank_in_the_metric_of_the_data():
     x = X * np.array([10, 1, 1, 1, 0.1, 0.01])
     fit = fits.least_squares(moments(x, T), 0.0)
-    values, rows = fits.singular(fit.kernel, fit.root)
+    values, rows = fits.svd_in_metric(fit.kernel, fit.root)
     centred = x - x.mean(0)
     whole = centred @ fit.kernel
     _, singular, right = np.linalg.svd(whole, full_matrices=False)
     for rank in (1, 2, 3):
-        first, second = fits.truncated(fit.kernel, rows[:rank])
+        first, second = fits.low_rank_factors(fit.kernel, rows[:rank])
         assert first.shape == (6, rank) and second.shape == (rank, 4)
         np.testing.assert_allclose(
             np.linalg.norm(first, axis=0), np.linalg.norm(second, axis=1), rtol=1e-6

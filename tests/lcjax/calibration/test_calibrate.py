@@ -8,11 +8,12 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
 from lcjax import CollapseError, CollapsibleGLU, CollapsibleMLP, calibrate, collapse
 from lcjax.calibration.statistics import _GOLDEN
 from tests.helpers.trees import with_slopes
+
+load_digits = pytest.importorskip("sklearn.datasets").load_digits
 
 FEATURES = (96, 80, 10)
 X = (load_digits().data / 16).astype(np.float32)[:1024]
@@ -63,7 +64,7 @@ def test_least_squares_is_the_ridge_solution_of_the_stacked_data(digits, ridge, 
     x = np.where(counts[:, None], X, np.nan)  # what does not count may be anything
     batches = [(x[i:][:batch_size], counts[i:][:batch_size]) for i in range(0, len(X), batch_size)]
     stats = calibrate(apply_first, variables, batches, "act_1", mask=second)
-    compact, report = collapse(variables, fit=stats, ridge=ridge)
+    compact, report = collapse(variables, calibration=stats, ridge=ridge)
     fitted, held = counts & ~held_out(len(X)), counts & held_out(len(X))
     h, t = hidden(variables, X)
     weights = variables["params"]["dense_1"]["kernel"]
@@ -73,7 +74,7 @@ def test_least_squares_is_the_ridge_solution_of_the_stacked_data(digits, ridge, 
     assert relative(got, want) < 1e-4
     (fit,) = report.fits
     assert (fit.tokens, fit.held_tokens) == (fitted.sum(), held.sum())
-    for rows, error, r2 in ((fitted, fit.error, fit.r2), (held, fit.held_error, fit.held_r2)):
+    for rows, error, r2 in ((fitted, fit.error, fit.r2), (held, fit.held_error, fit.held_out_r2)):
         assert error == pytest.approx(relative(want[rows], t[rows]), rel=1e-2)
         missed = ((want[rows] - t[rows]) ** 2).sum() / ((t[rows] - t[rows].mean(0)) ** 2).sum()
         assert r2 == pytest.approx(1 - missed, rel=1e-3)
@@ -88,7 +89,7 @@ def second(_, counts):
     return counts
 
 
-@pytest.mark.parametrize("fit", ["least_squares", "moments"])
+@pytest.mark.parametrize("fit", [LeastSquares(), PerUnit()])
 def test_however_the_data_is_cut_the_moments_are_the_same(digits, fit):
     model, variables = digits
     whole = calibrate(model.apply, variables, [X], fit=fit)
@@ -101,8 +102,8 @@ def test_however_the_data_is_cut_the_moments_are_the_same(digits, fit):
 
 def test_moments_replace_each_activation_by_its_regression_line(digits):
     model, variables = digits
-    stats = calibrate(model.apply, variables, [X], "act_1", fit="moments", holdout=0.0)
-    compact, report = collapse(variables, fit=stats)
+    stats = calibrate(model.apply, variables, [X], "act_1", fit=PerUnit(), holdout=0.0)
+    compact, report = collapse(variables, calibration=stats)
     h, _ = hidden(variables, X)
     layers = [variables["params"][f"dense_{i}"] for i in (1, 2)]
     kernels = [np.float64(layer["kernel"]) for layer in layers]
@@ -115,7 +116,7 @@ def test_moments_replace_each_activation_by_its_regression_line(digits):
     assert report.fits[0].held_error is None and report.fits[0].r2 > 0.5
 
 
-@pytest.mark.parametrize("fit", ["least_squares", "moments"])
+@pytest.mark.parametrize("fit", [LeastSquares(), PerUnit()])
 def test_at_slope_1_a_fit_is_the_exact_fuse(digits, fit):
     model, variables = digits
     linear = with_slopes(variables, 1.0)
@@ -136,7 +137,7 @@ def test_memory_and_work_do_not_grow_with_the_number_of_batches(digits):
             yield X[i % 16 * 64 :][:64]
 
     stats = calibrate(model.apply, variables, itertools.islice(endless(), 300), "act_1")
-    assert stats.fitted["dense_2"].count + stats.held["dense_2"].count == 300 * 64
+    assert stats.train["dense_2"].count + stats.held_out["dense_2"].count == 300 * 64
     assert max(alive[10:]) <= max(alive[:10])
 
 
@@ -248,8 +249,8 @@ def test_other_sites_or_another_tree_than_calibrated_raise(digits):
     model, variables = digits
     stats = calibrate(model.apply, variables, [X])
     with pytest.raises(CollapseError, match="act_1: asked for, but the fit was calibrated for"):
-        collapse(variables, "act_1", fit=stats)
-    collapse(variables, "act_*", fit=stats)
+        collapse(variables, "act_1", calibration=stats)
+    collapse(variables, "act_*", calibration=stats)
     single = calibrate(model.apply, variables, [X], "act_1")
     compact, _ = collapse(variables, fit=single)
     with pytest.raises(CollapseError, match="'act_1' matches no site"):
@@ -268,25 +269,25 @@ def test_masks_match_leading_axes_from_the_first():
     lengths = np.arange(64) % 4
     counts = np.arange(3) < lengths[:, None]
     want = calibrate(glu.apply, variables, [x], mask=lambda x: counts)
-    assert want.fitted["down"].count + want.held["down"].count == counts.sum()
+    assert want.train["down"].count + want.held_out["down"].count == counts.sum()
     whole = calibrate(glu.apply, variables, [x], mask=lambda x: lengths > 0)
     again = calibrate(glu.apply, variables, [x], mask=lambda x: lengths[:, None] > 0)
     chex.assert_trees_all_equal(whole, again)
-    assert whole.fitted["down"].count + whole.held["down"].count == 3 * 48
+    assert whole.train["down"].count + whole.held_out["down"].count == 3 * 48
 
 
-@pytest.mark.parametrize("fit", ["least_squares", "moments"])
+@pytest.mark.parametrize("fit", [LeastSquares(), PerUnit()])
 def test_statistics_of_other_weights_are_refused(digits, fit):
     model, variables = digits
     stats = calibrate(model.apply, variables, [X[:64]], fit=fit)
     host = jax.tree.map(np.asarray, variables)
-    collapse(host, fit=stats)  # the same numbers in NumPy
+    collapse(host, calibration=stats)  # the same numbers in NumPy
     other = jax.jit(model.init)(jax.random.key(1), X[:1])
     trained = jax.tree.map(np.copy, host)
     trained["params"]["dense_1"]["kernel"][3, 5] += 1e-3
     for tree in (other, trained, with_slopes(variables, 0.5)):
         with pytest.raises(CollapseError, match="act_0, act_1: got statistics of other weights"):
-            collapse(tree, fit=stats)
+            collapse(tree, calibration=stats)
 
 
 def two_chains():
@@ -298,15 +299,15 @@ def test_of_what_is_calibrated_some_runs_can_be_collapsed():
     model, x = two_chains(), X[:64, :5]
     variables = jax.jit(model.init)(jax.random.key(0), x)
     stats = calibrate(model.apply, variables, [x])
-    compact, report = collapse(variables, "layers_0/*", fit=stats)
+    compact, report = collapse(variables, "layers_0/*", calibration=stats)
     assert report.collapsed == ("layers_0/act_0",)
     alone = calibrate(model.apply, variables, [x], "layers_0/*")
     chex.assert_trees_all_close(compact, collapse(variables, fit=alone)[0], rtol=1e-5)
-    both, report = collapse(compact, "layers_1/*", fit=stats)
+    both, report = collapse(compact, "layers_1/*", calibration=stats)
     assert report.collapsed == ("layers_1/act_0", "layers_1/act_1")
-    chex.assert_trees_all_equal(both, collapse(variables, fit=stats)[0])
+    chex.assert_trees_all_equal(both, collapse(variables, calibration=stats)[0])
     with pytest.raises(CollapseError, match="layers_1/act_0: asked for, but the fit was calib"):
-        collapse(variables, "layers_1/act_0", fit=stats)
+        collapse(variables, "layers_1/act_0", calibration=stats)
 
 
 @pytest.mark.parametrize("kind", ["ids", "0/2", "uint8", "float"])
@@ -323,7 +324,7 @@ def test_what_is_not_zero_in_a_mask_counts(digits, kind):
         calibrate(model.apply, variables, [X], "act_1", mask=lambda _, mask=mask: mask)
         for mask in (masks[kind], ids > 0)
     )
-    chex.assert_trees_all_equal(stats.fitted, want.fitted)
+    chex.assert_trees_all_equal(stats.train, want.train)
 
 
 def test_a_mask_that_is_none_raises(digits):

@@ -3,7 +3,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
 from lcjax import (
     CollapseError,
@@ -16,6 +15,8 @@ from lcjax import (
     sensitivity,
 )
 from tests.helpers.trees import random_chain, with_slopes
+
+load_digits = pytest.importorskip("sklearn.datasets").load_digits
 
 X = (load_digits().data / 16).astype(np.float32)[:512]
 MODEL = CollapsibleMLP((64, 64, 64, 10), nn.relu)
@@ -46,17 +47,17 @@ def test_sensitivity_is_the_metric_of_each_site_alone(variables, metric):
     assert [cost.site for cost in costs.costs] == ["act_0", "act_1", "act_2"]
     for cost in costs.costs:
         stats = calibrate(MODEL.apply, variables, [X], cost.site)
-        compact, report = collapse(variables, fit=stats)
+        compact, report = collapse(variables, calibration=stats)
         assert cost.metric == pytest.approx(metric(compact), rel=1e-3)
         assert cost.drop == costs.baseline - cost.metric and costs.baseline == 0
         assert cost.parameters == report.parameters_after
-        assert cost.held_r2 == pytest.approx(report.fits[0].held_r2, abs=1e-4)
+        assert cost.held_out_r2 == pytest.approx(report.fits[0].held_out_r2, abs=1e-4)
     assert [cost.site for cost in costs.cheapest_first] == ["act_0", "act_2", "act_1"]
     rows = str(costs).splitlines()
     assert "held-out R²" in rows[0] and "(deep)" in rows[2] and "act_0" in rows[3]
     exact = sensitivity(None, variables, ["act_0", "act_2"], metric, fit="exact")
-    compact, _ = collapse(variables, "act_2", threshold=1)
-    assert exact.costs[1].metric == metric(compact) and exact.costs[1].held_r2 is None
+    compact, _ = collapse(variables, "act_2", fit=Exact(max_gap=1))
+    assert exact.costs[1].metric == metric(compact) and exact.costs[1].held_out_r2 is None
 
 
 def test_every_step_is_measured_as_it_will_be(variables, metric, whole):
@@ -79,14 +80,14 @@ def test_collapse_takes_a_plan(variables, metric, whole):
     two = plan(MODEL.apply, variables, metric, [X], count=2)
     assert two.sites == ("act_0", "act_2")
     stats = calibrate(MODEL.apply, variables, [X], two)
-    compact, report = collapse(variables, two, fit=stats)
+    compact, report = collapse(variables, two, calibration=stats)
     assert report.collapsed == two.sites
     in_turn, report = collapse_sequential(MODEL.apply, variables, [X], two)
     assert report.collapsed == two.sites
     assert two.steps[2].metric == pytest.approx(metric(in_turn), rel=1e-3)
     assert two.steps[2].metric > whole.steps[2].metric
     with pytest.raises(CollapseError, match="act_0, act_1, act_2: asked for, but the fit was"):
-        collapse(variables, whole, fit=stats)
+        collapse(variables, whole, calibration=stats)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,7 @@ def test_budgets(variables, metric, whole, budget, sites, met):
 def test_orders(variables, metric, order, sites):
     got = plan(None, variables, metric, fit="exact", threshold=9, count=2, order=order)
     assert [step.site for step in got.steps[1:]] == sites
-    compact, _ = collapse(variables, got, threshold=9)
+    compact, _ = collapse(variables, got, fit=Exact(max_gap=9))
     assert got.steps[2].metric == metric(compact)
 
 
@@ -209,7 +210,7 @@ def test_bad_arguments_are_named(variables, metric):
     with pytest.raises(ValueError, match="fit is 'ridge', must be 'least_squares' or 'moments'"):
         ask(count=1, fit="ridge")
     with pytest.raises(TypeError, match="fit='moments' needs apply_fn and batches"):
-        plan(None, variables, metric, count=1, fit="moments")
+        plan(None, variables, metric, count=1, fit=PerUnit())
     with pytest.raises(TypeError, match="gone through only once, but each trial needs a pass"):
         plan(MODEL.apply, variables, metric, iter([X]), count=1)
     with pytest.raises(ValueError, match="metric returned nan, wanted a finite number"):

@@ -52,7 +52,7 @@ def test_a_site_counts_what_fusing_saves():
     assert (site.d_in, site.d_hidden, site.d_out) == (6, 8, 7)
     assert site.parameters_before == (6 * 8 + 8) + 2 * 8 + (8 * 7 + 7)
     assert (site.flops_before, site.flops_after) == (2 * (48 + 56), 2 * 42)
-    assert site.pays and site.paired and site.layers == 1
+    assert site.fusing_saves and site.paired and site.layers == 1
     compact, report = collapse(with_slopes(variables, 1.0), "act_0")
     saved = site.parameters_before - site.parameters_after
     assert report.parameters_before - report.parameters_after == saved
@@ -62,7 +62,7 @@ def test_a_site_counts_what_fusing_saves():
 def test_a_site_that_would_grow_does_not_pay(bias):
     _, variables = random_chain((2, 9), 9, bias=bias)
     (site,) = find_sites(variables)
-    assert not site.pays and "grows" in str(find_sites(variables))
+    assert not site.fusing_saves and "grows" in str(find_sites(variables))
     assert site.flops_before == site.flops_after == 2 * (18 + 18)
     _, report = collapse(variables)
     assert report.parameters_after == site.parameters_after == site.parameters_before
@@ -156,8 +156,8 @@ def test_a_collapse_never_adds_parameters_where_sites_pay(widths, data):
             site.parameters_after - site.parameters_before
         )
         fewer = report.parameters_after < report.parameters_before
-        assert site.pays == (site.path not in report.factors and fewer)
-        paying += [site.path] if site.pays else []
+        assert site.fusing_saves == (site.path not in report.factored and fewer)
+        paying += [site.path] if site.fusing_saves else []
     if paying:
         _, report = collapse(variables, paying)
         assert report.parameters_after < report.parameters_before
@@ -176,6 +176,6 @@ def test_a_bias_counts_in_what_pays(front_end):
         params = {"a": kernels[0], "b": first["bias"], "c": kernels[1]}
         tree = f.init(params, np.ones((1, 3), np.float32))
         (site,) = f.sites(tree, np.ones((1, 3), np.float32))
-        _, report = f.collapse(tree, np.ones((1, 3), np.float32), threshold=1)
-    assert not site.pays
+        _, report = f.collapse(tree, np.ones((1, 3), np.float32), fit=Exact(max_gap=1))
+    assert not site.fusing_saves
     assert report.parameters_after == site.parameters_after == site.parameters_before == 18

@@ -66,7 +66,7 @@ def test_fits_that_leave_the_range_are_refused():
         lambda tree, x: model.apply(jax.tree.map(jnp.float32, tree), x), half, [x]
     )
     with pytest.raises(CollapseError, match="act_0: .* leaves the range of float16"):
-        collapse(half, fit=stats)
+        collapse(half, calibration=stats)
 
 
 def test_the_function_front_end_is_guarded_too():
@@ -74,7 +74,7 @@ def test_the_function_front_end_is_guarded_too():
     kernel, x = full("float16", 200.0, jnp), jnp.ones((1, 2), jnp.float16)
     params = f.init({"a": kernel, "b": kernel}, x)
     with pytest.raises(CollapseError, match="leaves the range of float16"):
-        f.collapse(params, x, threshold=1)
+        f.collapse(params, x, fit=Exact(max_gap=1))
 
 
 @pytest.mark.parametrize("xp", [np, jnp])

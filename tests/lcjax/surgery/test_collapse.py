@@ -138,9 +138,9 @@ def test_untouched_leaves_are_the_inputs_own_and_the_report_names_the_others():
     variables = {"params": {"a": one["params"], "b": two["params"]}}
     compact, report = collapse(variables, "a/*")
     assert compact["params"]["b"]["dense_0"]["kernel"] is two["params"]["dense_0"]["kernel"]
-    assert report.new == ("a/dense_1/bias", "a/dense_1/kernel")
-    assert set(report.dropped) == {"a/act_0/slope", "a/dense_0/bias", "a/dense_0/kernel"}
-    assert report.kept == (("b/act_0", "not asked for"),)
+    assert report.new_leaves == ("a/dense_1/bias", "a/dense_1/kernel")
+    assert set(report.removed_leaves) == {"a/act_0/slope", "a/dense_0/bias", "a/dense_0/kernel"}
+    assert report.skipped == (("b/act_0", "not asked for"),)
     assert report.parameters_before == 6 * 8 + 8 + 8 * 5 + 5 + 5 * 8 + 8 + 8 * 5 + 5
     assert report.parameters_after == 6 * 5 + 5 + 5 * 8 + 8 + 8 * 5 + 5
     assert (report.flops_before, report.flops_after) == (2 * (48 + 40), 2 * 30)
@@ -151,7 +151,7 @@ def test_what_would_grow_is_kept_as_factors_by_the_shortest_path():
     compact, report = collapse(variables)
     shapes = {name: child["kernel"].shape for name, child in compact["params"].items()}
     assert shapes == {"dense_1": (40, 2), "dense_3": (2, 40)}
-    assert report.factors == ("act_1",)
+    assert report.factored == ("act_1",)
     x = np.random.default_rng(0).normal(size=(3, 40)).astype(np.float32)
     assert_close(model.apply(compact, x), model.apply(variables, x), dtype=np.float32, terms=10_000)
 
@@ -172,9 +172,9 @@ def test_threshold_and_slopes():
     variables = with_slopes(variables, slopes)
     compact, report = collapse(variables)
     assert report.collapsed == ("act_0", "act_1")
-    assert report.kept == (("act_2", "gap 0.1000 over 0.05"),)
+    assert report.skipped == (("act_2", "gap 0.1000 over 0.05"),)
     np.testing.assert_allclose(report.gaps["act_1"], 0.04, atol=1e-6)
-    _, exact = collapse(variables, threshold=0.0)
+    _, exact = collapse(variables, fit=Exact(max_gap=0.0))
     assert exact.collapsed == ("act_0",)
     _, every = collapse(variables, "act_*", threshold=float("inf"))
     assert len(every.collapsed) == 3
@@ -187,7 +187,7 @@ def test_nothing_within_the_threshold_is_no_error_and_changes_nothing():
     variables = with_slopes(variables, 0.0)
     compact, report = collapse(variables)
     chex.assert_trees_all_equal(compact, variables)
-    assert report.collapsed == () and report.new == ()
+    assert report.collapsed == () and report.new_leaves == ()
 
 
 def test_under_jit_sites_are_given_and_the_report_comes_out():
@@ -209,7 +209,7 @@ def test_abstract_collapse_is_the_shape_of_collapse(norm):
     chex.assert_trees_all_equal_shapes_and_dtypes(
         abstract, jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), compact)
     )
-    assert report.new == real.new and report.parameters_after == real.parameters_after
+    assert report.new_leaves == real.new and report.parameters_after == real.parameters_after
 
 
 def edited(variables, path, value):
@@ -267,7 +267,7 @@ def test_an_unpaired_activation_is_named():
     with pytest.raises(CollapseError, match="act: unpaired, it stands in no chain"):
         collapse(alone, "act")
     _, report = collapse(alone)
-    assert report.kept == (("act", "unpaired"),)
+    assert report.skipped == (("act", "unpaired"),)
 
 
 def test_stacked_layers_collapse_when_all_are_linear():
@@ -281,7 +281,7 @@ def test_stacked_layers_collapse_when_all_are_linear():
     compact, report = collapse(tree)
     np.testing.assert_allclose(compact["dense_1"]["kernel"], kernels[0] @ kernels[1], atol=1e-5)
     np.testing.assert_allclose(report.gaps["act_0"], [0, 0, 0.02], atol=1e-6)
-    _, report = collapse(tree, threshold=0.01)
+    _, report = collapse(tree, fit=Exact(max_gap=0.01))
     assert report.collapsed == ()
 
 

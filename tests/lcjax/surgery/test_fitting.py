@@ -32,19 +32,19 @@ def shapes(compact):
     return {name: child["kernel"].shape for name, child in compact["params"].items()}
 
 
-@pytest.mark.parametrize("fit", ["least_squares", "moments"])
+@pytest.mark.parametrize("fit", [LeastSquares(), PerUnit()])
 @pytest.mark.parametrize(("norm", "bias"), [(None, False), ("batch", True)])
 def test_fits_beat_the_fuse_and_bring_biases(fit, norm, bias):
     model, variables = random_chain((12, 11, 5), D_IN, norm=norm, bias=bias)
     variables = with_slopes(variables, 0.3)
-    exact, _ = collapse(variables, threshold=1)
+    exact, _ = collapse(variables, fit=Exact(max_gap=1))
     stats = calibrate(model.apply, variables, [X], fit=fit)
-    compact, report = collapse(variables, fit=stats)
+    compact, report = collapse(variables, calibration=stats)
     assert set(compact) == {"params"} and set(compact["params"]) == {"dense_2"}
     assert "bias" in compact["params"]["dense_2"]
     assert error(model, compact, variables) < 0.8 * error(model, exact, variables)
-    assert report.collapsed == ("act_0", "act_1") and report.factors == ()
-    assert report.new == ("dense_2/bias", "dense_2/kernel")
+    assert report.collapsed == ("act_0", "act_1") and report.factored == ()
+    assert report.new_leaves == ("dense_2/bias", "dense_2/kernel")
     assert len(report.fits) == (1 if fit == "least_squares" else 2)
     assert [fit.sites for fit in report.fits][-1][-1] == "act_1"
     text = str(report)
@@ -63,10 +63,10 @@ def test_gated_mlps_are_fitted(fit, hidden, held):
     model = CollapsibleGLU(hidden, 5, nn.silu)
     variables = model.init(jax.random.key(0), X)
     x = X + 1  # gates that are mostly open
-    exact, _ = collapse(variables, threshold=1)
+    exact, _ = collapse(variables, fit=Exact(max_gap=1))
     compact, report = collapse(variables, fit=calibrate(model.apply, variables, [x], fit=fit))
     assert set(compact["params"]) == held
-    assert report.factors == (("act",) if len(held) == 2 else ())
+    assert report.factored == (("act",) if len(held) == 2 else ())
     assert error(model, compact, variables, x) < 0.9 * error(model, exact, variables, x)
 
 
@@ -75,11 +75,11 @@ def test_a_bottleneck_is_fitted_by_two_factors_of_its_width():
     variables = with_slopes(variables, 0.5)
     x = RNG.normal(size=(400, 40)).astype(np.float32)
     stats = calibrate(model.apply, variables, [x])
-    compact, report = collapse(variables, fit=stats)
+    compact, report = collapse(variables, calibration=stats)
     assert shapes(compact) == {"dense_1": (40, 2), "dense_3": (2, 40)}
-    assert report.factors == ("act_1",) and report.fits[0].rank == 2
+    assert report.factored == ("act_1",) and report.fits[0].rank == 2
     assert "bias" not in compact["params"]["dense_1"]
-    by_moments, _ = collapse(variables, fit=calibrate(model.apply, variables, [x], fit="moments"))
+    by_moments, _ = collapse(variables, fit=calibrate(model.apply, variables, [x], fit=PerUnit()))
     assert shapes(by_moments) == shapes(compact)
     errors = [error(model, tree, variables, x) for tree in (compact, by_moments)]
     assert errors[0] < errors[1]
@@ -101,13 +101,13 @@ def test_rank_auto_finds_the_least_rank_within_the_tolerance(fit):
     model, variables = low_rank(4, 1e-3)
     x = RNG.normal(size=(500, 30)).astype(np.float32)
     stats = fit if fit == "exact" else calibrate(model.apply, variables, [x], fit=fit)
-    compact, report = collapse(variables, fit=stats, rank="auto", tolerance=0.02)
+    compact, report = collapse(variables, calibration=stats, rank="auto", tolerance=0.02)
     assert shapes(compact) == {"dense_0": (30, 4), "dense_1": (4, 20)}
-    assert report.factors == ("act_0",)
+    assert report.factored == ("act_0",)
     assert report.fits[-1].rank == 4 and report.fits[-1].truncation < 0.02
     assert error(model, compact, variables, x) < 0.02
     assert report.parameters_after == 30 * 4 + 4 * 20 + 20
-    whole, _ = collapse(variables, fit=stats, rank="auto", tolerance=1e-5)
+    whole, _ = collapse(variables, calibration=stats, rank="auto", tolerance=1e-5)
     assert shapes(whole) == {"dense_1": (30, 20)}
 
 
@@ -149,10 +149,10 @@ def test_half_precision_variables_stay_what_they_are():
     model, variables = random_chain((12, 5), D_IN, dtype=jnp.bfloat16.dtype)
     variables = with_slopes(jax.tree.map(jnp.asarray, variables), 0.3)
     stats = calibrate(model.apply, variables, [X])
-    assert stats.fitted["dense_1"].xx.dtype == np.float32
-    compact, report = collapse(variables, fit=stats)
+    assert stats.train["dense_1"].xx.dtype == np.float32
+    compact, report = collapse(variables, calibration=stats)
     assert {leaf.dtype for leaf in jax.tree.leaves(compact)} == {jnp.bfloat16.dtype}
-    exact, _ = collapse(variables, threshold=1)
+    exact, _ = collapse(variables, fit=Exact(max_gap=1))
     assert error(model, compact, variables) < 0.8 * error(model, exact, variables)
 
 
@@ -182,7 +182,7 @@ def test_scarce_data_and_dead_units_are_reported():
     flat[:, 2], flat[:, 3] = 1.0, flat[:, 4]
     _, report = collapse(variables, fit=calibrate(model.apply, variables, [flat]))
     assert report.fits[0].notes == ("inputs have rank 4 of 6", "1 of 6 inputs never vary")
-    _, report = collapse(variables, fit=calibrate(model.apply, variables, [X], fit="moments"))
+    _, report = collapse(variables, fit=calibrate(model.apply, variables, [X], fit=PerUnit()))
     assert report.fits[0].notes == ("3 of 12 units dead",)
     assert "act_0: 3 of 12 units dead" in str(report)
 
@@ -228,7 +228,7 @@ def test_one_input_in_other_units_changes_nothing(ridge):
     found = []
     for tree, x in ((variables, X), (other, X * units)):
         stats = calibrate(model.apply, tree, [x], holdout=0.0)
-        found.append(collapse(tree, fit=stats, ridge=ridge)[1].fits[0])
+        found.append(collapse(tree, calibration=stats, ridge=ridge)[1].fits[0])
     t = np.float64(jax.jit(model.apply)(variables, X))
     rows = np.concatenate([X, np.ones((len(X), 1))], 1).astype(np.float64)
     missed = t - rows @ np.linalg.lstsq(rows, t, rcond=None)[0]

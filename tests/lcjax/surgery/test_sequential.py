@@ -2,9 +2,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
 from lcjax import CollapsibleMLP, calibrate, collapse, collapse_sequential
+
+load_digits = pytest.importorskip("sklearn.datasets").load_digits
 
 X = (load_digits().data / 16).astype(np.float32)[:1024]
 
@@ -59,12 +60,12 @@ def test_a_later_run_corrects_what_an_earlier_one_got_wrong(fit):
     variables = jax.jit(model.init)(jax.random.key(0), X[:1])
     fitted, other = [X[:384], X[384:768]], X[768:]
     stats = calibrate(model.apply, variables, fitted, sites, fit=fit)
-    together, report = collapse(variables, fit=stats)
+    together, report = collapse(variables, calibration=stats)
     in_turn, turns = collapse_sequential(model.apply, variables, fitted, sites, fit=fit)
     assert error(model, in_turn, variables, other) < error(model, together, variables, other)
     assert set(in_turn["params"]) == {"dense_1", "act_1", "dense_3", "act_3", "dense_4"}
-    assert turns.kept == (("act_1", "not asked for"), ("act_3", "not asked for"))
-    assert turns.new == report.new and turns.dropped == report.dropped
+    assert turns.skipped == (("act_1", "not asked for"), ("act_3", "not asked for"))
+    assert turns.new == report.new_leaves and turns.dropped == report.removed_leaves
     first, second = turns.fits
     assert (first.sites, second.sites) == (("act_0",), ("act_2",))
     assert first == report.fits[0] and second != report.fits[1]

@@ -33,7 +33,7 @@ def test_an_average_of_a_functions_tree_too():
     assert report.collapsed == ("a",)
     assert float(compact["slopes"]["b"]["slope"]) == np.float32(0.2)
     stats = f.calibrate(ema, [X], sites="a", progress=False)
-    compact, report = f.collapse(ema, X, fit=stats, slopes_from=raw)
+    compact, report = f.collapse(ema, X, calibration=stats, slopes_from=raw)
     assert report.collapsed == ("a",) and float(compact["slopes"]["b"]["slope"]) == np.float32(0.2)
 
 
@@ -41,6 +41,6 @@ def test_a_models_own_slope_is_no_site_and_counts_as_a_parameter():
     params = MODEL.init(jax.random.key(0), X)["params"]
     tree = {"mlp": params, "line": {"slope": jnp.ones(7), "intercept": jnp.ones(7)}}
     assert find_sites(tree).paths == ("mlp/act_0", "mlp/act_1")
-    _, report = collapse(tree, "mlp/act_0", threshold=9)
+    _, report = collapse(tree, "mlp/act_0", fit=Exact(max_gap=9))
     kernels = sum(leaf.size for leaf in jax.tree.leaves(params)) - 2
     assert report.parameters_before == kernels + 14

@@ -34,12 +34,12 @@ def test_at_slope_0_nothing_changes_in_a_single_bit(name):
 def test_sites_are_those_listed_and_compiled_forms_agree(name):
     case, f = CASES[name], lcjax.collapsible(CASES[name].fn)
     params = f.init(case.params, *case.inputs)
-    assert f.sites(params, *case.inputs).paths == case.sites == tuple(params["slopes"])
+    assert f.trace(params, *case.inputs).sites.paths == case.sites == tuple(params["slopes"])
     linear = sloped(params, 1)
-    compact, report = f.collapse(linear, *case.inputs)
+    compact, report = f.trace(linear, *case.inputs).collapse()
     one_by_one = linear
     for site in reversed(case.sites):
-        one_by_one, _ = f.collapse(one_by_one, *case.inputs, sites=site)
+        one_by_one, _ = f.trace(one_by_one, *case.inputs).collapse(site)
     close(one_by_one, compact)
     assert report.collapsed == case.sites and compact["slopes"] == {}
     run = lambda trees, *inputs: [f(tree, *inputs) for tree in trees]
@@ -53,7 +53,7 @@ def test_sites_are_those_listed_and_compiled_forms_agree(name):
     held = jax.tree.leaves((compact["model"], compact["fused"]))
     assert report.parameters_before == sum(leaf.size for leaf in jax.tree.leaves(case.params))
     assert report.parameters_after == sum(leaf.size for leaf in held) < report.parameters_before
-    assert set(report.new) == {path for path in paths(compact) if path.startswith("fused/")}
+    assert set(report.new_leaves) == {path for path in paths(compact) if path.startswith("fused/")}
 
 
 def paths(tree):
@@ -91,7 +91,7 @@ def test_a_gated_unit_bends_to_its_value():
     params = sloped(f.init(p, X), 0.25)
     gate, value = jax.nn.silu(X @ p["g"]), X @ p["w1"]
     close(f(params, X), (0.75 * gate * value + 0.25 * value) @ p["w2"])
-    (site,) = f.sites(params, X)
+    (site,) = f.trace(params, X).sites
     assert (site.d_in, site.d_hidden, site.d_out) == (6, 16, 4)
     assert (site.parameters_before, site.parameters_after) == (6 * 32 + 64, 24)
 

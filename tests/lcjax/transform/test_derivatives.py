@@ -67,7 +67,7 @@ def test_a_compact_tree_with_a_slope_left_goes_both_ways():
     f = lcjax.collapsible(potential)
     tree = f.init(P, X)
     tree["slopes"] = {"w1": {"slope": jnp.float32(0.3)}, "w2": {"slope": jnp.float32(1)}}
-    compact, _ = f.collapse(tree, X)
+    compact, _ = f.trace(tree, X).collapse()
     assert list(compact["slopes"]) == ["w1"]
     slopes = [jnp.float32(0.3), jnp.float32(1)]
     got = jax.jit(lambda t: jax.hessian(lambda x: f(t, x))(X))(compact)

@@ -8,13 +8,13 @@ import pytest
 from jax import lax
 
 import lcjax
-from lcjax.transform.analysis import reasons
+from lcjax.transform.analysis.reasons import Cause, Reason
 from tests.helpers.functions import PAIR, X, arrays, dense, pair
 
 x = X[0]  # (5, 6)
 E = arrays(u=(3, 6, 8), d=(3, 8, 6), b=(3, 8))
 W = arrays(w=(6, 8), v=(6, 8), c=(8, 4), cc=(16, 4), c6=(14, 4), both=(6, 16), n=(2, 6, 8))
-SUMMED = f"{reasons.SUM} (`reduce_prod`)"
+SUMMED = Reason(Cause.REDUCTION, op="reduce_prod")
 
 
 def expert(p, x):
@@ -117,32 +117,32 @@ def frozen(p, x):
 
 
 BY_TOKEN = PAIR | {"pos": arrays(pos=(5, 16))["pos"], "m": jnp.arange(5.0)}
-add, div = (reasons.BY_TOKEN.format(op=name) for name in ("add", "div"))
-joined = reasons.NOT_BY_UNIT.format(op="concatenate")
+add, div = (Reason(Cause.BY_TOKEN, op=name) for name in ("add", "div"))
+joined = Reason(Cause.NOT_BY_UNIT, op="concatenate")
 CASES = {
-    "ensemble": (jax.vmap(expert, (0, None)), E, {"u": reasons.BATCHED}),
-    "experts by einsum": (einsum_experts, E, {"u": reasons.BATCHED}),
-    "one kernel for every position": (by_position, E, {"u": reasons.BATCHED}),
-    "ragged_dot": (ragged, E, {"u": reasons.RAGGED.format(op="ragged_dot_general")}),
-    "gathered": (gathered, E, {"u": reasons.GATHERED.format(op="gather")}),
+    "ensemble": (jax.vmap(expert, (0, None)), E, {"u": Reason(Cause.BATCHED)}),
+    "experts by einsum": (einsum_experts, E, {"u": Reason(Cause.BATCHED)}),
+    "one kernel for every position": (by_position, E, {"u": Reason(Cause.BATCHED)}),
+    "ragged_dot": (ragged, E, {"u": Reason(Cause.RAGGED, op="ragged_dot_general")}),
+    "gathered": (gathered, E, {"u": Reason(Cause.GATHERED, op="gather")}),
     "experts of one leaf": (
         of_one_leaf,
         E,
-        {"u": reasons.ONE_LEAF.format(which="before", leaf="u")},
+        {"u": Reason(Cause.ONE_LEAF, which="before", leaf="u")},
     ),
-    "picked in a scan": (picked, E, {"u": reasons.PICKED}),
-    "FiLM": (film, W, {"w": reasons.OTHER}),
+    "picked in a scan": (picked, E, {"u": Reason(Cause.PICKED)}),
+    "FiLM": (film, W, {"w": Reason(Cause.OTHER)}),
     "two towers": (towers, W, {"w": joined, "v": joined}),
     "concatenated skip": (skip, W, {"w": joined}),
-    "gate and value interleaved": (gated(interleaved), W, {"both": reasons.ONE_KERNEL}),
-    "gate and value stacked": (gated(stacked), W, {"n": reasons.ONE_KERNEL}),
-    "gate and value reshaped": (gated(reshaped), W, {"both": reasons.ONE_KERNEL}),
-    "a clipped value": (gated(clipped), W, {"both": reasons.TWO_PARTS}),
+    "gate and value interleaved": (gated(interleaved), W, {"both": Reason(Cause.ONE_KERNEL)}),
+    "gate and value stacked": (gated(stacked), W, {"n": Reason(Cause.ONE_KERNEL)}),
+    "gate and value reshaped": (gated(reshaped), W, {"both": Reason(Cause.ONE_KERNEL)}),
+    "a clipped value": (gated(clipped), W, {"both": Reason(Cause.TWO_PARTS)}),
     "a product over a stack": (product, W, {"w": SUMMED, "v": SUMMED}),
     "complex kernel": (
         lambda p, x: jnp.tanh(x @ p["w"]) @ p["c"],
         W | {"w": W["w"] * 1j},
-        {"w": reasons.DTYPE.format(which="before", dtype="complex64")},
+        {"w": Reason(Cause.DTYPE, which="before", dtype="complex64")},
     ),
     "positions before": (
         lambda p, x: pair_after(p, dense(p, 1, x) + p["pos"]),
@@ -163,25 +163,25 @@ CASES = {
     "added to itself": (
         pair(lambda z: nn.relu(z + z)),
         PAIR,
-        {"w1": reasons.UNFOLDED.format(op="add")},
+        {"w1": Reason(Cause.UNFOLDED, op="add")},
     ),
     "softmax over all tokens": (
         pair(lambda z: nn.softmax(z, 0)),
         PAIR,
-        {"w1": f"{reasons.SUM} (`reduce_sum`)"},
+        {"w1": Reason(Cause.REDUCTION, op="reduce_sum")},
     ),
-    "stop_gradient": (halted, PAIR, {"w1": reasons.STOPPED}),
-    "stop_gradient inside": (halted_inside, PAIR, {"w1": reasons.STOPPED}),
-    "stop_gradient on a kernel": (frozen, PAIR, {"w1": reasons.FROZEN.format(which="before")}),
+    "stop_gradient": (halted, PAIR, {"w1": Reason(Cause.STOPPED)}),
+    "stop_gradient inside": (halted_inside, PAIR, {"w1": Reason(Cause.STOPPED)}),
+    "stop_gradient on a kernel": (frozen, PAIR, {"w1": Reason(Cause.FROZEN, which="before")}),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_dense_that_leads_to_another_is_explained(name):
     fn, params, want = CASES[name]
-    explained = lcjax.collapsible(fn).explain({"model": params}, x)
+    explained = lcjax.collapsible(fn).trace(params, x).explain()
     assert explained.sites == ()
-    assert dict(explained.left) == want
+    assert dict(explained.rejected) == want
 
 
 class Block(nn.Module):
@@ -204,11 +204,13 @@ class Blocks(nn.Module):
 def test_every_block_of_a_transformer_has_the_same_rows():
     ids = jnp.ones((2, 3), jnp.int32)
     variables = jax.eval_shape(Blocks().init, jax.random.key(0), ids)
-    explained = lcjax.collapsible(Blocks().apply).explain({"model": variables}, ids)
+    explained = lcjax.collapsible(Blocks().apply).trace(variables, ids).explain()
     assert explained.sites == tuple(f"block_{i}/up" for i in range(3))
     rows = [f"block_{i}/{name}" for i in range(3) for name in ("attention/out", "down")]
-    assert [path for path, _ in explained.left] == rows
-    assert {reason for _, reason in explained.left} == {f"{reasons.SUM} (`reduce_sum`)"}
+    assert [path for path, _ in explained.rejected] == rows
+    assert {reason for _, reason in explained.rejected} == {
+        Reason(Cause.REDUCTION, op="reduce_sum")
+    }
 
 
 def test_straight_through_estimators_are_sites():
@@ -216,7 +218,7 @@ def test_straight_through_estimators_are_sites():
     rounded = lambda z: z + lax.stop_gradient(jnp.round(nn.relu(z)) - z)
     f = lcjax.collapsible(pair(rounded))
     tree = f.init(PAIR, x) | {"slopes": {"w1": {"slope": jnp.float32(1)}}}
-    compact, _ = f.collapse(tree, x)
+    compact, _ = f.trace(tree, x).collapse()
     gradient = lambda tree: jax.grad(lambda x: f(tree, x).sum())(x)
     np.testing.assert_allclose(gradient(compact), gradient(tree), rtol=1e-4)
 
@@ -224,5 +226,5 @@ def test_straight_through_estimators_are_sites():
 def test_two_parts_that_lead_to_each_other_name_their_leaf():
     fn = lambda p, x: nn.relu(x @ p["layers"][0]["n"][0]) @ p["layers"][0]["n"][1]
     params = {"layers": [{"n": arrays(n=(2, 6, 6))["n"]}]}
-    ((path, reason),) = lcjax.collapsible(fn).explain({"model": params}, x).left
-    assert (path, reason) == ("layers/0/n", reasons.BOTH_PARTS.format(leaf="layers/0/n"))
+    ((path, reason),) = lcjax.collapsible(fn).trace(params, x).explain().rejected
+    assert (path, reason) == ("layers/0/n", Reason(Cause.BOTH_PARTS, leaf="layers/0/n"))

@@ -50,8 +50,12 @@ def test_least_squares_is_the_regression_of_outputs_on_inputs(name):
     }[name]
     f = lcjax.collapsible(fn)
     params = sloped(f.init(model, ALL), 0.3)
-    stats = f.calibrate(params, BATCHES, holdout=0.0, progress=False)
-    compact, report = f.collapse(params, ALL, fit=stats, ridge=0.0)
+    stats = f.trace(params, BATCHES[0]).calibrate(
+        lcjax.CalibrationData(BATCHES, holdout=0.0, progress=False)
+    )
+    compact, report = f.trace(params, ALL).collapse(
+        fit=lcjax.LeastSquares(ridge=0.0), calibration=stats
+    )
     ((kernel, bias),) = ([entry["kernel"], entry["bias"]] for entry in compact["fused"].values())
     want_kernel, want_bias = regression(ALL, f(params, ALL))
     np.testing.assert_allclose(kernel, want_kernel, atol=2e-4)
@@ -66,8 +70,10 @@ def test_least_squares_is_the_regression_of_outputs_on_inputs(name):
 def test_moments_fit_puts_a_gain_and_an_offset_in_the_activations_place(order):
     f = lcjax.collapsible(normed(order))
     params = sloped(f.init(PAIR | NORM, ALL), 0.2)
-    stats = f.calibrate(params, BATCHES, fit="moments", holdout=0.0, progress=False)
-    compact, _ = f.collapse(params, ALL, fit=stats)
+    stats = f.trace(params, BATCHES[0]).calibrate(
+        lcjax.CalibrationData(BATCHES, holdout=0.0, progress=False), fit=lcjax.PerUnit()
+    )
+    compact, _ = f.trace(params, ALL).collapse(calibration=stats)
 
     def by_hand(x):
         scale = NORM["scale"] / jnp.sqrt(NORM["var"] + 1e-5)
@@ -100,29 +106,32 @@ def test_it_is_the_fit_that_a_module_gets():
 
     f = lcjax.collapsible(apply)
     params = f.init(plain, ALL)
-    for fit in ("least_squares", "moments"):
-        theirs = lcjax.calibrate(model.apply, variables, BATCHES, fit=fit, progress=False)
-        ours = f.calibrate(params, BATCHES, fit=fit, progress=False)
-        compact, report = f.collapse(params, ALL, fit=ours)
-        want, told = lcjax.collapse(variables, fit=theirs)
+    data = lcjax.CalibrationData(BATCHES, progress=False)
+    for fit in (lcjax.LeastSquares(), lcjax.PerUnit()):
+        theirs = lcjax.calibrate(model.apply, variables, data, fit=fit)
+        ours = f.trace(params, BATCHES[0]).calibrate(data, fit=fit)
+        compact, report = f.trace(params, ALL).collapse(calibration=ours)
+        want, told = lcjax.collapse(variables, calibration=theirs)
         close(f(compact, ALL), model.apply(want, ALL), terms=10_000)
-        assert [one.held_r2 for one in report.fits] == pytest.approx(
-            [one.held_r2 for one in told.fits], abs=1e-4
+        assert [one.held_out_r2 for one in report.fits] == pytest.approx(
+            [one.held_out_r2 for one in told.fits], abs=1e-4
         )
 
 
 def test_a_later_fit_joins_what_was_fused_before_and_masks_and_ranks_apply():
     f = lcjax.collapsible(chain)
     params = f.init(CHAIN, ALL)
-    some, _ = f.collapse(params, ALL, sites="w1", threshold=1)
+    some, _ = f.trace(params, ALL).collapse("w1", lcjax.Exact(max_gap=1))
     first_token = lambda x: jnp.ones(x.shape[:2], bool).at[:, 1:].set(False)
-    stats = f.calibrate(some, BATCHES, "w2", progress=False, mask=first_token)
-    assert stats.sites == ("w2",) and stats.runs[0].d_in == 6
-    compact, report = f.collapse(some, ALL, fit=stats)
+    stats = f.trace(some, BATCHES[0]).calibrate(
+        lcjax.CalibrationData(BATCHES, progress=False, mask=first_token), "w2"
+    )
+    assert stats.sites == ("w2",) and stats.segments[0].d_in == 6
+    compact, report = f.trace(some, ALL).collapse(calibration=stats)
     (key,) = compact["fused"]
     assert key.startswith("w1+w2|hidden=16+8|")
     assert report.fits[0].tokens + report.fits[0].held_tokens == 200
-    halves, report = f.collapse(params, ALL, sites=["w1", "w2"], threshold=1, rank=2)
+    halves, report = f.trace(params, ALL).collapse(["w1", "w2"], lcjax.Exact(max_gap=1, rank=2))
     (entry,) = halves["fused"].values()
     assert [entry[i]["kernel"].shape for i in ("0", "1")] == [(6, 2), (2, 12)]
     assert report.fits[0].rank == 2
@@ -131,42 +140,42 @@ def test_a_later_fit_joins_what_was_fused_before_and_masks_and_ranks_apply():
 def test_what_cannot_be_calibrated():
     f = lcjax.collapsible(scanned)
     params = f.init(STACKED, ALL[:2])
-    with pytest.raises(CollapseError, match="w1: stands inside a scan"):
-        f.calibrate(params, BATCHES, progress=False)
+    with pytest.raises(CollapseError, match="w1: "):
+        f.trace(params, BATCHES[0]).calibrate(lcjax.CalibrationData(BATCHES, progress=False))
     f = lcjax.collapsible(chain)
     params = f.init(CHAIN, ALL)
     with pytest.raises(ValueError, match="batches is empty"):
-        f.calibrate(params, [])
+        f.trace(params, ALL).calibrate([])
     with pytest.raises(TypeError, match="batches is one"):
-        f.calibrate(params, ALL)
-    with pytest.raises(ValueError, match="fit is 'exact'"):
-        f.calibrate(params, BATCHES, fit="exact")
-    stats = f.calibrate(params, BATCHES[:1], "w1", progress=False)
-    with pytest.raises(CollapseError, match="w2: asked for, but the fit was calibrated for w1"):
-        f.collapse(params, ALL, sites="w2", fit=stats)
-    some, _ = f.collapse(params, ALL, sites="w2", threshold=1)
-    with pytest.raises(CollapseError, match="w1: the Dense layers around them are not those"):
-        f.collapse(some, ALL, fit=stats)
+        f.trace(params, ALL).calibrate(ALL)
+    with pytest.raises(ValueError, match="which takes no data"):
+        f.trace(params, BATCHES[0]).calibrate(BATCHES, fit=lcjax.Exact())
+    stats = f.trace(params, BATCHES[0]).calibrate(
+        lcjax.CalibrationData(BATCHES[:1], progress=False), "w1"
+    )
+    with pytest.raises(CollapseError, match="w2: .*calibrated for w1"):
+        f.trace(params, ALL).collapse("w2", calibration=stats)
+    some, _ = f.trace(params, ALL).collapse("w2", lcjax.Exact(max_gap=1))
+    with pytest.raises(CollapseError, match="w1: .*calibrat"):
+        f.trace(some, ALL).collapse(calibration=stats)
     with pytest.raises(ValueError, match="ridge is -1"):
-        f.collapse(params, ALL, fit=stats, ridge=-1)
-    with pytest.raises(ValueError, match="fit is 'best', must be 'exact'"):
-        f.collapse(params, ALL, fit="best")
+        f.trace(params, ALL).collapse(fit=lcjax.LeastSquares(ridge=-1), calibration=stats)
+    with pytest.raises(TypeError, match="fit: got 'best'"):
+        f.trace(params, ALL).collapse(fit="best")
 
 
-def test_an_abstract_compact_tree_has_the_shapes_of_its_fit_and_rank():
+def test_abstract_collapse_gives_the_shapes_of_an_exact_fuse():
     bare = lambda p, x: jax.nn.relu(x @ p["w1"]) @ p["w2"]
     f = lcjax.collapsible(bare)
     params = f.init({name: CHAIN[name] for name in ("w1", "w2")}, ALL)
-    stats = f.calibrate(params, BATCHES, progress=False)
-    for how in (dict(fit=stats), dict(fit=stats, rank=2), dict(rank=2), {}):
-        compact, _ = f.collapse(params, ALL, sites="w1", threshold=9, **how)
-        shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), compact)
-        abstract = f.abstract_compact(params, ALL, sites="w1", **how)
-        assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), abstract) == shapes
-        assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(abstract))
+    compact, _ = f.trace(params, ALL).collapse("w1", lcjax.Exact(max_gap=9))
+    shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), compact)
+    abstract = f.trace(params, ALL).abstract_collapse("w1")[0]
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), abstract) == shapes
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(abstract))
     shapes = jax.eval_shape(lambda: params)
     with pytest.raises(CollapseError, match="w1: traced or abstract"):
-        f.abstract_compact(shapes, ALL, sites="w1", rank=2)
+        f.trace(shapes, ALL).abstract_collapse("w1", lcjax.Exact(rank=2))
 
 
 def test_statistics_are_of_the_weights_and_of_runs_apart():
@@ -181,11 +190,13 @@ def test_statistics_are_of_the_weights_and_of_runs_apart():
     weights = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     f = lcjax.collapsible(two)
     params = f.init(weights, x)
-    stats = f.calibrate(params, [x], progress=False)
-    one, report = f.collapse(params, x, sites="c", fit=stats)
+    stats = f.trace(params, x).calibrate(lcjax.CalibrationData([x], progress=False))
+    one, report = f.trace(params, x).collapse("c", calibration=stats)
     assert report.collapsed == ("c",)
-    both, _ = f.collapse(one, x, sites="a", fit=stats)
-    np.testing.assert_allclose(f(both, x), f(f.collapse(params, x, fit=stats)[0], x), rtol=1e-5)
+    both, _ = f.trace(one, x).collapse("a", calibration=stats)
+    np.testing.assert_allclose(
+        f(both, x), f(f.trace(params, x).collapse(calibration=stats)[0], x), rtol=1e-5
+    )
     other = f.init(weights | {"b": weights["b"] + 1}, x)
     with pytest.raises(CollapseError, match="a: got statistics of other weights than this tree"):
-        f.collapse(other, x, fit=stats)
+        f.trace(other, x).collapse(calibration=stats)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import lcjax
-from lcjax.transform.analysis import reasons
+from lcjax.transform.analysis.reasons import Cause, Reason
 from tests.lcjax.transform.test_straight_path import KEEP, SIGMAS, P, X, close, down, norm, up
 
 STEPS = {
@@ -85,7 +85,7 @@ def test_random_steps_around_an_activation(seed):
         tree = f.init(p, x)
         assert tuple(tree["slopes"]) == ("u",)
         linear = tree | {"slopes": jax.tree.map(jnp.ones_like, tree["slopes"])}
-        compact, _ = f.collapse(linear, x)
+        compact, _ = f.trace(linear, x).collapse()
         identity = jnp.ones_like if gated else lambda z: z
         want, straight = fn(p, x), form(identity, p, x)
         close(f(tree, x), want, 0)
@@ -104,6 +104,6 @@ def test_what_differs_by_token_is_left_alone(name, where):
         h = jax.nn.relu(step(p, z) if where == "before" else z)
         return down(p, some(p, step(p, h) if where == "after" else h))
 
-    ((path, reason),) = lcjax.collapsible(fn).explain({"model": P}, X).left
+    ((path, reason),) = lcjax.collapsible(fn).trace(P, X).explain().rejected
     op = {"positions": "add", "scale by position": "mul", "mask by position": "select_n"}[name]
-    assert (path, reason) == ("u", reasons.BY_TOKEN.format(op=op))
+    assert (path, reason) == ("u", Reason(Cause.BY_TOKEN, op=op))

@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 import lcjax
+from lcjax.transform.analysis.reasons import Cause, Reason
 from tests.helpers.functions import KEY, PAIR, STACKED, X, arrays, dense, pair
 
 TWO = PAIR | arrays(w3=(16, 4), w4=(4, 6), g=(6, 16))
@@ -99,7 +100,7 @@ CASES = {
     "sort": (
         lambda p, x: dense(p, 2, jnp.sort(dense(p, 1, x))),
         TWO,
-        "`sort` is between, which does not work on every unit alone",
+        "`sort` is between, which does not act on each unit alone",
     ),
     "pooling": (lambda p, x: dense(p, 2, hidden(p, x).mean(1)), TWO, f"{SUM} (`reduce_sum`)"),
     "linear": (
@@ -136,7 +137,7 @@ CASES = {
     "a condition": (
         lambda p, x: lax.cond(p["n"] > 0, nn.relu, nn.tanh, dense(p, 1, x)) @ p["w2"],
         TWO | {"n": jnp.int32(1)},
-        "`cond` is between, which does not work on every unit alone",
+        "`cond` is between, which does not act on each unit alone",
     ),
     "two parts of one leaf": (
         lambda p, x: nn.relu(x @ p["both"][0]) @ p["both"][1],
@@ -146,7 +147,7 @@ CASES = {
     "picked by a loop's counter": (
         lambda p, x: lax.fori_loop(0, 4, lambda i, x: x + nn.relu(x @ p["w1"][i]) @ p["w2"][i], x),
         STACKED,
-        "a loop's counter picks it. Hand the layers to lax.scan as `xs`, or unroll the loop",
+        "a loop counter indexes it. Pass the layers to lax.scan as `xs`, or unroll the loop",
     ),
     "softmax over tokens": (
         lambda p, x: dense(p, 2, nn.softmax(dense(p, 1, x), axis=1)),
@@ -160,10 +161,9 @@ CASES = {
 def test_left_alone(name):
     fn, params, reason = CASES[name]
     f = lcjax.collapsible(fn)
-    bare = {"model": params, "slopes": {}, "fused": {}}
-    explained = f.explain(bare, X)
+    explained = f.trace(params, X).explain()
     assert explained.sites == ()
-    assert reason in [why for _, why in explained.left]
+    assert reason in [str(why) for _, why in explained.rejected]
     assert f"left alone: {reason}" in str(explained)
     with pytest.raises(lcjax.CollapseError, match="the function has no site"):
         f.init(params, X)
@@ -173,8 +173,8 @@ def test_left_alone(name):
     "fn, name", [(own_derivative, "custom_vjp_call"), (in_a_while_loop, "while")]
 )
 def test_what_is_not_looked_into(fn, name):
-    explained = lcjax.collapsible(fn).explain({"model": TWO}, X)
-    assert explained.left[0][0] == f"(inside `{name}`)"
+    explained = lcjax.collapsible(fn).trace(TWO, X).explain()
+    assert explained.rejected[0][0] == f"(inside `{name}`)"
 
 
 def test_sites_and_what_is_fused_are_told_too():
@@ -182,25 +182,25 @@ def test_sites_and_what_is_fused_are_told_too():
         lambda p, x: pair(nn.relu)(p["a"], x) + nn.softmax(pair(nn.relu)(p["b"], x))
     )
     params = f.init({"a": PAIR, "b": PAIR}, X)
-    compact, _ = f.collapse(params, X, sites="a/w1", threshold=1)
-    explained = f.explain(compact, X)
-    assert (explained.sites, explained.fused, explained.left) == (("b/w1",), ("a/w1",), ())
+    compact, _ = f.trace(params, X).collapse("a/w1", lcjax.Exact(max_gap=1))
+    explained = f.trace(compact, X).explain()
+    assert (explained.sites, explained.fused, explained.rejected) == (("b/w1",), ("a/w1",), ())
     assert "fused" in str(explained) and "a site" in str(explained)
 
 
 def test_other_data_that_enters():
     masked = lambda p, x, mask: dense(p, 2, hidden(p, x) * mask)
-    explained = lcjax.collapsible(masked).explain({"model": TWO}, X, X[..., :1])
-    assert explained.left == (("w1", "another value enters, which comes from no Dense"),)
+    explained = lcjax.collapsible(masked).trace(TWO, X, X[..., :1]).explain()
+    assert explained.rejected == (("w1", Reason(Cause.OTHER)),)
 
 
 def test_conditions_and_statistics_that_are_inputs():
     chosen = lambda p, x, flag: lax.cond(flag, nn.relu, nn.tanh, dense(p, 1, x)) @ p["w2"]
-    ((_, reason),) = lcjax.collapsible(chosen).explain({"model": TWO}, X, jnp.array(True)).left
-    assert reason.startswith("`cond` is between")
+    ((_, reason),) = lcjax.collapsible(chosen).trace(TWO, X, jnp.array(True)).explain().rejected
+    assert str(reason).startswith("`cond` is between")
     normed = lambda p, x, mean: dense(p, 2, nn.relu(dense(p, 1, x) - mean))
-    ((_, reason),) = lcjax.collapsible(normed).explain({"model": TWO}, X, jnp.ones(16)).left
-    assert "statistics of a norm fold in where they are given with the params" in reason
+    ((_, reason),) = lcjax.collapsible(normed).trace(TWO, X, jnp.ones(16)).explain().rejected
+    assert "statistics of a norm fold in where they are given with the params" in str(reason)
 
 
 def test_a_block_used_twice_in_training_is_tied():
@@ -210,16 +210,16 @@ def test_a_block_used_twice_in_training_is_tied():
             x = (z - z.mean((0, 1))) @ p["w4"]
         return x
 
-    explained = lcjax.collapsible(twice).explain({"model": PAIR | arrays(w4=(16, 6))}, X)
+    explained = lcjax.collapsible(twice).trace(PAIR | arrays(w4=(16, 6)), X).explain()
     assert explained.sites == ()
-    assert ("w1", "the kernel before it is used elsewhere too (tied weights)") in explained.left
+    assert ("w1", Reason(Cause.TIED)) in explained.rejected
 
 
 def test_a_cast_to_integers_is_an_activation():
     truncated = pair(lambda z: z.astype(jnp.int32).astype(z.dtype))
-    assert lcjax.collapsible(truncated).explain({"model": TWO}, X).sites == ("w1",)
+    assert lcjax.collapsible(truncated).trace(TWO, X).explain().sites == ("w1",)
 
 
 def test_random_numbers_in_an_activation_do_not_hinder():
     noisy = lambda p, x, key: dense(p, 2, hidden(p, x) + jax.random.normal(key, (3, 5, 16)))
-    assert lcjax.collapsible(noisy).explain({"model": TWO}, X, KEY).sites == ("w1",)
+    assert lcjax.collapsible(noisy).trace(TWO, X, KEY).explain().sites == ("w1",)

@@ -287,11 +287,11 @@ def test_model(name):
     model = MODELS[name]()
     f = lcjax.collapsible(model.fn)
     params = f.init(model.params, *model.inputs)
-    assert list(f.sites(params, *model.inputs).paths) == model.sites
+    assert list(f.trace(params, *model.inputs).sites.paths) == model.sites
     want = jax.jit(model.fn)(model.params, *model.inputs)
     close(jax.jit(f)(params, *model.inputs), want)
     linear = sloped(params, 1)
-    compact, report = f.collapse(linear, *model.inputs)
+    compact, report = f.trace(linear, *model.inputs).collapse()
     close(jax.jit(f)(compact, *model.inputs), jax.jit(f)(linear, *model.inputs))
     assert report.collapsed == tuple(model.sites)
     deep = flops(model.fn, model.params, *model.inputs)

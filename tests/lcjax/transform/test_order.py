@@ -90,5 +90,5 @@ def test_a_call_of_several_results_may_be_part_of_an_activation():
 
     f = lcjax.collapsible(pair(act))
     tree = f.init(PAIR, X)
-    assert f.sites(tree, X).paths == ("w1",)
+    assert f.trace(tree, X).sites.paths == ("w1",)
     assert jnp.abs(f(tree, X) - pair(act)(PAIR, X)).max() < 1e-5

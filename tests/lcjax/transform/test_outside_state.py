@@ -30,7 +30,7 @@ class Outside:
 
 
 def gathered(stats):
-    (moments,) = stats.fitted.values()
+    (moments,) = stats.train.values()
     return moments
 
 
@@ -50,10 +50,11 @@ def test_calibrate_of_a_function_sees_its_state_and_mask_as_they_are_now():
     x = np.random.default_rng(0).normal(size=(40, len(PAIR["w1"]))).astype(np.float32)
     tree = f.init(PAIR, x)
     mask = lambda x: jnp.arange(len(x)) < state["counted"]
-    call = dict(mask=mask, holdout=0.0, progress=False)
-    f.calibrate(tree, [x], **call)
+    data = lcjax.CalibrationData([x], mask=mask, holdout=0.0, progress=False)
+    call = f.trace(tree, x)
+    call.calibrate(data)
     state.update(scale=10.0, counted=7)
-    after = gathered(f.calibrate(tree, [x], **call))
+    after = gathered(call.calibrate(data))
     assert after.count == 7
     np.testing.assert_allclose(after.mean_x, 10 * x[:7].mean(0), rtol=1e-5)
 

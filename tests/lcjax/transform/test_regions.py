@@ -27,7 +27,7 @@ def test_a_first_half_in_a_call_of_its_own(around, half):
 
     f = lcjax.collapsible(fn)
     params = f.init(PAIR, X)
-    compact, _ = f.collapse(sloped(params, 1), X)
+    compact, _ = f.trace(sloped(params, 1), X).collapse()
     run = lambda tree: jax.value_and_grad(lambda tree: f(tree, X).sum())(tree)
     (bent, _), (value, gradient) = jax.jit(lambda *trees: list(map(run, trees)))(
         sloped(params, 1), compact

@@ -55,7 +55,7 @@ def close(a, b):
 
 def test_statistics_among_the_params_go_with_the_norm_that_was_folded_in(variables):
     inference = lcjax.collapsible(lambda v, x: NET.apply(v, x, False))
-    compact, _ = inference.collapse(linear(inference.init(variables, X), "d1"), X)
+    compact, _ = inference.trace(linear(inference.init(variables, X), "d1"), X).collapse()
     y, new = jax.jit(lcjax.collapsible(training))(compact, X)
     close((y, new["batch_stats"]), jax.jit(lcjax.collapsible(left))(compact, X))
     updated = {**compact, "model": {**compact["model"], **new}}
@@ -73,7 +73,7 @@ def test_state_folds_in_and_stands_outside_of_what_is_trained(variables):
     f = lcjax.collapsible(applied, has_state=True)
     tree = linear(f.init(params, state, X, False), "d1")
     assert tree["model"] is params
-    compact, report = f.collapse(tree, state, X, False)
+    compact, report = f.trace(tree, state, X, False).collapse()
     assert report.collapsed == ("d1",)
     close(f(compact, state, X, False)[0], f(tree, state, X, False)[0])
     tx = optax.adamw(1e-2, weight_decay=0.1)
@@ -92,10 +92,10 @@ def test_state_folds_in_and_stands_outside_of_what_is_trained(variables):
     assert jax.tree.structure(new) == jax.tree.structure(state)
     close(new["batch_stats"]["bn1"], state["batch_stats"]["bn1"])
     whole = lcjax.collapsible(lambda v, x: NET.apply(v, x, False))
-    both, _ = whole.collapse(linear(whole.init(variables, X), "d1"), X)
+    both, _ = whole.trace(linear(whole.init(variables, X), "d1"), X).collapse()
     others = lcjax.collapsible(left)(both, X)[1]
     close({name: new["batch_stats"][name] for name in others}, others)
-    again, _ = f.collapse(linear(trained, "d0"), new, X, False)  # with statistics of now
+    again, _ = f.trace(linear(trained, "d0"), new, X, False).collapse()  # with statistics of now
     close(f(again, new, X, False)[0], f(linear(trained, "d0"), new, X, False)[0])
 
 
@@ -103,14 +103,16 @@ def test_calibrate_takes_the_state_beside_the_batches(variables):
     params, state = variables["params"], {"batch_stats": variables["batch_stats"]}
     f = lcjax.collapsible(lambda *inputs: applied(*inputs, False)[0], has_state=True)
     tree = f.init(params, state, X)
-    stats = f.calibrate(tree, [X], ["d1"], state=state, progress=False)
+    stats = f.trace(tree, state, X).calibrate(lcjax.CalibrationData([X], progress=False), ["d1"])
     whole = lcjax.collapsible(lambda v, x: NET.apply(v, x, False))
-    want = whole.calibrate(whole.init(variables, X), [X], ["d1"], progress=False)
-    close(stats.fitted, want.fitted)
-    compact, report = f.collapse(tree, state, X, fit=stats)
+    want = whole.trace(whole.init(variables, X), X).calibrate(
+        lcjax.CalibrationData([X], progress=False), ["d1"]
+    )
+    close(stats.train, want.train)
+    compact, report = f.trace(tree, state, X).collapse(calibration=stats)
     assert report.collapsed == ("d1",) and f(compact, state, X).shape == (32, 2)
     with pytest.raises(TypeError, match="got no argument after the params, expected the state"):
-        f.sites(tree)
+        f.trace(tree)
 
 
 def test_a_moving_average_of_several_numbers_keeps_each():
@@ -131,7 +133,7 @@ def test_a_moving_average_of_several_numbers_keeps_each():
     hidden, average = jax.random.normal(keys[2], (2, 8))
     state = {"ema": {"hidden": hidden, "average": average, "count": jnp.float32(3)}}
     f = lcjax.collapsible(fn, has_state=True)
-    compact, _ = f.collapse(linear(f.init(params, state, X, False), "w1"), state, X, False)
+    compact, _ = f.trace(linear(f.init(params, state, X, False), "w1"), state, X, False).collapse()
     y, new = f(compact, state, X, True)
     close(y, (X @ params["w1"] - average) @ params["w2"])
     close(new, {"ema": {"hidden": hidden, "average": average, "count": 4.0}})
@@ -151,7 +153,7 @@ def test_statistics_in_a_list_of_which_others_have_the_shape():
     state = list(jax.random.normal(keys[2], (2, 8)))
     f = lcjax.collapsible(fn, has_state=True)
     tree = f.init(params, state, X, False)
-    compact, _ = f.collapse(linear(tree, *tree["slopes"]), state, X, False)
+    compact, _ = f.trace(linear(tree, *tree["slopes"]), state, X, False).collapse()
     close(f(compact, state, X, True)[1], [state[0] + 1, state[1]])
 
 
@@ -175,7 +177,7 @@ def test_nnx_statistics_as_state():
     f = lcjax.collapsible(fn, has_state=True)
     tree = f.init(params, state, X, False)
     (path,) = tree["slopes"]
-    compact, _ = f.collapse(linear(tree, path), state, X, False)
+    compact, _ = f.trace(linear(tree, path), state, X, False).collapse()
     close(f(compact, state, X, False)[0], f(linear(tree, path), state, X, False)[0])
     y, new = f(compact, state, X, True)
     close(y, f(compact, state, X, False)[0])

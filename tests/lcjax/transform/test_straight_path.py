@@ -117,7 +117,7 @@ def _check(fn, straight, tolerance=1e-13):
         tree = f.init(params, x)
         assert len(tree["slopes"]) == 1
         bent = lambda slope: tree | {"slopes": jax.tree.map(lambda s: s + slope, tree["slopes"])}
-        compact, _ = f.collapse(bent(1.0), x)
+        compact, _ = f.trace(bent(1.0), x).collapse()
         want, linear = fn(params, x), straight(params, x)
         got = jax.jit(lambda trees: [f(each, x) for each in trees])(
             [bent(0.0), bent(0.25), bent(1.0), compact]
@@ -200,11 +200,11 @@ def test_of_constants_near_a_dropout_one_goes_with_it(style, rate):
     with jax.enable_x64(True):
         p, x, key = jax.tree.map(jnp.asarray, P), jnp.asarray(X), jax.random.key(0)
         f = lcjax.collapsible(fn)
-        compact, _ = f.collapse(f.init(p, x, key), x, key, threshold=1.0)
+        compact, _ = f.trace(f.init(p, x, key), x, key).collapse(fit=lcjax.Exact(max_gap=1.0))
         close(f(compact, x, key), down(p, R2 * 0.7 * 1.5 * up(p, x) / 2.0))
 
 
-@pytest.mark.parametrize("fit", ["moments", "least_squares"])
+@pytest.mark.parametrize("fit", [lcjax.PerUnit(), lcjax.LeastSquares(ridge=0.0)])
 @pytest.mark.parametrize("form", ["NTK with biases", "norm after"])
 def test_fits_go_through_constants_too(form, fit):
     """Of an activation that is linear on the data a fit finds the straight path."""
@@ -214,8 +214,10 @@ def test_fits_go_through_constants_too(form, fit):
         x = jnp.asarray(np.random.default_rng(1).normal(size=(64, D)))
         f = lcjax.collapsible(fn)
         tree = f.init(p, x)
-        fitted = f.calibrate(tree, [x], fit=fit, holdout=0.0, progress=False)
-        compact, _ = f.collapse(tree, x, fit=fitted, ridge=0.0)
+        fitted = f.trace(tree, x).calibrate(
+            lcjax.CalibrationData([x], holdout=0.0, progress=False), fit=fit
+        )
+        compact, _ = f.trace(tree, x).collapse(fit=fit, calibration=fitted)
         close(f(compact, x), FORMS[form](lambda z: z, p, x), 1e-5)
 
 
@@ -235,5 +237,5 @@ def test_constants_fold_under_strict_promotion_and_in_scans():
     x = jnp.asarray(X, jnp.float32)
     with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"):
         tree = f.init(layers, x)
-        compact, _ = f.collapse(tree, x, threshold=1.0)
+        compact, _ = f.trace(tree, x).collapse(fit=lcjax.Exact(max_gap=1.0))
         close(f(compact, x), form(lambda z: z, layers, x), 1e-5)

@@ -17,7 +17,7 @@ from flax.core import freeze
 from orbax.checkpoint import v1 as ocp
 
 import lcjax
-from lcjax import CollapseError
+from lcjax import CollapseError, Skip
 from tests.helpers.functions import CASES, CHAIN, PAIR, X, chain, pair
 from tests.lcjax.transform.test_collapsible import close, sloped
 
@@ -76,18 +76,18 @@ def test_a_saved_compact_tree_runs_again(name, tmp_path):
     fn, params, needs_like = TREES[name]
     f = lcjax.collapsible(fn)
     deep = f.init(params, X)
-    compact, report = f.collapse(sloped(deep, 1), X)
+    compact, report = f.trace(sloped(deep, 1), X).collapse()
     close(f(compact, X), f(sloped(deep, 1), X))
     lcjax.save(tmp_path / "compact", compact)
     abstract = jax.eval_shape(lambda: f.init(params, X))
-    like = f.abstract_compact(abstract, X, sites=report.collapsed)
+    like = f.trace(abstract, X).abstract_collapse(report.collapsed)[0]
     assert jax.tree.structure(like) == jax.tree.structure(compact)
     restored = [lcjax.restore(tmp_path / "compact", like=like)]
     restored += [] if needs_like else [lcjax.restore(tmp_path / "compact")]
     for tree in restored:
         fresh = lcjax.collapsible(fn)
         chex.assert_trees_all_equal(jax.jit(fresh)(tree, X), jax.jit(f)(compact, X))
-        assert not fresh.sites(tree, X)
+        assert not fresh.trace(tree, X).sites
 
 
 SCRIPT = """
@@ -113,7 +113,7 @@ def test_a_fresh_process_needs_the_function_and_the_tree_alone(tmp_path):
         "up": {"kernel": PAIR["w1"], "bias": PAIR["b1"]},
         "down": {"kernel": PAIR["w2"]},
     }
-    compact, _ = f.collapse(sloped(f.init(model, X), 1), X)
+    compact, _ = f.trace(sloped(f.init(model, X), 1), X).collapse()
     lcjax.save(tmp_path / "compact", compact)
     np.save(tmp_path / "x.npy", X)
     subprocess.run([sys.executable, "-c", source, str(tmp_path)], check=True)
@@ -122,7 +122,7 @@ def test_a_fresh_process_needs_the_function_and_the_tree_alone(tmp_path):
 
 def test_orbax_alone_and_jax_export(tmp_path):
     f = lcjax.collapsible(CASES["two scans"].fn)
-    compact, _ = f.collapse(sloped(f.init(CASES["two scans"].params, X), 1), X)
+    compact, _ = f.trace(sloped(f.init(CASES["two scans"].params, X), 1), X).collapse()
     ocp.save(tmp_path / "orbax", compact)
     abstract = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
     restored = ocp.load(tmp_path / "orbax", jax.tree.map(abstract, compact))
@@ -134,7 +134,7 @@ def test_orbax_alone_and_jax_export(tmp_path):
 
 def test_the_key_of_an_entry_tells_what_is_gone():
     f = lcjax.collapsible(chain)
-    compact, _ = f.collapse(sloped(f.init(CHAIN, X), 1), X, sites=["w1", "w3b"])
+    compact, _ = f.trace(sloped(f.init(CHAIN, X), 1), X).collapse(["w1", "w3b"])
     assert list(compact["fused"]) == [
         "w1|hidden=16||b1:16,w1:6x16,w2:16x8",
         "w3b|hidden=12||b2b:12,b3:4,w3:12x4,w3b:8x12",
@@ -143,7 +143,7 @@ def test_the_key_of_an_entry_tells_what_is_gone():
     f = lcjax.collapsible(
         lambda p, x: nn.relu(x @ p["block"]["up"]) @ p["block"]["down"].astype(x.dtype)
     )
-    compact, _ = f.collapse(sloped(f.init(model, X), 1), X)
+    compact, _ = f.trace(sloped(f.init(model, X), 1), X).collapse()
     assert list(compact["fused"]) == ["block/up|hidden=16|block|down:16x4,up:6x16:float32"]
 
 
@@ -152,11 +152,11 @@ def test_numpy_params_stay_numpy_and_untouched_leaves_are_shared():
     f = lcjax.collapsible(chain)
     before = jax.tree.map(np.copy, model)
     deep = sloped(f.init(model, X), 1)
-    compact, report = f.collapse(deep, X, sites="w1")
+    compact, report = f.trace(deep, X).collapse("w1")
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(compact["fused"]))
     assert compact["model"]["w3"] is model["w3"]
-    assert set(report.dropped) == {"model/w1", "model/b1", "model/w2", "slopes/w1/slope"}
-    assert report.kept == (("w2", "not asked for"), ("w3b", "not asked for"))
+    assert set(report.removed_leaves) == {"model/w1", "model/b1", "model/w2", "slopes/w1/slope"}
+    assert report.skipped == (Skip("w2", "not_chosen"), Skip("w3b", "not_chosen"))
     chex.assert_trees_all_equal(model, before)
 
 
@@ -172,7 +172,7 @@ def test_what_a_path_cannot_make_anew_stays_where_it_was():
     model = {"net": tuple(Layer(*layer) for layer in LAYERS), "head": head}
     f = lcjax.collapsible(fn)
     linear = sloped(f.init(model, X), 1)
-    compact, report = f.collapse(linear, X)
+    compact, report = f.trace(linear, X).collapse()
     assert len(report.collapsed) == 2 and compact["model"]["head"]["up", 0] == {"w": None}
     close(f(compact, X), f(linear, X))
 
@@ -183,15 +183,15 @@ def test_numbers_among_the_params():
     f = lcjax.collapsible(leaky)
     params = f.init(model, X)
     chex.assert_trees_all_equal(f(params, X), leaky(model, X))
-    compact, report = f.collapse(sloped(params, 1), X)
+    compact, report = f.trace(sloped(params, 1), X).collapse()
     assert compact["model"] == {"a": 0.1, "by": 2} and report.parameters_before == 182
-    assert f.abstract_compact(params, X, sites="w1")["model"] == compact["model"]
+    assert f.trace(params, X).abstract_collapse("w1")[0]["model"] == compact["model"]
     close(jax.jit(f)(compact, X), 2 * pair(lambda z: z)(PAIR, X))
 
 
 PAIRED = lcjax.collapsible(pair(nn.relu))
 DEEP = PAIRED.init(PAIR, X)
-COMPACT, _ = PAIRED.collapse(sloped(DEEP, 1), X)
+COMPACT, _ = PAIRED.trace(sloped(DEEP, 1), X).collapse()
 (KEY,) = COMPACT["fused"]
 WRONG = {
     "bare params": (PAIR, "got a mapping of .* wanted a mapping of 'model', 'slopes' and 'fused'"),
@@ -238,24 +238,24 @@ def test_a_tree_without_its_fused_part_is_the_functions_own_error_with_a_note():
 
 def test_collapses_that_cannot_be():
     with pytest.raises(CollapseError, match="no site is left: w1 collapsed already"):
-        PAIRED.collapse(COMPACT, X)
+        PAIRED.trace(COMPACT, X).collapse()
     f = lcjax.collapsible(chain)
-    some, _ = f.collapse(sloped(f.init(CHAIN, X), 1), X, sites="w1")
+    some, _ = f.trace(sloped(f.init(CHAIN, X), 1), X).collapse("w1")
     with pytest.raises(CollapseError, match="^w1: is collapsed already in this tree"):
-        f.collapse(some, X, sites=["w1", "w2"])
+        f.trace(some, X).collapse(["w1", "w2"])
     with pytest.raises(CollapseError, match="'up' matches no site. The sites are: w1"):
-        PAIRED.collapse(DEEP, X, sites="up")
+        PAIRED.trace(DEEP, X).collapse("up")
     with pytest.raises(CollapseError, match="w1: gap is 1 .* over the threshold 0.05"):
-        PAIRED.collapse(DEEP, X, sites="w1")
+        PAIRED.trace(DEEP, X).collapse("w1")
     with pytest.raises(ValueError, match="threshold is -1"):
-        PAIRED.collapse(DEEP, X, threshold=-1)
+        PAIRED.trace(DEEP, X).collapse(fit=lcjax.Exact(max_gap=-1))
     with pytest.raises(CollapseError, match="call f.sites, f.collapse and f.calibrate"):
         lcjax.collapse(DEEP)
     with pytest.raises(CollapseError, match="slopes/w1: got ShapeDtypeStruct.* wanted an array"):
         PAIRED(jax.eval_shape(lambda: DEEP), X)
     nan = DEEP | {"slopes": {"w1": {"slope": jnp.nan}}}
     with pytest.raises(CollapseError, match="w1: the slope is nan"):
-        PAIRED.collapse(nan, X)
+        PAIRED.trace(nan, X).collapse()
 
 
 def test_params_that_are_no_arrays_and_functions_without_sites():
@@ -278,7 +278,7 @@ def test_boxes_around_kernels_stay_around_what_they_are_fused_into():
 
     f = lcjax.collapsible(Boxed().apply)
     params = sloped(f.init(Boxed().init(jax.random.key(0), X), X), 1)
-    compact, _ = f.collapse(params, X)
+    compact, _ = f.trace(params, X).collapse()
     (specs,) = nn.get_partition_spec(compact)["fused"].values()
     assert specs == {"kernel": jax.P("embed", "out"), "bias": jax.P("out")}
     close(f(compact, X), f(params, X))

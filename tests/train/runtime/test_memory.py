@@ -24,11 +24,13 @@ print(statistics.median(faults))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc is told")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the option is of glibc's malloc")
 def test_scratch_memory_stays_with_the_process():
     def pages(how: str) -> float:
         command = [sys.executable, "-c", _PAGES_OF_A_CALL, how]
         return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
-    assert pages("keep") < 1000
-    assert pages("give back") > 10_000
+    given_back = pages("give back")
+    if given_back < 20:  # a kernel, or a malloc, that keeps the memory as well
+        pytest.skip("memory given back causes no page faults here")
+    assert pages("keep") < given_back / 10

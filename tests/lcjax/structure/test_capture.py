@@ -4,7 +4,20 @@ import numpy as np
 import pytest
 
 from lcjax import CollapseError, CollapsibleMLP
-from lcjax.calibration.capture import beside, capture, into, out_of
+from lcjax.structure.capture import ValueName, capture
+
+
+def into(path):
+    return ValueName("input", path)
+
+
+def out_of(path):
+    return ValueName("output", path)
+
+
+def residual(path):
+    return ValueName("residual", path)
+
 
 X = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
 NAMES = [into("mlp/dense_0"), into("mlp/act_0"), out_of("mlp/act_0"), out_of("mlp/dense_1")]
@@ -77,11 +90,11 @@ class Residual(nn.Module):
 def test_what_is_added_to_an_output_is_found_in_the_outputs_layout(lift):
     model = lift(Residual)()
     variables = jax.jit(model.init)(jax.random.key(0), X)
-    names = [out_of("turned/dense_1"), beside("turned/dense_1"), beside("scaled/dense_1")]
+    names = [out_of("turned/dense_1"), residual("turned/dense_1"), residual("scaled/dense_1")]
     found = jax.jit(lambda v, x: capture(model.apply, v, (x,), names))(variables, X)
-    np.testing.assert_array_equal(found[beside("turned/dense_1")][0], X.T)
+    np.testing.assert_array_equal(found[residual("turned/dense_1")][0], X.T)
     assert found[out_of("turned/dense_1")][0].shape == X.T.shape
-    assert found[beside("scaled/dense_1")] == []
+    assert found[residual("scaled/dense_1")] == []
 
 
 def test_what_cannot_be_seen_is_named(variables):

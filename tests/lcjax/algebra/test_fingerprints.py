@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from lcjax.calibration.fingerprints import fingerprint
+from lcjax.algebra.fingerprints import fingerprint
 
 DTYPES = [np.float32, np.float64, np.float16, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, np.int8]
 DTYPES += [np.bool_, np.complex64]
@@ -54,7 +54,7 @@ SCRIPT = """
 import jax, numpy as np, pytest, lcjax
 from flax import linen as nn
 from jax.sharding import AxisType, NamedSharding
-from lcjax.calibration.fingerprints import fingerprint
+from lcjax.algebra.fingerprints import fingerprint
 
 array = np.random.default_rng(0).normal(size=(8, 12)).astype(np.float32)
 for kind in (AxisType.Auto, AxisType.Explicit):

@@ -1,0 +1,57 @@
+"""Calibration data: batches, which of their positions count, and which rows are held out."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+from lcjax.validation.arguments import check_number, kind
+from lcjax.validation.batches import check_batches
+
+Mask = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class CalibrationData:
+    """Batches to calibrate with, and how they are used.
+
+    Attributes:
+      batches: any iterable; a batch is the tuple of the model's inputs (what apply_fn takes after
+        the variables), or the one array that it takes. Sequential fits and plans need more than one
+        pass: a list, or an object whose `__iter__` starts anew.
+      mask: `mask(*batch)` returns which positions count, as padding must not: bool, or numbers of
+        which all but 0 count, such as ids of segments; its axes are the leading axes of a layer's
+        input, from the first on, each of the same length or 1. None counts all.
+      holdout: fraction of the rows (along the first axis of a batch) that is held out, in [0, 1):
+        reports judge fits by them.
+      progress: whether a pass that takes long shows a bar (where tqdm is installed).
+
+    Raises:
+      ValueError: a holdout out of range.
+      TypeError: batches that are a single array; a mask that is not a function.
+
+    Example:
+      >>> import numpy as np
+      >>> data = CalibrationData([np.ones((8, 4))], holdout=0.25)
+    """
+
+    batches: Iterable[Any]
+    _: KW_ONLY
+    mask: Mask | None = None
+    holdout: float = 0.1
+    progress: bool = True
+
+    def __post_init__(self):
+        check_batches(self.batches)
+        check_number("holdout", self.holdout)
+        if not 0 <= self.holdout < 1:
+            raise ValueError(f"holdout is {self.holdout}; expected a fraction of rows in [0, 1).")
+        if self.mask is not None and not callable(self.mask):
+            raise TypeError(
+                f"mask is {kind(self.mask)}; expected a function of a batch, mask(*batch), that "
+                "returns which positions count."
+            )
+
+
+def as_data(data: CalibrationData | Iterable[Any]) -> CalibrationData:
+    """Returns calibration data; a plain iterable of batches means `CalibrationData(batches)`."""
+    return data if isinstance(data, CalibrationData) else CalibrationData(data)

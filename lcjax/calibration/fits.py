@@ -1,0 +1,142 @@
+"""Fits: the options that say how the replacement of a segment is found."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from lcjax.validation.arguments import check_number, kind
+
+Rank = int | Literal["auto"] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """Base of the fits; `lcjax.surgery.solvers.solve` finds the solver by the class.
+
+    Attributes:
+      rank: keep a matrix as two factors of at most this rank, or with "auto" of the least rank
+        within the tolerance, where they are smaller. None: as is cheapest without loss.
+      tolerance: largest relative error of rank="auto", in [0, 1): of the segment's output on the
+        calibration data for least squares, otherwise of the matrix, in Frobenius norm.
+
+    Raises:
+      ValueError: a number out of range.
+      TypeError: something that is not a number.
+    """
+
+    name: ClassVar[str]
+    needs_data: ClassVar[bool] = True
+    unitwise: ClassVar[bool] = False
+
+    rank: Rank = None
+    tolerance: float = 0.05
+
+    def __post_init__(self):
+        rank = self.rank
+        whole = isinstance(rank, (int, np.integer)) and not isinstance(rank, bool)
+        if rank not in (None, "auto") and not (whole and rank >= 1):
+            raise ValueError(f"rank is {rank!r}; expected None, 'auto' or a number of at least 1.")
+        check_number("tolerance", self.tolerance)
+        if not 0 <= self.tolerance < 1:
+            raise ValueError(f"tolerance is {self.tolerance}; expected a relative error in [0, 1).")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exact(Fit):
+    """Takes each activation for the identity: exact at slope 1, and without data.
+
+    Attributes:
+      max_gap: largest accepted gap `|1 − α|`, at least 0; inf accepts any.
+      rank: as for every fit.
+      tolerance: as for every fit.
+
+    Example:
+      >>> Exact(max_gap=0.1)
+      Exact(rank=None, tolerance=0.05, max_gap=0.1)
+    """
+
+    name: ClassVar[str] = "exact"
+    needs_data: ClassVar[bool] = False
+
+    max_gap: float = 0.05
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_at_least_0("max_gap", self.max_gap)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerUnit(Fit):
+    """Replaces each activation by a gain and an offset for every unit, `g ⊙ z + c`, from data.
+
+    The best fit where tokens are few or widths large.
+
+    Attributes:
+      sequential: whether a plan fits segments one after another, in forward order.
+      rank: as for every fit.
+      tolerance: as for every fit.
+    """
+
+    name: ClassVar[str] = "per_unit"
+    unitwise: ClassVar[bool] = True
+
+    sequential: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeastSquares(Fit):
+    """Replaces each segment by the ridge regression of its outputs on its inputs, from data.
+
+    `W = (Σxx + ρ D)⁻¹ Σxt`, `b = E t − E x W`, with ρ the ridge and D the variances of the inputs,
+    larger for inputs that contribute little to the first kernel's output.
+
+    Attributes:
+      ridge: ρ on standardised inputs, at least 0.
+      sequential: whether a plan fits segments one after another, in forward order.
+      rank: as for every fit.
+      tolerance: as for every fit.
+    """
+
+    name: ClassVar[str] = "least_squares"
+
+    ridge: float = 1e-3
+    sequential: bool = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_at_least_0("ridge", self.ridge)
+
+
+def check_fit(fit: Any, *, needs_data: bool = False) -> None:
+    """Raises unless this is a fit.
+
+    Args:
+      fit: what the user gave.
+      needs_data: whether it must be one that is fitted to data.
+
+    Raises:
+      TypeError: not a fit.
+      ValueError: a fit without data where data is given.
+    """
+    if not isinstance(fit, Fit):
+        given = repr(fit) if isinstance(fit, str) else kind(fit)
+        raise TypeError(
+            f"fit: got {given}, expected lcjax.Exact(), lcjax.PerUnit() or lcjax.LeastSquares(). "
+            "Pass one of these objects, and statistics of lcjax.calibrate as calibration=."
+        )
+    if needs_data and not fit.needs_data:
+        raise ValueError(
+            f"fit: got {fit}, which takes no data; expected lcjax.PerUnit() or "
+            "lcjax.LeastSquares(). Without data call lcjax.collapse."
+        )
+
+
+def check_at_least_0(name: str, value: Any) -> None:
+    """Raises TypeError unless a value is a number, ValueError unless it is at least 0."""
+    check_number(name, value)
+    if not value >= 0:
+        raise ValueError(f"{name} is {value}; expected a number of at least 0.")
+
+
+LEAST_SQUARES = LeastSquares()  # the default of functions that fit to data

@@ -1,0 +1,140 @@
+"""The interface between models and surgery: a model that can be observed and rewritten."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+from lcjax.structure.replacement import Replacement
+from lcjax.structure.segment import Segment
+from lcjax.structure.sites import Sites
+
+# (variables, compact variables or None, batch) -> for every key of statistics the values x and t,
+# (tokens..., d), one pair for every call of the layers. Called under `jax.jit`.
+Pairs = Mapping[str, Sequence[tuple[jax.Array, jax.Array]]]
+Observe = Callable[[Any, Any, tuple[Any, ...]], Pairs]
+
+
+class Size(NamedTuple):
+    """The size of a model.
+
+    Attributes:
+      parameters: of the whole model, slopes left out.
+      flops: multiply-adds times two for one token through Dense layers that sites connect.
+    """
+
+    parameters: int
+    flops: int
+
+
+class Rebuilt(NamedTuple):
+    """A model with segments replaced.
+
+    Attributes:
+      tree: the new tree, of the type of the model's own `variables`; shares untouched leaves.
+      written: paths (inside params) of the leaves that hold new arrays.
+      removed: paths (inside params) of the model's leaves that are not in the tree any more.
+      before: size of the model; `flops` counts the chains that were touched.
+      after: size of the new tree; `flops` counts the same chains.
+    """
+
+    tree: Any
+    written: tuple[str, ...]
+    removed: tuple[str, ...]
+    before: Size
+    after: Size
+
+
+class Collapsible(Protocol):
+    """A model whose sites can be found, observed and rewritten.
+
+    The two front ends, `ParamsTree` (a tree of Flax params) and a traced call of any function,
+    implement it; `collapse`, `calibrate`, `collapse_sequential`, `sensitivity` and `plan` are
+    written over it. An instance never changes: every method returns something new, or raises
+    CollapseError with the path of the site. It may be abstract: of ShapeDtypeStructs or tracers.
+    """
+
+    @property
+    def variables(self) -> Any:
+        """The tree of values: what `observe`'s function takes and what a metric is called with."""
+        ...
+
+    @property
+    def sites(self) -> Sites:
+        """The sites that are not collapsed yet, in forward order as far as it is known."""
+        ...
+
+    @property
+    def collapsed(self) -> Collection[str]:
+        """Paths of the sites that earlier collapses removed, as far as the tree says."""
+        ...
+
+    @property
+    def size(self) -> Size:
+        """Size of the model; `flops` counts all chains."""
+        ...
+
+    def forward_order(self, batch: tuple[Any, ...] | None) -> Sequence[str] | None:
+        """Returns the paths of the sites in the order in which the model runs them.
+
+        Args:
+          batch: the model's inputs; None where there is no data.
+
+        Returns:
+          None where neither the model nor the batch says.
+        """
+        ...
+
+    def segments(self, chosen: Collection[str]) -> list[Segment]:
+        """Returns the segments that removing the chosen sites makes, in the order of the sites.
+
+        Neighbouring chosen sites make one segment, with the factors of earlier collapses between
+        them as layers. Only segments that hold a chosen site are returned, and each chosen site is
+        in one of them.
+
+        Args:
+          chosen: paths in `sites`, all paired.
+
+        Raises:
+          CollapseError: a site that cannot be fused in this form of the model, such as one with a
+            norm that uses batch statistics.
+        """
+        ...
+
+    def observe(self, segments: Sequence[Segment], *, unitwise: bool) -> Observe:
+        """Returns a function that runs the model and returns the values that a fit needs.
+
+        `observe(...)(variables, compact, batch)` maps every key to pairs (x, t), one for each call.
+        With `unitwise` the keys are the sites of the segments, x is the input of the activation and
+        t its output, both (tokens..., units of the next layer). Otherwise the keys are
+        `segment.key`, x (tokens..., d_in) is the segment's input and t (tokens..., d_out) its
+        output.
+
+        Where `compact`, a tree that `rebuild` returned for other segments, is not None, the model
+        runs with both trees: x is taken from the compact one and t from `variables`; without
+        `unitwise`, where something r is added to the output t (a residual connection), t becomes
+        `t + r − r'` with r' what is added in the compact model, so that the fit makes up for what
+        the compact model gets wrong there.
+
+        It is called once for each shape of batch under `jax.jit`, with tracers in all arguments.
+        Values that are not returned need not be computed.
+
+        Raises:
+          CollapseError: values that cannot be taken, as within a scan; a site that does not run.
+          TypeError: no function is known that runs the model.
+        """
+        ...
+
+    def rebuild(self, replacements: Mapping[Segment, Replacement]) -> Rebuilt:
+        """Returns the tree with segments replaced; with none, the tree itself.
+
+        Args:
+          replacements: by segments that one `segments` call of this model returned (all of them or
+            some). Layers take the boxes (partition metadata) of those that they replace; their
+            arrays are on the right devices already.
+        """
+        ...
+
+    def abstract(self) -> "Collapsible":
+        """Returns the model with ShapeDtypeStructs, with their shardings, for arrays."""
+        ...

@@ -1,0 +1,232 @@
+"""The front end of params trees: models built with CollapsibleMLP and CollapsibleGLU."""
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import jax
+from flax.core import meta
+
+from lcjax.algebra.fuse import Norm
+from lcjax.errors import CollapseError
+from lcjax.nn.mlp import NORM_EPSILON
+from lcjax.structure.capture import ValueName, capture
+from lcjax.structure.chains import Chain, find_chains, join
+from lcjax.structure.front_end import Observe, Pairs, Rebuilt, Size
+from lcjax.structure.replacement import Replacement
+from lcjax.structure.rewrite import Rewriter
+from lcjax.structure.segment import Joint, Segment
+from lcjax.structure.sites import Sites, forward_order, params_of, sites_of
+from lcjax.tree.paths import in_params, leaf_path, slope_paths
+from lcjax.validation.arguments import check_tree
+from lcjax.validation.functions import check_function, explained
+
+
+class ParamsTree:
+    """A params tree as a `Collapsible` model.
+
+    Args:
+      variables: nested dicts: params alone, or variables with "params" and whatever else; plain or
+        FrozenDict, leaves boxed or not; arrays, tracers or ShapeDtypeStructs.
+      apply_fn: runs Flax linen modules in inference mode, such as `model.apply`; None where
+        nothing is observed.
+      caller: name of the public function, for messages.
+
+    Raises:
+      TypeError: a tree that is not nested dicts; something other than a function.
+    """
+
+    def __init__(
+        self,
+        variables: Mapping[str, Any],
+        apply_fn: Callable[..., Any] | None = None,
+        caller: str = "ParamsTree",
+    ):
+        check_tree(variables, caller)
+        if apply_fn is not None:
+            check_function(apply_fn)
+        self._variables, self._apply_fn = variables, apply_fn
+
+    @property
+    def variables(self) -> Mapping[str, Any]:
+        """The tree."""
+        return self._variables
+
+    @cached_property
+    def chains(self) -> list[Chain]:
+        """The chains of the params."""
+        return find_chains(params_of(self._variables))
+
+    @cached_property
+    def sites(self) -> Sites:
+        """The sites, in natural order of their paths."""
+        return sites_of(params_of(self._variables), self.chains)
+
+    @property
+    def collapsed(self) -> Collection[str]:
+        """Nothing: a params tree forgets the sites that it had."""
+        return ()
+
+    @cached_property
+    def size(self) -> Size:
+        """Parameters of the params, and FLOPs of all chains."""
+        return Size(sum(self._sizes.values()), sum(chain.flops for chain in self.chains))
+
+    def forward_order(self, batch: tuple[Any, ...] | None) -> Sequence[str] | None:
+        """Returns the sites as apply_fn runs them on a batch; those that it does not run last."""
+        if self._apply_fn is None or batch is None:
+            return None
+        run = forward_order(self._apply_fn, self._variables, batch)
+        known = set(self.sites.paths)
+        return [*(p for p in run if p in known), *(p for p in self.sites.paths if p not in run)]
+
+    def segments(self, chosen: Collection[str]) -> list[Segment]:
+        """Returns the segments that removing the chosen sites makes; see `Collapsible`."""
+        return [segment for chain in self.chains for segment in self._segments(chain, chosen)]
+
+    def observe(self, segments: Sequence[Segment], *, unitwise: bool) -> Observe:
+        """Returns a function that runs apply_fn and returns inputs and outputs of segments."""
+        apply_fn = self._apply_fn
+        if apply_fn is None:
+            raise TypeError("apply_fn: got None, expected a function that runs the model.")
+        if unitwise:
+            sites = [site for segment in segments for site in segment.sites]
+            ends = {site: (site, site) for site in sites}
+        else:
+            ends = {segment.key: (segment.names[0], segment.names[-1]) for segment in segments}
+        inputs = {key: ValueName("input", first) for key, (first, _) in ends.items()}
+        outputs = {key: ValueName("output", last) for key, (_, last) in ends.items()}
+        added = {key: ValueName("residual", last) for key, (_, last) in ends.items()}
+
+        def observe(variables: Any, compact: Any, batch: tuple[Any, ...]) -> Pairs:
+            with explained(apply_fn, variables, batch):
+                if compact is None:
+                    names = {*inputs.values(), *outputs.values()}
+                    deep = now = capture(apply_fn, variables, batch, names)
+                else:
+                    others = set() if unitwise else {*added.values()}
+                    deep = capture(apply_fn, variables, batch, {*outputs.values()} | others)
+                    now = capture(apply_fn, compact, batch, {*inputs.values()} | others)
+            pairs = {}
+            for key in ends:
+                xs, ts, residual = now[inputs[key]], deep[outputs[key]], added[key]
+                if residual in deep and residual in now and len(deep[residual]) == len(ts):
+                    joined = zip(ts, deep[residual], now[residual], strict=True)
+                    ts = [t + (r - compact_r) for t, r, compact_r in joined]
+                pairs[key] = list(zip(xs, ts, strict=True))
+            return pairs
+
+        return observe
+
+    def rebuild(self, replacements: Mapping[Segment, Replacement]) -> Rebuilt:
+        """Returns the tree with segments replaced; see `Collapsible`."""
+        rewriter, touched, change = Rewriter(self._variables), {}, 0
+        for segment, replacement in replacements.items():
+            chain = self._chain_of[segment.sites[0]]
+            touched[chain.sites] = chain
+            rewriter.write(chain, segment, replacement)
+            change -= _flops([*segment.layers, *(segment.gates if replacement.collapsed else ())])
+            change += _flops(
+                segment.layers[replaces[-1]] if params is None else params
+                for params, replaces in replacement.layers
+            )
+        written, removed = rewriter.written, rewriter.removed
+        gone = sum(self._sizes.get(path, 0) for path in {*written, *removed})
+        parameters = self.size.parameters - gone + sum(map(_size, written.values()))
+        flops = sum(chain.flops for chain in touched.values())
+        return Rebuilt(
+            tree=rewriter.tree(),
+            written=tuple(written),
+            removed=removed,
+            before=Size(self.size.parameters, flops),
+            after=Size(parameters, flops + change),
+        )
+
+    def abstract(self) -> "ParamsTree":
+        """Returns the tree with ShapeDtypeStructs, with their shardings, for arrays."""
+        return ParamsTree(abstracted(self._variables), self._apply_fn)
+
+    @cached_property
+    def _chain_of(self) -> dict[str, Chain]:
+        return {site: chain for chain in self.chains for site in chain.sites}
+
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        """Number of parameters of every leaf of the params, by path, slopes left out."""
+        flat = jax.tree_util.tree_leaves_with_path(params_of(self._variables))
+        leaves = {in_params(leaf_path(keys)): leaf for keys, leaf in flat}
+        slopes = slope_paths(leaves)
+        return {path: _size(leaf) for path, leaf in leaves.items() if path not in slopes}
+
+    def _segments(self, chain: Chain, chosen: Collection[str]) -> list[Segment]:
+        groups: list[list[int]] = [[]]
+        for i in chain.denses:
+            groups[-1].append(i)
+            if i in chain.acts and chain.site(i) not in chosen:
+                groups.append([])
+        groups = [group for group in groups if any(i in chain.acts for i in group[:-1])]
+        if groups:
+            _check_stacked(chain)
+        return [self._segment(chain, group) for group in groups]
+
+    def _segment(self, chain: Chain, group: list[int]) -> Segment:
+        names = tuple(join(chain.path, chain.dense_name(i)) for i in group)
+        joints = [
+            Joint(chain.site(i), chain.acts[i], after=self._norm(chain, i))
+            if i in chain.acts
+            else Joint(None)
+            for i in group[:-1]
+        ]
+        return Segment(
+            layers=tuple(chain.denses[i] for i in group),
+            joints=tuple(joints),
+            names=names,
+            key=names[-1],
+            gates=() if chain.gate is None else (chain.gate,),
+        )
+
+    def _norm(self, chain: Chain, i: int) -> Norm | None:
+        """Returns the norm after an activation, with the statistics that it needs."""
+        name = f"norm_{i}"
+        stats: Any = self._variables.get("batch_stats", {}) if "params" in self._variables else {}
+        for part in join(chain.path, name).split("/"):
+            stats = stats.get(part, {})
+        if not stats and i not in chain.norms:
+            return None
+        if not stats:
+            raise CollapseError(
+                f"{join(chain.path, name)}: its running statistics are not in the tree. Pass the "
+                "whole variables, with batch_stats, not params alone."
+            )
+        return Norm(chain.norms.get(i, {}), meta.unbox(stats), NORM_EPSILON)
+
+
+def abstracted(tree: Any) -> Any:
+    """Returns a tree with ShapeDtypeStructs, with their shardings, for arrays."""
+
+    def shape(leaf: Any) -> jax.ShapeDtypeStruct:
+        sharding = getattr(leaf, "sharding", None)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(shape, tree)
+
+
+def _check_stacked(chain: Chain) -> None:
+    """Raises where nothing tells which axis of the kernels counts the layers."""
+    shapes = [tuple(dense["kernel"].shape) for dense in chain.denses.values()]
+    if len(shapes[0]) > 2 and len({size for shape in shapes for size in shape}) == 1:
+        raise CollapseError(
+            f"{join(chain.path, chain.dense_name(min(chain.denses)))}: got kernels {shapes[0]} of "
+            "stacked layers whose widths all equal the number of layers, so that the layers may be "
+            "along any axis; expected them along the first. Unstack them with "
+            "lcjax.unstack_layers(variables, path, axis=...), and collapse that."
+        )
+
+
+def _size(leaf: Any) -> int:
+    return math.prod(meta.unbox(leaf).shape)
+
+
+def _flops(denses: Iterable[Mapping[str, Any]]) -> int:
+    return 2 * sum(math.prod(dense["kernel"].shape) for dense in denses)

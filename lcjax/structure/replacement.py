@@ -1,0 +1,78 @@
+"""Replacements: the layers that take the place of a segment, and how well they fit."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentFit:
+    """How well the replacement of some sites does, measured on data.
+
+    Least squares compares the segment's output, the per-unit fit the activation.
+
+    Attributes:
+      sites: paths of the sites that were replaced together.
+      fit: "exact", "per_unit" or "least_squares".
+      tokens: number of tokens fitted on.
+      held_tokens: number of tokens held out.
+      error: `sqrt(Σ ‖t − t̂‖² / Σ ‖t‖²)` over the tokens fitted on; accurate to about 1e-3; None
+        where nothing was measured.
+      held_error: the same over those held out.
+      r2: `1 − Σ ‖t − t̂‖² / Σ ‖t − E t‖²` over the tokens fitted on; None where t never varies.
+      held_out_r2: the same over those held out.
+      rank: inner width of the two factors; None where the rank was not lowered.
+      truncation: relative error of lowering it, in the metric of the inputs for least squares,
+        otherwise in the Frobenius norm of the matrix.
+      notes: further remarks: dead units, too few tokens.
+    """
+
+    sites: tuple[str, ...]
+    fit: str
+    tokens: int = 0
+    held_tokens: int = 0
+    error: float | None = None
+    held_error: float | None = None
+    r2: float | None = None
+    held_out_r2: float | None = None
+    rank: int | None = None
+    truncation: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+class NewLayer(NamedTuple):
+    """A Dense layer of a replacement, and the layers of the segment that it takes the place of.
+
+    Attributes:
+      params: kernel and perhaps bias; None where the one layer in `replaces` stays unchanged.
+      replaces: indices into `Segment.layers`, consecutive and increasing. The layer is stored under
+        the name of the last; the others are removed.
+    """
+
+    params: Mapping[str, Any] | None
+    replaces: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replacement:
+    """What takes the place of a segment.
+
+    A front end writes it without knowing how it was found: it stores the layers, removes the
+    segment's other layers, and removes the activations in `collapsed` with the affine maps, norms
+    and gates that belong to them. An activation of the segment that is not in `collapsed` stays
+    between the layers that take the place of its neighbours.
+
+    Attributes:
+      layers: in forward order; together they cover the layers of the segment that they replace.
+      collapsed: paths of the sites whose activations are removed.
+      fits: how well it does; empty where nothing was fitted or truncated.
+    """
+
+    layers: tuple[NewLayer, ...]
+    collapsed: tuple[str, ...]
+    fits: tuple[SegmentFit, ...] = ()
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """Indices of the joints at which it stays in factors, one less than its layers."""
+        return tuple(layer.replaces[-1] for layer in self.layers[:-1])

@@ -1,0 +1,128 @@
+"""Segments: the Dense layers that one replacement stands for, and what is between them."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+
+from lcjax.algebra.fingerprints import fingerprint
+from lcjax.algebra.fuse import Affine, DenseParams, Norm
+
+
+class Joint(NamedTuple):
+    """What is between two Dense layers of a segment, unit by unit: `after ∘ activation ∘ before`.
+
+    Every affine map is over the units that the next layer reads, in the order in which it reads
+    them. None stands for the identity.
+
+    Attributes:
+      site: path of the activation to remove; None where an earlier collapse removed it, or where
+        two layers are factors of one map.
+      slope: its α, float (...); None where site is None.
+      before: applied to the input of the activation; only traced functions have one.
+      linear: what the activation becomes at slope 1, where that is not the identity: a gated unit
+        of a traced function whose gate multiplies by constants has one. Solvers that replace the
+        activation by fitted values leave it out.
+      after: applied to the output of the activation: an affine map or a batch norm.
+    """
+
+    site: str | None
+    slope: Any = None
+    before: Affine | None = None
+    linear: Affine | None = None
+    after: Affine | Norm | None = None
+
+
+class SegmentId(NamedTuple):
+    """Which segment this is, without its arrays; hashable, for checking a calibration.
+
+    Attributes:
+      key: as of the segment.
+      names: as of the segment.
+      sites: as of the segment.
+      widths: as of the segment.
+    """
+
+    key: str
+    names: tuple[str, ...]
+    sites: tuple[str, ...]
+    widths: tuple[int, ...]
+
+    @property
+    def d_in(self) -> int:
+        """Width of the input."""
+        return self.widths[0]
+
+    @property
+    def d_out(self) -> int:
+        """Width of the output."""
+        return self.widths[-1]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)  # compared by identity: it holds arrays
+class Segment:
+    """Dense layers that one replacement stands for: all that solvers know of a model.
+
+    The layers run one after another with a joint between two neighbours. Layers may be arrays of
+    NumPy or JAX, tracers, or ShapeDtypeStructs. A front end makes segments; no two segments of one
+    `segments` call share a layer.
+
+    Attributes:
+      layers: n + 1 Dense layers, kernel (..., d_in, d_out) and perhaps bias (..., d_out), each with
+        the units that the joint after it takes, in the order that the next layer reads.
+      joints: n of them.
+      names: n + 1 names of the layers for messages; unique in the model. A params tree takes the
+        paths of the modules.
+      key: of the statistics of input and output; unique in the model.
+      gates: Dense layers that read the segment's input too and go with it: those of gated units.
+        Least squares takes their kernels into account when it weighs inputs.
+    """
+
+    layers: tuple[DenseParams, ...]
+    joints: tuple[Joint, ...]
+    names: tuple[str, ...]
+    key: str
+    gates: tuple[DenseParams, ...] = ()
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Paths of the activations to remove, in forward order; at least one."""
+        return tuple(joint.site for joint in self.joints if joint.site is not None)
+
+    @property
+    def label(self) -> str:
+        """The sites in one line, as messages name the segment."""
+        return ", ".join(self.sites)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """d_0, d_1, ..., d_n: the widths between, before and after the layers."""
+        kernels = [layer["kernel"] for layer in self.layers]
+        return (kernels[0].shape[-2], *(kernel.shape[-1] for kernel in kernels))
+
+    @property
+    def d_in(self) -> int:
+        """Width of the input."""
+        return self.widths[0]
+
+    @property
+    def d_out(self) -> int:
+        """Width of the output."""
+        return self.widths[-1]
+
+    @property
+    def stacked(self) -> tuple[int, ...]:
+        """Leading axes of the kernels: layers that `nn.scan` or `lax.scan` stacks."""
+        return tuple(self.layers[0]["kernel"].shape[:-2])
+
+    @property
+    def id(self) -> SegmentId:
+        """Which segment this is: equal for the same place of a model, whatever its values."""
+        return SegmentId(self.key, self.names, self.sites, self.widths)
+
+    @cached_property
+    def weights(self) -> str | None:
+        """Fingerprint of the values; None where they are traced or abstract."""
+        leaves = jax.tree.leaves((self.layers, self.gates, [joint[1:] for joint in self.joints]))
+        return fingerprint([leaf for leaf in leaves if hasattr(leaf, "dtype")])

@@ -1,0 +1,309 @@
+"""A traced call of a function: the front end by which any JAX function is collapsed."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+
+from lcjax.calibration.calibrate import Calibration, calibrate_model
+from lcjax.calibration.data import CalibrationData
+from lcjax.calibration.fits import LEAST_SQUARES, Fit
+from lcjax.planning.budgets import Budget
+from lcjax.planning.plan import Order, plan_model
+from lcjax.planning.results import Plan, Sensitivity
+from lcjax.planning.sensitivity import sensitivity_of_model
+from lcjax.planning.trials import MetricFn
+from lcjax.structure.choice import SiteSelector
+from lcjax.structure.front_end import Observe, Pairs, Rebuilt, Size
+from lcjax.structure.replacement import Replacement
+from lcjax.structure.segment import Segment
+from lcjax.structure.sites import Sites
+from lcjax.surgery.collapse import abstract_collapse_model, collapse_model
+from lcjax.surgery.report import CollapseReport
+from lcjax.surgery.sequential import collapse_model_sequential
+from lcjax.transform.lowering.bound_call import BoundCall, bind_call
+from lcjax.transform.lowering.costs import flops_of, layer_flops, sites_of
+from lcjax.transform.lowering.observe import (
+    Ends,
+    activation_values,
+    chain_input,
+    chain_output,
+    check_observable,
+    residuals,
+    run_open,
+)
+from lcjax.transform.lowering.rebuild import new_layers, rebuild_params
+from lcjax.transform.lowering.segments import segments_of
+from lcjax.transform.lowering.site_chains import SiteChain, chains_with
+from lcjax.transform.matching.explain import Explanation
+from lcjax.transform.params.tree import FunctionParams, read_params, shapes_of
+from lcjax.tree.paths import leaf_path
+
+Data = CalibrationData | Iterable[Any]
+
+
+class TracedCall:
+    """One call of a collapsible function with its tree; made by `lcjax.collapsible(fn).trace`.
+
+    It is a snapshot: it keeps the tree, the keyword arguments and, of a function with state, the
+    state that it was traced with. Where data is taken, a batch is the tuple of the function's
+    inputs (those after the params, and after the state), or the one array that it takes; what the
+    function reads from outside is read again for every shape of batch.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        call: BoundCall,
+        fixed: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ):
+        """Not called by users.
+
+        Args:
+          fn: the function.
+          call: the call, with the tree.
+          fixed: the state, of a function that has one.
+          kwargs: the function's arguments given by name.
+        """
+        self._fn, self._call = fn, call
+        self._fixed, self._kwargs = tuple(fixed), dict(kwargs)
+
+    def explain(self) -> Explanation:
+        """Returns every Dense → … → Dense of the function, and why it is a site or why not."""
+        return Explanation.of(self._call.analysis, self._call.params)
+
+    def collapse(
+        self,
+        sites: SiteSelector = None,
+        fit: Fit | None = None,
+        *,
+        calibration: Calibration | None = None,
+        slopes_from: Any = None,
+    ) -> tuple[dict[str, Any], CollapseReport]:
+        """Returns a smaller tree for the same function, and a report of what was done.
+
+        As `lcjax.collapse`: each chosen activation is taken for the identity, exact at slope 1 in
+        inference, or replaced by what `calibrate` found on data; the kernels around it fuse, with
+        biases and norms between them folded in. In `compact["fused"]` the key of every entry names
+        its sites, their widths, and the removed leaves of the model: all that is needed to trace
+        the original function again.
+
+        Args:
+          sites: paths, globs, Sites or a Plan; None takes every site within the fit's `max_gap`, or
+            those that were calibrated. Under `jax.jit` they must be given, and gaps are not
+            checked.
+          fit: as for `lcjax.collapse`.
+          calibration: what `calibrate` returned for this tree.
+          slopes_from: as for `lcjax.collapse`.
+
+        Returns:
+          `(compact, report)`; call the function with `compact` in the place of its params.
+
+        Raises:
+          CollapseError: as `lcjax.collapse`; a site that is collapsed already; one whose norm uses
+            statistics of the batch in this call.
+        """
+        return collapse_model(self, sites, fit, calibration=calibration, slopes_from=slopes_from)
+
+    def abstract_collapse(
+        self, sites: SiteSelector, fit: Fit | None = None
+    ) -> tuple[dict[str, Any], CollapseReport]:
+        """Returns what `collapse` returns, in ShapeDtypeStructs, with nothing computed.
+
+        `lcjax.restore(path, like=shapes)` needs it where the model's params are not plain dicts.
+        Biases that a fit adds are not in it; `restore` takes those from the checkpoint.
+
+        Args:
+          sites: paths, globs or Sites.
+          fit: as for `lcjax.abstract_collapse`.
+        """
+        return abstract_collapse_model(self, sites, fit)
+
+    def calibrate(
+        self, data: Data, sites: SiteSelector = None, fit: Fit = LEAST_SQUARES
+    ) -> Calibration:
+        """Returns statistics with which `collapse(calibration=...)` fits the chosen sites.
+
+        As `lcjax.calibrate`. Axes of a mask are those of the tokens (the axes that a Dense does not
+        sum over), from the first on.
+
+        Args:
+          data: `CalibrationData`, or an iterable of batches.
+          sites: paths, globs, Sites or a Plan; None takes every site.
+          fit: `LeastSquares` or `PerUnit`.
+
+        Raises:
+          CollapseError: as `collapse` for sites; a site within a scan; a mask of another shape;
+            values that are not finite; nothing counts.
+        """
+        return calibrate_model(self, data, sites, fit)
+
+    def collapse_sequential(
+        self, data: Data, sites: SiteSelector = None, fit: Fit = LEAST_SQUARES
+    ) -> tuple[dict[str, Any], CollapseReport]:
+        """Returns the tree with sites collapsed one segment after another, and the report.
+
+        As `lcjax.collapse_sequential`: each segment is fitted on what the compact model feeds it,
+        so that later ones make up for the errors of earlier ones.
+
+        Args:
+          data: `CalibrationData`, or batches that can be gone through more than once.
+          sites: paths, globs, Sites or a Plan; None takes every site.
+          fit: `LeastSquares` or `PerUnit`.
+        """
+        return collapse_model_sequential(self, data, sites, fit)
+
+    def sensitivity(
+        self,
+        metric: MetricFn,
+        data: Data | None = None,
+        *,
+        sites: SiteSelector = None,
+        fit: Fit = LEAST_SQUARES,
+    ) -> Sensitivity:
+        """Returns the metric with each site collapsed alone, as `lcjax.sensitivity`.
+
+        Args:
+          metric: `metric(tree)` returns a number, higher is better; called with this tree and with
+            compact ones.
+          data: as for `collapse_sequential`; None for `Exact`.
+          sites: paths, globs or Sites; None takes every site.
+          fit: how sites are replaced.
+        """
+        return sensitivity_of_model(self, metric, data, sites=sites, fit=fit)
+
+    def plan(
+        self,
+        metric: MetricFn,
+        data: Data | None = None,
+        *,
+        budget: Budget,
+        sites: SiteSelector = None,
+        order: Order = "sensitivity",
+        fit: Fit = LEAST_SQUARES,
+    ) -> Plan:
+        """Returns which sites to collapse within a budget, as `lcjax.plan`.
+
+        Args:
+          metric: as for `sensitivity`.
+          data: as for `collapse_sequential`; None for `Exact`.
+          budget: `MaxDrop`, `Params`, `Flops` or `Count`.
+          sites: paths, globs or Sites that may be taken; None takes every site.
+          order: in which sites are tried: "sensitivity", "last" or "gap".
+          fit: how sites are replaced.
+        """
+        return plan_model(self, metric, data, budget=budget, sites=sites, order=order, fit=fit)
+
+    # What follows implements `lcjax.structure.front_end.Collapsible`.
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The tree: `{"model": ..., "slopes": ..., "fused": ...}`."""
+        return self._call.params.tree
+
+    @cached_property
+    def sites(self) -> Sites:
+        """The sites that are not fused yet, in forward order; prints as a table."""
+        return sites_of(self._call)
+
+    @property
+    def collapsed(self) -> Collection[str]:
+        """Paths of the sites that are fused."""
+        return self._call.params.collapsed
+
+    @cached_property
+    def size(self) -> Size:
+        """Parameters of the tree, and FLOPs of all Dense layers that sites connect."""
+        paths = [site.path for site in self._call.analysis.sites]
+        return Size(_count(self._leaves), flops_of(self._call, paths))
+
+    def forward_order(self, batch: tuple[Any, ...] | None) -> Sequence[str]:
+        """Returns the paths of the sites in the order of the program."""
+        return self.sites.paths
+
+    def segments(self, chosen: Collection[str]) -> list[Segment]:
+        """Returns the segments that removing the chosen sites makes; see `Collapsible`."""
+        return list(segments_of(self._call, chosen))
+
+    def observe(self, segments: Sequence[Segment], *, unitwise: bool) -> Observe:
+        """Returns a function that runs the function and returns what flows through segments."""
+        sites = {path for segment in segments for path in segment.sites}
+        for chain in chains_with(self._call, sites):
+            check_observable(chain)
+
+        def observe(variables: Any, compact: Any, batch: tuple[Any, ...]) -> Pairs:
+            deep = self._bind(variables, batch)
+            env = run_open(deep)
+            chains = chains_with(deep, sites)
+            other, other_env = deep, env
+            if compact is not None:
+                other = deep.with_params(read_params(compact))
+                other_env = run_open(other)
+            if unitwise:
+                found = [site for chain in chains for site in chain.sites if site.path in sites]
+                inputs = {site.path: activation_values(site, other_env)[0] for site in found}
+                return {
+                    site.path: [(inputs[site.path], activation_values(site, env)[1])]
+                    for site in found
+                }
+            ends = {chain.paths[-1]: self._ends(chain, env, other_env) for chain in chains}
+            if compact is not None:
+                own = residuals(deep.program, chains, env)
+                now = residuals(deep.program, chains, other_env)
+                both = own.keys() & now.keys()
+                ends |= {key: (ends[key][0], ends[key][1] + (own[key] - now[key])) for key in both}
+            return {key: [pair] for key, pair in ends.items()}
+
+        return observe
+
+    def rebuild(self, replacements: Mapping[Segment, Replacement]) -> Rebuilt:
+        """Returns the tree with segments replaced; see `Collapsible`."""
+        sites = {path for segment in replacements for path in segment.sites}
+        chains = {path: chain for chain in chains_with(self._call, sites) for path in chain.paths}
+        replaced = [(one, chains[one.sites[0]], other) for one, other in replacements.items()]
+        if not replaced:
+            return Rebuilt(self.variables, (), (), *[Size(self.size.parameters, 0)] * 2)
+        params, keys = rebuild_params(self._call, replaced)
+        leaves = _flat(params)
+        prefixes = tuple(f"fused/{key}/" for key in keys)
+        touched = {path for _, chain, _ in replaced for path in chain.paths}
+        flops = sum(layer_flops(new_layers(one, other)) for one, _, other in replaced)
+        return Rebuilt(
+            tree=params.tree,
+            written=tuple(path for path in leaves if path.startswith(prefixes)),
+            removed=tuple(path for path in self._leaves if path not in leaves),
+            before=Size(_count(self._leaves), flops_of(self._call, touched)),
+            after=Size(_count(leaves), flops),
+        )
+
+    def abstract(self) -> "TracedCall":
+        """Returns the call with ShapeDtypeStructs, with their shardings, for arrays."""
+        params = read_params(shapes_of(self._call.params.tree))
+        return TracedCall(self._fn, self._call.with_params(params), self._fixed, self._kwargs)
+
+    @cached_property
+    def _leaves(self) -> dict[str, Any]:
+        return _flat(self._call.params)
+
+    def _bind(self, variables: Any, batch: tuple[Any, ...]) -> BoundCall:
+        args, params = (*self._fixed, *batch), read_params(variables)
+        has_state = bool(self._fixed)
+        return bind_call(self._fn, params, args, self._kwargs, has_state=has_state)
+
+    @staticmethod
+    def _ends(chain: SiteChain, env: Any, input_env: Any) -> Ends:
+        output = chain_output(chain, env[chain.last.out])
+        return chain_input(chain, input_env), output
+
+
+def _flat(params: FunctionParams) -> dict[str, Any]:
+    """Returns the leaves of a tree by path."""
+    flat = jax.tree_util.tree_flatten_with_path(params.tree)[0]
+    return {leaf_path(keys): leaf for keys, leaf in flat}
+
+
+def _count(leaves: Mapping[str, Any]) -> int:
+    return sum(np.size(leaf) for path, leaf in leaves.items() if not path.startswith("slopes/"))

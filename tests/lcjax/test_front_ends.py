@@ -1,0 +1,310 @@
+"""Properties of surgery that a params tree and a traced function share, on the same networks."""
+
+import os
+import subprocess
+import sys
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lcjax
+from lcjax.tree.paths import is_slope
+from tests.helpers.tolerance import assert_close
+from tests.helpers.trees import with_slopes
+
+RNG = np.random.default_rng(0)
+BATCHES = [jnp.asarray(RNG.normal(0.3, size=(16, 3, 6)), jnp.float32) for _ in range(4)]
+X = jnp.concatenate(BATCHES)
+DATA = lcjax.CalibrationData(BATCHES, holdout=0.0, progress=False)
+EXACT = lcjax.Exact(max_gap=np.inf)
+RIDGE = 0.01
+
+
+class Net(nn.Module):
+    """Blocks one after another: widths of an MLP, or the hidden width of a GLU."""
+
+    blocks: tuple
+    residual: bool = False
+    norm: str | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        for i, block in enumerate(self.blocks):
+            if isinstance(block, int):
+                layer = lcjax.CollapsibleGLU(block, x.shape[-1], name=f"block_{i}")
+            else:
+                layer = lcjax.CollapsibleMLP(block, nn.gelu, norm=self.norm, name=f"block_{i}")
+            x = x + layer(x) if self.residual else layer(x)
+        return x
+
+    def plain(self, variables, x):
+        """The same function, without lcjax, of the same variables without slopes."""
+        for i in range(len(self.blocks)):
+            y = self.block(variables, i, x)
+            x = x + y if self.residual else y
+        return x
+
+    def block(self, variables, i, x):
+        """One block, without lcjax."""
+        p, name = variables["params"][f"block_{i}"], f"block_{i}"
+        dense = lambda p, x: x @ p["kernel"] + p.get("bias", 0)
+        if "gate" in p:
+            return dense(p["down"], nn.silu(dense(p["gate"], x)) * dense(p["up"], x))
+        last = len(self.blocks[i]) - 1
+        for j in range(last):
+            x = nn.gelu(dense(p[f"dense_{j}"], x))
+            if self.norm:
+                stats, params = variables["batch_stats"][name][f"norm_{j}"], p[f"norm_{j}"]
+                scale = params["scale"] * jax.lax.rsqrt(stats["var"] + 1e-5)
+                x = (x - stats["mean"]) * scale + params["bias"]
+        return dense(p[f"dense_{last}"], x)
+
+
+NETS = {
+    "chain": Net(((16, 8, 4),)),
+    "chain with a narrow layer": Net(((16, 2, 9, 7),)),
+    "batch norm": Net(((16, 8, 4),), norm="batch"),
+    "GLU": Net((16,), residual=True),
+    "two blocks": Net((16, (12, 6)), residual=True),
+}
+
+
+def variables_of(net, seed=1):
+    variables = jax.jit(net.init)(jax.random.key(seed), X)
+    rng = np.random.default_rng(seed)
+    noise = lambda leaf: leaf + jnp.asarray(rng.uniform(0.1, 0.4, leaf.shape), leaf.dtype)
+    return with_slopes(jax.tree.map(noise, variables), 0.0)
+
+
+def without_slopes(tree):
+    if not isinstance(tree, dict):
+        return tree
+    return {name: without_slopes(node) for name, node in tree.items() if "act" not in name}
+
+
+class FrontEnd(NamedTuple):
+    """A network by one of the front ends, all of whose functions take its tree first."""
+
+    tree: dict
+    run: object
+    sites: object
+    collapse: object
+    abstract_collapse: object
+    calibrate: object
+    collapse_sequential: object
+
+
+def as_params_tree(net):
+    on = lambda method: lambda tree, *args, **how: method(net.apply, tree, *args, **how)
+    return FrontEnd(
+        variables_of(net),
+        net.apply,
+        lcjax.find_sites,
+        lcjax.collapse,
+        lcjax.abstract_collapse,
+        on(lcjax.calibrate),
+        on(lcjax.collapse_sequential),
+    )
+
+
+def as_traced(net):
+    f = lcjax.collapsible(net.plain)
+
+    def method(name):
+        return lambda tree, *args, **how: getattr(f.trace(tree, X), name)(*args, **how)
+
+    return FrontEnd(
+        f.init(without_slopes(variables_of(net)), X),
+        f,
+        lambda tree: f.trace(tree, X).sites,
+        method("collapse"),
+        method("abstract_collapse"),
+        method("calibrate"),
+        method("collapse_sequential"),
+    )
+
+
+FRONT_ENDS = {"params tree": as_params_tree, "traced": as_traced}
+both = pytest.mark.parametrize("make", FRONT_ENDS.values(), ids=FRONT_ENDS)
+nets = pytest.mark.parametrize("name", NETS)
+
+
+def shapes(tree):
+    return jax.tree.map(lambda leaf: (tuple(leaf.shape), leaf.dtype), tree)
+
+
+def count(tree):
+    """Returns the number of parameters, slopes left out."""
+    flat = jax.tree_util.tree_leaves_with_path(tree.get("params", tree))
+    return sum(leaf.size for keys, leaf in flat if not is_slope(keys))
+
+
+def compact_of(front, tree, fit, sites=None, data=DATA):
+    calibration = front.calibrate(tree, data, sites, fit)
+    return front.collapse(tree, calibration=calibration)
+
+
+def ridge(x, t, weights):
+    """Ridge regression in float64 (kernel, bias), as LeastSquares(ridge=RIDGE) defines it."""
+    x, t = (np.asarray(each, np.float64).reshape(-1, each.shape[-1]) for each in (x, t))
+    dx, dt = x - x.mean(0), t - t.mean(0)
+    variances = (dx**2).mean(0)
+    share = variances * (np.asarray(weights, np.float64) ** 2).sum(1)
+    penalty = RIDGE * variances * np.maximum(1, 0.3 * share.mean() / share)
+    kernel = np.linalg.solve(dx.T @ dx / len(x) + np.diag(penalty), dx.T @ dt / len(x))
+    return kernel, t.mean(0) - x.mean(0) @ kernel
+
+
+def readers(variables, i):
+    """The kernels that a block's input flows into, side by side."""
+    p = variables["params"][f"block_{i}"]
+    names = ("up", "gate") if "gate" in p else ("dense_0",)
+    return np.concatenate([p[name]["kernel"] for name in names], axis=1)
+
+
+@both
+@nets
+def test_exact_collapse_equals_the_deep_model_at_slope_1(make, name):
+    front = make(NETS[name])
+    linear = with_slopes(front.tree, 1.0)
+    compact, report = front.collapse(linear)
+    assert_close(front.run(compact, X), front.run(linear, X), dtype=np.float32, terms=2000)
+    assert report.collapsed == front.sites(linear).paths and not front.sites(compact)
+    assert report.parameters_after < report.parameters_before == count(linear)
+    assert report.parameters_after == count(compact)
+
+
+@both
+@nets
+def test_collapsing_sites_one_after_another_equals_all_at_once(make, name):
+    front = make(NETS[name])
+    linear = with_slopes(front.tree, 1.0)
+    compact = linear
+    for site in reversed(front.sites(linear).paths):
+        compact, _ = front.collapse(compact, site)
+    at_once, _ = front.collapse(linear)
+    assert_close(front.run(compact, X), front.run(at_once, X), dtype=np.float32, terms=2000)
+    assert sorted(leaf.size for leaf in jax.tree.leaves(compact)) == sorted(
+        leaf.size for leaf in jax.tree.leaves(at_once)
+    )
+
+
+@both
+@nets
+def test_abstract_collapse_has_the_shapes_of_collapse(make, name):
+    front = make(NETS[name])
+    first = front.sites(front.tree).paths[:1]
+    compact, report = front.collapse(front.tree, first, EXACT)
+    abstract, abstract_report = front.abstract_collapse(front.tree, first)
+    assert shapes(abstract) == shapes(compact)
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(abstract))
+    for field in ("collapsed", "new_leaves", "parameters_after", "flops_before", "flops_after"):
+        assert getattr(abstract_report, field) == getattr(report, field)
+
+
+@both
+@pytest.mark.parametrize("name", ["chain", "batch norm", "GLU"])
+def test_least_squares_equals_a_float64_ridge(make, name):
+    net, front = NETS[name], make(NETS[name])
+    tree = with_slopes(front.tree, 0.2)
+    target = front.run(tree, X) - (X if net.residual else 0)
+    compact, report = compact_of(front, tree, lcjax.LeastSquares(ridge=RIDGE))
+    kernel, bias = ridge(X, target, readers(variables_of(net), 0))
+    fitted = np.asarray(X, np.float64) @ kernel + bias + (X if net.residual else 0)
+    assert_close(front.run(compact, X), fitted, dtype=np.float32, terms=5000)
+    (fit,) = report.fits
+    assert (fit.tokens, fit.held_tokens) == (X.shape[0] * X.shape[1], 0)
+
+
+@both
+def test_sequential_fits_make_up_for_earlier_ones(make):
+    net, front = NETS["two blocks"], make(NETS["two blocks"])
+    variables = without_slopes(variables_of(net))
+    fit = lcjax.LeastSquares(ridge=RIDGE)
+    compact, report = front.collapse_sequential(front.tree, DATA, fit=fit)
+    assert len(report.fits) == 2
+    deep = X + net.block(variables, 0, X)
+    kernel, bias = ridge(X, deep - X, readers(variables, 0))
+    now = np.asarray(X, np.float64) @ kernel + bias + np.asarray(X)
+    out = deep + net.block(variables, 1, deep)
+    kernel, bias = ridge(now, out - now, readers(variables, 1))
+    expected = now + now @ kernel + bias
+    assert_close(front.run(compact, X), expected, dtype=np.float32, terms=20_000)
+
+
+@both
+@nets
+def test_per_unit_fit_is_a_gain_and_an_offset_for_every_unit(make, name):
+    """With one site to fit, the compact model is the deep one, its activation regressed."""
+    net, front = NETS[name], make(NETS[name])
+    site = front.sites(front.tree).paths[0]
+    compact, report = compact_of(front, front.tree, lcjax.PerUnit(), site)
+    other, _ = compact_of(as_params_tree(net), variables_of(net), lcjax.PerUnit(), "block_0/act*")
+    assert report.collapsed == (site,) and report.fits[0].fit == "per_unit"
+    if len(front.sites(front.tree)) == 1:
+        assert_close(front.run(compact, X), net.apply(other, X), dtype=np.float32, terms=5000)
+
+
+@both
+@nets
+@pytest.mark.parametrize("fit", [lcjax.LeastSquares(), lcjax.PerUnit()], ids=lambda fit: fit.name)
+def test_one_batch_equals_many(make, name, fit):
+    front = make(NETS[name])
+    one = lcjax.CalibrationData([X], holdout=0.0, progress=False)
+    many, _ = compact_of(front, front.tree, fit)
+    single, _ = compact_of(front, front.tree, fit, data=one)
+    assert_close(front.run(many, X), front.run(single, X), dtype=np.float32, terms=50_000)
+
+
+@nets
+@pytest.mark.parametrize("fit", [lcjax.LeastSquares(), lcjax.PerUnit()], ids=lambda fit: fit.name)
+def test_front_ends_agree(name, fit):
+    trees, reports = [], []
+    for make in FRONT_ENDS.values():
+        front = make(NETS[name])
+        compact, report = front.collapse_sequential(front.tree, DATA, fit=fit)
+        trees.append(front.run(compact, X))
+        reports.append(report)
+    assert_close(*trees, dtype=np.float32, terms=50_000)
+    first, second = reports
+    assert first.flops_before == second.flops_before and first.flops_after == second.flops_after
+    if name != "batch norm":  # its statistics are params of the function, not of the module
+        assert first.parameters_before == second.parameters_before
+    assert first.parameters_after == second.parameters_after
+    for one, other in zip(first.fits, second.fits, strict=True):
+        assert one.r2 == pytest.approx(other.r2, abs=1e-4) and one.tokens == other.tokens
+
+
+def test_one_device_equals_four():
+    """In a process of its own, with simulated devices."""
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.lcjax.test_front_ends"],
+        env=os.environ | flags,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def compare_devices():
+    """Checks that data that is sharded over all devices gives the fits of one device."""
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    place = lambda batch: jax.device_put(batch, jax.NamedSharding(mesh, jax.P("data")))
+    sharded = lcjax.CalibrationData(list(map(place, BATCHES)), holdout=0.0, progress=False)
+    for make in FRONT_ENDS.values():
+        for name in ("chain", "two blocks"):
+            front = make(NETS[name])
+            tree = jax.device_put(front.tree, jax.NamedSharding(mesh, jax.P()))
+            four, _ = compact_of(front, tree, lcjax.LeastSquares(), data=sharded)
+            one, _ = compact_of(front, front.tree, lcjax.LeastSquares())
+            assert_close(front.run(four, X), front.run(one, X), dtype=np.float32, terms=50_000)
+
+
+if __name__ == "__main__":
+    compare_devices()

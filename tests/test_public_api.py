@@ -1,0 +1,119 @@
+"""The public names: which there are, that each has a docstring, what `import lcjax` loads."""
+
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lcjax
+
+# A change here is a change for users: CHANGELOG.md says so.
+PUBLIC = {
+    "lcjax": [
+        "Calibration",
+        "CalibrationData",
+        "CheckpointError",
+        "CollapseError",
+        "CollapseReport",
+        "CollapsibleActivation",
+        "CollapsibleFunction",
+        "CollapsibleGLU",
+        "CollapsibleGate",
+        "CollapsibleMLP",
+        "Count",
+        "Exact",
+        "ExportedModel",
+        "Flops",
+        "LeastSquares",
+        "MaxDrop",
+        "Params",
+        "PerUnit",
+        "Plan",
+        "SegmentFit",
+        "Sensitivity",
+        "Site",
+        "SiteSelection",
+        "Sites",
+        "Skip",
+        "TracedCall",
+        "abstract_collapse",
+        "add_linearity_penalty",
+        "anneal_slopes",
+        "calibrate",
+        "carry_opt_state",
+        "collapse",
+        "collapse_checkpoint",
+        "collapse_sequential",
+        "collapsible",
+        "count_parameters",
+        "export",
+        "find_sites",
+        "interop",
+        "linearity_penalty",
+        "load_exported",
+        "map_slopes",
+        "models",
+        "plan",
+        "proximal_linearity_penalty",
+        "read_metadata",
+        "restore",
+        "save",
+        "select_sites",
+        "sensitivity",
+        "slopes",
+        "strength_for_gap",
+        "tabulate",
+        "unstack_layers",
+        "update_site_selection",
+        "with_linearity_penalty",
+    ],
+    "lcjax.interop": [
+        "WeightsError",
+        "load_safetensors",
+        "model_from_config",
+        "resolve_source",
+        "save_safetensors",
+    ],
+    "lcjax.models": ["BERT", "GPT2", "MLP", "MLPMixer", "VGG", "ViT"],
+    "lcjax.nn": ["CollapsibleActivation", "CollapsibleGLU", "CollapsibleGate", "CollapsibleMLP"],
+}
+PACKAGES = [
+    "lcjax",
+    *(package.name for package in pkgutil.walk_packages(lcjax.__path__, "lcjax.") if package.ispkg),
+]
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_package_exports_the_pinned_names(package):
+    assert sorted(importlib.import_module(package).__all__) == sorted(PUBLIC[package])
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_exported_name_exists_and_has_a_docstring(package):
+    module = importlib.import_module(package)
+    for name in module.__all__:
+        exported = getattr(module, name)
+        if callable(exported) or inspect.ismodule(exported):
+            assert exported.__doc__, f"{package}.{name}"
+    assert len(set(module.__all__)) == len(module.__all__)
+
+
+def test_the_package_is_marked_as_typed():
+    assert (Path(lcjax.__file__).parent / "py.typed").is_file()
+
+
+def test_import_lcjax_reaches_models_and_interop_when_they_are_used():
+    code = (
+        "import sys, lcjax\n"
+        "assert not {'lcjax.models', 'lcjax.interop'} & set(sys.modules)\n"
+        "assert {'models', 'interop'} <= set(dir(lcjax))\n"
+        "assert lcjax.models.MLP and lcjax.interop.load_safetensors\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(AttributeError, match="no attribute 'modells'"):
+        _ = lcjax.modells

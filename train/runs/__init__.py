@@ -1,0 +1,1 @@
+"""A training run: its command, report, timings and plots."""
