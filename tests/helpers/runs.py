@@ -1,4 +1,4 @@
-"""Training runs for tests: configurations by flag, command lines, and the files of a run."""
+"""Training runs for tests: configurations, processes, saved states and metrics."""
 
 import dataclasses
 import os

@@ -32,7 +32,7 @@ def write_text(path, words=500, seed=0):
 
 
 def on_text(path, preset="shakespeare-small", **fields):
-    """Returns a preset's configuration, small, on a file."""
+    """Returns a preset's configuration with a small model and the file as its data set."""
     given = SMALL | {"dataset": str(path)} | fields
     if given.get("protocol", "fit-heal") in ("fit-heal", "progressive", "anneal"):
         given.setdefault("calibration_images", 64)

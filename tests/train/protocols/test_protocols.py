@@ -131,7 +131,7 @@ def test_reference_swaps_prelus_in_and_has_the_penalty_in_the_loss():
 @pytest.mark.slow
 def test_fit_heal_plans_collapses_and_trains_on(tmp_path, capsys):
     job, result = ran(tmp_path / "a", **FIT_HEAL)
-    assert "budget count=2: met" in capsys.readouterr().out
+    assert "budget Count(2): met" in capsys.readouterr().out
     facts = result.extra["fit_heal"]
     plan = lcjax.Plan.from_json(json.dumps(facts["plan"]))
     assert result.collapsed == plan.sites and len(plan.sites) == 2
@@ -243,8 +243,8 @@ def test_a_ramp_that_broke_off_keeps_the_same_models(tmp_path):
         e["step"]: lcjax.restore(tmp_path / "a" / e["path"]) for e in list_models(tmp_path / "a")
     }
     _, again = ran(tmp_path / "a", **fields)
-    assert again.front == whole.front
-    for entry in again.front:
+    assert again.kept_models == whole.kept_models
+    for entry in again.kept_models:
         same_bits(lcjax.restore(tmp_path / "a" / entry["path"]), before[entry["step"]])
 
 
