@@ -91,6 +91,7 @@ BENCHMARKS = (
     Benchmark("cost.streaming_collapse", full=("--preset", "XL"), quick=("--preset", "124M")),
     Benchmark("quality.cubic", quick=("--seeds", "0", "1", "--steps", "1000")),
     Benchmark("cost.step_profile", quick=("--presets", "shakespeare-small", "--rounds", "5")),
+    Benchmark("cost.collapsible", quick=("--layers", "2", "4", "--rounds", "8")),
     Benchmark("cost.scaling_in_size", quick=("--sizes", "1M", "10M")),
     Benchmark("cost.scaling_in_devices", quick=("--devices", "8")),
     Benchmark("cost.accelerator", listed=False),

@@ -132,16 +132,17 @@ class Network:
             return make_optimizer(self.optimizer, self.penalty, _STEPS)
         return freeze_slopes(make_adamw(self.optimizer, warmup_cosine(self.optimizer, _STEPS)))
 
-    def dispatch(self, form: Form, shardings: Any = None) -> Callable[..., Any]:
+    def dispatch(self, form: Form, state_sharding: Any = None) -> Callable[..., Any]:
         """Returns the jitted `dispatch(state, (), inputs)` of `train.engine.loop`.
 
         Args:
           form: of the network.
-          shardings: of the state, on a mesh.
+          state_sharding: of the state, on a mesh.
         """
+        tx = self.tx(form)
         source = BatchStream(1, (), lambda _, batch: batch, lambda _: iter(()))
         key = jax.random.key(0)
-        return make_dispatch(self.objective.loss, self.tx(form), source, key, shardings=shardings)
+        return make_dispatch(self.objective.loss, tx, source, key, state_sharding=state_sharding)
 
     def step(self, form: Form = "deep") -> CompiledProgram:
         """Returns a training step that donates its state and continues from it."""

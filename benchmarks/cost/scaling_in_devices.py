@@ -22,9 +22,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from benchmarks.harness.hlo import collectives
 from benchmarks.harness.publish import RESULTS, Column, Table, publish, tabulate
 from benchmarks.networks import FORMS, NETWORKS, Form, Network
-from train.engine.loop import TrainState
+from train.engine.loop import TrainState, state_shardings
 from train.runtime.devices import DevicesConfig, make_mesh
-from train.runtime.sharding import BATCH, shardings
+from train.runtime.sharding import BATCH
 
 MESHES = {
     "8": "fsdp=8",
@@ -59,8 +59,9 @@ def _with_depth(network: Network, depth: int) -> Network:
 def _placed(network: Network, form: Form, mesh: Any) -> TrainState:
     """Returns the abstract state with its shardings."""
     variables = network.abstract(form)
-    state = jax.eval_shape(lambda tree: TrainState.create(tree, network.tx(form)), variables)
-    return jax.tree.map(_on, state, shardings(state, variables, mesh))
+    tx = network.tx(form)
+    state = jax.eval_shape(lambda tree: TrainState.create(tree, tx), variables)
+    return jax.tree.map(_on, state, state_shardings(state, tx, mesh))
 
 
 def _on(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:

@@ -23,7 +23,8 @@ def fit_heal_config(run: Path) -> Config:
     Raises:
       ConfigError: if it is not a run, or its configuration is damaged.
     """
-    stored, config = upgraded(read_json(run / CONFIG)), student(run)
+    config = student(run)  # which checks that it is a run
+    stored = upgraded(read_json(run / CONFIG))
     sections = {name: stored[name] for name in ("protocol", "distillation") if name in stored}
     config = config_from_json(config, sections)
     return dataclasses.replace(

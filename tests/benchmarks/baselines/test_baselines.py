@@ -150,7 +150,9 @@ def test_budgets_rejects_gated_norms_and_too_small():
     [(svd.factorize, True), pytest.param(magnitude.prune, False, marks=pytest.mark.slow)],
 )
 def test_heal_follows_the_run(compress, distilled, tmp_path, monkeypatch):
-    monkeypatch.setattr(outcome, "evaluate_afresh", lambda *_: {"accuracy": 1.0, "loss": 0.0})
+    monkeypatch.setattr(
+        outcome, "evaluate_in_new_process", lambda *_: {"accuracy": 1.0, "loss": 0.0}
+    )
     flags = {"protocol": "fit-heal", "heal_epochs": 0.2, "hidden": (32, 24), "learning_rate": 1e-2}
     config = configured(**flags, deep_teacher=distilled, log_every=1, runs_dir=tmp_path)
     task = image_task.make_task(config)
@@ -184,7 +186,7 @@ def test_heal_follows_the_run(compress, distilled, tmp_path, monkeypatch):
 
 
 def test_heal_rejects_directory_without_run(tmp_path):
-    with pytest.raises(SystemExit, match="error: .*gone is not a run: there is no config.json"):
+    with pytest.raises(SystemExit, match="error: .*gone is not a run: it has no config.json"):
         base.heal(base.BaselineConfig(tmp_path / "gone"), magnitude.prune)
 
 

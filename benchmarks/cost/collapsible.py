@@ -1,6 +1,6 @@
-"""What `lcjax.collapsible` costs: to find the sites of a function, and to run with slopes.
+"""Cost of `lcjax.collapsible`: of finding the sites of a function, and of running with slopes.
 
-`python -m benchmarks.collapsible_cost`: decoders of plain Flax modules, which do not use lcjax.
+`python -m benchmarks collapsible`: decoders of plain Flax modules, which do not use lcjax.
 First the seconds that JAX takes to trace the function and lcjax to find its sites, by the number of
 layers. Then an eager call and a compiled training step of the wrapped function, interleaved with
 those of the function itself: with the slopes that `init` makes, and with slopes fixed at 0.
@@ -8,7 +8,7 @@ those of the function itself: with the slopes that `init` makes, and with slopes
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ import optax
 import tyro
 
 import lcjax
-from benchmarks.interleave import interleaved, ratio
-from benchmarks.record import RESULTS, Table, publish
+from benchmarks.harness.publish import RESULTS, Table, publish
+from benchmarks.harness.timing import interleaved, quartiles, ratio
 from train.runtime.memory import keep_freed_memory
 
 
@@ -120,14 +120,14 @@ def _step(fn: Callable[..., Any], params: Any, x: jax.Array) -> Callable[[], Any
 
 
 def main(
-    layers: Sequence[int] = (12, 48, 96), rounds: int = 60, results_dir: Path = RESULTS
+    layers: tuple[int, ...] = (12, 48, 96), rounds: int = 60, results_dir: Path = RESULTS
 ) -> None:
-    """Times tracing by the number of layers, then calls and steps beside the plain function.
+    """Times tracing by the number of layers, then calls and steps next to the plain function.
 
     Args:
       layers: numbers of layers.
       rounds: timed steps of each form.
-      results_dir: where results are written.
+      results_dir: directory of results.
     """
     keep_freed_memory()
     traced = {n: trace_seconds(n, rounds=3) for n in layers}
@@ -142,16 +142,12 @@ def main(
         ratios = {form: ratio(each, seconds["plain"]) for form, each in seconds.items()}
         results[name] = {"milliseconds": medians, "ratio": ratios}
         rows = [
-            (form, f"{medians[form]:.2f} ms", f"{one['of_medians']:.3f}", _quartiles(one))
+            (form, f"{medians[form]:.2f} ms", f"{one['of_medians']:.3f}", quartiles(one))
             for form, one in ratios.items()
         ]
         tables.append(Table(("form", "median", "ratio", "quartiles by round"), rows, name))
     config = {"layers": list(layers), "rounds": rounds, "dtype": "float32"}
-    publish("collapsible_cost", config, results, *tables, results_dir=results_dir)
-
-
-def _quartiles(one: dict[str, float]) -> str:
-    return f"{one['lower_quartile']:.3f} to {one['upper_quartile']:.3f}"
+    publish("collapsible", config, results, *tables, results_dir=results_dir)
 
 
 if __name__ == "__main__":
