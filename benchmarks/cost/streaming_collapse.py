@@ -20,16 +20,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from lcjax.io.file_paths import absolute_path
+from lcjax.io.reader import open_checkpoint
 from orbax.checkpoint import v1 as ocp
 
 import lcjax
 from benchmarks.harness.publish import RESULTS, Table, publish
 from benchmarks.networks import gpt2
 from lcjax.io.leaves import flatten, joined
-from lcjax.io.locations import absolute
 from lcjax.io.manifest import ARRAYS
-from lcjax.io.opening import opened
-from lcjax.io.streaming import outline, write_pieces
+from lcjax.io.streaming import abstract_with_slopes, write_incrementally
 from lcjax.tree.paths import is_slope_path
 
 COMMAND = "from lcjax.cli.command import main; main()"
@@ -51,7 +51,7 @@ def make(preset: str, path: str) -> None:
                 values = 0.02 * random.standard_normal(shape.shape, np.float32)
                 yield {leaf: values.astype(jnp.bfloat16)}
 
-    write_pieces(absolute(path), pieces(), shapes, {"model": f"gpt2:{preset}"})
+    write_incrementally(absolute_path(path), pieces(), shapes, {"model": f"gpt2:{preset}"})
 
 
 def alone(source: str, target: str) -> None:
@@ -61,10 +61,10 @@ def alone(source: str, target: str) -> None:
     def record(start: float) -> None:
         seconds.append(clock() - start)
 
-    place = absolute(source)
+    place = absolute_path(source)
     like = jax.tree.map(
         lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape),
-        outline(opened(place)),
+        abstract_with_slopes(open_checkpoint(place)),
     )
     start = clock()
     tree = ocp.load(place, like, checkpointable_name=ARRAYS)

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from lcjax.models.activations import exact_gelu
 
 from benchmarks.cost.step_profile import programs
 from benchmarks.harness.hlo import time_shares
 from benchmarks.networks import decoder
 from lcjax import CollapsibleMLP
 from lcjax.models.attention import attend
-from lcjax.models.gelu import exact_gelu
 from train.engine.flat_tokens import flat_tokens
 
 pytestmark = pytest.mark.slow
