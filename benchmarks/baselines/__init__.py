@@ -1,0 +1,1 @@
+"""Compression methods that lcjax is compared with, healed with the same budget."""

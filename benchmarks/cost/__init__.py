@@ -1,0 +1,1 @@
+"""Time, memory and FLOPs: of training, of inference, and of a collapse."""

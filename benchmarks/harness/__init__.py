@@ -1,0 +1,1 @@
+"""What every benchmark uses: timing, training runs, result files, tables and plots."""

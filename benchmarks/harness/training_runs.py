@@ -1,0 +1,117 @@
+"""Training runs over several seeds, each in its own process; finished runs are not repeated."""
+
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Summary = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDirectory:
+    """An argument: the directory of another run with the same seed.
+
+    Attributes:
+      run: name of that run.
+    """
+
+    run: str
+
+
+Arguments = tuple[str | RunDirectory, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A training run: `python -m MODULE ARGUMENTS`, without its seed and directory.
+
+    Attributes:
+      name: of the run.
+      arguments: the module, then its arguments.
+    """
+
+    name: str
+    arguments: Arguments
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the runs whose directories this one reads."""
+        return tuple(each.run for each in self.arguments if isinstance(each, RunDirectory))
+
+    @property
+    def command(self) -> str:
+        """The command line for readers, with `{name}` for the directory of another run."""
+        return " ".join(["python -m", *self.command_line("{{{}}}".format)])
+
+    def command_line(self, directory: Callable[[str], Any]) -> list[str]:
+        """Returns the module and its arguments, with `directory(name)` for other runs."""
+        return [
+            str(directory(each.run)) if isinstance(each, RunDirectory) else each
+            for each in self.arguments
+        ]
+
+
+def named(rows: Mapping[str, Arguments]) -> list[Run]:
+    """Returns runs from their arguments by name."""
+    return [Run(name, arguments) for name, arguments in rows.items()]
+
+
+def run_all(
+    runs: Iterable[Run], names: Sequence[str], *, seeds: Sequence[int], runs_dir: Path
+) -> dict[str, list[Summary]]:
+    """Returns the summaries of the named runs, one per seed.
+
+    Reads finished runs, resumes unfinished ones, and first runs those that others need.
+
+    Args:
+      runs: all of them, those that others need included.
+      names: of the runs to return.
+      seeds: of the runs.
+      runs_dir: directory of the runs.
+
+    Raises:
+      SystemExit: for an unknown name, and when a run fails (names its log).
+    """
+    known = {run.name: run for run in runs}
+    unknown = sorted(set(names) - known.keys())
+    if unknown:
+        sys.exit(f"error: no such row: {', '.join(unknown)}; there are {', '.join(known)}.")
+    return {name: [_run(known, known[name], seed, runs_dir) for seed in seeds] for name in names}
+
+
+def parameters(summary: Summary) -> int:
+    """Returns the parameters of a run's compact model, without those a baseline removed."""
+    return summary["compact"]["parameters"] - summary.get("removed", 0)
+
+
+def mean_and_deviation(values: Sequence[float], *, digits: int = 2) -> str:
+    """Returns `mean ± standard deviation` with this number of decimals."""
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
+    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+
+
+def _run(known: Mapping[str, Run], run: Run, seed: int, runs_dir: Path) -> Summary:
+    directory = runs_dir / f"{run.name}-{seed}"
+    if not (directory / "summary.json").exists():
+        for needed in run.needs:
+            _run(known, known[needed], seed, runs_dir)
+        line = run.command_line(lambda name: runs_dir / f"{name}-{seed}")
+        line += ["--seed", str(seed)]
+        print(f"{directory.name}: python -m {' '.join(line)}", flush=True)
+        line += ["--runs-dir", str(runs_dir), "--name", directory.name]
+        line += ["--resume"] if directory.exists() else []
+        log = runs_dir / f"{directory.name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("w") as file:
+            done = subprocess.run(
+                [sys.executable, "-m", *line], stdout=file, stderr=subprocess.STDOUT
+            )
+        if done.returncode:
+            sys.exit(f"error: {directory.name} failed; read {log}.")
+    return json.loads((directory / "summary.json").read_text())

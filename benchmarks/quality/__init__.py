@@ -1,0 +1,1 @@
+"""Accuracy and perplexity of compact models, lcjax next to the baselines."""

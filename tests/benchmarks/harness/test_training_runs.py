@@ -1,0 +1,56 @@
+"""Training runs of benchmarks: their commands and their order."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks.harness import training_runs
+from benchmarks.harness.training_runs import Run, RunDirectory, mean_and_deviation, run_all
+
+RUNS = (
+    Run("deep", ("train.language", "shakespeare-small")),
+    Run("healed", ("train.language", "shakespeare-small", "--from", RunDirectory("deep"))),
+    Run("student", ("train.distill", RunDirectory("healed"))),
+    Run("images", ("train.image", "digits-mlp", "--epochs", "1")),
+)
+
+
+def test_run_shows_command_and_needs():
+    _, healed, student, images = RUNS
+    assert images.command == "python -m train.image digits-mlp --epochs 1"
+    assert student.command == "python -m train.distill {healed}"
+    assert healed.needs == ("deep",) and images.needs == ()
+
+
+def test_run_all_starts_with_needed_runs_and_keeps_finished_ones(tmp_path, monkeypatch):
+    ran = []
+
+    def run(arguments, **_):
+        ran.append(arguments)
+        directory = tmp_path / arguments[arguments.index("--name") + 1]
+        directory.mkdir()
+        (directory / "summary.json").write_text(json.dumps({"row": directory.name}))
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(training_runs.subprocess, "run", run)
+    found = run_all(RUNS, ["student", "images"], seeds=(3,), runs_dir=tmp_path)
+    assert found == {"student": [{"row": "student-3"}], "images": [{"row": "images-3"}]}
+    assert [arguments[:4] for arguments in ran] == [
+        [sys.executable, "-m", "train.language", "shakespeare-small"],
+        [sys.executable, "-m", "train.language", "shakespeare-small"],
+        [sys.executable, "-m", "train.distill", str(tmp_path / "healed-3")],
+        [sys.executable, "-m", "train.image", "digits-mlp"],
+    ]
+    assert ran[1][4:6] == ["--from", str(tmp_path / "deep-3")]
+    assert ran[0][4:] == ["--seed", "3", "--runs-dir", str(tmp_path), "--name", "deep-3"]
+    run_all(RUNS, ["student"], seeds=(3,), runs_dir=tmp_path)
+    assert len(ran) == 4
+    with pytest.raises(SystemExit, match="error: no such row: small; there are deep, healed, stu"):
+        run_all(RUNS, ["small"], seeds=(3,), runs_dir=tmp_path)
+
+
+def test_mean_and_deviation_rounds():
+    assert mean_and_deviation([1.0, 3.0]) == "2.00 ± 1.41"
+    assert mean_and_deviation([1.5], digits=4) == "1.5000"
