@@ -114,12 +114,12 @@ def test_unstack_layers_removes_the_axis_from_shardings():
 @pytest.mark.parametrize(
     ("tree", "path", "message"),
     [
-        ({"a": {"layer": {"k": np.ones(2)}}}, "a/layers", "'a/layers' names no .* a holds layer"),
-        ({"layers": np.ones(2)}, "layers", "'layers' names no .* params holds layers"),
+        ({"a": {"layer": {"k": np.ones(2)}}}, "a/layers", "'a/layers' names no .* a has layer"),
+        ({"layers": np.ones(2)}, "layers", "'layers' names no .* params has layers"),
         ({"layers": {}}, "layers", "'layers' names no module of stacked layers"),
         ({"s": {"k": np.ones((2, 3)), "b": np.ones(3)}}, "s", "s/k: 2 layers .* params/s/b has 3"),
         ({"s": {"k": np.ones(2), "slope": np.float32(1)}}, "s", r"s/slope: shape \(\) has no"),
-        ({"s": {"k": np.ones(2)}, "s_1": {}}, "s", "s: the name s_1 of a single layer is taken"),
+        ({"s": {"k": np.ones(2)}, "s_1": {}}, "s", "s: the name s_1 of a single layer exists"),
     ],
 )
 def test_unstack_layers_rejects_bad_trees(tree, path, message):
@@ -157,7 +157,7 @@ def test_unstack_layers_along_a_given_axis_of_boxes():
 
 def test_unstack_layers_rejects_ambiguous_axes():
     stacked = {"layers": {"kernel": np.ones((2, 2, 2)), "slope": np.ones(2)}}
-    with pytest.raises(CollapseError, match="either may count the layers. Say which: axis=0, or"):
+    with pytest.raises(CollapseError, match="either may count the layers. Give axis=0 or"):
         unstack_layers(stacked, "layers")
     assert set(unstack_layers(stacked, "layers", axis=0)) == {"layers_0", "layers_1"}
     with pytest.raises(CollapseError, match=r"slope: shape \(2,\) has no axis 1"):
