@@ -113,7 +113,7 @@ def test_stax_gives_the_same_answer_after_a_restore(tmp_path, layers, collapsed)
     tree = f.init(params, x)
     tree["slopes"] = jax.tree.map(jnp.ones_like, tree["slopes"])
     if collapsed:
-        tree, _ = f.collapse(tree, x)
+        tree, _ = f.trace(tree, x).collapse()
     save(tmp_path / "a", tree)
     np.testing.assert_array_equal(f(restore(tmp_path / "a"), x), f(tree, x))
 
@@ -142,9 +142,10 @@ def test_large_indices_take_no_more_than_small_ones(tmp_path):
 def fitted(apply, params, x, rank):
     f = lcjax.collapsible(apply)
     tree = f.init(params, x)
-    fit = f.calibrate(tree, [(x,)], progress=False)
-    compact, report = f.collapse(tree, x, fit=fit, rank=rank)
-    like = f.abstract_compact(f.init(params, x), x, sites=list(report.collapsed))
+    call = f.trace(tree, x)
+    stats = call.calibrate([(x,)], fit=lcjax.LeastSquares(rank=rank))
+    compact, report = call.collapse(calibration=stats)
+    like, _ = f.trace(params, x).abstract_collapse(list(report.collapsed))
     return f, compact, like
 
 

@@ -8,6 +8,7 @@ import pytest
 from flax.core import freeze, meta, unfreeze
 
 from lcjax import (
+    Exact,
     add_linearity_penalty,
     anneal_slopes,
     carry_opt_state,
@@ -182,7 +183,7 @@ def test_a_fused_leaf_of_a_function_starts_at_its_own_kernels_level():
     grads = jax.tree.map(jnp.zeros_like, tree)
     grads["model"] = {name: jnp.full((3, 3), size) for name, size in sizes.items()}
     _, state = tx.update(grads, tx.init(tree), tree)
-    compact, report = f.collapse(tree, x, threshold=9)
+    compact, report = f.trace(tree, x).collapse(fit=Exact(max_gap=9))
     carried = carry_opt_state(tx, state, tree, compact, report)
     (fused,) = carried[0].nu["fused"].values()
     np.testing.assert_allclose(fused["kernel"], 1e-3 * 3.0**2, rtol=1e-4)

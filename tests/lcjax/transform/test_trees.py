@@ -329,3 +329,21 @@ for kind in (AxisType.Auto, AxisType.Explicit):
 def test_sharded_params_on_automatic_and_explicit_meshes():
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     subprocess.run([sys.executable, "-c", MESHES], check=True, env=os.environ | flags)
+
+
+# Checkpoints have these keys: a change of format would make saved trees unreadable.
+KEYS = {
+    "chain": "w1|hidden=16||b1:16,w1:6x16,w2:16x8",
+    "SwiGLU": "w1|hidden=16||g:6x16,w1:6x16,w2:16x4",
+    "scan": "w1|hidden=16||b1:4x16,b2:4x6,w1:4x6x16,w2:4x16x6",
+    "two scans": "stages/blocks/up|hidden=12|params/stages/blocks|down/bias:3x2x6,"
+    "down/kernel:3x2x12x6,up/bias:3x2x12,up/kernel:3x2x6x12",
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_keys_of_fused_entries_keep_the_format_of_saved_trees(name):
+    case = CASES[name]
+    call = lcjax.collapsible(case.fn).trace(case.params, *case.inputs)
+    compact, _ = call.abstract_collapse(case.sites[:1])
+    assert list(compact["fused"]) == [KEYS[name]]
