@@ -56,19 +56,19 @@ Between = Norm | Affine | None
 
 
 def fuse_dense(denses: Sequence[DenseParams], norms: Sequence[Between] = ()) -> dict[str, Any]:
-    """Returns the one Dense that does what a linear chain of them does.
+    """Returns the one Dense that equals a linear chain of them.
 
     `W = W1 W2`, `b = b1 W2 + b2`; missing biases are zeros, and where all miss there is none. With
     a norm `s ⊙ h + t` before the second, `s = γ / sqrt(var + ε)` and `t = β − s ⊙ mean`:
     `W = W1 diag(s) W2`, `b = (b1 ⊙ s + t) W2 + b2`. One rounding, at the end.
 
     On a device mesh the kernel keeps the first's input axes and the last's output axes; a mesh
-    axis that would stand twice is dropped from the output. Nothing is gathered on the host.
+    axis that would appear twice is dropped from the output. Nothing is gathered on the host.
     ShapeDtypeStructs give ShapeDtypeStructs.
 
     Args:
       denses: kernels (..., d_{i-1}, d_i), optional biases (..., d_i).
-      norms: what stands before each Dense, a Norm or an Affine, None for nothing; the first's too.
+      norms: the map before each Dense, a Norm or an Affine; None for none; the first's too.
         Empty: nothing anywhere.
 
     Returns:
@@ -190,7 +190,7 @@ def _dtype(denses: Sequence[DenseParams]) -> Any:
 
 
 def _wide(xp: Any, array: Any, like: Any = np.float64) -> Any:
-    """Returns an array in float64, or complex128 where `like` or it is, as far as xp goes."""
+    """Returns an array in the widest dtype of xp: float64, complex128 where it or `like` is."""
     dtypes = (like, getattr(array, "dtype", np.float64))
     complex_ = any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes)
     dtype = np.dtype(np.complex128 if complex_ else np.float64)
@@ -205,7 +205,7 @@ def _fuse(
     norms: Sequence[Between],
     explicit: NamedSharding | None,
 ) -> dict[str, Any]:
-    """Fuses in wide floats; on an explicit mesh, where products must say it, given a sharding."""
+    """Fuses in wide floats; on an explicit mesh, where products need one, given a sharding."""
     kernel: Any = None
     bias: Any = None
     dtype = _dtype(denses)

@@ -140,8 +140,8 @@ class ParamsTree:
                 for params, replaces in replacement.layers
             )
         written, removed = rewriter.written, rewriter.removed
-        gone = sum(self._sizes.get(path, 0) for path in {*written, *removed})
-        parameters = self.size.parameters - gone + sum(map(_size, written.values()))
+        replaced = sum(self._sizes.get(path, 0) for path in {*written, *removed})
+        parameters = self.size.parameters - replaced + sum(map(_size, written.values()))
         flops = sum(chain.flops for chain in touched.values())
         return Rebuilt(
             tree=rewriter.tree(),
@@ -225,7 +225,7 @@ def abstracted(tree: Any) -> Any:
 
 
 def _check_stacked(chain: Chain) -> None:
-    """Raises where nothing tells which axis of the kernels counts the layers."""
+    """Raises where the axis of the kernels that counts the layers is ambiguous."""
     shapes = [tuple(dense["kernel"].shape) for dense in chain.denses.values()]
     if len(shapes[0]) > 2 and len({size for shape in shapes for size in shape}) == 1:
         raise CollapseError(
