@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 import optax
 import tyro
-from lcjax.models.activations import exact_gelu
 
 import lcjax
 from benchmarks.harness.publish import RESULTS, Column, publish, tabulate
 from benchmarks.harness.timing import interleaved, quartiles, ratio
+from lcjax.models.activations import exact_gelu
 from train.runtime.memory import keep_freed_memory
 
 MakeMLP = Callable[..., nn.Module]

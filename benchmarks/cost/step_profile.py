@@ -20,13 +20,13 @@ from unittest.mock import patch
 import flax.linen as nn
 import jax
 import tyro
-from lcjax.models.activations import exact_gelu
 
 from benchmarks.harness.hlo import KINDS, CompiledProgram, time_shares
 from benchmarks.harness.publish import RESULTS, Column, publish, tabulate
 from benchmarks.harness.timing import interleaved, ratio
 from benchmarks.networks import FASHION, Network, decoder, image_network, minilm
 from lcjax.models import attention
+from lcjax.models.activations import exact_gelu
 from train.engine import loop
 from train.runtime.memory import keep_freed_memory
 

@@ -20,15 +20,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from lcjax.io.file_paths import absolute_path
-from lcjax.io.reader import open_checkpoint
 from orbax.checkpoint import v1 as ocp
 
 import lcjax
 from benchmarks.harness.publish import RESULTS, Table, publish
 from benchmarks.networks import gpt2
+from lcjax.io.file_paths import absolute_path
 from lcjax.io.leaves import flatten, joined
 from lcjax.io.manifest import ARRAYS
+from lcjax.io.reader import open_checkpoint
 from lcjax.io.streaming import abstract_with_slopes, write_incrementally
 from lcjax.tree.paths import is_slope_path
 

@@ -153,5 +153,7 @@ def _checkpoint(path: Path) -> Path:
     if (path / DEEP).exists():
         return path / DEEP
     if not path.exists():
-        raise ConfigError(f"{path} does not exist; expected a finished run, or a checkpoint of one.")
+        raise ConfigError(
+            f"{path} does not exist; expected a finished run, or a checkpoint of one."
+        )
     return path

@@ -67,9 +67,7 @@ class Protocol(abc.ABC, Generic[Settings]):
         task = self.task
         return Stage(task.loss, self.optimizer(history), task.source, task.steps)
 
-    def next_stage(
-        self, directory: Path, history: History, state: TrainState
-    ) -> StageStart | None:
+    def next_stage(self, directory: Path, history: History, state: TrainState) -> StageStart | None:
         """Returns the start of the next stage; None at the end of the run."""
         return None
 

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from lcjax.models.activations import exact_gelu
 
 from benchmarks.cost.step_profile import programs
 from benchmarks.harness.hlo import time_shares

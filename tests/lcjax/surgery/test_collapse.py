@@ -264,7 +264,7 @@ def test_collapse_rejects_bad_arguments():
     for max_gap in (-0.1, float("nan")):
         with pytest.raises(ValueError, match="max_gap is .*; expected a number of at least 0"):
             collapse(variables, fit=Exact(max_gap=max_gap))
-    with pytest.raises(CollapseError, match="no sites: the tree holds no leaf named `slope`"):
+    with pytest.raises(CollapseError, match="no sites: the tree has no leaf named `slope`"):
         collapse({"params": {"dense_0": {"kernel": np.ones((2, 2))}}})
     with pytest.raises(TypeError, match="collapse takes nested dicts .* got list"):
         collapse([variables])
