@@ -42,6 +42,11 @@ from lcjax.surgery.sequential import collapse_sequential
 from lcjax.transform.collapsible import collapsible
 from lcjax.transform.function import CollapsibleFunction
 from lcjax.transform.traced_call import TracedCall
+from lcjax.tree.selection import SiteSelection
+from lcjax.tree.slopes import count_parameters, map_slopes, select_sites, slopes
+
+if _TYPE_CHECKING:
+    from lcjax import interop, models
 
 __all__ = [
     "Calibration",

@@ -48,8 +48,8 @@ class CalibrationData:
             raise ValueError(f"holdout is {self.holdout}; expected a fraction of rows in [0, 1).")
         if self.mask is not None and not callable(self.mask):
             raise TypeError(
-                f"mask is {describe(self.mask)}; expected a function of a batch, mask(*batch), that "
-                "returns which positions count."
+                f"mask is {describe(self.mask)}; expected a function of a batch, mask(*batch), "
+                "that returns which positions count."
             )
 
 

@@ -125,8 +125,8 @@ def new_compact_variables(path: Path, variables: Any, key: jax.Array) -> Any:
     sites = read_json(path / SUMMARY).get("collapsed")
     if not isinstance(sites, list) or not all(isinstance(site, str) for site in sites):
         raise ConfigError(
-            f"{path / SUMMARY} does not list the collapsed sites as strings; expected the summary of "
-            "a finished run, unchanged."
+            f"{path / SUMMARY} does not list the collapsed sites as strings; expected the summary "
+            "of a finished run, unchanged."
         )
     if not sites:
         raise ConfigError(f"{path} collapsed no site; expected a run that did.")
@@ -153,7 +153,5 @@ def _checkpoint(path: Path) -> Path:
     if (path / DEEP).exists():
         return path / DEEP
     if not path.exists():
-        raise ConfigError(
-            f"{path} does not exist; expected a finished run, or a checkpoint of one."
-        )
+        raise ConfigError(f"{path} does not exist; expected a finished run or a checkpoint of one.")
     return path
