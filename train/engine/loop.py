@@ -3,6 +3,7 @@
 It does not depend on the task: it takes a loss, an optimizer and a stream of batches.
 """
 
+import dataclasses
 import math
 import sys
 from collections.abc import Callable
@@ -29,7 +30,8 @@ from train.runtime.sharding import constrain_activations, optimizer_shardings, s
 Metrics = dict[str, Any]
 # loss(params, stats, batch, key) -> (loss, (new stats, metrics))
 LossFn = Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, tuple[Any, Metrics]]]
-# watch(step, state) -> whether training ends here
+# watch(step, state) -> whether training ends here; called before the first step and between
+# dispatches, before a checkpoint; maybe twice with the same state
 Watch = Callable[[int, "TrainState"], bool]
 SLOPE = "slope/"
 
@@ -121,40 +123,54 @@ def make_dispatch(
     return dispatch
 
 
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A part of a run's training.
+
+    Attributes:
+      loss: of a batch.
+      tx: the optimizer.
+      source: of the batches.
+      end: number of the last step at the latest, counted from the first step of the run.
+      watch: may end the stage earlier; see `train`.
+    """
+
+    loss: LossFn
+    tx: optax.GradientTransformation
+    source: BatchStream
+    end: int
+    watch: Watch | None = None
+
+
 def train(
     state: TrainState,
     dispatch: Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]],
-    source: BatchStream,
+    stage: Stage,
     *,
-    end: int,
     validate: Callable[[Any], tuple[Metrics, float]],
     recorder: MetricsWriter,
     snapshots: Snapshots,
     log_every: int,
     checkpoint_every: int,
-    watch: Watch | None = None,
 ) -> TrainState:
     """Trains to the last step, and returns the last state.
 
     Args:
       state: the first state; it is donated.
       dispatch: from `make_dispatch`.
-      source: of the batches.
-      end: number of the last step, counted from the first step of the run.
+      stage: with the batches, the last step and what may end training before.
       validate: `validate(variables)` returns metrics and a score, higher is better; it is called
         once per epoch and at the end.
       recorder: of the metrics.
       snapshots: checkpoints of the state; the state with the best score is kept.
       log_every: steps between two records; the last step is always recorded.
       checkpoint_every: least number of steps between two checkpoints; the last state is saved too.
-      watch: `watch(step, state)` is called before the first step and between dispatches, before a
-        checkpoint; training ends if it returns True. It may be called twice with the same state.
 
     Raises:
       Diverged: if a loss is not finite; noticed at the next record.
       KeyboardInterrupt: after Ctrl-C or SIGTERM, between two dispatches and after a checkpoint.
     """
-    step = int(state.step)
+    step, end, watch, source = int(state.step), stage.end, stage.watch, stage.source
     if step >= end or (watch is not None and watch(step, state)):
         return state
     best = snapshots.best

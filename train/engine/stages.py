@@ -5,28 +5,17 @@ checkpoint, then `stages/k/start`: its first variables, by `lcjax.save`. It exis
 written. An interrupted run continues in the last existing stage; an unfinished start is redone.
 """
 
-import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
-import optax
 
 import lcjax
 from train.config.base import Config
-from train.data.batches import BatchStream
 from train.engine.checkpoints import Snapshots
-from train.engine.loop import (
-    LossFn,
-    Metrics,
-    TrainState,
-    Watch,
-    make_dispatch,
-    state_shardings,
-    train,
-)
+from train.engine.loop import Metrics, Stage, TrainState, make_dispatch, state_shardings, train
 from train.engine.metrics_writer import metrics_writer
 from train.runtime.devices import barrier, is_main_process
 from train.runtime.sharding import current_mesh
@@ -34,25 +23,6 @@ from train.runtime.sharding import current_mesh
 # Facts about the stages after the first, one entry each; JSON.
 History = Sequence[dict[str, Any]]
 _STAGES, _START = "stages", "start"
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """A part of a run's training.
-
-    Attributes:
-      loss: see `train.engine.loop.LossFn`.
-      tx: the optimizer.
-      source: of the batches.
-      end: number of the last step at the latest, counted from the first step of the run.
-      watch: may end the stage earlier; see `train.engine.loop.train`.
-    """
-
-    loss: LossFn
-    tx: optax.GradientTransformation
-    source: BatchStream
-    end: int
-    watch: Watch | None = None
 
 
 class StageStart(NamedTuple):
@@ -183,12 +153,10 @@ def _run(
                     accumulate=config.optimizer.accumulate,
                     state_sharding=shardings,
                 ),
-                stage.source,
-                end=stage.end,
+                stage,
                 validate=validate,
                 recorder=recorder,
                 snapshots=snapshots,
                 log_every=run.log_every,
                 checkpoint_every=run.checkpoint_every,
-                watch=stage.watch,
             )

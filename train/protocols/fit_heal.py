@@ -8,8 +8,8 @@ import optax
 
 import lcjax
 from train.config.protocol import FitHealConfig
-from train.engine.loop import TrainState
-from train.engine.stages import History, Stage, StageStart
+from train.engine.loop import Stage, TrainState
+from train.engine.stages import History, StageStart
 from train.protocols.fitting import collapse_by_fit, make_plan
 from train.protocols.healing import Healing
 from train.runs.protocol import RunResult

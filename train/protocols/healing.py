@@ -6,8 +6,9 @@ from typing import Any, TypeVar
 import optax
 
 from train.config.protocol import HealedConfig
+from train.engine.loop import Stage
 from train.engine.optimizers import freeze_slopes, make_adamw, warmup_cosine
-from train.engine.stages import History, Stage, last_state
+from train.engine.stages import History, last_state
 from train.runs.protocol import Protocol
 from train.tasks.distillation import with_teacher
 

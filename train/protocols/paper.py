@@ -11,9 +11,9 @@ import optax
 import lcjax
 from train.config.base import AnyConfig
 from train.config.protocol import PaperConfig
-from train.engine.loop import TrainState
+from train.engine.loop import Stage, TrainState
 from train.engine.optimizers import make_adamw, warmup_cosine
-from train.engine.stages import History, Stage
+from train.engine.stages import History
 from train.runs.protocol import Protocol
 
 _SLOPE = 0.01

@@ -8,9 +8,9 @@ import optax
 import lcjax
 from lcjax._table import render
 from train.config.protocol import ProgressiveConfig
-from train.engine.loop import TrainState
+from train.engine.loop import Stage, TrainState
 from train.engine.optimizers import make_adamw, warmup_cosine
-from train.engine.stages import History, Stage, StageStart, first_variables
+from train.engine.stages import History, StageStart, first_variables
 from train.protocols.fitting import candidates, collapse_by_fit
 from train.protocols.healing import Healing
 from train.runs.protocol import RunResult

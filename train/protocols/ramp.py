@@ -8,9 +8,9 @@ import optax
 
 import lcjax
 from train.config.protocol import RampConfig
-from train.engine.loop import TrainState
+from train.engine.loop import Stage, TrainState
 from train.engine.optimizers import make_optimizer
-from train.engine.stages import History, Stage
+from train.engine.stages import History
 from train.runs.kept_models import delete_after, list_models, save_model
 from train.runs.protocol import Protocol, RunResult
 

@@ -12,8 +12,8 @@ import optax
 import lcjax
 from train.config.base import AnyConfig
 from train.config.protocol import ProtocolConfig
-from train.engine.loop import TrainState
-from train.engine.stages import History, Stage, StageStart
+from train.engine.loop import Stage, TrainState
+from train.engine.stages import History, StageStart
 from train.tasks.base import Task
 
 Settings = TypeVar("Settings", bound=ProtocolConfig)

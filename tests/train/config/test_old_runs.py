@@ -17,8 +17,7 @@ from train.tasks.image.presets import PRESETS
 from train.validation import ConfigError
 
 PRESET = PRESETS["digits-mlp"][1]
-# As `python -m train.image digits-mlp --protocol fit-heal --fit moments --count 1` wrote it, when
-# one section had the fields of all protocols.
+# As fit-heal by per-unit moments wrote it, when one section had the fields of all protocols.
 PROTOCOL = {
     "protocol": "fit-heal",
     "deep": "runs/deep",
@@ -64,7 +63,7 @@ def old_config(**protocol):
 def runs(tmp_path):
     """A directory with the run `old`, which was interrupted."""
     (tmp_path / "old").mkdir()
-    fields = old_config(protocol="natural", deep=None, teacher=None)
+    fields = old_config(**{"protocol": "natural", "deep": None, "teacher": None})
     fields["run"] |= {"name": "old", "runs_dir": str(tmp_path)}
     (tmp_path / "old" / "config.json").write_text(json.dumps(fields))
     return tmp_path

@@ -9,7 +9,7 @@ import pytest
 from tests.helpers.prepared import prepare_texts
 from tests.helpers.tiny_bert import LONGEST, NAMES, make_folder, texts, write_tsv
 from train.data.dataset import DataError, hold_out
-from train.data.text.labelled import load_texts
+from train.data.text.labelled import Subset, load_texts
 from train.data.text.tokenizer import Tokenizer
 from train.data.text.tsv import find_texts
 from train.data.tfds import locate as tfds_find
@@ -193,17 +193,17 @@ def test_a_text_longer_than_the_table_is_cut_and_that_is_said_once(tokenizer, tm
 def test_validation_is_cut_from_train_and_a_subset_is_fixed(tsv, tokenizer):
     whole = load_texts(str(tsv), tokenizer, LENGTHS, validation=0.25)
     assert (len(whole.train), len(whole.validation), len(whole.test())) == (60, 20, 20)
-    part = load_texts(str(tsv), tokenizer, LENGTHS, validation=0.25, train_examples=30)
+    part = load_texts(str(tsv), tokenizer, LENGTHS, validation=0.25, subset=Subset(30))
     assert len(part.train) == 30 and part.validation.labels.tolist() == (
         whole.validation.labels.tolist()
     )
     chosen = {tokens.tobytes() for tokens in part.train.tokens}
     assert chosen < {tokens.tobytes() for tokens in whole.train.tokens}
     assert not chosen & {tokens.tobytes() for tokens in whole.validation.tokens}
-    again = load_texts(str(tsv), tokenizer, LENGTHS, validation=0.25, train_examples=30)
+    again = load_texts(str(tsv), tokenizer, LENGTHS, validation=0.25, subset=Subset(30))
     assert {tokens.tobytes() for tokens in again.train.tokens} == chosen
     with pytest.raises(ConfigError, match="--train-examples is 61, but there are only 60 texts"):
-        load_texts(str(tsv), tokenizer, LENGTHS, validation=0.25, train_examples=61)
+        load_texts(str(tsv), tokenizer, LENGTHS, validation=0.25, subset=Subset(61))
     with pytest.raises(DataError, match="num_classes is 3, but its labels have 2 classes"):
         load_texts(str(tsv), tokenizer, LENGTHS, num_classes=3)
     with pytest.raises(DataError, match="validation is 0.001, 0 of 80 training texts"):
@@ -213,8 +213,8 @@ def test_validation_is_cut_from_train_and_a_subset_is_fixed(tsv, tokenizer):
 def test_the_longest_texts_are_longer_than_all_that_are_left(tmp_path, tokenizer):
     lines = [f"{f'{NAMES[0]} ' * count}\t{count % 2}" for count in range(1, 21)]
     (tmp_path / "a.tsv").write_text("\n".join(lines) + "\n")
-    asked = {"validation": 0.25, "train_examples": 5, "longest": True}
-    data = load_texts(str(tmp_path / "a.tsv"), tokenizer, (64,), **asked)
+    subset = Subset(5, longest=True)
+    data = load_texts(str(tmp_path / "a.tsv"), tokenizer, (64,), validation=0.25, subset=subset)
     whole = load_texts(str(tmp_path / "a.tsv"), tokenizer, (64,), validation=0.25)
     lengths = sorted((len(tokens) for tokens in whole.train.tokens), reverse=True)
     assert sorted((len(tokens) for tokens in data.train.tokens), reverse=True) == lengths[:5]

@@ -12,7 +12,7 @@ import pytest
 from lcjax import with_linearity_penalty
 from tests.helpers.runs import same_bits
 from train.data.batches import in_memory
-from train.engine.loop import Diverged, TrainState, make_dispatch, train
+from train.engine.loop import Diverged, Stage, TrainState, make_dispatch, train
 
 COUNT, BATCH, EPOCHS = 44, 4, 3  # eleven steps an epoch
 X = np.random.default_rng(0).normal(size=(COUNT, 3)).astype(np.float32)
@@ -81,10 +81,11 @@ def run(
     def validate(variables):
         return {"validation/loss": float(variables["params"]["kernel"][0])}, next(merits)
 
+    dispatch, source = compiled(loss, steps_per_dispatch)
     state = train(
         state or fresh(),
-        *compiled(loss, steps_per_dispatch),
-        end=EPOCHS * 11,
+        dispatch,
+        Stage(loss, None, source, EPOCHS * 11),
         validate=validate,
         recorder=records,
         snapshots=records,

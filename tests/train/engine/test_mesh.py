@@ -107,7 +107,7 @@ def kinds(root):
         "train.image": f"digits-mlp --dataset varied --data-dir {root} --image-size 8 "
         "--batch-size 8 --epochs 3",
         "train.sentiment": f"sst2-minilm --dataset {root}/a.tsv --pretrained {root}/bert "
-        "--batch-size 8 --protocol natural --validation 0.2 --lengths 8 16",
+        "--batch-size 8 --protocol penalty --validation 0.2 --lengths 8 16",
         "train.language": f"shakespeare-small --dataset {write_text(root / 'a.txt')} --depth 2 "
         "--width 16 --num-heads 2 --mlp-hidden 32 --context 12 --batch-size 16 --epochs 1",
     }

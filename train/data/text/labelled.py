@@ -3,6 +3,7 @@
 import dataclasses
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -13,6 +14,9 @@ from train.data.text.tokenizer import Tokenizer
 from train.data.text.tsv import find_texts
 from train.data.text.types import Texts
 from train.validation import ConfigError
+
+# Determines which texts are held out, and which are selected.
+_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +68,18 @@ class TextData(Dataset):
         return self.lengths[(counts * self.lengths).argmax()]
 
 
+class Subset(NamedTuple):
+    """A fixed selection of training texts.
+
+    Attributes:
+      count: number of texts.
+      longest: whether they are the longest, in characters, instead of random ones.
+    """
+
+    count: int
+    longest: bool = False
+
+
 def load_texts(
     name: str,
     tokenizer: Tokenizer,
@@ -73,9 +89,7 @@ def load_texts(
     test_file: Path | None = None,
     validation: float = 0.1,
     num_classes: int | None = None,
-    train_examples: int | None = None,
-    longest: bool = False,
-    split_seed: int = 0,
+    subset: Subset | None = None,
 ) -> TextData:
     """Loads a set of labelled texts, as tokens.
 
@@ -91,13 +105,11 @@ def load_texts(
       validation: below 1, the fraction of the training split to hold out; otherwise the number of
         texts.
       num_classes: expected number of classes; by default any.
-      train_examples: number of the remaining texts to train on; by default all.
-      longest: whether to select the longest, in characters, instead of random ones.
-      split_seed: determines which texts are held out, and which are selected.
+      subset: the remaining texts to train on; by default all.
 
     Raises:
       DataError: if the set does not exist or does not match the arguments.
-      ConfigError: if there are fewer texts than `train_examples`, or lengths do not ascend.
+      ConfigError: if there are fewer texts than in the subset, or lengths do not ascend.
     """
     found = find_texts(name, data_dir=data_dir, test_file=test_file)
     classes = len(found.class_names)
@@ -121,9 +133,9 @@ def load_texts(
             )
         return split
 
-    train, held_out = hold_out(found.read("train"), validation, split_seed, found.name, "texts")
-    if train_examples is not None:
-        train = _chosen(train, train_examples, longest, split_seed)
+    train, held_out = hold_out(found.read("train"), validation, _SEED, found.name, "texts")
+    if subset is not None:
+        train = _chosen(train, subset)
     return TextData(
         name=found.name,
         train=tokenized(train),
@@ -143,13 +155,14 @@ def tokenize(texts: Texts, tokenizer: Tokenizer, lengths: tuple[int, ...]) -> tu
     return TextSplit(rows, texts.labels, lengths), shortened
 
 
-def _chosen(train: Texts, count: int, longest: bool, seed: int) -> Texts:
+def _chosen(train: Texts, subset: Subset) -> Texts:
+    count = subset.count
     if count > len(train):
         raise ConfigError(
             f"--train-examples is {count}, but there are only {len(train)} texts to train on; "
             f"expected at most {len(train)}."
         )
-    order = np.random.default_rng(seed).permutation(len(train))
-    if longest:
+    order = np.random.default_rng(_SEED).permutation(len(train))
+    if subset.longest:
         order = np.argsort([-len(text) for text in train.texts], kind="stable")
     return train.take(np.sort(order[:count]))

@@ -5,7 +5,7 @@ from typing import Any
 
 from lcjax._optional import import_optional
 from train.data.dataset import DataError
-from train.data.text.labelled import load_texts, tokenize
+from train.data.text.labelled import Subset, load_texts, tokenize
 from train.data.text.length_buckets import TextSplit, bucketed
 from train.data.text.tokenizer import Tokenizer
 from train.data.text.tsv import find_texts
@@ -30,6 +30,8 @@ def make_task(config: TextConfig) -> Task:
     settings, folder = config.data, config.model.folder()
     table = config.model.build(num_classes=1).max_length
     tokenizer = Tokenizer.of(folder, min(settings.lengths[-1], table))
+    count = settings.train_examples
+    subset = None if count is None else Subset(count, settings.longest)
     data = load_texts(
         settings.dataset,
         tokenizer,
@@ -38,8 +40,7 @@ def make_task(config: TextConfig) -> Task:
         test_file=settings.test_file,
         validation=settings.validation,
         num_classes=settings.num_classes,
-        train_examples=settings.train_examples,
-        longest=settings.longest,
+        subset=subset,
     )
     module = config.model.build(data.num_classes)
     classifier = TextClassifier(module)
