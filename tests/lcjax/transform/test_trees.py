@@ -232,7 +232,7 @@ for kind in (AxisType.Auto, AxisType.Explicit):
         linear = params | {"slopes": jax.tree.map(jnp.ones_like, params["slopes"])}
         gradient = jax.jit(jax.grad(lambda p: (f(p, batch) ** 2).sum()))(linear)
         assert gradient["slopes"]["w1"]["slope"] != 0
-        compact, _ = f.collapse(linear, batch)
+        compact, _ = f.trace(linear, batch).collapse()
         (entry,) = compact["fused"].values()
         assert entry["kernel"].sharding.mesh == mesh
         want = jax.jit(f)(linear, batch)
