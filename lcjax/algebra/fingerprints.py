@@ -1,4 +1,4 @@
-"""Short names for the values of arrays: the same for the same numbers, wherever they are."""
+"""Fingerprints of arrays: equal for equal numbers, wherever the arrays are."""
 
 import math
 from collections.abc import Sequence
@@ -9,19 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-# Odd multipliers that mix every bit of a word (those of xxHash), one pair for each half of a name.
+# Odd multipliers that mix every bit of a word (those of xxHash), a pair for each half of the sum.
 _MIXERS = ((0x9E3779B1, 0x85EBCA77), (0xC2B2AE3D, 0x27D4EB2F))
 _WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 
 
 def fingerprint(leaves: Sequence[Any]) -> str | None:
-    """Returns a name of 64 bits for shapes, dtypes and values; None where there are no values.
+    """Returns a fingerprint of 64 bits for each array; None where there are no values.
 
-    Sums of words modulo 2³², each mixed with its place: the same for NumPy and JAX arrays, and for
-    any sharding; nothing but the sums leaves the devices. Not for protection from an attacker.
+    Sums of words modulo 2³², each mixed with its position: equal for NumPy and JAX arrays, and for
+    any sharding; only the sums leave the devices. Not cryptographic.
 
     Args:
-      leaves: arrays; of traced or abstract ones there is no name.
+      leaves: arrays; traced or abstract ones give None.
     """
     if any(isinstance(leaf, (Tracer, jax.ShapeDtypeStruct)) for leaf in leaves):
         return None
@@ -52,7 +52,7 @@ def _device_sums(leaf: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def _mixed(xp: Any, words: Any) -> tuple[Any, ...]:
-    """Returns two sums of words, each mixed with its place, modulo 2³²."""
+    """Returns two sums of words, each mixed with its position, modulo 2³²."""
     words = words.astype(np.uint32)
     place = xp.zeros((1,) * words.ndim, np.uint32)
     for axis, length in enumerate(words.shape):

@@ -15,9 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
-DenseParams = Mapping[str, Any]
+from lcjax.algebra.sharding import (
+    DenseParams,
+    dense_sharding,
+    explicit_sharding,
+    fused_sharding,
+    row_sharding,
+)
 
 
 class Norm(NamedTuple):
@@ -50,19 +56,19 @@ Between = Norm | Affine | None
 
 
 def fuse_dense(denses: Sequence[DenseParams], norms: Sequence[Between] = ()) -> dict[str, Any]:
-    """Returns the one Dense that does what a linear chain of them does.
+    """Returns the one Dense that equals a linear chain of them.
 
     `W = W1 W2`, `b = b1 W2 + b2`; missing biases are zeros, and where all miss there is none. With
     a norm `s ⊙ h + t` before the second, `s = γ / sqrt(var + ε)` and `t = β − s ⊙ mean`:
     `W = W1 diag(s) W2`, `b = (b1 ⊙ s + t) W2 + b2`. One rounding, at the end.
 
     On a device mesh the kernel keeps the first's input axes and the last's output axes; a mesh
-    axis that would stand twice is dropped from the output. Nothing is gathered on the host.
+    axis that would appear twice is dropped from the output. Nothing is gathered on the host.
     ShapeDtypeStructs give ShapeDtypeStructs.
 
     Args:
       denses: kernels (..., d_{i-1}, d_i), optional biases (..., d_i).
-      norms: what stands before each Dense, a Norm or an Affine, None for nothing; the first's too.
+      norms: the map before each Dense, a Norm or an Affine; None for none; the first's too.
         Empty: nothing anywhere.
 
     Returns:
@@ -83,40 +89,17 @@ def fuse_dense(denses: Sequence[DenseParams], norms: Sequence[Between] = ()) -> 
         return _fuse(np, denses, norms, None)
     sharding = fused_sharding([dense["kernel"] for dense in denses])
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
-        fuse = partial(_fuse, jnp, explicit=_explicit(sharding))
+        fuse = partial(_fuse, jnp, explicit=explicit_sharding(sharding))
         shapes = jax.eval_shape(fuse, denses, norms)
         return {
-            name: jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=_placed(sharding, name, leaf))
+            name: jax.ShapeDtypeStruct(
+                leaf.shape, dtype, sharding=dense_sharding(sharding, name, leaf)
+            )
             for name, leaf in shapes.items()
         }
     if any(isinstance(leaf, Tracer) for leaf in leaves):
-        return _fuse(jnp, denses, norms, _explicit(sharding))
+        return _fuse(jnp, denses, norms, explicit_sharding(sharding))
     return _compiled(sharding)(denses, norms)
-
-
-def fused_spec(first: PartitionSpec, second: PartitionSpec, ndim: int) -> PartitionSpec:
-    """Returns the partition of a fused kernel: first's input axes, second's output axes."""
-    ahead = (tuple(first) + (None,) * ndim)[: ndim - 1]
-    taken = {axis for axes in ahead for axis in _axes(axes)}
-    out = (tuple(second) + (None,) * ndim)[ndim - 1]
-    free = tuple(axis for axis in _axes(out) if axis not in taken)
-    return PartitionSpec(*ahead, free if len(free) > 1 else (free[0] if free else None))
-
-
-def fused_sharding(kernels: Sequence[Any]) -> NamedSharding | None:
-    """Returns the fused kernel's sharding where all kernels stand on one mesh, else None."""
-    shardings = [
-        jax.typeof(kernel).sharding if isinstance(kernel, Tracer) else kernel.sharding
-        for kernel in kernels
-        if hasattr(kernel, "sharding") or isinstance(kernel, Tracer)
-    ]
-    named = [sharding for sharding in shardings if isinstance(sharding, NamedSharding)]
-    if len(named) < len(kernels) or named[0].mesh.empty:
-        return None
-    if any(sharding.mesh != named[0].mesh for sharding in named):
-        return None
-    first, last = named[0], named[-1]
-    return NamedSharding(first.mesh, fused_spec(first.spec, last.spec, kernels[0].ndim))
 
 
 def cheapest_cuts(widths: Sequence[int], biased: Sequence[bool] = ()) -> list[int]:
@@ -207,7 +190,7 @@ def _dtype(denses: Sequence[DenseParams]) -> Any:
 
 
 def _wide(xp: Any, array: Any, like: Any = np.float64) -> Any:
-    """Returns an array in float64, or complex128 where `like` or it is, as far as xp goes."""
+    """Returns an array in the widest dtype of xp: float64, complex128 where it or `like` is."""
     dtypes = (like, getattr(array, "dtype", np.float64))
     complex_ = any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes)
     dtype = np.dtype(np.complex128 if complex_ else np.float64)
@@ -222,21 +205,25 @@ def _fuse(
     norms: Sequence[Between],
     explicit: NamedSharding | None,
 ) -> dict[str, Any]:
-    """Fuses in wide floats; on an explicit mesh, where products must say it, given a sharding."""
+    """Fuses in wide floats; on an explicit mesh, where products need one, given a sharding."""
     kernel: Any = None
     bias: Any = None
     dtype = _dtype(denses)
     for dense, norm in zip(denses, norms, strict=True):
         w = _wide(xp, dense["kernel"], dtype)
         if norm is not None:
-            s, t = (part if part is None else _wide(xp, part, dtype) for part in affine(xp, norm))
-            bias = None if bias is None else bias * s
-            bias = bias if t is None else t if bias is None else bias + t
+            scale, shift = affine(xp, norm)
+            s = _wide(xp, scale, dtype)
+            if bias is not None:
+                bias = bias * s
+            if shift is not None:
+                t = _wide(xp, shift, dtype)
+                bias = t if bias is None else bias + t
             scaled = s[..., :, None] * w
         else:
             scaled = w
         if bias is not None:
-            bias = _multiply(xp, bias[..., None, :], w, _row(explicit, w.ndim))[..., 0, :]
+            bias = _multiply(xp, bias[..., None, :], w, row_sharding(explicit, w.ndim))[..., 0, :]
         kernel = scaled if kernel is None else _multiply(xp, kernel, scaled, explicit)
         if "bias" in dense:
             own = _wide(xp, dense["bias"], dtype)
@@ -247,7 +234,7 @@ def _fuse(
     if bias is None:
         return fused
     if explicit is not None:
-        bias = jax.sharding.reshard(bias, _placed(explicit, "bias", bias))
+        bias = jax.sharding.reshard(bias, dense_sharding(explicit, "bias", bias))
     return fused | {"bias": bias.astype(dtype)}
 
 
@@ -261,38 +248,10 @@ def _multiply(xp: Any, left: Any, right: Any, out_sharding: NamedSharding | None
 @lru_cache(maxsize=64)
 def _compiled(sharding: NamedSharding | None) -> Any:
     def fuse(denses: Sequence[DenseParams], norms: Sequence[Between]) -> dict[str, Any]:
-        fused = _fuse(jnp, denses, norms, _explicit(sharding))
-        if sharding is None or _explicit(sharding):
+        fused = _fuse(jnp, denses, norms, explicit_sharding(sharding))
+        if sharding is None or explicit_sharding(sharding):
             return fused
-        places = {name: _placed(sharding, name, leaf) for name, leaf in fused.items()}
+        places = {name: dense_sharding(sharding, name, leaf) for name, leaf in fused.items()}
         return jax.lax.with_sharding_constraint(fused, places)
 
     return jax.jit(fuse)
-
-
-def _axes(entry: Any) -> tuple[str, ...]:
-    if entry is None:
-        return ()
-    return entry if isinstance(entry, tuple) else (entry,)
-
-
-def _placed(sharding: NamedSharding | None, name: str, leaf: Any) -> NamedSharding | None:
-    """Returns where a fused kernel or bias stands, given the kernel's sharding."""
-    if sharding is None or name == "kernel":
-        return sharding
-    kernel = tuple(sharding.spec) + (None,) * (leaf.ndim + 1 - len(sharding.spec))
-    return NamedSharding(sharding.mesh, PartitionSpec(*kernel[:-2], kernel[-1]))
-
-
-def _row(sharding: NamedSharding | None, ndim: int) -> NamedSharding | None:
-    """Returns the sharding of a product of one row, (..., 1, d_out), given the kernel's."""
-    if sharding is None:
-        return None
-    kernel = tuple(sharding.spec) + (None,) * (ndim - len(sharding.spec))
-    return NamedSharding(sharding.mesh, PartitionSpec(*kernel[:-2], None, kernel[-1]))
-
-
-def _explicit(sharding: NamedSharding | None) -> NamedSharding | None:
-    if sharding is None or AxisType.Explicit not in sharding.mesh.axis_types:
-        return None
-    return sharding

@@ -1,4 +1,4 @@
-"""Moments of pairs of arrays: gathered batch by batch in one pass, merged without lost digits."""
+"""Moments of pairs of arrays: measured batch by batch and merged without loss of precision."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,9 +11,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Moments:
-    """Count, means and centred second moments of tokens (x, t); all that a linear fit needs.
+    """Count, means and centred second moments of tokens (x, t); sufficient for a linear fit.
 
-    Of two kinds. Whole: of vectors x and t, for a matrix between them. Unitwise: of x and t of one
+    Of two kinds. Full: of vectors x and t, for a matrix between them. Unitwise: of x and t of equal
     width, for a gain in each unit; then every second moment is a vector. Float32, or float64 where
     x or t is.
 
@@ -37,22 +37,22 @@ class Moments:
 
 
 def measure(
-    x: jax.Array, t: jax.Array, keep: jax.Array | None = None, *, unitwise: bool = False
+    x: jax.Array, t: jax.Array, mask: jax.Array | None = None, *, unitwise: bool = False
 ) -> Moments:
     """Returns the moments of one batch.
 
     Args:
-      x: (..., d_in); every place along the leading axes is a token.
+      x: (..., d_in); every position along the leading axes is a token.
       t: (..., d_out), of the same leading axes.
-      keep: which tokens count; bool, of the same leading axes; None takes all. What stands in a
-        token that does not count is never looked at, NaN included.
+      mask: which tokens count; bool, of the same leading axes; None takes all. The values
+        of a token that does not count are ignored, NaN included.
       unitwise: moments of each unit alone.
     """
     dtype = jnp.float64 if jnp.float64 in (x.dtype, t.dtype) else jnp.float32
-    keep = jnp.ones(x.shape[:-1], bool) if keep is None else keep
-    count = jnp.sum(keep, dtype=dtype)
-    mean_x, dx = _centred(x.astype(dtype), keep, count)
-    mean_t, dt = _centred(t.astype(dtype), keep, count)
+    mask = jnp.ones(x.shape[:-1], bool) if mask is None else mask
+    count = jnp.sum(mask, dtype=dtype)
+    mean_x, dx = _centred(x.astype(dtype), mask, count)
+    mean_t, dt = _centred(t.astype(dtype), mask, count)
     xx, xt, tt = _products(dx, dt, unitwise)
     return Moments(
         count=count, mean_x=mean_x, mean_t=mean_t, xx=xx, xt=xt, tt=tt, unitwise=unitwise
@@ -84,26 +84,26 @@ def merge(a: Moments, b: Moments) -> Moments:
     )
 
 
-def _centred(values: jax.Array, keep: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the mean over tokens and the values less their mean, 0 where they do not count."""
-    axes, kept = tuple(range(values.ndim - 1)), keep[..., None]
+def _centred(values: jax.Array, mask: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the mean over tokens and the values minus their mean, 0 where they do not count."""
+    axes, counts = tuple(range(values.ndim - 1)), mask[..., None]
 
     def centred(values: jax.Array) -> tuple[jax.Array, jax.Array]:
         mean = jnp.sum(values, axes, keepdims=True) / jnp.maximum(count, 1)
-        return mean, jnp.where(kept, values - mean, 0)
+        return mean, jnp.where(counts, values - mean, 0)
 
-    mean, rest = centred(jnp.where(kept, values, 0))
-    more, rest = centred(rest)  # what rounding of a mean far from 0 left over
+    mean, rest = centred(jnp.where(counts, values, 0))
+    more, rest = centred(rest)  # the rounding error of a mean far from 0
     return (mean + more).reshape(values.shape[-1]), rest
 
 
 def _products(x: jax.Array, t: jax.Array, unitwise: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns the sums over tokens of x xᵀ, x tᵀ and ‖t‖², or of each unit's own."""
+    """Returns the sums over tokens of x xᵀ, x tᵀ and ‖t‖², or of each unit alone."""
     tokens = tuple(range(x.ndim - 1))
     if unitwise:
         return jnp.sum(x * x, tokens), jnp.sum(x * t, tokens), jnp.sum(t * t, tokens)
 
-    mesh = jax.typeof(x).sharding.mesh  # where it is explicit, a product must say where it stands
+    mesh = jax.typeof(x).sharding.mesh  # an explicit mesh needs the sharding of a product
     whole = NamedSharding(mesh, PartitionSpec()) if AxisType.Explicit in mesh.axis_types else None
 
     def product(left: jax.Array, right: jax.Array) -> jax.Array:

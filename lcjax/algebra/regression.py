@@ -1,4 +1,4 @@
-"""The linear fits, on moments alone: float64, in NumPy, on the host."""
+"""Linear fits on moments: float64, in NumPy, on the host."""
 
 from typing import Any, NamedTuple
 
@@ -8,8 +8,8 @@ from lcjax.algebra.moments import Moments
 
 # Below this part of the mean, a deviation of float32 moments is rounding.
 _ROUNDING = 1e-6
-# Of an input whose share of what flows through a kernel is less than this part of the mean share,
-# a few tokens may decide the weights: it is penalised as if its variance were as large as that.
+# An input with less than this part of the mean contribution to a kernel's output is penalized as if
+# it contributed that much; otherwise a few tokens could decide its weights.
 _SMALL_SHARE = 0.3
 
 
@@ -19,7 +19,7 @@ class LinearMap(NamedTuple):
     Attributes:
       kernel: W, (d_in, d_out).
       bias: b, (d_out,).
-      root: R with Rᵀ R = Σxx + ρ D, (d_in, d_in): `‖R (W − M)‖` is what M in place of W costs.
+      root: R with Rᵀ R = Σxx + ρ D, (d_in, d_in): `‖R (W − M)‖` is the cost of M in place of W.
       rank: of Σxx, up to rounding.
     """
 
@@ -30,7 +30,7 @@ class LinearMap(NamedTuple):
 
 
 class Gains(NamedTuple):
-    """What stands for an activation, unit by unit: `g ⊙ z + c`.
+    """The replacement of an activation, unit by unit: `g ⊙ z + c`.
 
     Attributes:
       gain: g, (d,).
@@ -60,17 +60,17 @@ def least_squares(moments: Moments, ridge: float, weights: np.ndarray | None = N
 
     `W = (Σxx + ρ D)⁻¹ Σxt`, `b = E t − E x W`, with Σ the covariances, ρ the ridge, and D diagonal
     with the variances of the inputs: the ridge regression on standardised inputs, which does not
-    depend on their units. An input that varies but hardly acts on the network, as a pixel that is
-    lit in few images, would get its weights from a few tokens. So D is larger where an input has a
-    small share of what flows through `weights`, the kernel that x runs into:
+    depend on their units. An input that varies but hardly acts on the network, such as a pixel that
+    is lit in few images, would get its weights from a few tokens. So D is larger where an input has
+    a small share of the output of `weights`, the kernel that x is multiplied by:
     `D = Var(x) max(1, 0.3 / u)`, `u = Var(x) ‖w‖²` over its mean. That has no units either, since
     a row w has those of 1/x.
 
     Where x does not vary in some direction, that direction gets weight 0, without a ridge too.
 
     Args:
-      moments: whole, not unitwise.
-      ridge: ρ; dimensionless, at least 0.
+      moments: full, not unitwise.
+      ridge: ρ, at least 0.
       weights: (d_in, width); None takes D for the variances alone.
 
     References:
@@ -118,10 +118,10 @@ def per_unit_regression(moments: Moments) -> Gains:
 def score(moments: Moments, kernel: np.ndarray, bias: np.ndarray) -> Score:
     """Returns how well `x W + b` predicts t on the tokens of the moments, in closed form.
 
-    Accurate to the moments' own rounding: an error of 1e-3 may stand for a perfect fit.
+    Accurate to the moments' own rounding: an error of 1e-3 may be a perfect fit.
 
     Args:
-      moments: whole or unitwise; of these tokens, be they those fitted on or others.
+      moments: full or unitwise; of these tokens, whether fitted on or held out.
       kernel: W, (d_in, d_out); for unitwise moments the gains, (d,).
       bias: b, (d_out,).
     """
@@ -156,7 +156,7 @@ def svd_in_metric(
 
     Args:
       kernel: W, (d_in, d_out).
-      root: R as in `LinearMap`; None stands for the identity, the Frobenius metric.
+      root: R as in `LinearMap`; None is the identity, the Frobenius metric.
     """
     _, values, rows = np.linalg.svd(kernel if root is None else root @ kernel, full_matrices=False)
     return values, rows
@@ -188,7 +188,7 @@ def low_rank_factors(kernel: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, 
 
 
 def rank_deficiency(tokens: int, inputs: int, rank: int) -> list[str]:
-    """Returns what there is to say of data that cannot determine every weight."""
+    """Returns notes on data that cannot determine every weight."""
     if tokens <= inputs:
         return [f"{tokens:,} tokens for {inputs:,} inputs: give more data"]
     return [f"inputs have rank {rank:,} of {inputs:,}"] if rank < inputs else []
@@ -201,18 +201,18 @@ def count_constant_inputs(moments: Moments) -> int:
 
 
 def _constant(squares: np.ndarray, mean: np.ndarray, count: Any) -> np.ndarray:
-    """Tells where centred squares that add up to this are the mean's rounding."""
+    """Returns where centred sums of squares are only the rounding of the mean."""
     return np.sqrt(squares / np.asarray(count)) <= _ROUNDING * np.abs(mean)
 
 
 def _rounding(array: Any) -> float:
-    """Returns the part of the largest below which an eigenvalue of moments is rounding."""
+    """Returns the fraction of the largest eigenvalue below which others are rounding."""
     wide = np.asarray(array).dtype == np.float64
     return 1e-12 if wide else 8 * float(np.finfo(np.float32).eps)
 
 
 def _penalties(deviation: np.ndarray, varies: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    """Returns the penalty of every standardised input, 1 where it has its share of what flows."""
+    """Returns the penalty of every standardised input, 1 where it contributes its share."""
     ones = np.ones_like(deviation)
     if weights is None:
         return ones

@@ -204,6 +204,6 @@ def _check_fittable(segment: Segment) -> None:
     if segment.stacked:
         raise CollapseError(
             f"{segment.names[0]}: kernel {tuple(kernel.shape)} is of layers stacked by a scan or "
-            "vmap, whose values cannot be told apart. Unstack the layers, or collapse with "
+            "vmap, whose values cannot be separated. Unstack the layers, or collapse with "
             "lcjax.Exact()."
         )

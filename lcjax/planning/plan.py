@@ -193,7 +193,8 @@ class _Savings:
     """Says whether one more site leaves less to compute, and no more parameters, than before."""
 
     def __init__(self, model: Collapsible):
-        self._model, self._sizes = model.abstract(), {(): model.size}
+        self._model = model.abstract()
+        self._sizes: dict[tuple[str, ...], Size] = {(): model.size}
 
     def __call__(self, taken: Sequence[str], path: str) -> bool:
         before, after = self._size(tuple(taken)), self._size((*taken, path))

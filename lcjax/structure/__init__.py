@@ -1,1 +1,1 @@
-"""What can be collapsed: chains of Dense layers, sites, segments."""
+"""What can be collapsed: sites and segments, and the params trees that they are found in."""

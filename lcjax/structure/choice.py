@@ -172,7 +172,7 @@ def _named(found: Sites, sites: SiteSelector) -> set[str]:
 
 
 def _check_open(found: Sites, sites: SiteSelector, collapsed: Collection[str]) -> None:
-    """Raises where a site that is collapsed already is asked for."""
+    """Raises where a chosen site is collapsed already."""
     if not collapsed:
         return
     if not found:

@@ -81,7 +81,7 @@ class Collapsible(Protocol):
           batch: the model's inputs; None where there is no data.
 
         Returns:
-          None where neither the model nor the batch says.
+          all paths in `sites`; None where neither the model nor the batch says the order.
         """
         ...
 
@@ -116,8 +116,11 @@ class Collapsible(Protocol):
         `t + r − r'` with r' what is added in the compact model, so that the fit makes up for what
         the compact model gets wrong there.
 
-        It is called once for each shape of batch under `jax.jit`, with tracers in all arguments.
-        Values that are not returned need not be computed.
+        The segments may be of several `segments` calls and share layers, as those of neighbouring
+        sites that are collapsed alone do; their keys differ.
+
+        The function is called once for each shape of batch under `jax.jit`, with tracers in all
+        arguments. Values that are not returned need not be computed.
 
         Raises:
           CollapseError: values that cannot be taken, as within a scan; a site that does not run.

@@ -66,17 +66,17 @@ class ParamsTree:
         """The chains of the params."""
         return find_chains(params_of(self._variables))
 
-    @cached_property
+    @property
     def sites(self) -> Sites:
         """The sites, in natural order of their paths."""
-        return sites_of(params_of(self._variables), self.chains)
+        return self._sites
 
     @property
     def collapsed(self) -> Collection[str]:
         """Nothing: a params tree forgets the sites that it had."""
         return ()
 
-    @cached_property
+    @property
     def size(self) -> Size:
         """Parameters of the params, and FLOPs of all chains."""
         return Size(sum(self._sizes.values()), sum(chain.flops for chain in self.chains))
@@ -140,8 +140,8 @@ class ParamsTree:
                 for params, replaces in replacement.layers
             )
         written, removed = rewriter.written, rewriter.removed
-        gone = sum(self._sizes.get(path, 0) for path in {*written, *removed})
-        parameters = self.size.parameters - gone + sum(map(_size, written.values()))
+        replaced = sum(self._sizes.get(path, 0) for path in {*written, *removed})
+        parameters = self.size.parameters - replaced + sum(map(_size, written.values()))
         flops = sum(chain.flops for chain in touched.values())
         return Rebuilt(
             tree=rewriter.tree(),
@@ -154,6 +154,10 @@ class ParamsTree:
     def abstract(self) -> "ParamsTree":
         """Returns the tree with ShapeDtypeStructs, with their shardings, for arrays."""
         return ParamsTree(abstracted(self._variables), self._apply_fn)
+
+    @cached_property
+    def _sites(self) -> Sites:
+        return sites_of(params_of(self._variables), self.chains)
 
     @cached_property
     def _chain_of(self) -> dict[str, Chain]:
@@ -221,7 +225,7 @@ def abstracted(tree: Any) -> Any:
 
 
 def _check_stacked(chain: Chain) -> None:
-    """Raises where nothing tells which axis of the kernels counts the layers."""
+    """Raises where the axis of the kernels that counts the layers is ambiguous."""
     shapes = [tuple(dense["kernel"].shape) for dense in chain.denses.values()]
     if len(shapes[0]) > 2 and len({size for shape in shapes for size in shape}) == 1:
         raise CollapseError(

@@ -1,4 +1,4 @@
-"""Residual connections: what a program adds to a named value further down."""
+"""Residual connections: what a program adds to a named value downstream."""
 
 import math
 from collections.abc import Callable, Hashable, Sequence

@@ -1,12 +1,12 @@
 """Writes replacements into a copy of a variables tree, and records what it wrote and removed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 from flax.core import FrozenDict, freeze
 
-from lcjax.algebra.boxes import box_dense
+from lcjax.algebra.sharding import rebox_dense
 from lcjax.structure.chains import Chain, join
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment
@@ -53,7 +53,7 @@ class Rewriter:
                 node[name] = before[name]
                 self._removed -= {join(join(chain.path, name), leaf) for leaf in before[name]}
                 continue
-            node[name] = box_dense(dict(params), before[names[replaces[0]]], before[name])
+            node[name] = rebox_dense(dict(params), before[names[replaces[0]]], before[name])
             for leaf, array in node[name].items():
                 self._written[join(join(chain.path, name), leaf)] = array
         for i in chain.acts:
@@ -101,6 +101,6 @@ def _without_empty(tree: dict[str, Any]) -> dict[str, Any]:
     return {n: child for n, child in children.items() if not isinstance(child, dict) or child}
 
 
-def _tree_order(path: str) -> Sequence[str]:
+def _tree_order(path: str) -> list[str]:
     """Returns the sort key under which paths are in the order of a nested dict's leaves."""
     return path.split("/")

@@ -1,4 +1,4 @@
-"""The sites of a tree: where its activations stand, how linear they are, what fusing would save."""
+"""The sites of a tree: its activations, how linear they are, and what fusing them would save."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -59,7 +59,7 @@ class Site:
 
     @property
     def paired(self) -> bool:
-        """Whether a Dense stands on both sides, so that the site can be collapsed."""
+        """Whether there is a Dense on both sides, so that the site can be collapsed."""
         return self.d_hidden > 0
 
 
@@ -72,7 +72,7 @@ class Sites(tuple[Site, ...]):
         return tuple(site.path for site in self)
 
     def __str__(self) -> str:
-        """Returns the table, with what to do about unpaired sites, or about none, below it."""
+        """Returns the table, with the remedy for unpaired sites, or for no site, below it."""
         if not self:
             return NO_SITES
         headers = ["site", "slope", "gap", "d_in", "d_hidden", "d_out", "parameters", "→"]
@@ -80,7 +80,7 @@ class Sites(tuple[Site, ...]):
         lines = [render(headers, [_row(site) for site in self])]
         if any(not site.paired for site in self):
             lines.append(
-                "unpaired: this activation stands between no `dense_i` and `dense_{i+1}` of one "
+                "unpaired: this activation is not between `dense_i` and `dense_{i+1}` of one "
                 "chain, so there is nothing to fuse. Build the pair with lcjax.CollapsibleMLP."
             )
         return "\n".join(lines)
@@ -92,7 +92,7 @@ def find_sites(
     apply_fn: Callable[..., Any] | None = None,
     inputs: Sequence[Any] = (),
 ) -> Sites:
-    """Returns the sites that a tree holds, in forward order.
+    """Returns the sites of a tree, in forward order.
 
     The order is the natural sort of the paths (block_2 before block_10). Where a model's names do
     not follow its forward order, `apply_fn` is traced to find the true one; nothing is computed.
@@ -101,7 +101,7 @@ def find_sites(
       variables: params, or variables with "params"; plain, frozen or boxed; arrays or
         ShapeDtypeStructs, whose slopes are then None.
       apply_fn: a Flax apply function; `apply_fn(variables, *inputs)` runs the model.
-      inputs: what apply_fn takes after the variables; arrays or ShapeDtypeStructs.
+      inputs: the arguments of apply_fn after the variables; arrays or ShapeDtypeStructs.
 
     Raises:
       CollapseError: when the tree is half collapsed or its kernels do not compose, or is that of a
@@ -187,12 +187,12 @@ def _site(chain: Chain, i: int) -> Site:
 
 
 def with_savings(site: Site, first: bool, second: bool) -> Site:
-    """Returns a paired site with what is left of it after a collapse.
+    """Returns a paired site with its costs after a collapse.
 
     Args:
-      site: what there is before.
+      site: with its costs before.
       first: whether the Dense before the activation has a bias.
-      second: whether the Dense after it has one, or gets one from what is folded into it.
+      second: whether the Dense after it has one, or gets one from a norm folded into it.
     """
     widths, biased = (site.d_in, site.d_hidden, site.d_out), (first, second)
     cuts = cheapest_cuts(widths, biased)

@@ -1,4 +1,4 @@
-"""A table of what a tree holds, and what each module that runs it returns."""
+"""A table of the modules that run a tree: their params and their outputs."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,12 +17,12 @@ def tabulate(apply_fn: Callable[..., Any], variables: Any, inputs: Sequence[Any]
     """Returns a table of the modules that run on this tree, in forward order.
 
     Unlike Flax's `module.tabulate`, which shows what `init` would build, it shows the form that
-    the params hold, deep or compact. Traced only; nothing is computed.
+    the params have, deep or compact. Traced only; nothing is computed.
 
     Args:
       apply_fn: a Flax apply function; `apply_fn(variables, *inputs)` runs the model.
       variables: params or variables; arrays or ShapeDtypeStructs.
-      inputs: what apply_fn takes after the variables; arrays or ShapeDtypeStructs.
+      inputs: the arguments of apply_fn after the variables; arrays or ShapeDtypeStructs.
     """
     check_function(apply_fn)
     check_inputs(inputs)
@@ -42,11 +42,11 @@ def tabulate(apply_fn: Callable[..., Any], variables: Any, inputs: Sequence[Any]
     params = meta.unbox(params_of(variables))
     rows = []
     for path, (kind, result) in calls.items():
-        held = _subtree(params, path)
-        own = {name: leaf for name, leaf in held.items() if not isinstance(leaf, Mapping)}
+        node = _subtree(params, path)
+        own = {name: leaf for name, leaf in node.items() if not isinstance(leaf, Mapping)}
         shapes = ", ".join(f"{name} {_shape(leaf)}" for name, leaf in own.items())
         out = ", ".join(_shape(leaf) for leaf in jax.tree.leaves(result))
-        rows.append((path or "(root)", kind, out, shapes, f"{_count(held):,}"))
+        rows.append((path or "(root)", kind, out, shapes, f"{_count(node):,}"))
     rows.append(("total", "", "", "", f"{_count(params):,}"))
     return render(("path", "module", "returns", "holds", "parameters"), rows, left=4)
 

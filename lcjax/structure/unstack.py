@@ -1,4 +1,4 @@
-"""Layers that `nn.scan` stacked become single ones, so that only some of them may be collapsed."""
+"""Splits layers that `nn.scan` stacked, so that some of them can be collapsed alone."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ from lcjax.tree.paths import leaf_path
 def unstack_layers(
     variables: Mapping[str, Any], path: str, *, name: str | None = None, axis: int | None = None
 ) -> Any:
-    """Returns the tree with the layers stacked at `path` side by side: `path_0`, `path_1`, ...
+    """Returns the tree with the layers stacked at `path` as single ones: `path_0`, `path_1`, ...
 
     The tree then runs in the module that has a plain loop, with modules of these names, where the
     other has `nn.scan`; the values are the same. In every collection that holds it, each leaf
@@ -28,13 +28,13 @@ def unstack_layers(
       variables: nested dicts: params alone, or variables with "params" and whatever else; plain or
         FrozenDict, leaves boxed or not; arrays or ShapeDtypeStructs.
       path: of the stacked module inside params, such as "encoder/layers".
-      name: what the layers are called, `name_0`, `name_1`, ...; None takes the path's last part.
+      name: of the layers, `name_0`, `name_1`, ...; None takes the path's last part.
       axis: that counts the layers in every leaf, as the `variable_axes` of `nn.scan` say; None
         takes the first, where the shapes leave no doubt that it does.
 
     Raises:
       CollapseError: nothing is at the path; a leaf without that axis, or of another length than
-        the others'; shapes that leave a doubt; a name that is taken.
+        the others'; ambiguous shapes; a name that exists.
       TypeError: a tree that is not nested dicts.
 
     Example:
@@ -76,22 +76,21 @@ def _stack(tree: Any, path: str) -> Mapping[str, Any] | None:
 
 
 def _nearest(variables: Mapping[str, Any], path: str) -> str:
-    """Returns a sentence on what is held where the path leaves the tree."""
+    """Returns a sentence on the children where the path leaves the tree."""
     node, walked = variables.get("params", variables), ""
     for part in path.split("/"):
         if not isinstance(node.get(part), Mapping):
             break
         node, walked = node[part], join(walked, part)
-    held = ", ".join(sorted(map(str, node))) or "nothing"
-    return f"{walked or 'params'} holds {held}."
+    children = ", ".join(sorted(map(str, node))) or "nothing"
+    return f"{walked or 'params'} has {children}."
 
 
 def _count(stacks: Mapping[str, Any], path: str, axis: int | None) -> int:
     """Returns how many layers are stacked.
 
     Raises:
-      CollapseError: leaves without the axis, or of different lengths, or of which nothing tells
-        the axis.
+      CollapseError: leaves without the axis, or of different lengths, or of an ambiguous axis.
     """
     shapes = {
         join(join(kind, path), leaf_path(keys)): tuple(leaf.shape)
@@ -111,14 +110,14 @@ def _count(stacks: Mapping[str, Any], path: str, axis: int | None) -> int:
         if other[along] != count:
             raise CollapseError(
                 f"{leaf_name}: {other[along]} layers on axis {along}, but {first} has {count}: "
-                "what nn.scan stacks is as long in every leaf. Name the module that it made, and "
+                "expected one length in every leaf. Name the module that it made, and "
                 "its variable_axes as axis=."
             )
     wide = [shape for shape in shapes.values() if len(shape) > 1]
     if axis is None and wide and all(shape[-1] == count for shape in wide):
         raise CollapseError(
             f"{path}: every leaf has {count} on its first axis and on its last, so either may "
-            "count the layers. Say which: axis=0, or axis=-1."
+            "count the layers. Give axis=0 or axis=-1."
         )
     return count
 
@@ -159,6 +158,6 @@ def _put(
     for name in layers:
         if name in node:
             raise CollapseError(
-                f"{path}: the name {name} of a single layer is taken: give another name=."
+                f"{path}: the name {name} of a single layer exists already. Give another name=."
             )
     return node | layers

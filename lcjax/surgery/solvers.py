@@ -21,7 +21,7 @@ from lcjax.algebra.fuse import (
     fuse_dense,
     parameters,
 )
-from lcjax.algebra.placement import place_dense
+from lcjax.algebra.sharding import place_dense
 from lcjax.calibration.fits import Exact, Fit, LeastSquares, PerUnit
 from lcjax.errors import CollapseError
 from lcjax.structure.replacement import NewLayer, Replacement, SegmentFit

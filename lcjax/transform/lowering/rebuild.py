@@ -6,8 +6,8 @@ from typing import Any
 import jax
 from flax.core import meta
 
-from lcjax.algebra.boxes import box_dense
 from lcjax.algebra.fuse import DenseParams
+from lcjax.algebra.sharding import rebox_dense
 from lcjax.errors import CollapseError
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment
@@ -72,7 +72,7 @@ def _boxed(entry: dict[str, Any], chain: SiteChain, call: BoundCall) -> dict[str
     axes = 2 + len(chain.sites[0].stack)
     if any(meta.unbox(box).ndim != axes for box in (first, last)):
         return entry
-    return box_dense(entry, {"kernel": first}, {"kernel": last})
+    return rebox_dense(entry, {"kernel": first}, {"kernel": last})
 
 
 def _key(chain: SiteChain, factors: Sequence[DenseParams], call: BoundCall) -> FusedKey:

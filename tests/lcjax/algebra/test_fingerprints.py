@@ -15,7 +15,7 @@ DTYPES += [np.bool_, np.complex64]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_equal_numbers_have_one_name_in_numpy_and_jax(dtype):
+def test_fingerprints_are_equal_for_numpy_and_jax(dtype):
     with jax.enable_x64(True):
         array = np.random.default_rng(0).normal(size=(5, 3)).astype(dtype)
         name = fingerprint([array])
@@ -25,7 +25,7 @@ def test_equal_numbers_have_one_name_in_numpy_and_jax(dtype):
 
 
 @pytest.mark.parametrize("change", ["value", "swap", "shape", "dtype", "sign"])
-def test_other_numbers_have_other_names(change):
+def test_fingerprints_differ_for_other_values(change):
     array = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
     array[0, 0] = 0
     other = array.copy()
@@ -43,7 +43,7 @@ def test_other_numbers_have_other_names(change):
     assert fingerprint([array]) != fingerprint([other])
 
 
-def test_shapes_and_traced_arrays_have_no_name():
+def test_fingerprints_of_abstract_arrays_are_none():
     assert fingerprint([jax.ShapeDtypeStruct((2,), np.float32)]) is None
     names = []
     jax.make_jaxpr(lambda x: names.append(fingerprint([x])) or x)(1.0)
@@ -75,7 +75,7 @@ print("done")
 """
 
 
-def test_names_do_not_depend_on_sharding_and_other_devices_are_named():
+def test_fingerprints_are_independent_of_sharding():
     mesh = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], env=os.environ | mesh, capture_output=True, text=True

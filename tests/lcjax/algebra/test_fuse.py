@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lcjax.algebra.fuse import Norm, cheapest_cuts, fuse_dense, fused_spec
+from lcjax.algebra.fuse import Norm, cheapest_cuts, fuse_dense
+from lcjax.algebra.sharding import fused_spec
 from tests.helpers.tolerance import assert_close
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
@@ -18,7 +19,7 @@ def cost(widths, cuts):
 
 
 @given(widths)
-def test_cheapest_cuts_are_the_cheapest_of_all(widths):
+def test_cheapest_cuts_equal_brute_force(widths):
     inner = range(1, len(widths) - 1)
     every = [
         [0, *(i for bit, i in enumerate(inner) if chosen >> bit & 1), len(widths) - 1]
@@ -27,12 +28,12 @@ def test_cheapest_cuts_are_the_cheapest_of_all(widths):
     assert cost(widths, cheapest_cuts(widths)) == min(cost(widths, cuts) for cuts in every)
 
 
-def test_published_shapes_cut_as_the_design_says():
+def test_cheapest_cuts_of_published_shapes():
     assert cheapest_cuts([784, 512, 16, 512, 784]) == [0, 2, 4]
     assert cheapest_cuts([25088, 4096, 4096, 1000]) == [0, 3]
 
 
-def test_a_tie_fuses():
+def test_cheapest_cuts_fuse_on_ties():
     assert cheapest_cuts([4, 2, 4]) == [0, 2]
 
 
@@ -47,7 +48,7 @@ def run(dense, x):
 
 @settings(max_examples=30, deadline=None)
 @given(widths, st.lists(st.booleans(), min_size=6, max_size=6), st.booleans(), st.data())
-def test_fused_is_the_composition(widths, biases, with_norm, data):
+def test_fuse_dense_equals_composition(widths, biases, with_norm, data):
     rng = np.random.default_rng(0)
     pairs = zip(widths, widths[1:], strict=False)
     denses = [dense(rng, i, o, bias) for (i, o), bias in zip(pairs, biases, strict=False)]
@@ -69,7 +70,7 @@ def test_fused_is_the_composition(widths, biases, with_norm, data):
     assert_close(run(fused, x), want, dtype=np.float32, terms=terms * 100)
 
 
-def test_numpy_float64_stays_so_without_x64():
+def test_fuse_dense_keeps_numpy_float64():
     rng = np.random.default_rng(0)
     denses = [dense(rng, 3, 4, True, np.float64), dense(rng, 4, 2, True, np.float64)]
     fused = fuse_dense(denses)
@@ -78,7 +79,7 @@ def test_numpy_float64_stays_so_without_x64():
     )
 
 
-def test_bfloat16_rounds_once():
+def test_fuse_dense_rounds_bfloat16_once():
     kernels = [jax.random.normal(jax.random.key(i), (32, 32)) for i in range(3)]
     kernels = [kernel.astype(jnp.bfloat16) for kernel in kernels]
     fused = fuse_dense([{"kernel": kernel} for kernel in kernels])["kernel"]
@@ -87,7 +88,7 @@ def test_bfloat16_rounds_once():
     np.testing.assert_allclose(np.asarray(fused, np.float64), exact, rtol=2**-8, atol=1e-4)
 
 
-def test_abstract_gives_abstract():
+def test_fuse_dense_of_shapes_gives_shapes():
     shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.bfloat16)
     fused = fuse_dense([{"kernel": shape(3, 4), "bias": shape(4)}, {"kernel": shape(4, 2)}])
     assert fused == {"kernel": shape(3, 2), "bias": shape(2)}
@@ -103,5 +104,5 @@ def test_abstract_gives_abstract():
         ((), (None, "x"), (None, "x")),
     ],
 )
-def test_an_axis_that_would_stand_twice_is_dropped_from_the_second(first, second, fused):
+def test_fused_spec_drops_repeated_axes(first, second, fused):
     assert fused_spec(jax.P(*first), jax.P(*second), 2) == jax.P(*fused)

@@ -39,9 +39,7 @@ def assert_moments(got, want):
     keep=st.lists(st.booleans(), min_size=TOKENS, max_size=TOKENS).filter(any),
     unitwise=st.booleans(),
 )
-def test_however_the_tokens_are_cut_and_masked_the_moments_are_those_of_the_stack(
-    cuts, keep, unitwise
-):
+def test_moments_merge_to_those_of_all_tokens(cuts, keep, unitwise):
     t = X[:, ::-1] ** 2 / 100 if unitwise else T
     keep = np.array(keep)
     masked = np.where(keep[:, None], X, np.nan)  # what does not count may be anything
@@ -56,19 +54,19 @@ def test_however_the_tokens_are_cut_and_masked_the_moments_are_those_of_the_stac
     assert_moments(merged, reference(X[keep], t[keep], unitwise))
 
 
-def test_every_place_along_the_leading_axes_is_a_token():
+def test_moments_count_leading_axes_as_tokens():
     got = measure(jnp.asarray(X.reshape(2, 4, 3, D_IN)), jnp.asarray(T.reshape(2, 4, 3, D_OUT)))
     assert_moments(got, reference(X, T, False))
 
 
-def test_a_batch_of_which_nothing_counts_changes_nothing():
+def test_moments_of_an_empty_batch_change_nothing():
     some = measure(jnp.asarray(X), jnp.asarray(T))
     nothing = measure(jnp.full_like(X, jnp.nan), jnp.asarray(T), np.zeros(TOKENS, bool))
     for merged in (merge(some, nothing), merge(nothing, some)):
         assert_moments(merged, reference(X, T, False))
 
 
-def test_half_precision_is_measured_in_float32_and_double_in_float64():
+def test_moments_have_float32_or_float64():
     shape = lambda dtype: jax.ShapeDtypeStruct((TOKENS, D_IN), dtype)
     half = jax.eval_shape(measure, shape(jnp.bfloat16), shape(jnp.bfloat16))
     assert half.xx.dtype == half.count.dtype == jnp.float32

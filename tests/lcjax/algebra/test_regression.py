@@ -35,7 +35,7 @@ def ridge_regression(x, t, ridge):
 
 
 @pytest.mark.parametrize("ridge", [0.0, 1e-3, 1.0])
-def test_least_squares_is_the_ridge_regression_on_standardised_inputs(ridge):
+def test_least_squares_equals_standardized_ridge(ridge):
     fit = fits.least_squares(moments(X, T), ridge)
     xc = X - X.mean(0)
     cov = xc.T @ xc / len(X)
@@ -48,7 +48,7 @@ def test_least_squares_is_the_ridge_regression_on_standardised_inputs(ridge):
 
 @pytest.mark.parametrize("ridge", [0.0, 1e-3])
 @pytest.mark.parametrize("offset", [0.0, 1e3])
-def test_the_fit_does_not_depend_on_the_units_of_the_inputs(ridge, offset):
+def test_least_squares_is_invariant_to_input_units(ridge, offset):
     weights, units = np.ones((6, 9)) / X.std(0)[:, None], np.logspace(-4, 4, 6)
     x = X + offset
     plain = fits.least_squares(moments(x, T), ridge, weights)
@@ -59,7 +59,7 @@ def test_the_fit_does_not_depend_on_the_units_of_the_inputs(ridge, offset):
         np.testing.assert_allclose(got, want, atol=1e-3 * (1 + (offset > 0)))
 
 
-def test_an_input_that_hardly_acts_does_not_get_its_weights_from_a_few_tokens():
+def test_least_squares_penalizes_inputs_that_hardly_act():
     x = np.concatenate([X, np.zeros((len(X), 1))], 1)
     x[3, -1] = 1e-3  # one faint value of an input that may be 1 later on
     weights = rng.normal(size=(7, 9))
@@ -70,7 +70,7 @@ def test_an_input_that_hardly_acts_does_not_get_its_weights_from_a_few_tokens():
     np.testing.assert_allclose(fit.kernel[:-1], alone.kernel[:-1], atol=0.2)
 
 
-def test_a_linear_target_is_recovered():
+def test_least_squares_recovers_a_linear_target():
     kernel, bias = rng.normal(size=(6, 4)), rng.normal(size=4)
     fit = fits.least_squares(moments(X, X @ kernel + bias), 0.0)
     np.testing.assert_allclose(fit.kernel, kernel, atol=2e-3)
@@ -78,7 +78,7 @@ def test_a_linear_target_is_recovered():
 
 
 @pytest.mark.parametrize("ridge", [0.0, 1e-3])
-def test_inputs_that_do_not_determine_the_map_still_give_one(ridge):
+def test_least_squares_of_rank_deficient_inputs(ridge):
     few = X[:4]
     fit = fits.least_squares(moments(few, T[:4]), ridge)
     assert fit.rank == 3
@@ -93,14 +93,14 @@ def test_inputs_that_do_not_determine_the_map_still_give_one(ridge):
     np.testing.assert_allclose(predicted(fit, doubled), predicted(whole, X), atol=0.1)
 
 
-def test_tokens_that_never_vary_give_their_mean():
+def test_least_squares_of_constant_tokens_is_their_mean():
     fit = fits.least_squares(moments(np.ones((3, 6)), np.full((3, 4), 2.0)), 1e-3)
     np.testing.assert_array_equal(fit.kernel, 0)
     np.testing.assert_allclose(fit.bias, 2)
     assert fits.score(moments(np.ones((3, 6)), np.full((3, 4), 2.0)), *fit[:2]) == (0.0, None)
 
 
-def test_gains_regress_each_unit_and_dead_units_keep_their_mean():
+def test_per_unit_regression_of_live_and_dead_units():
     a = np.maximum(X, 0)
     a[:, 0], x = 0, X.copy()
     x[:, 1] = a[:, 1] = 5.0
@@ -114,7 +114,7 @@ def test_gains_regress_each_unit_and_dead_units_keep_their_mean():
 
 
 @pytest.mark.parametrize("unitwise", [False, True])
-def test_scores_are_those_of_the_tokens_themselves(unitwise):
+def test_score_equals_direct_errors(unitwise):
     t = np.maximum(X, 0) if unitwise else T
     kernel, bias = (rng.normal(size=6), rng.normal(size=6)) if unitwise else (T.T @ T, T[0])
     if not unitwise:
@@ -127,7 +127,7 @@ def test_scores_are_those_of_the_tokens_themselves(unitwise):
     assert fits.score(held_out, kernel, bias) == (None, None)
 
 
-def test_factors_are_the_best_of_their_rank_in_the_metric_of_the_data():
+def test_low_rank_factors_are_optimal_in_the_metric():
     x = X * np.array([10, 1, 1, 1, 0.1, 0.01])
     fit = fits.least_squares(moments(x, T), 0.0)
     values, rows = fits.svd_in_metric(fit.kernel, fit.root)
@@ -147,7 +147,7 @@ def test_factors_are_the_best_of_their_rank_in_the_metric_of_the_data():
     assert fits.truncation_errors(values)[[0, -1]].tolist() == [1, 0]
 
 
-def test_what_is_said_of_scarce_data():
+def test_rank_deficiency_notes_scarce_data():
     assert fits.rank_deficiency(100, 512, 99) == ["100 tokens for 512 inputs: give more data"]
     assert fits.rank_deficiency(1000, 512, 300) == ["inputs have rank 300 of 512"]
     assert fits.rank_deficiency(1000, 512, 512) == []

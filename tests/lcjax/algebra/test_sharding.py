@@ -77,7 +77,7 @@ except AssertionError:
 
 
 @pytest.mark.slow
-def test_a_collapse_on_a_mesh_gathers_no_kernel():
+def test_collapse_on_a_mesh_gathers_no_kernel():
     mesh = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], env=os.environ | mesh, capture_output=True, text=True

@@ -66,7 +66,7 @@ def held_out(count, holdout=0.1):
 @pytest.mark.parametrize("ridge", [1e-4, 1e-2])
 @pytest.mark.parametrize("batch_size", [1024, 64])
 @pytest.mark.parametrize("masked", [False, True])
-def test_least_squares_is_the_ridge_solution_of_the_stacked_data(digits, ridge, batch_size, masked):
+def test_least_squares_equals_float64_ridge_of_all_data(digits, ridge, batch_size, masked):
     model, variables = digits
     counts = np.arange(len(X)) % 3 > 0 if masked else np.ones(len(X), bool)
     x = np.where(counts[:, None], X, np.nan)  # what does not count may be anything
@@ -98,7 +98,7 @@ def second(_, counts):
 
 
 @pytest.mark.parametrize("fit", [LeastSquares(), PerUnit()])
-def test_however_the_data_is_cut_the_moments_are_the_same(digits, fit):
+def test_calibrate_is_independent_of_batch_size(digits, fit):
     model, variables = digits
     whole = calibrate(model.apply, variables, [X], fit=fit)
     parts = calibrate(model.apply, variables, iter([X[:512], X[512:]]), fit=fit)
@@ -108,7 +108,7 @@ def test_however_the_data_is_cut_the_moments_are_the_same(digits, fit):
     assert "act_0, act_1" in rows[2] and f"{(~held_out(1024)).sum():,}" in rows[2]
 
 
-def test_moments_replace_each_activation_by_its_regression_line(digits):
+def test_per_unit_replaces_activations_by_regression_lines(digits):
     model, variables = digits
     stats = calibrate(model.apply, variables, CalibrationData([X], holdout=0.0), "act_1", PerUnit())
     compact, report = collapse(variables, calibration=stats)
@@ -125,7 +125,7 @@ def test_moments_replace_each_activation_by_its_regression_line(digits):
 
 
 @pytest.mark.parametrize("fit", [LeastSquares(), PerUnit()])
-def test_at_slope_1_a_fit_is_the_exact_fuse(digits, fit):
+def test_fits_at_slope_1_equal_the_exact_fuse(digits, fit):
     model, variables = digits
     linear = with_slopes(variables, 1.0)
     exact, _ = collapse(linear)
@@ -137,7 +137,7 @@ def test_at_slope_1_a_fit_is_the_exact_fuse(digits, fit):
     assert report.fits[0].r2 == pytest.approx(1, abs=1e-4)
 
 
-def test_memory_and_work_do_not_grow_with_the_number_of_batches(digits):
+def test_calibrate_uses_constant_memory(digits):
     model, variables = digits
     alive = []
 
@@ -151,7 +151,7 @@ def test_memory_and_work_do_not_grow_with_the_number_of_batches(digits):
     assert max(alive[10:]) <= max(alive[:10])
 
 
-def test_a_function_that_cannot_be_hashed_is_compiled_once_too(digits, strict_promotion):
+def test_calibrate_compiles_unhashable_functions_once(digits, strict_promotion):
     model, variables = digits
     traces = []
 
@@ -208,7 +208,7 @@ SHARDED = """
 
 
 @pytest.mark.slow
-def test_on_a_mesh_statistics_are_reduced_and_fits_stand_where_kernels_stood():
+def test_calibrate_on_a_mesh_keeps_shardings():
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(SHARDED)],
         env={"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"},
@@ -230,13 +230,13 @@ class Stacked(nn.Module):
         return body(CollapsibleMLP((8, 64), nn.relu, name="mlp"), x, None)[0]
 
 
-def test_stacked_layers_are_named():
+def test_calibrate_rejects_stacked_layers():
     stacked = jax.eval_shape(Stacked().init, jax.random.key(0), X[:2])
     with pytest.raises(CollapseError, match=r"mlp/dense_0: kernel \(3, 64, 8\) is of layers stack"):
         calibrate(Stacked().apply, stacked, [X])
 
 
-def test_bad_input_is_named(digits):
+def test_calibrate_rejects_bad_arguments(digits):
     model, variables = digits
     with pytest.raises(ValueError, match="batches is empty"):
         calibrate(model.apply, variables, [])
@@ -258,7 +258,7 @@ def test_bad_input_is_named(digits):
         calibrate(model.apply, variables, [np.full_like(X, np.nan)])
 
 
-def test_other_sites_or_another_tree_than_calibrated_raise(digits):
+def test_collapse_rejects_sites_and_trees_not_calibrated(digits):
     model, variables = digits
     stats = calibrate(model.apply, variables, [X])
     with pytest.raises(CollapseError, match="act_1: chosen, but calibrated were"):
@@ -275,7 +275,7 @@ def test_other_sites_or_another_tree_than_calibrated_raise(digits):
         jax.jit(lambda v: collapse(v, calibration=single)[0])(variables)
 
 
-def test_masks_match_leading_axes_from_the_first():
+def test_masks_broadcast_from_the_first_axis():
     glu = CollapsibleGLU(12, 5, nn.silu)
     x = np.random.default_rng(0).normal(size=(64, 3, 6)).astype(np.float32)
     variables = glu.init(jax.random.key(0), x)
@@ -291,7 +291,7 @@ def test_masks_match_leading_axes_from_the_first():
 
 
 @pytest.mark.parametrize("fit", [LeastSquares(), PerUnit()])
-def test_statistics_of_other_weights_are_refused(digits, fit):
+def test_collapse_rejects_statistics_of_other_weights(digits, fit):
     model, variables = digits
     stats = calibrate(model.apply, variables, [X[:64]], fit=fit)
     host = jax.tree.map(np.asarray, variables)
@@ -309,7 +309,7 @@ def two_chains():
     return nn.Sequential(layers)
 
 
-def test_of_what_is_calibrated_some_runs_can_be_collapsed():
+def test_collapse_of_some_calibrated_segments():
     model, x = two_chains(), X[:64, :5]
     variables = jax.jit(model.init)(jax.random.key(0), x)
     stats = calibrate(model.apply, variables, [x])
@@ -325,7 +325,7 @@ def test_of_what_is_calibrated_some_runs_can_be_collapsed():
 
 
 @pytest.mark.parametrize("kind", ["ids", "0/2", "uint8", "float"])
-def test_what_is_not_zero_in_a_mask_counts(digits, kind):
+def test_masks_count_nonzero_positions(digits, kind):
     model, variables = digits
     ids = np.arange(len(X)) % 4
     masks = {
@@ -343,7 +343,7 @@ def test_what_is_not_zero_in_a_mask_counts(digits, kind):
     chex.assert_trees_all_equal(stats.train, want.train)
 
 
-def test_a_mask_that_is_none_raises(digits):
+def test_calibrate_rejects_additive_and_missing_masks(digits):
     model, variables = digits
     added = np.where(np.arange(len(X)) % 4 > 0, 0, -np.inf)
     with pytest.raises(CollapseError, match="mask returned negative numbers or NaN; expected"):
@@ -352,7 +352,7 @@ def test_a_mask_that_is_none_raises(digits):
         calibrate(model.apply, variables, CalibrationData([X], mask=lambda _: None))
 
 
-def test_what_is_no_array_in_a_batch_raises(digits):
+def test_calibrate_rejects_batches_of_other_things_than_arrays(digits):
     model, variables = digits
     with pytest.raises(TypeError, match=r"batch\[1\] is False, a bool; expected an array.*Bind"):
         calibrate(model.apply, variables, [(X, False)])
@@ -360,7 +360,7 @@ def test_what_is_no_array_in_a_batch_raises(digits):
         calibrate(model.apply, variables, [object()])
 
 
-def test_rows_that_are_held_out_must_be_finite(digits):
+def test_calibrate_rejects_held_out_rows_that_are_not_finite(digits):
     model, variables = digits
     broken = X.copy()
     broken[np.flatnonzero(held_out(len(X)))[0]] = np.nan

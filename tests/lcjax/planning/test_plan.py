@@ -51,7 +51,7 @@ def whole(variables, metric):
     )
 
 
-def test_sensitivity_is_the_metric_of_each_site_alone(variables, metric):
+def test_sensitivity_measures_each_site_alone(variables, metric):
     costs = sensitivity(MODEL.apply, variables, metric, [X])
     assert [cost.site for cost in costs.costs] == ["act_0", "act_1", "act_2"]
     for cost in costs.costs:
@@ -69,7 +69,7 @@ def test_sensitivity_is_the_metric_of_each_site_alone(variables, metric):
     assert exact.costs[1].metric == metric(compact) and exact.costs[1].held_out_r2 is None
 
 
-def test_every_step_is_measured_as_it_will_be(variables, metric, whole):
+def test_plan_steps_equal_the_collapses_they_stand_for(variables, metric, whole):
     assert [step.site for step in whole.steps] == [None, "act_0", "act_2", "act_1"]
     assert whole.budget_met and whole.num_taken == 3 and whole.skipped == ()
     assert whole.sites == ("act_0", "act_1", "act_2")
@@ -116,7 +116,7 @@ def test_collapse_takes_a_plan(variables, metric, whole):
     ],
     ids=str,
 )
-def test_budgets(variables, metric, whole, budget, sites, met):
+def test_plan_keeps_to_budgets(variables, metric, whole, budget, sites, met):
     first, second = (whole.steps[0].metric - step.metric for step in whole.steps[1:3])
     if budget == "between 1 and 2":
         budget = MaxDrop((first + second) / 2)
@@ -140,7 +140,7 @@ def test_budgets(variables, metric, whole, budget, sites, met):
 @pytest.mark.parametrize(
     ("order", "sites"), [("last", ["act_2", "act_1"]), ("gap", ["act_0", "act_2"])]
 )
-def test_orders(variables, metric, order, sites):
+def test_plan_follows_the_order(variables, metric, order, sites):
     got = plan(None, variables, metric, fit=Exact(max_gap=9), budget=Count(2), order=order)
     assert [step.site for step in got.steps[1:]] == sites
     compact, _ = collapse(variables, got, Exact(max_gap=9))
@@ -154,7 +154,7 @@ class EncoderDecoder(nn.Module):
         return CollapsibleMLP((8, 4), nn.relu, name="decoder")(x)
 
 
-def test_the_last_site_is_the_last_that_runs():
+def test_plan_order_last_is_traced():
     model, x = EncoderDecoder(), jnp.ones((2, 4))
     variables = model.init(jax.random.key(0), x)
     options = dict(fit=Exact(max_gap=9), budget=Count(1), order="last")
@@ -164,7 +164,7 @@ def test_the_last_site_is_the_last_that_runs():
         plan(None, variables, lambda v: 0.0, **options)
 
 
-def test_what_is_refused_and_why(variables, metric):
+def test_plan_skips_sites_with_reasons(variables, metric):
     got = plan(None, variables, metric, fit=Exact(max_gap=0.3), budget=Count(3))
     assert got.sites == ("act_0",) and not got.budget_met
     reasons = (Skip("act_1", "gap", "1.0000 over 0.3"), Skip("act_2", "gap", "0.5000 over 0.3"))
@@ -178,14 +178,14 @@ def test_what_is_refused_and_why(variables, metric):
     assert report.collapsed == () and set(compact["params"]) == set(narrow["params"])
 
 
-def test_a_site_that_grows_goes_once_its_neighbour_is_gone():
+def test_plan_takes_a_growing_site_after_its_neighbour():
     _, chain = random_chain((10, 51, 5), 78)
     chain["params"]["act_1"]["slope"] = np.float32(0.99)
     got = plan(None, chain, lambda tree: 0.0, fit=Exact(), order="gap", budget=Count(2))
     assert [step.site for step in got.steps[1:]] == ["act_1", "act_0"]
 
 
-def test_plans_outlive_the_process(whole, tmp_path):
+def test_plan_json_and_plot(whole, tmp_path):
     assert Plan.from_json(whole.to_json()) == whole
     for text in ("{}", "[1]", "no", whole.to_json().replace('"lcjax_plan": 2', '"lcjax_plan": 1')):
         with pytest.raises(ValueError, match="not a plan that Plan.to_json wrote"):
@@ -194,7 +194,7 @@ def test_plans_outlive_the_process(whole, tmp_path):
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_front_leaves_out_what_another_step_beats(whole):
+def test_plan_pareto_front_leaves_out_dominated_steps(whole):
     deep, one, two, three = whole.steps
     assert whole.pareto_front == whole.steps
     better = type(one)(site="act_0", metric=two.metric - 1, parameters=one.parameters, flops=0)

@@ -50,7 +50,7 @@ def assert_values(found, variables):
 
 
 @pytest.mark.parametrize("lift", ["none", "remat", "jit"])
-def test_values_are_those_of_the_modules_whatever_wraps_them(variables, lift):
+def test_capture_returns_values_of_wrapped_modules(variables, lift):
     model = Net(lift)
     assert_values(capture(model.apply, variables, (X,), NAMES), variables)
     jitted = jax.jit(model.apply)
@@ -61,7 +61,7 @@ def test_values_are_those_of_the_modules_whatever_wraps_them(variables, lift):
     np.testing.assert_array_equal(jitted(variables, X), model.apply(variables, X))
 
 
-def test_a_function_around_the_model_stays_around_it(variables):
+def test_capture_keeps_functions_around_the_model(variables):
     def doubled(v, x):
         return Net().apply(v, 2 * x)
 
@@ -70,7 +70,7 @@ def test_a_function_around_the_model_stays_around_it(variables):
     np.testing.assert_array_equal(found[into("mlp/dense_0")][0], 2 * X)
 
 
-def test_a_module_called_twice_gives_two_values(variables):
+def test_capture_returns_one_value_per_call(variables):
     twice = lambda v, x: Net().apply(v, x) + Net().apply(v, -x)
     first, second = capture(twice, variables, (X,), [into("mlp/dense_0")])[into("mlp/dense_0")]
     np.testing.assert_array_equal(first, -second)
@@ -87,7 +87,7 @@ class Residual(nn.Module):
 
 
 @pytest.mark.parametrize("lift", [lambda cls: cls, nn.remat], ids=["none", "remat"])
-def test_what_is_added_to_an_output_is_found_in_the_outputs_layout(lift):
+def test_capture_returns_residuals_in_the_layout_of_outputs(lift):
     model = lift(Residual)()
     variables = jax.jit(model.init)(jax.random.key(0), X)
     names = [out_of("turned/dense_1"), residual("turned/dense_1"), residual("scaled/dense_1")]
@@ -97,7 +97,7 @@ def test_what_is_added_to_an_output_is_found_in_the_outputs_layout(lift):
     assert found[residual("scaled/dense_1")] == []
 
 
-def test_what_cannot_be_seen_is_named(variables):
+def test_capture_rejects_scan_vmap_and_missing_modules(variables):
     run = Net().apply
     with pytest.raises(
         CollapseError, match=r"dense_1: its values have shape \(4, 5\), with more axes"

@@ -39,13 +39,13 @@ def abstract():
     return jax.eval_shape(Net().init, jax.random.key(0), jnp.ones((2, 3)))
 
 
-def test_sites_stand_in_forward_order(abstract):
+def test_find_sites_returns_forward_order(abstract):
     want = [f"block_{i}/act_{j}" for i in range(11) for j in range(2)]
     assert find_sites(abstract).paths == (*want, "gated/act", "output")
     assert find_sites(abstract["params"]).paths == find_sites(abstract).paths
 
 
-def test_a_site_counts_what_fusing_saves():
+def test_site_counts_savings():
     _, variables = random_chain((8, 7, 5), 6, norm="batch")
     variables = with_slopes(variables, {"act_0": 0.25})
     site, _ = find_sites(variables)
@@ -60,7 +60,7 @@ def test_a_site_counts_what_fusing_saves():
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_site_that_would_grow_does_not_pay(bias):
+def test_site_that_would_grow_saves_nothing(bias):
     _, variables = random_chain((2, 9), 9, bias=bias)
     (site,) = find_sites(variables)
     assert not site.fusing_saves and "grows" in str(find_sites(variables))
@@ -69,7 +69,7 @@ def test_a_site_that_would_grow_does_not_pay(bias):
     assert report.parameters_after == site.parameters_after == site.parameters_before
 
 
-def test_gated_unit_saves_its_gate():
+def test_site_of_gated_unit_saves_its_gate():
     model = CollapsibleGLU(9, 5)
     variables = with_slopes(model.init(jax.random.key(0), jnp.ones((1, 6))), 1.0)
     (site,) = find_sites(variables)
@@ -81,7 +81,7 @@ def test_gated_unit_saves_its_gate():
     )
 
 
-def test_the_table_shows_every_site_and_what_to_do(abstract):
+def test_sites_table_shows_every_site_and_remedies(abstract):
     text = str(find_sites(abstract))
     for word in ("block_10/act_1", "d_hidden", "pays", "unpaired", "lcjax.CollapsibleMLP"):
         assert word in text
@@ -89,7 +89,7 @@ def test_the_table_shows_every_site_and_what_to_do(abstract):
     assert "0.2500" in str(find_sites(with_slopes(random_chain((8, 5), 6)[1], 0.25)))
 
 
-def test_slopes_of_stacked_layers_show_the_farthest():
+def test_site_of_stacked_layers_shows_worst_slope():
     kernel = np.ones((3, 4, 4), np.float32)
     tree = {
         "dense_0": {"kernel": kernel},
@@ -101,7 +101,7 @@ def test_slopes_of_stacked_layers_show_the_farthest():
     assert "×3" in str(find_sites(tree))
 
 
-def test_boxed_frozen_and_abstract_trees_have_the_same_sites():
+def test_find_sites_accepts_boxed_frozen_and_abstract_trees():
     class Boxed(nn.Module):
         @nn.compact
         def __call__(self, x):
@@ -117,7 +117,7 @@ def test_boxed_frozen_and_abstract_trees_have_the_same_sites():
     assert abstract.parameters_after == want.parameters_after
 
 
-def test_no_site_is_an_empty_table_and_half_a_tree_an_error():
+def test_find_sites_of_no_site_and_of_half_a_tree():
     assert len(find_sites({"dense_0": {"kernel": np.ones((2, 2))}})) == 0
     _, variables = random_chain((8, 5), 6)
     del variables["params"]["dense_1"]
@@ -125,7 +125,7 @@ def test_no_site_is_an_empty_table_and_half_a_tree_an_error():
         find_sites(variables)
 
 
-def test_tabulate_shows_the_form_that_is_held():
+def test_tabulate_shows_the_form_of_the_params():
     model, variables = random_chain((8, 5), 6)
     x = jax.ShapeDtypeStruct((2, 6), jnp.float32)
     deep = tabulate(model.apply, variables, (x,))
@@ -137,7 +137,7 @@ def test_tabulate_shows_the_form_that_is_held():
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.integers(1, 12), min_size=3, max_size=6), st.data())
-def test_a_collapse_never_adds_parameters_where_sites_pay(widths, data):
+def test_fusing_saves_means_fewer_parameters(widths, data):
     params, stats = {}, {}
     for i, (d_in, d_out) in enumerate(itertools.pairwise(widths)):
         params[f"dense_{i}"] = {"kernel": np.ones((d_in, d_out), np.float32)}
@@ -165,7 +165,7 @@ def test_a_collapse_never_adds_parameters_where_sites_pay(widths, data):
 
 
 @pytest.mark.parametrize("front_end", ["tree", "function"])
-def test_a_bias_counts_in_what_pays(front_end):
+def test_fusing_saves_counts_biases(front_end):
     kernels = np.ones((3, 2), np.float32), np.ones((2, 5), np.float32)
     first = {"kernel": kernels[0], "bias": np.ones(2, np.float32)}  # 16 weights, or 15 and 5
     if front_end == "tree":

@@ -57,7 +57,7 @@ def stacked():
     return Stacked().init(jax.random.key(0), X)
 
 
-def test_a_plain_loop_runs_the_single_layers_to_the_same_values(stacked):
+def test_unstack_layers_runs_in_a_plain_loop(stacked):
     single = unstack_layers(stacked, "layers")
     want = jax.eval_shape(Loop().init, jax.random.key(0), X)
     chex.assert_trees_all_equal_shapes_and_dtypes(single, want)
@@ -66,7 +66,7 @@ def test_a_plain_loop_runs_the_single_layers_to_the_same_values(stacked):
     assert set(stacked["params"]) == {"layers", "head"}
 
 
-def test_only_some_layers_are_collapsed(stacked):
+def test_unstack_layers_allows_collapse_of_some_layers(stacked):
     single = unstack_layers(stacked, "layers")
     paths = tuple(f"layers_{i}/mlp/act_0" for i in range(LAYERS))
     assert find_sites(single).paths == paths
@@ -77,7 +77,7 @@ def test_only_some_layers_are_collapsed(stacked):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
-def test_boxes_give_up_the_name_of_the_stack():
+def test_unstack_layers_removes_axis_names_of_boxes():
     boxed = Stacked(boxed=True).init(jax.random.key(0), X)
     kernel = boxed["params"]["layers"]["mlp"]["dense_0"]["kernel"]
     assert kernel.names == ("layers", "in", "out")
@@ -86,7 +86,7 @@ def test_boxes_give_up_the_name_of_the_stack():
     np.testing.assert_array_equal(single.value, kernel.value[2])
 
 
-def test_params_alone_frozen_abstract_traced_and_nested(stacked):
+def test_unstack_layers_accepts_every_kind_of_tree(stacked):
     want = unstack_layers(stacked, "layers")
     chex.assert_trees_all_equal(unstack_layers(stacked["params"], "layers"), want["params"])
     frozen = unstack_layers(freeze(stacked), "layers")
@@ -103,7 +103,7 @@ def test_params_alone_frozen_abstract_traced_and_nested(stacked):
     assert isinstance(host["layers_1"]["slope"], np.ndarray)
 
 
-def test_shardings_of_abstract_leaves_lose_the_axis_of_the_stack():
+def test_unstack_layers_removes_the_axis_from_shardings():
     mesh = jax.make_mesh((1, 1), ("stage", "tensor"), axis_types=(AxisType.Auto,) * 2)
     stack = NamedSharding(mesh, jax.P("stage", None, "tensor"))
     leaf = jax.ShapeDtypeStruct((2, 3, 4), np.float32, sharding=stack)
@@ -114,21 +114,21 @@ def test_shardings_of_abstract_leaves_lose_the_axis_of_the_stack():
 @pytest.mark.parametrize(
     ("tree", "path", "message"),
     [
-        ({"a": {"layer": {"k": np.ones(2)}}}, "a/layers", "'a/layers' names no .* a holds layer"),
-        ({"layers": np.ones(2)}, "layers", "'layers' names no .* params holds layers"),
+        ({"a": {"layer": {"k": np.ones(2)}}}, "a/layers", "'a/layers' names no .* a has layer"),
+        ({"layers": np.ones(2)}, "layers", "'layers' names no .* params has layers"),
         ({"layers": {}}, "layers", "'layers' names no module of stacked layers"),
         ({"s": {"k": np.ones((2, 3)), "b": np.ones(3)}}, "s", "s/k: 2 layers .* params/s/b has 3"),
         ({"s": {"k": np.ones(2), "slope": np.float32(1)}}, "s", r"s/slope: shape \(\) has no"),
-        ({"s": {"k": np.ones(2)}, "s_1": {}}, "s", "s: the name s_1 of a single layer is taken"),
+        ({"s": {"k": np.ones(2)}, "s_1": {}}, "s", "s: the name s_1 of a single layer exists"),
     ],
 )
-def test_bad_trees(tree, path, message):
+def test_unstack_layers_rejects_bad_trees(tree, path, message):
     for variables in (tree, {"params": tree}):
         with pytest.raises(CollapseError, match=message):
             unstack_layers(variables, path)
 
 
-def test_other_collections_are_as_long_and_the_tree_is_nested_dicts(stacked):
+def test_unstack_layers_rejects_uneven_collections(stacked):
     stats = {"layers": {"seen": np.ones((2, 1, WIDTH))}}
     with pytest.raises(CollapseError, match="batch_stats/layers/seen: 2 layers .* has 3"):
         unstack_layers({**stacked, "batch_stats": stats}, "layers")
@@ -137,7 +137,7 @@ def test_other_collections_are_as_long_and_the_tree_is_nested_dicts(stacked):
 
 
 @pytest.mark.parametrize("axis", [0, -1, 1])
-def test_layers_come_off_the_axis_that_is_named(axis):
+def test_unstack_layers_along_a_given_axis(axis):
     layers = [{"kernel": np.full((2, 3), i), "bias": np.full(3, i)} for i in range(2)]
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves, axis), *layers)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), stacked)
@@ -148,16 +148,16 @@ def test_layers_come_off_the_axis_that_is_named(axis):
         assert abstract[f"layers_{i}"]["kernel"].shape == (2, 3)
 
 
-def test_a_box_gives_up_the_name_of_the_axis_that_is_named():
+def test_unstack_layers_along_a_given_axis_of_boxes():
     box = nn.Partitioned(np.ones((3, 4, 2)), names=("in", "out", "layer"))
     unstacked = unstack_layers({"layers": {"kernel": box}}, "layers", axis=-1)
     assert unstacked["layers_1"]["kernel"].names == ("in", "out")
     assert unstacked["layers_1"]["kernel"].value.shape == (3, 4)
 
 
-def test_layers_that_may_be_along_either_axis_raise():
+def test_unstack_layers_rejects_ambiguous_axes():
     stacked = {"layers": {"kernel": np.ones((2, 2, 2)), "slope": np.ones(2)}}
-    with pytest.raises(CollapseError, match="either may count the layers. Say which: axis=0, or"):
+    with pytest.raises(CollapseError, match="either may count the layers. Give axis=0 or"):
         unstack_layers(stacked, "layers")
     assert set(unstack_layers(stacked, "layers", axis=0)) == {"layers_0", "layers_1"}
     with pytest.raises(CollapseError, match=r"slope: shape \(2,\) has no axis 1"):

@@ -27,7 +27,7 @@ def full(dtype, number, xp=np):
 @pytest.mark.parametrize(
     ("dtype", "number"), [("float16", 200.0), ("float8_e4m3fn", 16.0), ("float32", 1e30)]
 )
-def test_what_leaves_the_range_of_a_dtype_is_refused(xp, dtype, number):
+def test_collapse_rejects_overflow(xp, dtype, number):
     kernel = full(dtype, number, xp)
     with pytest.raises(CollapseError, match=f"act_0: .* leaves the range of {dtype}, whose"):
         collapse(pair(kernel, kernel))
@@ -38,7 +38,7 @@ def test_what_leaves_the_range_of_a_dtype_is_refused(xp, dtype, number):
 
 
 @pytest.mark.parametrize("xp", [np, jnp])
-def test_kernels_that_are_not_finite_are_refused(xp):
+def test_collapse_rejects_kernels_that_are_not_finite(xp):
     broken = xp.asarray([[np.nan, 1], [1, 1]], np.float32)
     for tree in (pair(broken, full("float32", 1, xp)), pair(full("float32", 1, xp), broken)):
         with pytest.raises(CollapseError, match=r"act_0: dense_\d has NaN or infinite numbers"):
@@ -48,7 +48,7 @@ def test_kernels_that_are_not_finite_are_refused(xp):
         collapse(tree)
 
 
-def test_a_norm_that_is_not_finite_is_refused():
+def test_collapse_rejects_norms_that_are_not_finite():
     _, variables = random_chain((4, 3), 3, norm="batch")
     variables["batch_stats"]["norm_0"]["var"][1] = np.inf
     variables["batch_stats"]["norm_0"]["mean"][1] = np.inf
@@ -58,7 +58,7 @@ def test_a_norm_that_is_not_finite_is_refused():
         collapse(variables)
 
 
-def test_fits_that_leave_the_range_are_refused():
+def test_collapse_rejects_fits_that_overflow():
     model = lcjax.CollapsibleMLP((8, 4), nn.relu)
     x = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
     variables = jax.tree.map(lambda leaf: 3e4 * leaf, model.init(jax.random.key(0), x))
@@ -71,7 +71,7 @@ def test_fits_that_leave_the_range_are_refused():
         collapse(half, calibration=stats)
 
 
-def test_the_function_front_end_is_guarded_too():
+def test_traced_collapse_rejects_overflow():
     f = lcjax.collapsible(lambda p, x: jax.nn.relu(x @ p["a"]) @ p["b"])
     kernel, x = full("float16", 200.0, jnp), jnp.ones((1, 2), jnp.float16)
     params = f.init({"a": kernel, "b": kernel}, x)
@@ -80,7 +80,7 @@ def test_the_function_front_end_is_guarded_too():
 
 
 @pytest.mark.parametrize("xp", [np, jnp])
-def test_complex_kernels_keep_their_imaginary_part(xp):
+def test_collapse_keeps_imaginary_parts(xp):
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 2, 3, 3))
     first, second = (xp.asarray(k[0] + 1j * k[1], np.complex64) for k in (a, b))
@@ -99,7 +99,7 @@ def test_complex_kernels_keep_their_imaginary_part(xp):
         collapse(tree, fit=lcjax.Exact(rank=1))
 
 
-def test_fits_of_complex_values_are_refused():
+def test_calibrate_rejects_complex_values():
     model = lcjax.CollapsibleMLP((4, 2), lambda z: z, param_dtype=jnp.complex64)
     x = jnp.ones((4, 3), jnp.complex64)
     variables = model.init(jax.random.key(0), x)
@@ -111,19 +111,19 @@ def test_fits_of_complex_values_are_refused():
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "bool", ml_dtypes.int4])
-def test_kernels_of_integers_are_refused(dtype):
+def test_collapse_rejects_integer_kernels(dtype):
     kernel = np.ones((2, 2)).astype(dtype)
     with pytest.raises(CollapseError, match=r"act_0: dense_0/kernel: got dtype \w+, expect"):
         collapse(pair(kernel, kernel))
 
 
-def test_scales_and_adapters_beside_a_kernel_are_refused():
+def test_collapse_rejects_scales_and_adapters():
     kernel = full("float32", 1)
     with pytest.raises(CollapseError, match="act_0: dense_0: got scale besides its kernel"):
         collapse(pair(kernel, kernel, scale=np.ones(2)))
 
 
-def test_a_quantized_kernel_that_is_no_array_is_refused():
+def test_collapse_rejects_quantized_kernels():
     class Quantized:
         shape, ndim, dtype = (2, 2), 2, np.dtype("int8")
 
@@ -131,7 +131,7 @@ def test_a_quantized_kernel_that_is_no_array_is_refused():
         collapse(pair(Quantized(), full("float32", 1)))
 
 
-def test_abstract_collapse_has_the_dtypes_of_collapse_for_mixed_trees():
+def test_abstract_collapse_has_the_dtypes_of_collapse():
     for first, second in ((np.float64, jnp.float32), (jnp.float32, np.float64)):
         tree = pair(
             first(np.eye(3)) if first is jnp.float32 else np.eye(3, dtype=first),

@@ -50,9 +50,7 @@ def forward(variables, x, last):
     dtype=st.sampled_from(list(DTYPES)),
     numbers=st.randoms(use_true_random=False),
 )
-def test_compact_equals_deep_at_slope_1_and_order_is_irrelevant(
-    features, bias, norm, dtype, numbers
-):
+def test_collapse_at_slope_1_is_exact_in_any_order(features, bias, norm, dtype, numbers):
     _, variables = random_chain(features, D_IN, bias=bias, norm=norm, dtype=DTYPES[dtype])
     last = len(features) - 1
     sites = [f"act_{i}" for i in range(last)]
@@ -77,7 +75,7 @@ def test_compact_equals_deep_at_slope_1_and_order_is_irrelevant(
 @pytest.mark.parametrize("depth", [2, 3, 4, 5])
 @pytest.mark.parametrize("norm", [None, "batch"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_module_runs_both_forms_alike(depth, norm, dtype):
+def test_module_runs_deep_and_compact_params_alike(depth, norm, dtype):
     features = (12, 9, 11, 8, 7)[:depth]
     model, variables = random_chain(features, D_IN, norm=norm, dtype=DTYPES[dtype])
     x = np.random.default_rng(1).normal(size=(3, D_IN)).astype(DTYPES[dtype])
@@ -87,7 +85,7 @@ def test_the_module_runs_both_forms_alike(depth, norm, dtype):
     assert_close(got, want, dtype=DTYPES[dtype], terms=300)
 
 
-def test_the_module_runs_both_forms_alike_in_float64():
+def test_module_runs_deep_and_compact_params_alike_in_float64():
     with jax.enable_x64(True):
         model, variables = random_chain((9, 8, 5), D_IN, norm="batch", dtype=np.float64)
         variables = jax.tree.map(jnp.asarray, variables)
@@ -100,7 +98,7 @@ def test_the_module_runs_both_forms_alike_in_float64():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
-def test_jax_arrays_fuse_into_jax_arrays_of_their_own_dtype(dtype):
+def test_collapse_keeps_jax_arrays_and_dtypes(dtype):
     """As precisely as NumPy does in float64, but for the one rounding at the end."""
     _, variables = random_chain((24, 16), D_IN, norm="batch", dtype=np.dtype(dtype))
     compact, _ = collapse(jax.tree.map(jnp.asarray, variables))
@@ -112,7 +110,7 @@ def test_jax_arrays_fuse_into_jax_arrays_of_their_own_dtype(dtype):
         assert_close(got, exact, dtype=dtype, terms=24)
 
 
-def test_a_norm_is_folded_by_the_epsilon_that_it_runs_with():
+def test_collapse_folds_norms_with_their_epsilon():
     """Where a unit hardly varies, ε is most of what it is divided by."""
     model, variables = random_chain((8, 5), D_IN, norm="batch")
     stats = variables["batch_stats"]["norm_0"]
@@ -123,7 +121,7 @@ def test_a_norm_is_folded_by_the_epsilon_that_it_runs_with():
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-3 * float(np.abs(want).max()))
 
 
-def test_params_alone_frozen_and_whole_variables_agree():
+def test_collapse_accepts_params_frozen_and_variables():
     _, variables = random_chain((8, 5), D_IN)
     whole, _ = collapse(variables)
     alone, _ = collapse(variables["params"])
@@ -132,7 +130,7 @@ def test_params_alone_frozen_and_whole_variables_agree():
     chex.assert_trees_all_equal(whole["params"], alone, frozen.unfreeze()["params"])
 
 
-def test_other_collections_come_along_untouched():
+def test_collapse_keeps_other_collections():
     _, variables = random_chain((8, 5), D_IN, norm="batch")
     extra = {"cache": {"seen": np.arange(3)}}
     compact, _ = collapse(variables | extra)
@@ -140,7 +138,7 @@ def test_other_collections_come_along_untouched():
     assert "batch_stats" not in compact
 
 
-def test_untouched_leaves_are_the_inputs_own_and_the_report_names_the_others():
+def test_collapse_shares_untouched_leaves_and_reports_others():
     _, one = random_chain((8, 5), D_IN)
     _, two = random_chain((8, 5), 5, seed=1)
     variables = {"params": {"a": one["params"], "b": two["params"]}}
@@ -154,7 +152,7 @@ def test_untouched_leaves_are_the_inputs_own_and_the_report_names_the_others():
     assert (report.flops_before, report.flops_after) == (2 * (48 + 40), 2 * 30)
 
 
-def test_what_would_grow_is_kept_as_factors_by_the_shortest_path():
+def test_collapse_keeps_cheapest_factors():
     model, variables = random_chain((32, 2, 32, 40), 40)
     compact, report = collapse(variables)
     shapes = {name: child["kernel"].shape for name, child in compact["params"].items()}
@@ -164,7 +162,7 @@ def test_what_would_grow_is_kept_as_factors_by_the_shortest_path():
     assert_close(model.apply(compact, x), model.apply(variables, x), dtype=np.float32, terms=10_000)
 
 
-def test_factors_of_an_earlier_collapse_join_the_run():
+def test_collapse_joins_factors_of_an_earlier_collapse():
     _, variables = random_chain((32, 2, 32, 40), 40)
     first, _ = collapse(variables, "act_1")
     assert {"dense_1", "dense_2"} <= set(first["params"])
@@ -174,7 +172,7 @@ def test_factors_of_an_earlier_collapse_join_the_run():
     assert shapes(both) == shapes(at_once)
 
 
-def test_threshold_and_slopes():
+def test_collapse_takes_sites_within_max_gap():
     _, variables = random_chain((8, 8, 8, 5), D_IN)
     slopes = {"act_0": 1.0, "act_1": 0.96, "act_2": 0.9}
     variables = with_slopes(variables, slopes)
@@ -190,7 +188,7 @@ def test_threshold_and_slopes():
     assert "act_0" in text and "one matrix" in text and "stays: gap 0.1000 over 0.05" in text
 
 
-def test_nothing_within_the_threshold_is_no_error_and_changes_nothing():
+def test_collapse_of_no_site_changes_nothing():
     _, variables = random_chain((8, 5), D_IN)
     variables = with_slopes(variables, 0.0)
     compact, report = collapse(variables)
@@ -198,7 +196,7 @@ def test_nothing_within_the_threshold_is_no_error_and_changes_nothing():
     assert report.collapsed == () and report.new_leaves == ()
 
 
-def test_under_jit_sites_are_given_and_the_report_comes_out():
+def test_collapse_under_jit_needs_sites():
     _, variables = random_chain((8, 5), D_IN)
     variables = jax.tree.map(jnp.asarray, variables)
     compact, report = jax.jit(lambda tree: collapse(tree, ["act_0"]))(variables)
@@ -210,7 +208,7 @@ def test_under_jit_sites_are_given_and_the_report_comes_out():
 
 
 @pytest.mark.parametrize("norm", [None, "batch"])
-def test_abstract_collapse_is_the_shape_of_collapse(norm):
+def test_abstract_collapse_has_the_shapes_of_collapse(norm):
     _, variables = random_chain((8, 7, 5), D_IN, norm=norm)
     abstract, report = abstract_collapse(variables, "act_*")
     compact, real = collapse(variables)
@@ -252,7 +250,7 @@ def edited(variables, path, value):
         ("act_0/slope", np.float32(1), [], "sites is empty"),
     ],
 )
-def test_bad_trees_and_sites_raise_and_change_nothing(path, value, sites, message):
+def test_collapse_rejects_bad_trees_and_sites(path, value, sites, message):
     _, variables = random_chain((8, 7, 5), D_IN)
     variables = edited(variables, path, value)
     before = copy.deepcopy(variables)
@@ -261,7 +259,7 @@ def test_bad_trees_and_sites_raise_and_change_nothing(path, value, sites, messag
     chex.assert_trees_all_equal(variables, before)
 
 
-def test_other_bad_input():
+def test_collapse_rejects_bad_arguments():
     _, variables = random_chain((8, 5), D_IN)
     for max_gap in (-0.1, float("nan")):
         with pytest.raises(ValueError, match="max_gap is .*; expected a number of at least 0"):
@@ -275,7 +273,7 @@ def test_other_bad_input():
         collapse(normed["params"])
 
 
-def test_an_unpaired_activation_is_named():
+def test_collapse_skips_unpaired_sites():
     alone = {"params": {"act": {"slope": np.float32(1)}}}
     with pytest.raises(CollapseError, match="act: unpaired: it is in no chain"):
         collapse(alone, "act")
@@ -283,7 +281,7 @@ def test_an_unpaired_activation_is_named():
     assert report.skipped == (Skip("act", "unpaired"),)
 
 
-def test_stacked_layers_collapse_when_all_are_linear():
+def test_collapse_of_stacked_layers_needs_all_linear():
     kernels = np.random.default_rng(0).normal(size=(2, 3, 6, 6)).astype(np.float32)
     slopes = np.array([1, 1, 0.98], np.float32)
     tree = {
@@ -298,7 +296,7 @@ def test_stacked_layers_collapse_when_all_are_linear():
     assert report.collapsed == ()
 
 
-def test_the_order_of_modules_that_are_not_named_in_order():
+def test_find_sites_traces_forward_order():
     class Backwards(nn.Module):
         @nn.compact
         def __call__(self, x):
@@ -313,7 +311,7 @@ def test_the_order_of_modules_that_are_not_named_in_order():
     assert traced.paths == ("z/act_0", "a/act_0", "m")
 
 
-def test_stacked_layers_of_which_no_axis_is_known_to_count_them_are_refused():
+def test_collapse_rejects_ambiguous_stacked_layers():
     kernel, slope = np.ones((2, 2, 2)), {"slope": np.ones(2, np.float32)}
     tree = {"dense_0": {"kernel": kernel}, "act_0": slope, "dense_1": {"kernel": kernel}}
     with pytest.raises(CollapseError, match=r"dense_0: got kernels \(2, 2, 2\) of stacked layers"):
@@ -333,7 +331,7 @@ class Shared(nn.Module):
         return self.after(nn.relu(self.mlp(nn.relu(self.before(x)))))
 
 
-def test_denses_of_others_in_a_shared_scope_are_left_alone():
+def test_collapse_leaves_other_layers_of_a_shared_scope():
     x = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
     variables = with_slopes(Shared().init(jax.random.key(0), x), 1.0)
     compact, report = collapse(variables)

@@ -38,7 +38,7 @@ def shapes(compact):
 
 @pytest.mark.parametrize("fit", [LeastSquares(), PerUnit()])
 @pytest.mark.parametrize(("norm", "bias"), [(None, False), ("batch", True)])
-def test_fits_beat_the_fuse_and_bring_biases(fit, norm, bias):
+def test_fits_beat_the_exact_fuse_and_add_biases(fit, norm, bias):
     model, variables = random_chain((12, 11, 5), D_IN, norm=norm, bias=bias)
     variables = with_slopes(variables, 0.3)
     exact, _ = collapse(variables, fit=Exact(max_gap=1))
@@ -63,7 +63,7 @@ def test_fits_beat_the_fuse_and_bring_biases(fit, norm, bias):
         (PerUnit(), 9, {"down"}),
     ],
 )
-def test_gated_mlps_are_fitted(fit, hidden, held):
+def test_fits_of_gated_units(fit, hidden, held):
     model = CollapsibleGLU(hidden, 5, nn.silu)
     variables = model.init(jax.random.key(0), X)
     x = X + 1  # gates that are mostly open
@@ -76,7 +76,7 @@ def test_gated_mlps_are_fitted(fit, hidden, held):
     assert error(model, compact, variables, x) < 0.9 * error(model, exact, variables, x)
 
 
-def test_a_bottleneck_is_fitted_by_two_factors_of_its_width():
+def test_fits_of_a_bottleneck_are_two_factors():
     model, variables = random_chain((32, 2, 32, 40), 40)
     variables = with_slopes(variables, 0.5)
     x = RNG.normal(size=(400, 40)).astype(np.float32)
@@ -105,7 +105,7 @@ def low_rank(rank, noise):
 
 
 @pytest.mark.parametrize("fit", [Exact, LeastSquares, PerUnit])
-def test_rank_auto_finds_the_least_rank_within_the_tolerance(fit):
+def test_rank_auto_finds_least_rank_within_tolerance(fit):
     model, variables = low_rank(4, 1e-3)
     x = RNG.normal(size=(500, 30)).astype(np.float32)
     stats = calibrate(model.apply, variables, [x], fit=fit()) if fit.needs_data else None
@@ -120,7 +120,7 @@ def test_rank_auto_finds_the_least_rank_within_the_tolerance(fit):
     assert shapes(whole) == {"dense_1": (30, 20)}
 
 
-def test_a_rank_is_kept_only_where_it_is_smaller():
+def test_rank_applies_only_where_factors_are_smaller():
     _, variables = low_rank(4, 1.0)
     compact, report = collapse(variables, fit=Exact(rank=3))
     assert shapes(compact) == {"dense_0": (30, 3), "dense_1": (3, 20)}
@@ -157,7 +157,7 @@ def test_collapse_rejects_fits_that_do_not_belong_to_the_calibration():
             collapse(variables, fit=fit, calibration=stats)
 
 
-def test_ranks_need_values():
+def test_ranks_reject_traced_and_stacked_values():
     _, variables = random_chain((8, 5), D_IN)
     with pytest.raises(ValueError, match="dense_0: traced or abstract, but fits and ranks need"):
         jax.jit(lambda tree: collapse(tree, "act_0", Exact(rank=1))[0])(variables)
@@ -166,7 +166,7 @@ def test_ranks_need_values():
         collapse(stack(variables), fit=Exact(rank=1))
 
 
-def test_half_precision_variables_stay_what_they_are():
+def test_fits_keep_half_precision():
     model, variables = random_chain((12, 5), D_IN, dtype=jnp.bfloat16.dtype)
     variables = with_slopes(jax.tree.map(jnp.asarray, variables), 0.3)
     stats = calibrate(model.apply, variables, [X])
@@ -177,7 +177,7 @@ def test_half_precision_variables_stay_what_they_are():
     assert error(model, compact, variables) < 0.8 * error(model, exact, variables)
 
 
-def test_boxes_and_numpy_stay_what_they_are():
+def test_fits_keep_boxes_and_numpy_arrays():
     init = nn.with_partitioning(nn.initializers.lecun_normal(), ("in", "out"))
     model = CollapsibleMLP((12, 5), nn.relu, kernel_init=init)
     variables = model.init(jax.random.key(0), X)
@@ -189,7 +189,7 @@ def test_boxes_and_numpy_stay_what_they_are():
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(compact))
 
 
-def test_scarce_data_and_dead_units_are_reported():
+def test_fits_report_scarce_data_and_dead_units():
     model, variables = random_chain((12, 5), D_IN)
     variables = with_slopes(variables, 0.0)
     bias = np.where(np.arange(12) < 3, -100, variables["params"]["dense_0"]["bias"])
@@ -211,7 +211,7 @@ def test_scarce_data_and_dead_units_are_reported():
     assert "act_0: 3 of 12 units dead" in str(report)
 
 
-def test_training_goes_on_after_a_fitted_collapse():
+def test_training_continues_after_a_fitted_collapse():
     model, variables = random_chain((12, 11, 5), D_IN)
     params = with_slopes(jax.tree.map(jnp.asarray, variables["params"]), {"act_1": 1.0})
     tx = with_linearity_penalty(optax.adam(optax.cosine_decay_schedule(1e-3, 10)), strength=0.1)
@@ -241,7 +241,7 @@ def test_training_goes_on_after_a_fitted_collapse():
 
 
 @pytest.mark.parametrize("ridge", [1e-3, 0.0])
-def test_one_input_in_other_units_changes_nothing(ridge):
+def test_least_squares_is_independent_of_input_units(ridge):
     model, variables = random_chain((12, 5), D_IN)
     variables = with_slopes(variables, 0.0)
     units = np.ones(D_IN, np.float32)

@@ -37,7 +37,7 @@ def blocks():
     return jax.tree.map(scale, variables)
 
 
-def test_each_run_maps_what_the_compact_model_feeds_it_to_what_the_deep_one_makes_of_it(blocks):
+def test_sequential_fit_corrects_the_residual_stream(blocks):
     data = CalibrationData([X], holdout=0.0)
     compact, _ = collapse_sequential(Blocks().apply, blocks, data, ["c/*", "a/*"])
     assert set(compact["params"]["b"]) == {"dense_0", "act_0", "dense_1"}
@@ -64,7 +64,7 @@ def error(model, compact, deep, x):
 
 
 @pytest.mark.parametrize("fit", [PerUnit(), LeastSquares()])
-def test_a_later_run_corrects_what_an_earlier_one_got_wrong(fit):
+def test_sequential_fit_corrects_earlier_segments(fit):
     model, sites = CollapsibleMLP((64, 64, 64, 64, 10), nn.relu), ["act_0", "act_2"]
     variables = jax.jit(model.init)(jax.random.key(0), X[:1])
     fitted, other = [X[:384], X[384:768]], X[768:]
@@ -81,7 +81,7 @@ def test_a_later_run_corrects_what_an_earlier_one_got_wrong(fit):
     assert first == report.fits[0] and second != report.fits[1]
 
 
-def test_batches_must_last(blocks):
+def test_collapse_sequential_rejects_generators_and_no_batch(blocks):
     with pytest.raises(TypeError, match="batches is a generator, which can be gone through only"):
         collapse_sequential(Blocks().apply, blocks, (x for x in [X]))
     with pytest.raises(ValueError, match="batches is empty"):

@@ -10,7 +10,7 @@ from tests.helpers.trees import with_slopes
 MODEL, X = CollapsibleMLP((8, 6, 5), nn.relu), jnp.linspace(-1, 1, 12).reshape(3, 4)
 
 
-def test_an_average_collapses_where_the_raw_slopes_are_1():
+def test_slopes_from_judges_an_average_by_raw_slopes():
     """What stays keeps the average's own slope; the report has the raw gaps."""
     raw = with_slopes(MODEL.init(jax.random.key(0), X), {"act_0": 1.0, "act_1": 0.3})
     ema = with_slopes(raw, {"act_0": 0.87, "act_1": 0.2})
@@ -24,7 +24,7 @@ def test_an_average_collapses_where_the_raw_slopes_are_1():
         collapse(ema, slopes_from={"params": {}})
 
 
-def test_an_average_of_a_functions_tree_too():
+def test_slopes_from_judges_an_average_of_a_traced_call():
     f = collapsible(lambda p, x: jnp.tanh(jnp.tanh(x @ p["a"]) @ p["b"]) @ p["c"])
     tree = f.init({"a": jnp.eye(4), "b": jnp.eye(4), "c": jnp.eye(4)}, X)
     raw = tree | {"slopes": {"a": {"slope": jnp.float32(1)}, "b": {"slope": jnp.float32(0.3)}}}
@@ -38,7 +38,7 @@ def test_an_average_of_a_functions_tree_too():
     assert report.collapsed == ("a",) and float(compact["slopes"]["b"]["slope"]) == np.float32(0.2)
 
 
-def test_a_models_own_slope_is_no_site_and_counts_as_a_parameter():
+def test_slope_of_the_model_is_a_parameter_and_not_a_site():
     params = MODEL.init(jax.random.key(0), X)["params"]
     tree = {"mlp": params, "line": {"slope": jnp.ones(7), "intercept": jnp.ones(7)}}
     assert find_sites(tree).paths == ("mlp/act_0", "mlp/act_1")
