@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from tests.helpers.tolerance import assert_close
+
 
 class Case(NamedTuple):
     """A function of params and inputs.
@@ -277,3 +279,13 @@ CASES = {
     "DenseGeneral and einsum": Case(Heads().apply, linen(Heads(), X), (X,), ("split", "up")),
     "1×1 convolutions": Case(Pixels().apply, linen(Pixels(), IMAGE), (IMAGE,), ("up",)),
 }
+
+
+def sloped(params, slope):
+    """Returns the tree of a collapsible function with every slope at a value."""
+    return params | {"slopes": jax.tree.map(lambda s: jnp.full_like(s, slope), params["slopes"])}
+
+
+def close(got, want, terms=400):
+    """Asserts that two trees agree to the rounding of float32."""
+    jax.tree.map(lambda a, b: assert_close(a, b, dtype=np.float32, terms=terms), got, want)

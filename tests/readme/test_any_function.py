@@ -18,12 +18,12 @@ def in_readme():
     return re.search(r"```python\n(.*?)```.*?```text\n(.*?)```", text[start:], re.S).groups()
 
 
-def test_readme_shows_it_as_it_is():
+def test_readme_shows_the_script():
     assert in_readme()[0] == SCRIPT.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
-def test_it_prints_what_readme_shows(tmp_path):
+def test_script_prints_what_readme_shows(tmp_path):
     pytest.importorskip("equinox")
     pytest.importorskip("sklearn")
     path = str(tmp_path / "compact")

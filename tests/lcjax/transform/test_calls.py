@@ -21,19 +21,20 @@ from tests.helpers.functions import (
     Pixels,
     X,
     arrays,
+    close,
     dense,
     gated,
     linen,
     pair,
     scanned,
+    sloped,
 )
 from tests.helpers.tolerance import assert_close
-from tests.lcjax.transform.test_collapsible import close, sloped
 
 GELU = lcjax.collapsible(pair(jax.nn.gelu))
 
 
-def test_several_inputs_by_name_and_what_is_no_array():
+def test_call_takes_keywords_and_inputs_that_are_not_arrays():
     def fn(params, x, *, scale, mode, others):
         y = pair(jax.nn.gelu)(params, x * scale)
         return {"y": y + others[0], "mode": mode == "sum", "none": None}
@@ -48,13 +49,13 @@ def test_several_inputs_by_name_and_what_is_no_array():
     assert not f(params, X, **call | {"mode": {1, 2}})["mode"]  # it need not be hashable
 
 
-def test_what_is_no_array_is_told_apart_by_type_too():
+def test_call_distinguishes_static_inputs_by_type():
     f = lcjax.collapsible(lambda p, x, by: (pair(jax.nn.gelu)(p, x), jnp.asarray(by)))
     params = f.init(PAIR, X, 1)
     assert [f(params, X, by)[1].dtype for by in (1, True, 1.0)] == [jnp.int32, bool, jnp.float32]
 
 
-def test_auxiliary_outputs():
+def test_call_returns_auxiliary_outputs():
     fn = lambda p, x: (jnp.mean(pair(jax.nn.gelu)(p, x)), {"norm": jnp.sum(p["w1"] ** 2)})
     f = lcjax.collapsible(lambda p, x: (fn(p, x)[0], {"x": x}))
     params = f.init(PAIR, X)
@@ -68,7 +69,7 @@ def _summed(outs):
     return outs[0].sum(), outs[1]
 
 
-def test_batch_statistics_in_training_and_folded_in_at_inference():
+def test_batch_norm_runs_in_training_and_folds_at_inference():
     model, variables = Pixels(), linen(Pixels(), IMAGE)
     f = lcjax.collapsible(model.apply)
     train = dict(train=True, mutable=["batch_stats"])
@@ -94,7 +95,7 @@ def test_batch_statistics_in_training_and_folded_in_at_inference():
         lcjax.collapsible(decayed)(compact, IMAGE)
 
 
-def test_dropout_with_a_key_is_gone_from_a_collapsed_site():
+def test_collapse_removes_dropout():
     case = CASES["dropout by select"]
     f = lcjax.collapsible(case.fn)
     params = f.init(case.params, X, KEY)
@@ -106,7 +107,7 @@ def test_dropout_with_a_key_is_gone_from_a_collapsed_site():
 
 
 @pytest.mark.parametrize("stored", ["float32", "bfloat16"])
-def test_bfloat16_computation(stored):
+def test_collapse_of_bfloat16_computation(stored):
     def fn(p, x):
         p = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), p)
         return pair(jax.nn.gelu)(p, x.astype(jnp.bfloat16))
@@ -126,7 +127,7 @@ def test_bfloat16_computation(stored):
         assert_close(jax.jit(f)(tree, X), exact, dtype=jnp.bfloat16, terms=40)
 
 
-def test_vmap_over_inputs_and_over_params():
+def test_call_under_vmap():
     params = sloped(GELU.init(PAIR, X), 0.5)
     close(jax.vmap(GELU, (None, 0))(params, X), GELU(params, X))
     two = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
@@ -134,7 +135,7 @@ def test_vmap_over_inputs_and_over_params():
     close(jax.vmap(GELU, (0, None))(two, X)[1], GELU(doubled, X))
 
 
-def test_within_shard_map():
+def test_call_within_shard_map():
     mesh = jax.make_mesh((1,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
     params = sloped(GELU.init(PAIR, X), 0.5)
 
@@ -145,7 +146,7 @@ def test_within_shard_map():
     close(got, want)
 
 
-def test_a_long_activation_and_many_layers():
+def test_trace_of_long_activation_and_many_layers():
     def act(z):
         y = z
         for _ in range(400):
@@ -162,7 +163,7 @@ def test_a_long_activation_and_many_layers():
     assert f.init(model, X[..., :4])["slopes"].keys() == {"w1"}
 
 
-def test_values_from_outside_that_are_being_traced():
+def test_call_with_captured_tracers():
     def loss(scale, x):
         f = lcjax.collapsible(lambda p, x: pair(jax.nn.gelu)(p, x) * scale)
         return f(sloped(f.init(PAIR, x), 0.5), x).sum()
@@ -172,7 +173,7 @@ def test_values_from_outside_that_are_being_traced():
     close(jax.jit(jax.grad(loss))(jnp.float32(3), X), want)
 
 
-def test_a_call_sees_what_the_function_reads_from_outside_as_it_is_now():
+def test_call_reads_outside_state_again():
     class Model:
         scale = 1.0
 
@@ -190,7 +191,7 @@ def test_a_call_sees_what_the_function_reads_from_outside_as_it_is_now():
         close(jax.jit(lambda p: f(p, X))(bent), f(bent, X))
 
 
-def test_what_a_function_closed_over_goes_with_it():
+def test_function_frees_what_it_captured():
     big = jnp.ones(1000)
     f = lcjax.collapsible(lambda p, x, big=big: pair(jax.nn.gelu)(p, x + big[0]))
     params = f.init(PAIR, X)
@@ -204,7 +205,7 @@ def test_what_a_function_closed_over_goes_with_it():
     assert left() is None
 
 
-def test_nothing_that_was_given_or_traced_is_kept():
+def test_call_keeps_no_references():
     f = lcjax.collapsible(pair(jax.nn.gelu))
     params = sloped(f.init({name: leaf + 1 for name, leaf in PAIR.items()}, X), 0.5)
     with jax.checking_leaks():
@@ -221,7 +222,7 @@ def flops(fn, *args):
 
 
 @pytest.mark.parametrize("name", ["scan", "SwiGLU", "1×1 convolutions"])
-def test_frozen_slopes_of_0_cost_nothing_and_a_fused_site_less(name):
+def test_flops_of_frozen_slopes_and_fused_sites(name):
     case = CASES[name]
     f = lcjax.collapsible(case.fn)
     params = f.init(case.params, *case.inputs)
@@ -234,7 +235,7 @@ def test_frozen_slopes_of_0_cost_nothing_and_a_fused_site_less(name):
     assert flops(f, compact, *case.inputs) < deep
 
 
-def test_layers_of_a_scan_have_a_slope_each_and_collapse_together():
+def test_collapse_of_scanned_layers():
     f = lcjax.collapsible(scanned)
     params = f.init(STACKED, X)
     (site,) = f.trace(params, X).sites
@@ -249,15 +250,13 @@ def test_layers_of_a_scan_have_a_slope_each_and_collapse_together():
         return x
 
     close(f(some, X)[0], by_hand(X))
-    with pytest.raises(
-        CollapseError, match="w1: the largest gap of its 4 layers .* a Python loop in the place"
-    ):
+    with pytest.raises(CollapseError, match="w1: the largest gap of its 4 layers .* a Python loop"):
         f.trace(some, X).collapse("w1")
     compact, report = f.trace(some, X).collapse()
     assert not compact["fused"] and "Python loop in the place of lax.scan" in str(report.skipped[0])
 
 
-def test_collapse_under_jit_with_sites_given():
+def test_collapse_under_jit():
     params = sloped(GELU.init(PAIR, X), 1)
     compact, report = jax.jit(lambda p: GELU.trace(p, X).collapse("w1"))(params)
     close(compact, GELU.trace(params, X).collapse()[0])
@@ -266,7 +265,7 @@ def test_collapse_under_jit_with_sites_given():
         jax.jit(lambda p: GELU.trace(p, X).collapse())(params)
 
 
-def test_what_would_grow_stays_two_factors_without_its_activation():
+def test_collapse_keeps_factors_that_are_smaller():
     model = arrays(w1=(16, 3), b1=(3,), w2=(3, 16), w3=(16, 16), b3=(16,))
     x = arrays(x=(4, 16))["x"]
     f = lcjax.collapsible(lambda p, x: dense(p, 3, jnp.tanh(pair(jax.nn.gelu)(p, x))))
@@ -284,7 +283,7 @@ def test_what_would_grow_stays_two_factors_without_its_activation():
     close(jax.tree.map(lambda a, b: a - b, both, at_once), jax.tree.map(jnp.zeros_like, both))
 
 
-def test_a_slope_trains_under_collapsing_and_the_state_is_carried_over():
+def test_training_and_carried_optimizer_state():
     f = lcjax.collapsible(gated(jax.nn.silu))
     params = f.init(GATED, X)
     tx = lcjax.with_linearity_penalty(

@@ -1,22 +1,11 @@
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 import lcjax
 from lcjax.tree.paths import leaf_path
-from tests.helpers.functions import ACTIVATIONS, CASES, PAIR, X, gated, pair
-from tests.helpers.tolerance import assert_close
-
-
-def sloped(params, slope):
-    return params | {"slopes": jax.tree.map(lambda s: jnp.full_like(s, slope), params["slopes"])}
-
-
-def close(got, want, terms=400):
-    jax.tree.map(lambda a, b: assert_close(a, b, dtype=np.float32, terms=terms), got, want)
-
+from tests.helpers.functions import ACTIVATIONS, CASES, PAIR, X, close, gated, pair, sloped
 
 QUICK = ("no biases", "every activation", "norm after", "SwiGLU", "chain", "scan", "remat")
 
@@ -24,14 +13,14 @@ QUICK = ("no biases", "every activation", "norm after", "SwiGLU", "chain", "scan
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in CASES]
 )
-def test_at_slope_0_nothing_changes_in_a_single_bit(name):
+def test_call_at_slope_0_is_bitwise_identical(name):
     case, f = CASES[name], lcjax.collapsible(CASES[name].fn)
     params = f.init(case.params, *case.inputs)
     chex.assert_trees_all_equal(f(params, *case.inputs), case.fn(case.params, *case.inputs))
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_sites_are_those_listed_and_compiled_forms_agree(name):
+def test_collapse_of_every_case(name):
     case, f = CASES[name], lcjax.collapsible(CASES[name].fn)
     params = f.init(case.params, *case.inputs)
     assert f.trace(params, *case.inputs).sites.paths == case.sites == tuple(params["slopes"])
@@ -63,7 +52,7 @@ def paths(tree):
 
 @pytest.mark.parametrize("slope", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("act", ["relu", "exact gelu", "PReLU"])
-def test_bent_values_and_gradients_are_those_of_the_formula(slope, act):
+def test_values_and_gradients_equal_the_formula(slope, act):
     fn = CASES[act].fn if act in CASES else pair(ACTIVATIONS[act])
     model = CASES["PReLU"].params
     f = lcjax.collapsible(fn)
@@ -85,7 +74,7 @@ def test_bent_values_and_gradients_are_those_of_the_formula(slope, act):
     close(gradient["slopes"]["w1"]["slope"], by_slope, terms=2000)
 
 
-def test_a_gated_unit_bends_to_its_value():
+def test_gated_unit_with_slope():
     f = lcjax.collapsible(gated(jax.nn.silu))
     p = CASES["SwiGLU"].params
     params = sloped(f.init(p, X), 0.25)
@@ -96,7 +85,7 @@ def test_a_gated_unit_bends_to_its_value():
     assert (site.parameters_before, site.parameters_after) == (6 * 32 + 64, 24)
 
 
-def test_derivatives_of_an_activations_own_survive():
+def test_custom_derivative_of_activation():
     """jax.nn.relu has slope 0 at 0, where `max` would have one half."""
     f = lcjax.collapsible(pair(jax.nn.relu))
     model = PAIR | {"w1": jnp.zeros_like(PAIR["w1"]), "b1": jnp.zeros_like(PAIR["b1"])}
@@ -111,7 +100,7 @@ def want_linear(model, slope):
     return 0 if not slope else jax.grad(lambda p: pair(lambda z: z)(p, X).sum())(model)["w1"]
 
 
-def test_the_backward_pass_keeps_no_more_than_one_hidden_value():
+def test_backward_pass_saves_one_hidden_value():
     f = lcjax.collapsible(pair(jax.nn.gelu))
     params = sloped(f.init(PAIR, X), 0.5)
     _, pull = jax.vjp(lambda params: f(params, X), params)

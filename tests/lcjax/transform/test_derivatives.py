@@ -43,7 +43,7 @@ def bent_gated(p, x, slopes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fn, bent", [(potential, bent_potential), (gated, bent_gated)])
-def test_laplacians_and_their_slope_gradients_are_those_of_the_formula(fn, bent):
+def test_second_derivatives_equal_the_formula(fn, bent):
     f = lcjax.collapsible(fn)
     tree = f.init(P, X)
     tree["slopes"] = jax.tree.map(lambda slope: slope + 0.3, tree["slopes"])
@@ -62,7 +62,7 @@ def test_laplacians_and_their_slope_gradients_are_those_of_the_formula(fn, bent)
     np.testing.assert_allclose(sorted(found), sorted(wanted), atol=1e-6)
 
 
-def test_a_compact_tree_with_a_slope_left_goes_both_ways():
+def test_derivatives_of_partly_collapsed_tree():
     f = lcjax.collapsible(potential)
     tree = f.init(P, X)
     tree["slopes"] = {"w1": {"slope": jnp.float32(0.3)}, "w2": {"slope": jnp.float32(1)}}
@@ -110,6 +110,6 @@ for local, check in ways:
 
 
 @pytest.mark.slow
-def test_gradients_over_devices_are_those_of_one():
+def test_gradients_over_devices_equal_one_device():
     devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", _SHARDED], check=True, env=os.environ | devices)

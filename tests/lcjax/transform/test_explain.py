@@ -177,7 +177,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_dense_that_leads_to_another_is_explained(name):
+def test_explain_gives_reason_for_every_pair(name):
     fn, params, want = CASES[name]
     explained = lcjax.collapsible(fn).trace(params, x).explain()
     assert explained.sites == ()
@@ -201,7 +201,7 @@ class Blocks(nn.Module):
         return nn.Dense(2, name="head")(nn.LayerNorm()(x))
 
 
-def test_every_block_of_a_transformer_has_the_same_rows():
+def test_explain_of_transformer_blocks():
     ids = jnp.ones((2, 3), jnp.int32)
     variables = jax.eval_shape(Blocks().init, jax.random.key(0), ids)
     explained = lcjax.collapsible(Blocks().apply).trace(variables, ids).explain()
@@ -213,7 +213,7 @@ def test_every_block_of_a_transformer_has_the_same_rows():
     }
 
 
-def test_straight_through_estimators_are_sites():
+def test_explain_of_straight_through_estimator():
     """Their gradient goes around the `stop_gradient`."""
     rounded = lambda z: z + lax.stop_gradient(jnp.round(nn.relu(z)) - z)
     f = lcjax.collapsible(pair(rounded))
@@ -223,7 +223,7 @@ def test_straight_through_estimators_are_sites():
     np.testing.assert_allclose(gradient(compact), gradient(tree), rtol=1e-4)
 
 
-def test_two_parts_that_lead_to_each_other_name_their_leaf():
+def test_explain_of_two_parts_of_one_leaf():
     fn = lambda p, x: nn.relu(x @ p["layers"][0]["n"][0]) @ p["layers"][0]["n"][1]
     params = {"layers": [{"n": arrays(n=(2, 6, 6))["n"]}]}
     ((path, reason),) = lcjax.collapsible(fn).trace(params, x).explain().rejected

@@ -15,12 +15,13 @@ from tests.helpers.functions import (
     PAIR,
     STACKED,
     chain,
+    close,
     gated,
     normed,
     pair,
     scanned,
+    sloped,
 )
-from tests.lcjax.transform.test_collapsible import close, sloped
 
 DATA = np.random.default_rng(0).normal(0.5, size=(4, 50, 3, 6)).astype(np.float32)
 BATCHES, ALL = list(map(jnp.asarray, DATA)), jnp.asarray(DATA.reshape(200, 3, 6))
@@ -39,7 +40,7 @@ def swapped(p, x):
 
 
 @pytest.mark.parametrize("name", ["relu", "GLU", "chain", "norm before", "vmap", "swapped tokens"])
-def test_least_squares_is_the_regression_of_outputs_on_inputs(name):
+def test_least_squares_equals_regression(name):
     fn, model = {
         "relu": (pair(nn.relu), PAIR),
         "GLU": (gated(nn.silu), GATED),
@@ -67,7 +68,7 @@ def test_least_squares_is_the_regression_of_outputs_on_inputs(name):
 
 
 @pytest.mark.parametrize("order", ["before", "after"])
-def test_moments_fit_puts_a_gain_and_an_offset_in_the_activations_place(order):
+def test_per_unit_equals_gain_and_offset(order):
     f = lcjax.collapsible(normed(order))
     params = sloped(f.init(PAIR | NORM, ALL), 0.2)
     stats = f.trace(params, BATCHES[0]).calibrate(
@@ -91,7 +92,7 @@ def test_moments_fit_puts_a_gain_and_an_offset_in_the_activations_place(order):
 
 
 @pytest.mark.slow
-def test_it_is_the_fit_that_a_module_gets():
+def test_fits_equal_those_of_a_module():
     model = CollapsibleMLP((16, 8, 4), nn.gelu)
     variables = model.init(jax.random.key(0), ALL)
     flat = variables["params"]
@@ -118,7 +119,7 @@ def test_it_is_the_fit_that_a_module_gets():
         )
 
 
-def test_a_later_fit_joins_what_was_fused_before_and_masks_and_ranks_apply():
+def test_fit_after_earlier_collapse_with_mask_and_rank():
     f = lcjax.collapsible(chain)
     params = f.init(CHAIN, ALL)
     some, _ = f.trace(params, ALL).collapse("w1", lcjax.Exact(max_gap=1))
@@ -137,7 +138,7 @@ def test_a_later_fit_joins_what_was_fused_before_and_masks_and_ranks_apply():
     assert report.fits[0].rank == 2
 
 
-def test_what_cannot_be_calibrated():
+def test_calibrate_rejects_wrong_uses():
     f = lcjax.collapsible(scanned)
     params = f.init(STACKED, ALL[:2])
     with pytest.raises(CollapseError, match="w1: "):
@@ -164,7 +165,7 @@ def test_what_cannot_be_calibrated():
         f.trace(params, ALL).collapse(fit="best")
 
 
-def test_abstract_collapse_gives_the_shapes_of_an_exact_fuse():
+def test_abstract_collapse_equals_shapes_of_collapse():
     bare = lambda p, x: jax.nn.relu(x @ p["w1"]) @ p["w2"]
     f = lcjax.collapsible(bare)
     params = f.init({name: CHAIN[name] for name in ("w1", "w2")}, ALL)
@@ -178,7 +179,7 @@ def test_abstract_collapse_gives_the_shapes_of_an_exact_fuse():
         f.trace(shapes, ALL).abstract_collapse("w1", lcjax.Exact(rank=2))
 
 
-def test_statistics_are_of_the_weights_and_of_runs_apart():
+def test_collapse_rejects_statistics_of_other_weights():
     def two(params, x):
         for a, b in (("a", "b"), ("c", "d")):
             x = x + jax.nn.relu(x @ params[a]) @ params[b]

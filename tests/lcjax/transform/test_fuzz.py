@@ -76,7 +76,7 @@ def draw(seed):
 @pytest.mark.parametrize(
     "seed", [pytest.param(i, marks=() if i < 8 else pytest.mark.slow) for i in range(60)]
 )
-def test_random_steps_around_an_activation(seed):
+def test_random_steps_around_activation(seed):
     form, act, gated = draw(seed)
     fn = lambda p, x: form(act, p, x)
     with jax.enable_x64(True):
@@ -95,7 +95,7 @@ def test_random_steps_around_an_activation(seed):
 
 @pytest.mark.parametrize("name", TOO)
 @pytest.mark.parametrize("where", ["before", "after"])
-def test_what_differs_by_token_is_left_alone(name, where):
+def test_random_steps_that_differ_by_token_are_rejected(name, where):
     rng = np.random.default_rng(len(name))
     step, some = TOO[name], chained(rng.choice(list(STEPS), 2))
 

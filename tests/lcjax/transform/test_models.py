@@ -16,8 +16,7 @@ import pytest
 from flax import nnx
 
 import lcjax
-from tests.helpers.functions import arrays
-from tests.lcjax.transform.test_collapsible import close, sloped
+from tests.helpers.functions import arrays, close, sloped
 
 
 class Model(NamedTuple):
@@ -283,7 +282,7 @@ def flops(fn: Callable[..., Any], *args: Any) -> float:
 
 @pytest.mark.filterwarnings("ignore")  # of packages that are not ours
 @pytest.mark.parametrize("name", MARKED)
-def test_model(name):
+def test_collapse_of_third_party_model(name):
     model = MODELS[name]()
     f = lcjax.collapsible(model.fn)
     params = f.init(model.params, *model.inputs)

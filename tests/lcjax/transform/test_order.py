@@ -45,7 +45,7 @@ NESTED = {
 }
 
 
-def test_activations_made_of_calls():
+def test_order_of_activations_made_of_calls():
     def both(p, x):
         return [pair(act)(p, x) for act in NESTED.values()]
 
@@ -61,7 +61,7 @@ def test_activations_made_of_calls():
 
 
 @pytest.mark.slow
-def test_processes_lower_to_the_same_text():
+def test_lowered_text_is_the_same_in_every_process():
     digests = set()
     for seed in (0, 1, 7):
         done = subprocess.run(
@@ -75,7 +75,7 @@ def test_processes_lower_to_the_same_text():
     assert len(digests) == 1
 
 
-def test_a_call_of_several_results_may_be_part_of_an_activation():
+def test_order_with_call_of_several_results():
     two = jax.jit(lambda z: (jnp.tanh(z), jnp.sin(z)))
 
     @jax.custom_jvp

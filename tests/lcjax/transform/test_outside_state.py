@@ -35,7 +35,7 @@ def gathered(stats):
     return moments
 
 
-def test_calibrate_sees_an_attribute_and_a_mask_as_they_are_now():
+def test_calibrate_of_module_reads_outside_state_again():
     model = Outside()
     data = lcjax.CalibrationData([X], mask=model.mask, holdout=0.0, progress=False)
     before = gathered(lcjax.calibrate(model.apply, VARIABLES, data))
@@ -45,7 +45,7 @@ def test_calibrate_sees_an_attribute_and_a_mask_as_they_are_now():
     np.testing.assert_allclose(after.mean_x, 10 * X[:7].mean(0), rtol=1e-5)
 
 
-def test_calibrate_of_a_function_sees_its_state_and_mask_as_they_are_now():
+def test_calibrate_of_function_reads_outside_state_again():
     state = {"scale": 1.0, "counted": 40}
     f = lcjax.collapsible(lambda p, x: pair(jax.nn.relu)(p, state["scale"] * x))
     x = np.random.default_rng(0).normal(size=(40, len(PAIR["w1"]))).astype(np.float32)
@@ -76,7 +76,7 @@ def sensed(apply):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", [collapsed, planned, sensed])
-def test_every_way_to_collapse_sees_what_is_outside_as_it_is_now(way):
+def test_fits_and_plans_read_outside_state_again(way):
     model, fresh = Outside(), Outside()
     before = way(model.apply)
     model.scale = fresh.scale = -2.0
@@ -85,7 +85,7 @@ def test_every_way_to_collapse_sees_what_is_outside_as_it_is_now(way):
     assert after != before
 
 
-def test_what_a_calibrated_function_closed_over_goes_with_it():
+def test_calibrate_frees_captured_arrays():
     left = []
     for _ in range(2):
         big = jnp.ones(1000)

@@ -102,7 +102,7 @@ def same_sites(one, other, ours, theirs):
     assert [ours.index(site) for site in one] == [theirs.index(site) for site in other]
 
 
-def test_sensitivity_of_a_function_equals_that_of_its_params_tree(both):
+def test_sensitivity_equals_that_of_params_tree(both):
     call, metric, apply, variables, tree_metric = both
     costs = call.sensitivity(metric, DATA)
     expected = lcjax.sensitivity(apply, variables, tree_metric, DATA)
@@ -115,7 +115,7 @@ def test_sensitivity_of_a_function_equals_that_of_its_params_tree(both):
 
 
 @pytest.mark.parametrize("budget", [lcjax.Count(2), lcjax.Params(0.8)], ids=str)
-def test_plan_of_a_function_equals_that_of_its_params_tree(both, budget, tmp_path):
+def test_plan_equals_that_of_params_tree(both, budget, tmp_path):
     call, metric, apply, variables, tree_metric = both
     plan = call.plan(metric, DATA, budget=budget)
     expected = lcjax.plan(apply, variables, tree_metric, DATA, budget=budget)
@@ -134,13 +134,13 @@ def test_plan_of_a_function_equals_that_of_its_params_tree(both, budget, tmp_pat
     assert (tmp_path / "plan.png").stat().st_size > 1000
 
 
-def test_plan_without_data_takes_linear_sites(both):
+def test_plan_without_data(both):
     call, metric, *_ = both
     plan = call.plan(metric, budget=lcjax.Count(1), fit=lcjax.Exact(max_gap=2), order="last")
     assert plan.sites == call.sites.paths[-1:] and plan.fit == "exact"
 
 
-def test_sequential_fits_of_a_function_beat_separate_ones(both):
+def test_sequential_fits_equal_those_of_params_tree(both):
     call, metric, apply, variables, tree_metric = both
     separate, _ = call.collapse(calibration=call.calibrate(DATA))
     sequential, _ = call.collapse_sequential(DATA)

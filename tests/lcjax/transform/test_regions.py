@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 
 import lcjax
-from tests.helpers.functions import PAIR, X
+from tests.helpers.functions import PAIR, X, sloped
 from tests.helpers.tolerance import assert_close
-from tests.lcjax.transform.test_collapsible import sloped
 
 
 @pytest.mark.parametrize(
     "around", [jax.checkpoint, jax.jit, lambda fn: jax.jit(jax.checkpoint(fn))]
 )
 @pytest.mark.parametrize("half", ["dense", "dense and activation"])
-def test_a_first_half_in_a_call_of_its_own(around, half):
+def test_collapse_across_call_boundary(around, half):
     """What a replacement reads may be inside a call that it is outside of."""
 
     def first(p, x):

@@ -53,7 +53,7 @@ def close(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), a, b)
 
 
-def test_statistics_among_the_params_go_with_the_norm_that_was_folded_in(variables):
+def test_collapse_removes_statistics_among_params(variables):
     inference = lcjax.collapsible(lambda v, x: NET.apply(v, x, False))
     compact, _ = inference.trace(linear(inference.init(variables, X), "d1"), X).collapse()
     y, new = jax.jit(lcjax.collapsible(training))(compact, X)
@@ -68,7 +68,7 @@ def applied(params, state, x, train):
     return y, new
 
 
-def test_state_folds_in_and_stands_outside_of_what_is_trained(variables):
+def test_collapse_folds_state_that_is_not_trained(variables):
     params, state = variables["params"], {"batch_stats": variables["batch_stats"]}
     f = lcjax.collapsible(applied, has_state=True)
     tree = linear(f.init(params, state, X, False), "d1")
@@ -99,7 +99,7 @@ def test_state_folds_in_and_stands_outside_of_what_is_trained(variables):
     close(f(again, new, X, False)[0], f(linear(trained, "d0"), new, X, False)[0])
 
 
-def test_calibrate_takes_the_state_beside_the_batches(variables):
+def test_calibrate_uses_state_of_the_call(variables):
     params, state = variables["params"], {"batch_stats": variables["batch_stats"]}
     f = lcjax.collapsible(lambda *inputs: applied(*inputs, False)[0], has_state=True)
     tree = f.init(params, state, X)
@@ -115,7 +115,7 @@ def test_calibrate_takes_the_state_beside_the_batches(variables):
         f.trace(tree)
 
 
-def test_a_moving_average_of_several_numbers_keeps_each():
+def test_lost_statistics_of_moving_average():
     """As Haiku's: what is folded in is not what the next average is made from."""
 
     def fn(params, state, x, train):
@@ -139,7 +139,7 @@ def test_a_moving_average_of_several_numbers_keeps_each():
     close(new, {"ema": {"hidden": hidden, "average": average, "count": 4.0}})
 
 
-def test_statistics_in_a_list_of_which_others_have_the_shape():
+def test_lost_statistics_in_list():
     """As Keras's: known by what they are updated from, since a place in a list says little."""
 
     def fn(params, state, x, train):
@@ -157,7 +157,7 @@ def test_statistics_in_a_list_of_which_others_have_the_shape():
     close(f(compact, state, X, True)[1], [state[0] + 1, state[1]])
 
 
-def test_nnx_statistics_as_state():
+def test_collapse_with_nnx_batch_statistics():
     class Model(nnx.Module):
         def __init__(self, rngs):
             self.up = nnx.Linear(6, 8, rngs=rngs)

@@ -130,7 +130,7 @@ def _check(fn, straight, tolerance=1e-13):
 
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("sigma", ["relu"])
-def test_constants_and_scalars_stay_in_the_straight_path(name, sigma):
+def test_constants_stay_in_straight_path(name, sigma):
     form, act = FORMS[name], SIGMAS[sigma]
     loose = 1e-6 if "cast" in name else 1e-13
     _check(lambda p, x: form(act, p, x), lambda p, x: form(lambda z: z, p, x), loose)
@@ -139,18 +139,18 @@ def test_constants_and_scalars_stay_in_the_straight_path(name, sigma):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("sigma", [name for name in SIGMAS if name != "relu"])
-def test_constants_and_scalars_stay_for_other_activations(name, sigma):
-    test_constants_and_scalars_stay_in_the_straight_path(name, sigma)
+def test_constants_stay_for_other_activations(name, sigma):
+    test_constants_stay_in_straight_path(name, sigma)
 
 
 @pytest.mark.parametrize("name", GATES)
-def test_a_gated_unit_without_its_gate(name):
+def test_constants_of_gated_unit(name):
     form = GATES[name]
     _check(lambda p, x: form(nn.silu, p, x), lambda p, x: form(ONES, p, x))
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_a_constant_inside_an_activation_is_its_own(name):
+def test_constants_inside_activation(name):
     act = ACTIVATIONS[name]
     _check(lambda p, x: down(p, act(up(p, x))), lambda p, x: down(p, up(p, x)))
 
@@ -164,7 +164,7 @@ WRITTEN = {  # activations with a constant without which they would be none
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-def test_the_constant_of_an_activation_written_out_is_its_own(name):
+def test_constants_of_written_out_activation(name):
     act = WRITTEN[name]
     _check(
         lambda p, x: down(p, act(up(p, x) * 0.5) * 3.0),
@@ -172,13 +172,13 @@ def test_the_constant_of_an_activation_written_out_is_its_own(name):
     )
 
 
-def test_the_constant_of_a_gate_written_out_is_its_own():
+def test_constants_of_written_out_gate():
     hard_sigmoid = lambda z: jnp.clip(z + 3, 0, 6) / 6
     fn = lambda p, x: down(p, hard_sigmoid(x @ p["g"]) * up(p, x))
     _check(fn, lambda p, x: down(p, up(p, x)))
 
 
-def test_a_scale_makes_no_bias():
+def test_scale_without_bias():
     fn = lambda p, x: down(p, R2 * nn.relu(up(p, x) / 2.0) * p["s"])
     _, compact = _check(fn, lambda p, x: down(p, R2 * up(p, x) / 2.0 * p["s"]))
     (entry,) = compact["fused"].values()
@@ -187,7 +187,7 @@ def test_a_scale_makes_no_bias():
 
 @pytest.mark.parametrize("rate", [0.5, 0.2])
 @pytest.mark.parametrize("style", ["select", "multiply", "after"])
-def test_of_constants_near_a_dropout_one_goes_with_it(style, rate):
+def test_constant_of_dropout(style, rate):
     def drop(z, key):
         keep = jax.random.bernoulli(key, 1 - rate, z.shape)
         if style == "select":
@@ -206,7 +206,7 @@ def test_of_constants_near_a_dropout_one_goes_with_it(style, rate):
 
 @pytest.mark.parametrize("fit", [lcjax.PerUnit(), lcjax.LeastSquares(ridge=0.0)])
 @pytest.mark.parametrize("form", ["NTK with biases", "norm after"])
-def test_fits_go_through_constants_too(form, fit):
+def test_fits_with_constants(form, fit):
     """Of an activation that is linear on the data a fit finds the straight path."""
     fn = lambda p, x: FORMS[form](lambda z: jnp.maximum(z, -1e3), p, x)
     with jax.enable_x64(True):
@@ -221,7 +221,7 @@ def test_fits_go_through_constants_too(form, fit):
         close(f(compact, x), FORMS[form](lambda z: z, p, x), 1e-5)
 
 
-def test_constants_fold_under_strict_promotion_and_in_scans():
+def test_constants_fold_under_strict_promotion_in_scan():
     scales = np.array([0.5, 2.0], np.float32)
     layers = {name: jnp.stack([P[name], -P[name]]).astype("float32") for name in ("u", "v", "b")}
 

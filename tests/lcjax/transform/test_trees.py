@@ -17,9 +17,8 @@ from flax.core import freeze
 from orbax.checkpoint import v1 as ocp
 
 import lcjax
-from lcjax import CollapseError, Skip
-from tests.helpers.functions import CASES, CHAIN, PAIR, X, chain, pair
-from tests.lcjax.transform.test_collapsible import close, sloped
+from lcjax import Skip
+from tests.helpers.functions import CASES, CHAIN, PAIR, X, chain, close, pair, sloped
 
 
 class Layer(NamedTuple):
@@ -72,7 +71,7 @@ TREES = {
 
 
 @pytest.mark.parametrize("name", TREES)
-def test_a_saved_compact_tree_runs_again(name, tmp_path):
+def test_saved_compact_tree_runs_again(name, tmp_path):
     fn, params, needs_like = TREES[name]
     f = lcjax.collapsible(fn)
     deep = f.init(params, X)
@@ -104,7 +103,7 @@ np.save(sys.argv[1] + "/y.npy", jax.jit(lcjax.collapsible(apply))(compact, input
 """
 
 
-def test_a_fresh_process_needs_the_function_and_the_tree_alone(tmp_path):
+def test_compact_tree_runs_in_fresh_process(tmp_path):
     source = textwrap.dedent(SCRIPT)
     space: dict[str, Any] = {}
     exec(source[source.index("def apply") : source.index("compact =")], {"nn": nn}, space)
@@ -120,7 +119,7 @@ def test_a_fresh_process_needs_the_function_and_the_tree_alone(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), jax.jit(f)(compact, X))
 
 
-def test_orbax_alone_and_jax_export(tmp_path):
+def test_compact_tree_with_plain_orbax_and_jax_export(tmp_path):
     f = lcjax.collapsible(CASES["two scans"].fn)
     compact, _ = f.trace(sloped(f.init(CASES["two scans"].params, X), 1), X).collapse()
     ocp.save(tmp_path / "orbax", compact)
@@ -132,7 +131,7 @@ def test_orbax_alone_and_jax_export(tmp_path):
     close(exported.call(compact, X), f(compact, X))
 
 
-def test_the_key_of_an_entry_tells_what_is_gone():
+def test_fused_key_round_trip():
     f = lcjax.collapsible(chain)
     compact, _ = f.trace(sloped(f.init(CHAIN, X), 1), X).collapse(["w1", "w3b"])
     assert list(compact["fused"]) == [
@@ -147,7 +146,7 @@ def test_the_key_of_an_entry_tells_what_is_gone():
     assert list(compact["fused"]) == ["block/up|hidden=16|block|down:16x4,up:6x16:float32"]
 
 
-def test_numpy_params_stay_numpy_and_untouched_leaves_are_shared():
+def test_collapse_shares_untouched_numpy_leaves():
     model = jax.tree.map(np.asarray, CHAIN)
     f = lcjax.collapsible(chain)
     before = jax.tree.map(np.copy, model)
@@ -160,7 +159,7 @@ def test_numpy_params_stay_numpy_and_untouched_leaves_are_shared():
     chex.assert_trees_all_equal(model, before)
 
 
-def test_what_a_path_cannot_make_anew_stays_where_it_was():
+def test_collapse_keeps_containers_that_paths_cannot_rebuild():
     def fn(p, x):
         first, second = p["net"]
         x = nn.relu(x @ first.w + first.b) @ second.w + second.b
@@ -177,7 +176,7 @@ def test_what_a_path_cannot_make_anew_stays_where_it_was():
     close(f(compact, X), f(linear, X))
 
 
-def test_numbers_among_the_params():
+def test_collapse_with_python_numbers_in_params():
     leaky = lambda p, x: pair(lambda z: jnp.where(z > 0, z, p["a"] * z))(p, x) * p["by"]
     model = PAIR | {"a": 0.1, "by": 2}
     f = lcjax.collapsible(leaky)
@@ -189,90 +188,7 @@ def test_numbers_among_the_params():
     close(jax.jit(f)(compact, X), 2 * pair(lambda z: z)(PAIR, X))
 
 
-PAIRED = lcjax.collapsible(pair(nn.relu))
-DEEP = PAIRED.init(PAIR, X)
-COMPACT, _ = PAIRED.trace(sloped(DEEP, 1), X).collapse()
-(KEY,) = COMPACT["fused"]
-WRONG = {
-    "bare params": (
-        PAIR,
-        "got a mapping of .* expected a mapping of 'model', 'slopes' and 'fused'",
-    ),
-    "no mapping": (X, "got ArrayImpl, expected a mapping"),
-    "another model's slopes": (
-        DEEP | {"slopes": {"up": {"slope": jnp.zeros(())}}},
-        r"^up: has a slope in this tree, but the function has no such site \(its sites: w1\)",
-    ),
-    "a vector of slopes": (
-        DEEP | {"slopes": {"w1": {"slope": jnp.ones(3)}}},
-        r"^w1: got a slope of shape \(3,\), expected \(\)",
-    ),
-    "another model's entry": (
-        COMPACT | {"fused": {KEY.replace("w1|", "up|"): COMPACT["fused"][KEY]}},
-        "^up: is fused in this tree, but the function has no such site",
-    ),
-    "no key of ours": (
-        COMPACT | {"fused": {"w1": COMPACT["fused"][KEY]}},
-        "^fused/w1: got a key that no collapse",
-    ),
-    "another width": (
-        COMPACT | {"fused": {KEY: {"kernel": jnp.ones((7, 4))}}},
-        r"got a kernel of \(7, 4\), expected \(6, 4\)",
-    ),
-    "half collapsed": (
-        COMPACT | {"model": PAIR},
-        "^model/b1: the leaf is there, and an entry of `fused` says that it was fused away",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_trees_that_are_wrong(name):
-    tree, message = WRONG[name]
-    with pytest.raises(CollapseError, match=message):
-        PAIRED(tree, X)
-
-
-def test_a_tree_without_its_fused_part_is_the_functions_own_error_with_a_note():
-    with pytest.raises(KeyError) as error:
-        PAIRED(COMPACT | {"fused": {}}, X)
-    assert "a compact tree without its part `fused`?" in "".join(error.value.__notes__)
-
-
-def test_collapses_that_cannot_be():
-    with pytest.raises(CollapseError, match="no site is left: w1 collapsed already"):
-        PAIRED.trace(COMPACT, X).collapse()
-    f = lcjax.collapsible(chain)
-    some, _ = f.trace(sloped(f.init(CHAIN, X), 1), X).collapse("w1")
-    with pytest.raises(CollapseError, match="^w1: is collapsed already in this tree"):
-        f.trace(some, X).collapse(["w1", "w2"])
-    with pytest.raises(CollapseError, match="'up' matches no site. The sites are: w1"):
-        PAIRED.trace(DEEP, X).collapse("up")
-    with pytest.raises(CollapseError, match="w1: gap is 1 .* over max_gap 0.05"):
-        PAIRED.trace(DEEP, X).collapse("w1")
-    with pytest.raises(ValueError, match="max_gap is -1"):
-        PAIRED.trace(DEEP, X).collapse(fit=lcjax.Exact(max_gap=-1))
-    with pytest.raises(CollapseError, match="take call.sites, call.collapse"):
-        lcjax.collapse(DEEP)
-    with pytest.raises(CollapseError, match="slopes/w1: got ShapeDtypeStruct.* expected an array"):
-        PAIRED(jax.eval_shape(lambda: DEEP), X)
-    nan = DEEP | {"slopes": {"w1": {"slope": jnp.nan}}}
-    with pytest.raises(CollapseError, match="w1: the slope is nan"):
-        PAIRED.trace(nan, X).collapse()
-
-
-def test_params_that_are_no_arrays_and_functions_without_sites():
-    with pytest.raises(
-        CollapseError, match="act: got .* in params, expected an array.*eqx.partition"
-    ):
-        lcjax.collapsible(lambda p, x: p["act"](x @ p["w1"])).init(PAIR | {"act": nn.relu}, X)
-    with pytest.raises(
-        CollapseError, match="the function has no site(.|\n)*no Dense feeds another"
-    ):
-        lcjax.collapsible(lambda p, x: x @ p["w1"]).init(PAIR, X)
-
-
-def test_boxes_around_kernels_stay_around_what_they_are_fused_into():
+def test_collapse_keeps_boxes():
     boxed = lambda *names: nn.with_partitioning(nn.initializers.normal(0.3), names)
 
     class Boxed(nn.Module):
@@ -316,7 +232,7 @@ for kind in (AxisType.Auto, AxisType.Explicit):
         linear = params | {"slopes": jax.tree.map(jnp.ones_like, params["slopes"])}
         gradient = jax.jit(jax.grad(lambda p: (f(p, batch) ** 2).sum()))(linear)
         assert gradient["slopes"]["w1"]["slope"] != 0
-        compact, _ = f.collapse(linear, batch)
+        compact, _ = f.trace(linear, batch).collapse()
         (entry,) = compact["fused"].values()
         assert entry["kernel"].sharding.mesh == mesh
         want = jax.jit(f)(linear, batch)
@@ -326,7 +242,7 @@ for kind in (AxisType.Auto, AxisType.Explicit):
 
 
 @pytest.mark.slow
-def test_sharded_params_on_automatic_and_explicit_meshes():
+def test_collapse_of_sharded_params():
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     subprocess.run([sys.executable, "-c", MESHES], check=True, env=os.environ | flags)
 

@@ -158,7 +158,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_left_alone(name):
+def test_explain_rejects(name):
     fn, params, reason = CASES[name]
     f = lcjax.collapsible(fn)
     explained = f.trace(params, X).explain()
@@ -172,12 +172,12 @@ def test_left_alone(name):
 @pytest.mark.parametrize(
     "fn, name", [(own_derivative, "custom_vjp_call"), (in_a_while_loop, "while")]
 )
-def test_what_is_not_looked_into(fn, name):
+def test_explain_names_opaque_calls(fn, name):
     explained = lcjax.collapsible(fn).trace(TWO, X).explain()
     assert explained.rejected[0][0] == f"(inside `{name}`)"
 
 
-def test_sites_and_what_is_fused_are_told_too():
+def test_explain_lists_sites_and_fused_sites():
     f = lcjax.collapsible(
         lambda p, x: pair(nn.relu)(p["a"], x) + nn.softmax(pair(nn.relu)(p["b"], x))
     )
@@ -188,13 +188,13 @@ def test_sites_and_what_is_fused_are_told_too():
     assert "fused" in str(explained) and "a site" in str(explained)
 
 
-def test_other_data_that_enters():
+def test_explain_rejects_other_data():
     masked = lambda p, x, mask: dense(p, 2, hidden(p, x) * mask)
     explained = lcjax.collapsible(masked).trace(TWO, X, X[..., :1]).explain()
     assert explained.rejected == (("w1", Reason(Cause.OTHER)),)
 
 
-def test_conditions_and_statistics_that_are_inputs():
+def test_explain_rejects_conditions_and_statistics_as_inputs():
     chosen = lambda p, x, flag: lax.cond(flag, nn.relu, nn.tanh, dense(p, 1, x)) @ p["w2"]
     ((_, reason),) = lcjax.collapsible(chosen).trace(TWO, X, jnp.array(True)).explain().rejected
     assert str(reason).startswith("`cond` is between")
@@ -203,7 +203,7 @@ def test_conditions_and_statistics_that_are_inputs():
     assert "statistics of a norm fold in where they are given with the params" in str(reason)
 
 
-def test_a_block_used_twice_in_training_is_tied():
+def test_explain_rejects_block_used_twice():
     def twice(p, x):
         for _ in range(2):
             z = nn.relu(dense(p, 1, x))
@@ -215,11 +215,11 @@ def test_a_block_used_twice_in_training_is_tied():
     assert ("w1", Reason(Cause.TIED)) in explained.rejected
 
 
-def test_a_cast_to_integers_is_an_activation():
+def test_cast_to_integer_is_activation():
     truncated = pair(lambda z: z.astype(jnp.int32).astype(z.dtype))
     assert lcjax.collapsible(truncated).trace(TWO, X).explain().sites == ("w1",)
 
 
-def test_random_numbers_in_an_activation_do_not_hinder():
+def test_random_numbers_in_activation_are_accepted():
     noisy = lambda p, x, key: dense(p, 2, hidden(p, x) + jax.random.normal(key, (3, 5, 16)))
     assert lcjax.collapsible(noisy).trace(TWO, X, KEY).explain().sites == ("w1",)
