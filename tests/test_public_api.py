@@ -79,7 +79,13 @@ PUBLIC = {
         "save_safetensors",
     ],
     "lcjax.models": ["BERT", "GPT2", "MLP", "MLPMixer", "VGG", "ViT"],
-    "lcjax.nn": ["CollapsibleActivation", "CollapsibleGLU", "CollapsibleGate", "CollapsibleMLP"],
+    "lcjax.nn": [
+        "CollapsibleActivation",
+        "CollapsibleGLU",
+        "CollapsibleGate",
+        "CollapsibleMLP",
+        "interpolate",
+    ],
 }
 PACKAGES = [
     "lcjax",

@@ -27,6 +27,8 @@ from lcjax.nn.glu import CollapsibleGLU
 from lcjax.planning.results import Plan, Step
 from tests.helpers.trees import random_chain, with_slopes
 
+pytestmark = pytest.mark.promotes
+
 
 @pytest.fixture(autouse=True)
 def absl_as_it_was():

@@ -16,6 +16,8 @@ from lcjax.models.vgg import adaptive_avg_pool
 from lcjax.surgery.collapse import abstract_collapse, collapse
 from lcjax.tree.paths import is_slope, natural_sort_key, site_of
 
+pytestmark = pytest.mark.promotes
+
 IMAGENET = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
 SMALL = {
     "mlp": MLP((24, 16, 5)),

@@ -12,6 +12,8 @@ from lcjax.models import BERT, GPT2
 from lcjax.surgery.collapse import abstract_collapse, collapse
 from lcjax.tree.paths import is_slope
 
+pytestmark = pytest.mark.promotes
+
 ONE = jax.ShapeDtypeStruct((1, 1), jnp.int32)
 SMALL = dict(depth=1, width=12, num_heads=3, vocab_size=30, max_length=8)
 TINY_BERT = BERT(3, mlp_hidden=24, **SMALL)

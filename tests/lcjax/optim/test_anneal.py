@@ -7,6 +7,8 @@ import pytest
 from lcjax import SiteSelection, anneal_slopes, carry_opt_state, collapse, with_linearity_penalty
 from tests.helpers.trees import random_chain, with_slopes
 
+pytestmark = pytest.mark.promotes
+
 STEPS = 10
 
 

@@ -12,6 +12,8 @@ from optax import contrib
 
 from lcjax import CollapseError, carry_opt_state, collapse, with_linearity_penalty
 
+pytestmark = pytest.mark.promotes
+
 RATE, STEPS, NAN_AT = 1e-3, 300, 10
 MODULES = {"optax": optax, "contrib": contrib}
 # What an optimizer needs besides a learning rate.

@@ -21,6 +21,8 @@ from lcjax import (
 from lcjax.optim.param_states import init_marked, unmarked
 from tests.helpers.trees import random_chain, with_slopes
 
+pytestmark = pytest.mark.promotes
+
 X = np.random.default_rng(0).normal(size=(16, 6)).astype(np.float32)
 Y = np.random.default_rng(1).normal(size=(16, 5)).astype(np.float32)
 

@@ -7,6 +7,8 @@ import pytest
 
 from lcjax import SiteSelection, with_linearity_penalty
 
+pytestmark = pytest.mark.promotes
+
 STRENGTH, RATE = 0.05, 0.5
 
 

@@ -40,6 +40,8 @@ from train.runs import conclude as outcome
 from train.runs.conclude import conclude
 from train.tasks.image.presets import PRESETS
 
+pytestmark = pytest.mark.promotes
+
 REAL = os.environ.get("TFDS_DATA_DIR")
 # Small, and so strong that after two epochs of digits slopes are at 1.
 SMALL = {

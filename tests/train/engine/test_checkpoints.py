@@ -15,6 +15,8 @@ from tests.helpers.runs import same_bits
 from train.engine.checkpoints import Snapshots
 from train.engine.loop import TrainState
 
+pytestmark = pytest.mark.promotes
+
 TX = with_linearity_penalty(optax.adam(1e-3), strength=0.1)
 
 

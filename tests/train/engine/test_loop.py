@@ -14,6 +14,8 @@ from tests.helpers.runs import same_bits
 from train.data.batches import in_memory
 from train.engine.loop import Diverged, Stage, TrainState, make_dispatch, train
 
+pytestmark = pytest.mark.promotes
+
 COUNT, BATCH, EPOCHS = 44, 4, 3  # eleven steps an epoch
 X = np.random.default_rng(0).normal(size=(COUNT, 3)).astype(np.float32)
 TX = with_linearity_penalty(optax.adam(1e-2), strength=0.1)

@@ -9,6 +9,8 @@ import pytest
 from tests.helpers.runs import configured
 from train.engine.optimizers import make_optimizer
 
+pytestmark = pytest.mark.promotes
+
 PARAMS = {
     f"block_{i}": {
         "act": {"slope": jnp.float32(0.25)},
