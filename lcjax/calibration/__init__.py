@@ -1,1 +1,7 @@
 """Statistics of a network's values on data."""
+
+from lcjax.calibration.calibrate import Calibration
+from lcjax.calibration.data import CalibrationData
+from lcjax.calibration.fits import Exact, LeastSquares, PerUnit
+
+__all__ = ["Calibration", "CalibrationData", "Exact", "LeastSquares", "PerUnit"]
