@@ -122,7 +122,7 @@ def _step(fn: Callable[..., Any], params: Any, x: jax.Array) -> Callable[[], Any
 def main(
     layers: Sequence[int] = (12, 48, 96), rounds: int = 60, results_dir: Path = RESULTS
 ) -> None:
-    """Times tracing by the number of layers, then calls and steps beside the plain function.
+    """Times tracing by the number of layers, then calls and steps relative to the plain function.
 
     Args:
       layers: numbers of layers.
