@@ -43,6 +43,15 @@ class TracedCall:
     state that it was traced with. Where data is taken, a batch is the tuple of the function's
     inputs (those after the params, and after the state), or the one array that it takes; what the
     function reads from outside is read again for every shape of batch.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, lcjax
+      >>> f = lcjax.collapsible(lambda p, x: jax.nn.relu(x @ p["up"]) @ p["down"])
+      >>> x = jax.random.normal(jax.random.key(0), (64, 2))
+      >>> call = f.trace({"up": jnp.ones((2, 4)), "down": jnp.ones((4, 2))}, x)
+      >>> compact, report = call.collapse(calibration=call.calibrate([x]))
+      >>> f(compact, x).shape, report.collapsed
+      ((64, 2), ('up',))
     """
 
     def __init__(
@@ -142,7 +151,7 @@ class TracedCall:
         so that later ones make up for the errors of earlier ones.
 
         Args:
-          data: `CalibrationData`, or batches that can be gone through more than once.
+          data: `CalibrationData`, or batches that can be iterated more than once.
           sites: paths, globs, Sites or a Plan; None takes every site.
           fit: `LeastSquares` or `PerUnit`.
         """

@@ -45,6 +45,6 @@ def _laid_out(y: jax.Array, chain: SiteChain) -> jax.Array:
             order.append(y.ndim - len(units) + role[1])
         elif role and (token := tokens[role[1]]) is not None:
             order.append(token)
-    gone = [axis for axis in range(y.ndim) if axis not in order]
-    y = lax.transpose(y, [*gone, *order])
+    rest = [axis for axis in range(y.ndim) if axis not in order]
+    y = lax.transpose(y, [*rest, *order])
     return lax.reshape(y, last.out.shape) if y.shape != last.out.shape else y

@@ -154,6 +154,6 @@ def _accept(
         objection = why_not_alone(found, dead, list(folded), called)
         if objection:
             return objection
-    gone = tuple(dense for dense in denses if dense.product in dead or dense is down)
+    products = tuple(dense for dense in denses if dense.product in dead or dense is down)
     leaves = frozenset(index[v] for v in dead if isinstance(v, Value) and v in index)
-    return MatchedSite(path, found, tuple(scans), leaves, gone, uses_batch_statistics)
+    return MatchedSite(path, found, tuple(scans), leaves, products, uses_batch_statistics)

@@ -19,7 +19,7 @@ def lost_outputs(
     """Returns the running statistics that need removed leaves, and what is returned for each.
 
     A statistic is updated from its own last value, element by element, `m ← ρ m + (1 − ρ) batch`.
-    That value is returned as it is where the call is still given it, else nothing is; so it goes
+    That value is returned unchanged if the call still has it, otherwise nothing is; so it goes
     with leaves that are handed back. Other outputs that need what is fused away are not among
     these.
 

@@ -88,7 +88,7 @@ def normalised(
     if value is None or bare is None:
         return False
     natural = (LARGE, 1.0) if gate else (LARGE,)
-    return any(abs(value - wanted) < _NEAR * wanted < abs(bare - wanted) for wanted in natural)
+    return any(abs(value - limit) < _NEAR * limit < abs(bare - limit) for limit in natural)
 
 
 def halted(steps: Sequence[AffineOp], inside: Sequence[Op], start: Value, end: Value) -> bool:

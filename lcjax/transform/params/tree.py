@@ -85,8 +85,8 @@ def read_params(params: Any) -> FunctionParams:
 def remove_leaves(tree: Any, removed: Collection[str]) -> Any:
     """Returns a tree without some leaves, by encoded path.
 
-    Dicts lose the keys, and dicts and lists that held nothing else are gone; in anything else None
-    stands in the place of the leaf.
+    Dicts lose the keys, and dicts and lists that become empty are removed; other containers have
+    None in the place of the leaf.
     """
     flat, structure = jax.tree_util.tree_flatten_with_path(tree)
     leaves = [None if encode(keys) in removed else leaf for keys, leaf in flat]
@@ -130,13 +130,13 @@ def restore_leaves(tree: Any, missing: Mapping[str, Any]) -> Any:
     structure = jax.tree.structure(tree, is_leaf=_is_gap)
     leaves = []
     for keys, leaf in flat:
-        wanted = missing.get(encode(keys))
-        if wanted is not None and leaf is not None and leaf is not wanted:
+        restored = missing.get(encode(keys))
+        if restored is not None and leaf is not None and leaf is not restored:
             raise CollapseError(
                 f"model/{encode(keys)}: the leaf is there, and an entry of `fused` says that it "
                 "was fused away. Restore a tree that the function's `collapse` returned."
             )
-        leaves.append(leaf if wanted is None else wanted)
+        leaves.append(leaf if restored is None else restored)
     return jax.tree.unflatten(structure, leaves)
 
 
@@ -150,7 +150,7 @@ def _with_gaps(tree: Any) -> list[tuple[Any, Any]]:
 
 def _inserted(node: Any, names: list[str], leaf: Any, path: str) -> Any:
     """Returns a node with a leaf added; only dicts and lists are entered or created."""
-    if not names or names == ["@value"]:  # the box that a leaf stood in is gone with it
+    if not names or names == ["@value"]:  # a box is removed with its leaf
         return leaf
     key = decode(names[0])
     node = ([] if isinstance(key, int) else {}) if node is None else node
