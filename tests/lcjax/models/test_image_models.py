@@ -61,7 +61,8 @@ def _random(model):
         scale = 0.0 if is_slope(keys) else 0.3
         return jnp.asarray(scale * rng.standard_normal(shape.shape), shape.dtype)
 
-    return jax.tree_util.tree_map_with_path(leaf, shapes)
+    with jax.ensure_compile_time_eval():  # a test may ask for it first while it traces
+        return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
 PUBLISHED = [

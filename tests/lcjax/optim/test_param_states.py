@@ -69,6 +69,7 @@ def by_key(params):
     return jax.tree_util.tree_map_with_path(lambda keys, _: keys[-1].key == "kernel", params)
 
 
+@pytest.mark.promotes
 @pytest.mark.parametrize(
     "mask",
     [by_flat_path, by_key, lambda params: {name: name == "b" for name in params}],
@@ -88,6 +89,7 @@ def test_carry_opt_state_keeps_moments_under_masks_of_the_user(mask):
     np.testing.assert_array_equal(carried.inner_state[0].mu["b"]["dense_0"]["kernel"], kept)
 
 
+@pytest.mark.promotes
 def test_carry_opt_state_follows_params_whose_paths_end_alike():
     model = lcjax.CollapsibleMLP((4, 3), nn.relu)
     one = model.init(jax.random.key(0), jnp.ones((1, 4)))["params"]

@@ -161,7 +161,7 @@ def test_plan_order_last_is_traced():
     options = dict(fit=Exact(max_gap=9), budget=Count(1), order="last")
     got = plan(model.apply, variables, lambda v: 0.0, [x], **options)
     assert got.sites == ("decoder/act_0",)
-    with pytest.raises(CollapseError, match='order="last" counts in forward order, and names do'):
+    with pytest.raises(CollapseError, match='order="last" needs the forward order, and names do'):
         plan(None, variables, lambda v: 0.0, **options)
 
 
@@ -231,7 +231,7 @@ def test_plan_rejects_bad_arguments(variables, metric):
         plan(MODEL.apply, variables, metric, budget=one, fit=PerUnit())
     with pytest.raises(TypeError, match="apply_fn: got None, expected a function"):
         plan(None, variables, metric, [X], budget=one)
-    with pytest.raises(TypeError, match="only once, but each trial needs a pass"):
+    with pytest.raises(TypeError, match="only once, but each trial needs a separate pass"):
         plan(MODEL.apply, variables, metric, iter([X]), budget=one)
     with pytest.raises(ValueError, match="metric returned nan; expected a finite number"):
         plan(MODEL.apply, variables, lambda tree: float("nan"), [X], budget=one)

@@ -72,6 +72,7 @@ def test_collapse_at_slope_1_is_exact_in_any_order(features, bias, norm, dtype, 
         assert_close(got, want, dtype=DTYPES[dtype], terms=scale**2 * sum(features))
 
 
+@pytest.mark.promotes
 @pytest.mark.parametrize("depth", [2, 3, 4, 5])
 @pytest.mark.parametrize("norm", [None, "batch"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

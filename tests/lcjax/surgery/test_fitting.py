@@ -166,6 +166,7 @@ def test_ranks_reject_traced_and_stacked_values():
         collapse(stack(variables), fit=Exact(rank=1))
 
 
+@pytest.mark.promotes
 def test_fits_keep_half_precision():
     model, variables = random_chain((12, 5), D_IN, dtype=jnp.bfloat16.dtype)
     variables = with_slopes(jax.tree.map(jnp.asarray, variables), 0.3)
@@ -211,6 +212,7 @@ def test_fits_report_scarce_data_and_dead_units():
     assert "act_0: 3 of 12 units dead" in str(report)
 
 
+@pytest.mark.promotes
 def test_training_continues_after_a_fitted_collapse():
     model, variables = random_chain((12, 11, 5), D_IN)
     params = with_slopes(jax.tree.map(jnp.asarray, variables["params"]), {"act_1": 1.0})

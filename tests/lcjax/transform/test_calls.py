@@ -283,6 +283,7 @@ def test_collapse_keeps_factors_that_are_smaller():
     close(jax.tree.map(lambda a, b: a - b, both, at_once), jax.tree.map(jnp.zeros_like, both))
 
 
+@pytest.mark.promotes
 def test_training_and_carried_optimizer_state():
     f = lcjax.collapsible(gated(jax.nn.silu))
     params = f.init(GATED, X)

@@ -19,6 +19,7 @@ def test_call_at_slope_0_is_bitwise_identical(name):
     chex.assert_trees_all_equal(f(params, *case.inputs), case.fn(case.params, *case.inputs))
 
 
+@pytest.mark.promotes
 @pytest.mark.parametrize("name", CASES)
 def test_collapse_of_every_case(name):
     case, f = CASES[name], lcjax.collapsible(CASES[name].fn)

@@ -176,6 +176,7 @@ CASES = {
 }
 
 
+@pytest.mark.promotes
 @pytest.mark.parametrize("name", CASES)
 def test_explain_gives_reason_for_every_pair(name):
     fn, params, want = CASES[name]

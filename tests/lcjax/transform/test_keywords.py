@@ -23,10 +23,12 @@ f = lcjax.collapsible(fn)
 TREE = f.init(PAIR, X, **OWN)
 
 
+@pytest.mark.promotes
 def test_call_passes_keywords_named_like_options():
     np.testing.assert_array_equal(f(TREE, X, **OWN), fn(PAIR, X, **OWN))
 
 
+@pytest.mark.promotes
 def test_trace_passes_keywords_named_like_options():
     call = f.trace(TREE, X, **OWN)
     data = lcjax.CalibrationData([X], mask=lambda x: x[:, 0] > 0, holdout=0.0, progress=False)

@@ -68,6 +68,7 @@ def applied(params, state, x, train):
     return y, new
 
 
+@pytest.mark.promotes
 def test_collapse_folds_state_that_is_not_trained(variables):
     params, state = variables["params"], {"batch_stats": variables["batch_stats"]}
     f = lcjax.collapsible(applied, has_state=True)

@@ -185,6 +185,7 @@ def test_scale_without_bias():
     assert entry.keys() == {"kernel"}
 
 
+@pytest.mark.promotes
 @pytest.mark.parametrize("rate", [0.5, 0.2])
 @pytest.mark.parametrize("style", ["select", "multiply", "after"])
 def test_constant_of_dropout(style, rate):
