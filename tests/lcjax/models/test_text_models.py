@@ -37,7 +37,8 @@ def _variables(model):
         scale = 0.0 if is_slope(keys) else 0.5
         return jnp.asarray(scale * rng.standard_normal(shape.shape), shape.dtype)
 
-    return jax.tree_util.tree_map_with_path(leaf, _abstract(model))
+    with jax.ensure_compile_time_eval():  # a test may ask for it first while it traces
+        return jax.tree_util.tree_map_with_path(leaf, _abstract(model))
 
 
 @functools.cache
