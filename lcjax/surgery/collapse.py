@@ -179,7 +179,7 @@ def _fit_for(fit: Fit | None, calibration: Calibration | None) -> Fit:
     if calibration is None and fit.needs_data:
         raise ValueError(
             f"fit is {fit}, which needs data; expected a calibration with it. Make one: stats = "
-            "lcjax.calibrate(apply_fn, variables, batches, fit=...), then "
+            "lcjax.calibrate(apply_fn, variables, data, fit=...), then "
             "lcjax.collapse(variables, calibration=stats)."
         )
     if calibration is not None and (not fit.needs_data or fit.unitwise != calibration.fit.unitwise):
