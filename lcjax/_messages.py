@@ -7,6 +7,8 @@ from typing import Any
 
 def describe(value: Any) -> str:
     """Returns the type of a value in a few words with an article."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
     name = type(value).__name__
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"an array of shape {tuple(value.shape)}"

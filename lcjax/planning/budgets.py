@@ -78,7 +78,7 @@ class _SizeBudget(Budget):
 
     def __post_init__(self):
         name = type(self).__name__
-        check_number(name, self.limit)
+        check_number(name, self.limit, like=0.8)
         fraction = isinstance(self.limit, float) and 0 < self.limit < 1
         if not fraction and not _is_count(self.limit):
             raise ValueError(
@@ -121,6 +121,7 @@ class Count(Budget):
     limit: int
 
     def __post_init__(self):
+        check_number("Count", self.limit, like=3)
         if not _is_count(self.limit):
             raise ValueError(
                 f"Count: got {self.limit!r}, expected a number of sites of at least 1."
@@ -140,7 +141,7 @@ def check_budget(budget: Any) -> None:
     if not isinstance(budget, Budget):
         raise TypeError(
             f"budget is {describe(budget)}; expected one of lcjax.MaxDrop(0.5), lcjax.Params(0.8), "
-            "lcjax.Flops(0.8), lcjax.Count(3)."
+            "lcjax.Flops(0.8), lcjax.Count(3). Pass one such object, with your limit in it."
         )
 
 

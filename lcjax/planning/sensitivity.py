@@ -11,7 +11,6 @@ from lcjax.planning.trials import MetricFn, Trials
 from lcjax.structure.choice import SiteSelector, select_for_fit
 from lcjax.structure.front_end import Collapsible
 from lcjax.structure.params_tree import ParamsTree
-from lcjax.tree.selection import check_sites
 
 
 def sensitivity(
@@ -65,7 +64,6 @@ def sensitivity_of_model(
     fit: Fit = LEAST_SQUARES,
 ) -> Sensitivity:
     """Returns what `sensitivity` does, for a model of any front end."""
-    check_sites(sites)
     trials = Trials(model, metric, data, fit, sequential=False)
     paths = select_for_fit(model.sites, sites, model.collapsed).chosen
     return measure_sites(trials, trials.evaluate(model.variables), paths, fit)

@@ -214,5 +214,5 @@ def _check_site(chain: Chain, i: int, slope: Any) -> None:
         raise CollapseError(
             f"{chain.site(i)}: got a slope of shape {tuple(slope.shape)}, expected "
             f"{tuple(kernel.shape[:-2])}, the leading axes of {chain.dense_name(i)}'s kernel "
-            f"{tuple(kernel.shape)}."
+            f"{tuple(kernel.shape)}. Give one slope for each layer that the kernel stacks."
         )

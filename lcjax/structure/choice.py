@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from lcjax.errors import CollapseError
 from lcjax.structure.sites import Site, Sites, require_finite_gap
-from lcjax.tree.selection import check_sites, choose
+from lcjax.tree.selection import choose, site_names
 
 Reason = Literal["gap", "unpaired", "not_chosen", "stacked", "grows"]
 
@@ -81,9 +81,10 @@ def select_linear(
     Raises:
       CollapseError: as `lcjax.collapse`.
     """
-    _check_open(found, sites, collapsed)
-    if sites is not None:
-        chosen = _named(found, sites)
+    names = None if sites is None else site_names(sites)
+    _check_open(found, names or (), collapsed)
+    if names is not None:
+        chosen = _named(found, names, sites)
         for site in found:
             if site.path in chosen and site.gap is not None and require_finite_gap(site) > max_gap:
                 raise CollapseError(_over(site, max_gap))
@@ -105,9 +106,10 @@ def select_for_fit(found: Sites, sites: SiteSelector, collapsed: Collection[str]
       CollapseError: no site; a pattern that matches none; a named site that is unpaired or
         collapsed already.
     """
-    _check_open(found, sites, collapsed)
-    if sites is not None:
-        return _selection(found, _named(found, sites))
+    names = None if sites is None else site_names(sites)
+    _check_open(found, names or (), collapsed)
+    if names is not None:
+        return _selection(found, _named(found, names, sites))
     choose(found.paths)
     return _selection(found, {site.path for site in found if site.paired})
 
@@ -147,17 +149,7 @@ def _over(site: Site, max_gap: float) -> str:
     )
 
 
-def _names(sites: SiteSelector) -> list[str]:
-    """Returns the paths and globs of a choice."""
-    if hasattr(sites, "sites"):
-        sites = tuple(sites.sites)  # type: ignore[union-attr]
-    check_sites(sites)
-    names = [sites] if isinstance(sites, (str, Site)) else list(sites or ())  # type: ignore
-    return [name.path if isinstance(name, Site) else name for name in names]
-
-
-def _named(found: Sites, sites: SiteSelector) -> set[str]:
-    names = _names(sites)
+def _named(found: Sites, names: list[str], sites: SiteSelector) -> set[str]:
     if not names and hasattr(sites, "sites"):
         return set()  # a plan that collapses nothing
     chosen = set(choose(found.paths, sites=names))
@@ -170,13 +162,13 @@ def _named(found: Sites, sites: SiteSelector) -> set[str]:
     return chosen
 
 
-def _check_open(found: Sites, sites: SiteSelector, collapsed: Collection[str]) -> None:
+def _check_open(found: Sites, names: Iterable[str], collapsed: Collection[str]) -> None:
     """Raises where a chosen site is collapsed already."""
     if not collapsed:
         return
     if not found:
         raise CollapseError(f"no site is left: {', '.join(sorted(collapsed))} collapsed already.")
-    for path in _names(sites) if sites is not None else ():
+    for path in names:
         if path in collapsed:
             raise CollapseError(
                 f"{path}: is collapsed already in this tree. Leave it out of `sites`."

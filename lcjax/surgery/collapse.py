@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from lcjax._messages import describe
 from lcjax.calibration.calibrate import Calibration, check_calibrated
 from lcjax.calibration.fits import Exact, Fit, check_fit
 from lcjax.structure.choice import SiteSelector, select_for_fit, select_linear
@@ -91,6 +92,8 @@ def collapse_model(
     slopes_from: Any = None,
 ) -> tuple[Any, CollapseReport]:
     """Returns what `collapse` does, for a model of any front end."""
+    if isinstance(sites, Calibration):
+        raise TypeError("sites is a Calibration; expected paths. Pass it as calibration=.")
     fit, slopes = _fit_for(fit, calibration), None
     if isinstance(fit, Exact):
         found = model.sites
@@ -147,7 +150,10 @@ def abstract_collapse_model(
     fit = Exact() if fit is None else fit
     check_fit(fit)
     if not isinstance(fit, Exact):
-        raise ValueError(f"fit is {fit}, whose shapes depend on data; expected lcjax.Exact().")
+        raise ValueError(
+            f"fit is {fit}, whose shapes depend on data; expected lcjax.Exact(). "
+            "Collapse arrays with lcjax.collapse."
+        )
     fit = replace(fit, max_gap=math.inf)
     if fit.rank is None:
         return collapse_model(model.abstract(), sites, fit)
@@ -164,7 +170,8 @@ def _fit_for(fit: Fit | None, calibration: Calibration | None) -> Fit:
     """
     if calibration is not None and not isinstance(calibration, Calibration):
         raise TypeError(
-            f"calibration is a {type(calibration).__name__}; expected what lcjax.calibrate returns."
+            f"calibration is {describe(calibration)}; expected a Calibration. Pass what "
+            "lcjax.calibrate(apply_fn, variables, data) returns."
         )
     if fit is None:
         return Exact() if calibration is None else calibration.fit
@@ -172,7 +179,7 @@ def _fit_for(fit: Fit | None, calibration: Calibration | None) -> Fit:
     if calibration is None and fit.needs_data:
         raise ValueError(
             f"fit is {fit}, which needs data; expected a calibration with it. Make one: stats = "
-            "lcjax.calibrate(apply_fn, variables, batches, fit=...), then "
+            "lcjax.calibrate(apply_fn, variables, data, fit=...), then "
             "lcjax.collapse(variables, calibration=stats)."
         )
     if calibration is not None and (not fit.needs_data or fit.unitwise != calibration.fit.unitwise):

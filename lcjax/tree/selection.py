@@ -55,10 +55,11 @@ class SiteSelection:
     order: Order | None = None
 
     def __post_init__(self):
-        for name in ("sites", "order"):  # iterators can be read only once
-            value = getattr(self, name)
-            if isinstance(value, Iterable) and not isinstance(value, (str, tuple)):
-                object.__setattr__(self, name, tuple(value))
+        # Iterators can be read only once.
+        if self.sites is not None:
+            object.__setattr__(self, "sites", tuple(site_names(self.sites)))
+        if isinstance(self.order, Iterable) and not isinstance(self.order, (str, tuple)):
+            object.__setattr__(self, "order", tuple(self.order))
 
 
 Selected = str | Iterable[str] | SiteSelection | None
@@ -69,27 +70,43 @@ def as_selection(sites: Selected) -> SiteSelection:
     return sites if isinstance(sites, SiteSelection) else SiteSelection(sites=sites)
 
 
-def check_sites(sites: Any) -> None:
-    """Raises TypeError unless a choice of sites is made of paths."""
+def site_names(sites: Any) -> list[str]:
+    """Returns the paths and globs of a choice of sites.
+
+    Args:
+      sites: a path or glob, a site, an iterable of them, or what has them as its attribute `sites`.
+
+    Raises:
+      TypeError: something else.
+    """
+    if isinstance(sites, SiteSelection):
+        raise TypeError(
+            "sites is a SiteSelection, which penalties take; expected paths, globs, Sites or a "
+            "Plan. Pass lcjax.select_sites(params, last=...), which returns paths."
+        )
     if callable(sites):
         raise TypeError(
             f"sites is {describe(sites)}; expected paths, globs, Sites, a Plan or None. A metric "
             "comes third: (apply_fn, variables, metric, data); give sites=None for all."
         )
-    if isinstance(sites, Real):
+    sites = getattr(sites, "sites", sites)
+    if isinstance(sites, str) or hasattr(sites, "path"):
+        sites = [sites]
+    if not isinstance(sites, Iterable):
+        shown = f"{sites!r}, " if isinstance(sites, Real) else ""
         raise TypeError(
-            f"sites is {sites!r}, {describe(sites)}; expected paths or globs such as 'block_1/*', "
+            f"sites is {shown}{describe(sites)}; expected paths or globs such as 'block_1/*', "
             "Sites or a Plan. Give other arguments by name: fit=lcjax.Exact(max_gap=0.1), last=1."
         )
-    if isinstance(sites, (str, Mapping)) or not hasattr(sites, "__iter__"):
-        return
-    wrong = [site for site in sites if not isinstance(site, str) and not hasattr(site, "path")]
+    names = [getattr(site, "path", site) for site in sites]
+    wrong = [name for name in names if not isinstance(name, str)]
     if wrong:
         raise TypeError(
             f"sites contains {describe(wrong[0])}; expected paths or globs such as 'block_1/*'. "
             "lcjax.find_sites(variables).paths lists them; the order of arguments is "
             "(apply_fn, variables, data, sites)."
         )
+    return names
 
 
 def _listed(paths: Sequence[str]) -> str:
@@ -142,8 +159,7 @@ def choose(
     if where is not None:
         chosen = matching(chosen, where)
     if sites is not None:
-        check_sites(sites)
-        patterns = [sites] if isinstance(sites, str) else list(sites)
+        patterns = site_names(sites)
         if not patterns:
             raise CollapseError(f"sites is empty. The sites are: {_listed(chosen)}.")
         named = {path for pattern in patterns for path in matching(chosen, pattern)}

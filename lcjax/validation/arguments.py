@@ -60,10 +60,10 @@ def check_tree(tree: Any, name: str, *, nested: bool = True) -> None:
             )
 
 
-def check_number(name: str, value: Any) -> None:
+def check_number(name: str, value: Any, like: float = 0.05) -> None:
     """Raises TypeError unless a value is a number or a tracer."""
     if not isinstance(value, (Real, Tracer)) and getattr(value, "shape", None) != ():
-        raise TypeError(f"{name} is {value!r}; expected a number. Pass one such as 0.05.")
+        raise TypeError(f"{name} is {value!r}; expected a number. Pass one such as {like}.")
 
 
 def check_optimizer(tx: Any, name: str = "inner") -> None:
