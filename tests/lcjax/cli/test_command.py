@@ -220,7 +220,7 @@ def test_collapse_rejects_sources_and_targets(source, tmp_path, capsys):
         ((tmp_path / "bent", out), "none of 1 sites .* smallest is 0.7500, at act_0"),
         ((tmp_path / "normed", out), "norm_0: its running statistics are not in the tree"),
         ((source, out, "--sites", "stays/*"), "stays/act_0: gap is 0.5 .* over max_gap 0.05"),
-        ((source, out, "--max-gap", "-1"), "max_gap: got -1.0, expected at least 0"),
+        ((source, out, "--max-gap", "-1"), "max_gap is -1.0; expected a number of at least 0"),
         ((source, out, "--plan", tmp_path / "absent"), "No such file"),
     ):
         assert re.search(said, failed(capsys, "collapse", *arguments))
