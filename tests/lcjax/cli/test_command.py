@@ -27,8 +27,6 @@ from lcjax.nn.glu import CollapsibleGLU
 from lcjax.planning.results import Plan, PlanStep
 from tests.helpers.trees import random_chain, with_slopes
 
-pytestmark = pytest.mark.promotes
-
 
 @pytest.fixture(autouse=True)
 def absl_as_it_was():
@@ -333,7 +331,7 @@ def test_export_model_by_fields(tiny, tmp_path, capsys):
 def test_export_imported_model(tmp_path, monkeypatch):
     pytest.importorskip("flatbuffers", reason="jax.export needs it: pip install 'lcjax[export]'")
     (tmp_path / "own_nets.py").write_text(
-        "apply = lambda variables, x, ids: x @ variables['w'] + ids[:, None]\n"
+        "apply = lambda variables, x, ids: x @ variables['w'] + ids[:, None].astype('float32')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     lcjax.save(tmp_path / "a", {"w": np.ones((3, 2), np.float32)})
