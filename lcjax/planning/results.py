@@ -3,11 +3,11 @@
 import json
 import os
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, get_args
 
-from lcjax._messages import printable
+from lcjax._messages import describe, printable
 from lcjax._table import render
-from lcjax.structure.choice import Skip
+from lcjax.structure.choice import Reason, Skip
 from lcjax.tree.paths import natural_sort_key
 from lcjax.validation.json_files import kind_of, parse_json
 
@@ -167,6 +167,8 @@ class Plan:
             for skip in fields["skipped"]:
                 if not isinstance(skip, list) or [type(one) for one in skip] != [str, str, str]:
                     raise ValueError("skipped is not a list of triples of strings")
+                if skip[1] not in get_args(Reason):
+                    raise ValueError(f"the reason of a skip is {describe(skip[1])}")
             steps = tuple(PlanStep(**step) for step in fields["steps"])
             if not steps or not 0 <= fields["num_taken"] < len(steps):
                 raise ValueError(f"num_taken is {fields['num_taken']}, of {len(steps)} steps")

@@ -142,10 +142,10 @@ def test_inspect_escapes_names_and_metadata(tmp_path, capsys):
 
 
 PLAN = dict(
-    lcjax_plan=1, chosen=1, budget="count=1", met=True, fit="exact", order="last",
+    lcjax_plan=2, num_taken=1, budget="count=1", budget_met=True, fit="exact", order="last",
     steps=[dict(site=None, metric=0.5, parameters=3, flops=4),
            dict(site="a", metric=0.4, parameters=2, flops=3)],
-    refused=[["b", "a reason"]],
+    skipped=[["b", "gap", "a detail"]],
 )  # fmt: skip
 
 
@@ -157,18 +157,17 @@ def test_plan_rejects_wrong_types(wrong, tmp_path, capsys):
     paths = [[key] for key in PLAN] + [
         ["steps", i, key] for i in (0, 1) for key in PLAN["steps"][0]
     ]
-    paths += [["steps", 0], ["steps", 1], ["refused", 0], ["refused", 0, 1]]
+    paths += [["steps", 0], ["steps", 1], ["skipped", 0], ["skipped", 0, 1]]
     for keys in paths:
         key = keys[-1]
-        if wrong is ... and (keys[0] == "refused" and len(keys) > 1 or key == 1):
+        if wrong is ... and (keys[0] == "skipped" and len(keys) > 1 or key == 1):
             continue
-        legal = {str: ("budget", "fit", "order", "site", 1), int: ("metric", "parameters", "flops")}
+        legal = {str: ("budget", "fit", "order", "site"), int: ("metric", "parameters", "flops")}
         if isinstance(wrong, str) and key in legal[str] and keys != ["steps", 0, "site"]:
-            if keys != ["steps", 1]:
-                continue
+            continue
         if type(wrong) is int and key in legal[int] or wrong == 0.5 and key == "metric":
             continue
-        if wrong is None and keys == ["steps", 0, "site"] or wrong is True and key == "met":
+        if wrong is None and keys == ["steps", 0, "site"] or wrong is True and key == "budget_met":
             continue
         with pytest.raises(ValueError, match="not a plan that Plan.to_json wrote") as error:
             Plan.from_json(json.dumps(at(PLAN, keys, wrong)))

@@ -19,8 +19,6 @@ from lcjax.io.checkpoint import restore, save
 from lcjax.io.containers import MAX_DEPTH, containers
 from tests.lcjax.io.checkpoints import bits
 
-pytestmark = pytest.mark.promotes
-
 A, B = np.arange(3.0), np.ones((2, 2), np.float32)
 
 TREES = {

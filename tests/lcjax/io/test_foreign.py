@@ -64,7 +64,7 @@ def others(tmp_path_factory):
     ocp.save_checkpointables(here / "several", {"a": TREE, "b": TREE})
     lcjax.save(here / "own", TREE)
     with Snapshots(here / "run") as snapshots:
-        snapshots.save(7, jax.tree.map(jnp.asarray, TREE), merit=1.0)
+        snapshots.save(7, jax.tree.map(jnp.asarray, TREE), score=1.0)
     (here / "directory").mkdir()
     (here / "file").write_text("text")
     (here / "weights.safetensors").write_text("text")

@@ -370,7 +370,7 @@ def test_collapsed_gated_mlp_saves_its_gate(hidden, held, use_bias):
     deep = linear(model.init(jax.random.key(0), X))
     compact, report = collapse(deep)
     assert set(compact["params"]) == held
-    assert report.factors == (("act",) if len(held) == 2 else ())
+    assert report.factored == (("act",) if len(held) == 2 else ())
     np.testing.assert_allclose(model.apply(compact, X), model.apply(deep, X), atol=1e-5)
 
 

@@ -4,7 +4,14 @@ import numpy as np
 import optax
 import pytest
 
-from lcjax import SiteSelection, anneal_slopes, carry_opt_state, collapse, with_linearity_penalty
+from lcjax import (
+    Exact,
+    SiteSelection,
+    anneal_slopes,
+    carry_opt_state,
+    collapse,
+    with_linearity_penalty,
+)
 from tests.helpers.trees import random_chain, with_slopes
 
 pytestmark = pytest.mark.promotes
@@ -53,7 +60,7 @@ def test_slopes_follow_the_schedule_to_exactly_1_whatever_the_optimizer(inner):
     want = np.arange(1, STEPS + 1) / STEPS
     np.testing.assert_allclose(slopes, np.stack([want] * 3, 1), atol=1e-6)
     assert slopes[-1].tolist() == [1.0, 1.0, 1.0]
-    _, report = collapse(params, threshold=0.0)
+    _, report = collapse(params, fit=Exact(max_gap=0.0))
     assert len(report.collapsed) == 3
     moved = params["dense_0"]["kernel"] - start["dense_0"]["kernel"]
     assert float(jnp.abs(moved).max()) > 0

@@ -174,7 +174,7 @@ def test_the_loss_does_not_jump_after_an_exact_collapse(name):
 def test_a_state_in_one_vector_is_refused():
     tx = optax.flatten(optax.adam(1e-3))
     params = jax.tree.map(jnp.asarray, random_chain((8, 7, 6), 6)[1]["params"])
-    compact, report = collapse(params, "act_0", threshold=9)
+    compact, report = collapse(params, "act_0", Exact(max_gap=9))
     with pytest.raises(ValueError, match="got shape .*optax.flatten makes it.*without"):
         carry_opt_state(tx, tx.init(params), params, compact, report)
 
