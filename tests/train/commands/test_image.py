@@ -40,8 +40,6 @@ from train.runs import conclude as outcome
 from train.runs.conclude import conclude
 from train.tasks.image.presets import PRESETS
 
-pytestmark = pytest.mark.promotes
-
 REAL = os.environ.get("TFDS_DATA_DIR")
 # Small, and so strong that after two epochs of digits slopes are at 1.
 SMALL = {
@@ -185,6 +183,7 @@ def test_a_finished_run_is_neither_resumed_nor_replaced(finished, monkeypatch):
 # What a run looks at.
 
 
+@pytest.mark.promotes
 def test_the_test_split_is_looked_at_once_and_at_the_end(job, tmp_path, monkeypatch):
     looks, test = [], job.task.data.test
     data = dataclasses.replace(job.task.data, test=lambda: looks.append(True) or test())
@@ -255,6 +254,7 @@ def test_an_interrupted_run_ends_bit_for_bit_where_the_whole_one_does(
     assert events(tmp_path / "whole") == events(tmp_path / "broken")
 
 
+@pytest.mark.promotes
 def test_a_run_without_a_checkpoint_yet_starts_over(job, tmp_path, monkeypatch):
     def interrupted(self):
         raise KeyboardInterrupt
@@ -390,6 +390,7 @@ def test_a_run_is_resumed_without_its_flags_and_a_finished_one_made_longer(tmp_p
     assert config["optimizer"]["epochs"] == 2 * epochs and config["run"]["log_every"] == 7
 
 
+@pytest.mark.promotes
 def test_a_run_that_diverges_stops_with_what_to_do_and_has_no_outcome(tmp_path, monkeypatch):
     asked = SMALL | {"learning_rate": 1e30, "warmup": 0.0, "log_every": 1}
     with pytest.raises(SystemExit, match=r"error: step \d+: the loss is (nan|inf). Lower --lear"):

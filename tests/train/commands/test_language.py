@@ -42,8 +42,6 @@ from train.tasks.language.task import read_test_split
 from train.tasks.metric import ACCURACY, LOSS
 from train.validation import ConfigError
 
-pytestmark = pytest.mark.promotes
-
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):

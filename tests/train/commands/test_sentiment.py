@@ -41,8 +41,6 @@ from train.tasks.text.presets import PRESETS
 from train.tasks.text.task import read_test_split
 from train.validation import ConfigError
 
-pytestmark = pytest.mark.promotes
-
 SMALL = {"batch_size": 8, "learning_rate": 3e-3, "epochs": 2, "validation": 0.2, "dropout": 0.0}
 KEY = jax.random.key(0)
 PLAIN = {"protocol": "penalty", "slope_learning_rate": 0.0, "strength": 0.0}

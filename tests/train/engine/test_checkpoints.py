@@ -15,8 +15,6 @@ from tests.helpers.runs import same_bits
 from train.engine.checkpoints import Snapshots
 from train.engine.loop import TrainState
 
-pytestmark = pytest.mark.promotes
-
 TX = with_linearity_penalty(optax.adam(1e-3), strength=0.1)
 
 
@@ -34,11 +32,13 @@ def state(seed=0, step=0):
     return TrainState(jnp.int32(step), optax.apply_updates(params, updates), stats, opt_state)
 
 
+@pytest.mark.promotes
 def test_nothing_is_restored_where_nothing_was_saved(tmp_path):
     with Snapshots(tmp_path) as snapshots:
         assert snapshots.restore(like=state()) is None
 
 
+@pytest.mark.promotes
 def test_a_state_comes_back_bit_for_bit_in_its_own_containers(tmp_path):
     with Snapshots(tmp_path) as snapshots:
         snapshots.save(3, state(1, step=3))
@@ -48,6 +48,7 @@ def test_a_state_comes_back_bit_for_bit_in_its_own_containers(tmp_path):
     same_bits(back, state(1, step=3))
 
 
+@pytest.mark.promotes
 def test_the_latest_is_restored_and_the_last_two_are_kept(tmp_path):
     with Snapshots(tmp_path) as snapshots:
         for step in (8, 9, 10):
@@ -57,6 +58,7 @@ def test_the_latest_is_restored_and_the_last_two_are_kept(tmp_path):
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["10", "9"]
 
 
+@pytest.mark.promotes
 def test_a_state_may_be_donated_as_soon_as_save_returns(tmp_path):
     held, want = state(1), state(1)
     change = jax.jit(lambda leaf: 0 * leaf, donate_argnums=0)
@@ -73,6 +75,7 @@ def test_a_state_may_be_donated_as_soon_as_save_returns(tmp_path):
         same_bits(snapshots.restore(like=state()), want)
 
 
+@pytest.mark.promotes
 def test_lcjax_restores_a_snapshot_and_knows_what_it_is(tmp_path):
     with Snapshots(tmp_path) as snapshots:
         snapshots.save(3, state(1, step=3))
@@ -111,6 +114,7 @@ def test_no_flipped_byte_of_the_arrays_goes_unseen(tmp_path):
         same_bits(snapshots.restore(like=big), big)
 
 
+@pytest.mark.promotes
 def test_a_snapshot_without_checksums_is_still_restored(tmp_path):
     """As they were written before they had a manifest."""
     old = ocp.training.Checkpointer(str(tmp_path / "checkpoints"))

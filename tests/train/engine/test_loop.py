@@ -14,8 +14,6 @@ from tests.helpers.runs import same_bits
 from train.data.batches import in_memory
 from train.engine.loop import Diverged, Stage, TrainState, make_dispatch, train
 
-pytestmark = pytest.mark.promotes
-
 COUNT, BATCH, EPOCHS = 44, 4, 3  # eleven steps an epoch
 X = np.random.default_rng(0).normal(size=(COUNT, 3)).astype(np.float32)
 TX = with_linearity_penalty(optax.adam(1e-2), strength=0.1)
@@ -118,6 +116,7 @@ def test_a_steps_key_depends_on_its_number_alone(whole):
     assert len(set(noise.values())) == 33
 
 
+@pytest.mark.promotes
 @pytest.mark.parametrize("steps_per_dispatch", [1, 11])
 def test_steps_a_dispatch_change_nothing(whole, steps_per_dispatch):
     state, records = run(steps_per_dispatch=steps_per_dispatch)
@@ -129,6 +128,7 @@ def test_steps_a_dispatch_change_nothing(whole, steps_per_dispatch):
         np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
+@pytest.mark.promotes
 def test_it_goes_on_bit_for_bit_from_any_snapshot(whole):
     _, records = run(checkpoint_every=1)
     assert len(records.steps("save")) == 9
@@ -145,6 +145,7 @@ def test_validation_is_once_an_epoch_on_the_state_of_then(whole):
     assert last == float(whole[0].params["kernel"][0])
 
 
+@pytest.mark.promotes
 @pytest.mark.parametrize(
     ("every", "saved"), [(100, [33]), (11, [11, 22, 33]), (5, [7, 11, 18, 22, 25, 33])]
 )
@@ -157,6 +158,7 @@ def test_snapshots_come_at_least_so_often_and_at_the_end(every, saved):
             assert int(each[2].step) == each[1]
 
 
+@pytest.mark.promotes
 @pytest.mark.parametrize(
     ("best", "merits", "saved"),
     [
@@ -172,6 +174,7 @@ def test_a_state_that_validates_better_than_the_best_is_saved(best, merits, save
     assert [(each[1], each[3]) for each in records if each[0] == "save"] == saved
 
 
+@pytest.mark.promotes
 @pytest.mark.parametrize(
     ("every", "steps"), [(10, [10, 20, 30, 33]), (33, [33]), (1000, [33]), (11, [11, 22, 33])]
 )
@@ -185,6 +188,7 @@ def test_a_state_at_the_end_is_returned_as_it_is(whole):
     assert state is whole[0] and records == []
 
 
+@pytest.mark.promotes
 @pytest.mark.parametrize(("log_every", "step"), [(1, "18"), (1000, "30")])
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(log_every, step):
     """With rare records it is noticed in the dispatch of the next one, here the last."""

@@ -9,8 +9,6 @@ import pytest
 from tests.helpers.runs import configured
 from train.engine.optimizers import make_optimizer
 
-pytestmark = pytest.mark.promotes
-
 PARAMS = {
     f"block_{i}": {
         "act": {"slope": jnp.float32(0.25)},
@@ -42,6 +40,7 @@ def slopes(params):
     return [float(params[f"block_{i}"]["act"]["slope"][-1]) for i in range(4)]
 
 
+@pytest.mark.promotes
 def test_the_rate_rises_then_falls_as_a_cosine_to_zero():
     """Under a constant gradient Adam moves by its learning rate."""
     kernel = moved(1.0, warmup=0.25)["block_0"]["dense"]["kernel"][:, 0, 0]
@@ -51,12 +50,14 @@ def test_the_rate_rises_then_falls_as_a_cosine_to_zero():
     np.testing.assert_allclose(rates[5:], cosine, atol=1e-5)
 
 
+@pytest.mark.promotes
 @pytest.mark.filterwarnings(SHORT)
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 0.99), (3, 0.9), (1, 0.0)])
 def test_a_warm_up_always_leaves_a_step(steps, warmup):
     assert np.isfinite(moved(1.0, steps=steps, warmup=warmup)["block_0"]["norm"]["scale"]).all()
 
 
+@pytest.mark.promotes
 @pytest.mark.filterwarnings(SHORT)
 def test_decay_is_on_kernels_alone():
     params = moved(0.0, weight_decay=0.1, strength=0.0)["block_1"]
@@ -65,6 +66,7 @@ def test_decay_is_on_kernels_alone():
         assert (leaf == leaf[0]).all()
 
 
+@pytest.mark.promotes
 @pytest.mark.parametrize(("clip_norm", "held"), [(1.0, 1.0), (None, 100.0)])
 def test_clip_norm_bounds_the_whole_gradient(clip_norm, held):
     """Adam's first moment, of which one step keeps a tenth, shows what came through."""
@@ -77,6 +79,7 @@ def test_clip_norm_bounds_the_whole_gradient(clip_norm, held):
     np.testing.assert_allclose(10 * optax.tree.norm(moments), held, rtol=1e-5)
 
 
+@pytest.mark.promotes
 @pytest.mark.parametrize(
     ("flags", "linear"),
     [
@@ -94,16 +97,19 @@ def test_the_flags_of_the_penalty_choose_the_sites(flags, linear):
     assert got == [1.0 if i in linear else 0.25 for i in range(4)]
 
 
+@pytest.mark.promotes
 def test_slopes_stand_still_until_their_start():
     path = moved(-0.1, start=0.5)["block_3"]["act"]["slope"]
     assert (path[:11] == 0.25).all() and path[11] > 0.25
     assert path[-1] == 1.0
 
 
+@pytest.mark.promotes
 def test_l2_never_arrives():
     assert all(0.9 < slope < 1 for slope in slopes(moved(0.0, penalty="l2")))
 
 
+@pytest.mark.promotes
 def test_too_few_steps_for_the_strength_warn():
     with pytest.warns(UserWarning, match="20 steps of this strength .* cannot bring 4 of 4 slopes"):
         moved(0.0, strength=0.1)

@@ -164,5 +164,5 @@ def test_other_checkpoints_are_an_error(tmp_path, monkeypatch):
     model = {"kind": "mlp", "hidden": [], "activation": "relu", "dropout": 0.0, "norm": None}
     metadata = {"kind": "image", "model": model | {"dtype": "float32"}, "data": data}
     lcjax.save(tmp_path / "images", {"kernel": np.ones(2)}, metadata=metadata)
-    with pytest.raises(ConfigError, match="images classifies images; expected a checkpoint that"):
+    with pytest.raises(ConfigError, match="images classifies images; expected a checkpoint of"):
         generate(tmp_path / "images")

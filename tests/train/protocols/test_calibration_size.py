@@ -9,8 +9,6 @@ from tests.helpers.runs import configured, prepare
 from train.protocols.calibration_size import count_tokens, warn_if_too_few_tokens
 from train.protocols.fitting import calibration_data, make_plan
 
-pytestmark = pytest.mark.promotes
-
 
 @pytest.fixture(scope="module")
 def task():

@@ -10,8 +10,6 @@ from train.data.images.augment import augment, normalize
 from train.data.images.splits import Split
 from train.tasks.image.objective import ImageClassifier
 
-pytestmark = pytest.mark.promotes
-
 rng = np.random.default_rng(0)
 IMAGES = rng.integers(0, 256, (10, 4, 4, 1), np.uint8)
 LABELS = rng.integers(0, 3, 10).astype(np.int32)
