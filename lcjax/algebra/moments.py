@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
@@ -47,9 +48,14 @@ def measure(
       mask: which tokens count; bool, of the same leading axes; None takes all. The values
         of a token that does not count are ignored, NaN included.
       unitwise: moments of each unit alone.
+
+    Raises:
+      AssertionError: x, t and mask whose leading axes differ; unitwise, other widths too.
     """
-    dtype = jnp.float64 if jnp.float64 in (x.dtype, t.dtype) else jnp.float32
+    (chex.assert_equal_shape if unitwise else _assert_same_tokens)([x, t])
     mask = jnp.ones(x.shape[:-1], bool) if mask is None else mask
+    chex.assert_shape(mask, x.shape[:-1])
+    dtype = jnp.float64 if jnp.float64 in (x.dtype, t.dtype) else jnp.float32
     count = jnp.sum(mask, dtype=dtype)
     mean_x, dx = _centred(x.astype(dtype), mask, count)
     mean_t, dt = _centred(t.astype(dtype), mask, count)
@@ -82,6 +88,10 @@ def merge(a: Moments, b: Moments) -> Moments:
         tt=tt,
         unitwise=a.unitwise,
     )
+
+
+def _assert_same_tokens(arrays: list[jax.Array]):
+    chex.assert_equal_shape_prefix(arrays, arrays[0].ndim - 1)
 
 
 def _centred(values: jax.Array, mask: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array]:

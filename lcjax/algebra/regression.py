@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import chex
 import numpy as np
 
 from lcjax.algebra.moments import Moments
@@ -124,7 +125,11 @@ def score(moments: Moments, kernel: np.ndarray, bias: np.ndarray) -> Score:
       moments: full or unitwise; of these tokens, whether fitted on or held out.
       kernel: W, (d_in, d_out); for unitwise moments the gains, (d,).
       bias: b, (d_out,).
+
+    Raises:
+      AssertionError: a kernel or a bias whose widths are not those of the moments.
     """
+    chex.assert_shape([kernel, bias], [moments.xt.shape, moments.mean_t.shape])
     count, mean_x, mean_t, xx, xt, tt = (
         np.asarray(part, np.float64)
         for part in (

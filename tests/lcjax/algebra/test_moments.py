@@ -73,3 +73,13 @@ def test_moments_have_float32_or_float64():
     with jax.enable_x64(True):
         double = jax.eval_shape(measure, shape(jnp.float64), shape(jnp.float32))
     assert double.xx.dtype == jnp.float64
+
+
+@pytest.mark.parametrize(
+    ("arrays", "unitwise"),
+    [((X, T[1:]), False), ((X, T, np.ones(TOKENS - 1, bool)), False), ((X, T), True)],
+    ids=["fewer targets", "shorter mask", "unitwise with other widths"],
+)
+def test_measure_rejects_other_shapes(arrays, unitwise):
+    with pytest.raises(AssertionError, match="shape"):
+        moments.measure(*arrays, unitwise=unitwise)
