@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import lcjax
+from lcjax.tree.selection import choose
 from train.config.protocol import CalibratedConfig, PlannedConfig
 from train.protocols.calibration_size import warn_if_too_few_tokens
 from train.runtime.devices import is_main_process
@@ -49,9 +50,7 @@ def candidates(task: Task, variables: Any) -> list[str]:
     """Returns the paths of the paired sites that --last and --where select, in forward order."""
     penalty = task.config.penalty
     paired = [site.path for site in lcjax.find_sites(variables) if site.paired]
-    return lcjax.select_sites(
-        variables["params"], last=penalty.last, where=penalty.where, sites=paired
-    )
+    return choose(paired, last=penalty.last, where=penalty.where)
 
 
 def make_plan(

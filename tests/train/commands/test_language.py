@@ -312,6 +312,6 @@ def test_max_drop_is_in_nats(text, tmp_path):
     result = train_job(job, tmp_path / "a")
     plan = result.extra["fit_heal"]["plan"]
     drops = [plan["steps"][0]["metric"] - step["metric"] for step in plan["steps"][1:]]
-    taken = plan["chosen"]
+    taken = plan["num_taken"]
     assert all(drop <= 0.02 for drop in drops[:taken]) and all(d > 0.02 for d in drops[taken:])
     assert plan["steps"][0]["metric"] == -result.extra["fit_heal"]["deep_validation"]["loss"]
