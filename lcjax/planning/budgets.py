@@ -1,5 +1,6 @@
 """Budgets: the limit that a plan keeps to, a drop of the metric, a size, or a number of sites."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from lcjax.validation.arguments import check_number
 
 
 @dataclass(frozen=True)
-class Budget:
+class Budget(ABC):
     """Base of the budgets. A plan collapses site after site until its budget is met or exceeded.
 
     Attributes:
@@ -19,9 +20,9 @@ class Budget:
 
     limit: Any
 
+    @abstractmethod
     def met(self, steps: Sequence[PlanStep]) -> bool:
         """Returns whether no further step is needed; steps[0] is the deep model."""
-        raise NotImplementedError
 
     def exceeded(self, steps: Sequence[PlanStep]) -> bool:
         """Returns whether the last step is one too far."""
