@@ -12,12 +12,7 @@ from tests.helpers import runs
 from tests.helpers.runs import (
     command_line,
     configured,
-    fit,
-    interrupt_after,
-    kill_and_resume,
-    last_state,
     prepare,
-    same_bits,
     start,
 )
 from tests.helpers.tiny_text import PLAIN, on_text, write_text
@@ -29,7 +24,6 @@ from train.config.check import check
 from train.data.text.documents import find_documents
 from train.data.text.language import language_data
 from train.data.text.vocabulary import Pieces
-from train.engine.metrics_writer import FILE, read_metrics
 from train.engine.run_directory import create_directory, read_json
 from train.models.serialization import module_as_json, module_from_json
 from train.protocols.progressive import _drop
@@ -252,32 +246,6 @@ def test_a_preset_is_in_range_and_says_what_it_is(name):
 # Whole runs.
 
 VARIED = {"dropout": 0.1, "checkpoint_every": 3, "log_every": 1, "steps_per_dispatch": 2}
-
-
-@pytest.mark.slow
-def test_an_interrupted_run_ends_bit_for_bit_where_the_whole_one_does(text, tmp_path, monkeypatch):
-    job = prepare(on_text(text, **PLAIN | VARIED, epochs=2))
-    whole = fit(tmp_path / "whole", job)
-    with monkeypatch.context() as patch:
-        interrupt_after(patch, saves=2)
-        with pytest.raises(KeyboardInterrupt):
-            fit(tmp_path / "broken", job)
-    assert 0 < int(last_state(tmp_path / "broken", job).step) < int(whole.step)
-    same_bits(fit(tmp_path / "broken", job), whole)
-    lines = [(tmp_path / name / FILE).read_text() for name in ("whole", "broken")]
-    assert lines[0] == lines[1] != ""
-    records = [r for r in read_metrics(tmp_path / "whole") if "train/loss" in r]
-    assert records[-1]["train/loss"] < records[0]["train/loss"]
-
-
-@pytest.mark.slow
-def test_a_killed_process_is_resumed_bit_for_bit(text, tmp_path):
-    config = on_text(text, **PLAIN | VARIED, epochs=20, name="a", runs_dir=tmp_path)
-    kill_and_resume(*flags(config), directory=tmp_path / "a", module="train.language")
-    job = prepare(config)
-    same_bits(last_state(tmp_path / "a", job), fit(tmp_path / "whole", job))
-    lines = [(tmp_path / name / FILE).read_text() for name in ("whole", "a")]
-    assert lines[0] == lines[1] != ""
 
 
 @pytest.mark.slow

@@ -15,21 +15,19 @@ from tests.helpers import runs
 from tests.helpers.runs import (
     command_line,
     fit,
-    interrupt_after,
-    kill_and_resume,
-    last_state,
     prepare,
     same_bits,
     start,
 )
 from tests.helpers.tiny_bert import LONGEST, make_folder, texts, write_tsv
+from tests.helpers.tiny_sentiment import on_texts, write_root
 from train import sentiment
 from train.config.base import DistillationConfig, as_json
 from train.config.check import check
 from train.config.protocol import convert_protocol
 from train.data.dataset import DataError
 from train.data.text.length_buckets import PADDING
-from train.engine.metrics_writer import FILE, read_metrics
+from train.engine.metrics_writer import read_metrics
 from train.engine.run_directory import create_directory, read_json
 from train.generation import predict
 from train.protocols.calibration_size import count_tokens
@@ -37,12 +35,10 @@ from train.protocols.fitting import collapse_by_fit
 from train.runs.command import train_job
 from train.runs.conclude import _metadata, conclude
 from train.tasks.distillation import with_teacher
-from train.tasks.text.config import TextConfig
 from train.tasks.text.presets import PRESETS
 from train.tasks.text.task import read_test_split
 from train.validation import ConfigError
 
-SMALL = {"batch_size": 8, "learning_rate": 3e-3, "epochs": 2, "validation": 0.2, "dropout": 0.0}
 KEY = jax.random.key(0)
 PLAIN = {"protocol": "penalty", "slope_learning_rate": 0.0, "strength": 0.0}
 
@@ -50,16 +46,7 @@ PLAIN = {"protocol": "penalty", "slope_learning_rate": 0.0, "strength": 0.0}
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """A directory with a pretrained model, `bert`, and texts, `a.tsv`."""
-    root = tmp_path_factory.mktemp("texts")
-    make_folder(root / "bert")
-    write_tsv(root / "a.tsv", texts(100))
-    return root
-
-
-def configured(root, **fields) -> TextConfig:
-    """Returns the preset sst2-minilm on the tiny model, with fields set by name."""
-    given = {"dataset": str(root / "a.tsv"), "pretrained": str(root / "bert"), "lengths": (24,)}
-    return runs.configured("sst2-minilm", PRESETS, **given | SMALL | fields)
+    return write_root(tmp_path_factory.mktemp("texts"))
 
 
 def flags(config):
@@ -74,13 +61,13 @@ def main(monkeypatch, *arguments):
 
 @pytest.fixture(scope="module")
 def job(root):
-    return prepare(configured(root, **PLAIN))
+    return prepare(on_texts(root, **PLAIN))
 
 
 @pytest.fixture(scope="module")
 def fitted(root):
     """The task of a run that fits sites."""
-    return prepare(configured(root, count=1)).task
+    return prepare(on_texts(root, count=1)).task
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +128,7 @@ def test_a_fit_is_the_same_however_far_texts_are_padded(fitted, sequential):
 
 
 def test_padding_does_not_count_where_a_collapse_is_planned(root, monkeypatch):
-    job, given = prepare(configured(root)), {}
+    job, given = prepare(on_texts(root)), {}
 
     def plan(apply, variables, metric, data, **_):
         given["mask"] = data.mask
@@ -176,16 +163,16 @@ def test_pretrained_weights_are_where_training_begins(job, root):
         stored["encoder.layer.1.intermediate.dense.weight"].T,
     )
     assert {site.slope for site in lcjax.find_sites(params)} == {0.0}
-    other = prepare(configured(root, **PLAIN, seed=1)).state.params
+    other = prepare(on_texts(root, **PLAIN, seed=1)).state.params
     same_bits(other["block_0"], params["block_0"])
     assert not np.array_equal(other["head"]["kernel"], params["head"]["kernel"])
 
 
 def test_dropout_and_activation_are_what_was_asked_for(root):
-    module = configured(root, dropout=0.3, activation="relu", pool="mean").model.build(2)
+    module = on_texts(root, dropout=0.3, activation="relu", pool="mean").model.build(2)
     assert (module.dropout, module.pool) == (0.3, "mean")
     np.testing.assert_array_equal(module.activation(jnp.array([-1.0, 2.0])), [0.0, 2.0])
-    job = prepare(configured(root, protocol="paper", pool="mean"))
+    job = prepare(on_texts(root, protocol="paper", pool="mean"))
     assert "pooler" not in job.state.params
     slopes = [site.slope for site in lcjax.find_sites(job.state.params)]
     assert slopes == [pytest.approx(0.01)] * 2
@@ -297,7 +284,7 @@ BAD = [
 @pytest.mark.parametrize(("fields", "message"), BAD)
 def test_a_flag_out_of_range_is_named_with_its_value(root, fields, message):
     with pytest.raises(ConfigError, match=message):
-        check(configured(root, **fields))
+        check(on_texts(root, **fields))
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -321,23 +308,23 @@ def test_what_does_not_fit_is_an_error_and_nothing_is_written(
     root, tmp_path, monkeypatch, fields, message
 ):
     with pytest.raises(SystemExit, match=f"(?s)^error: .*{message}"):
-        main(monkeypatch, *flags(configured(root, **fields, runs_dir=tmp_path / "runs")))
+        main(monkeypatch, *flags(on_texts(root, **fields, runs_dir=tmp_path / "runs")))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_weights_that_are_not_right_are_an_error(root, tmp_path):
     wide = edited(root, tmp_path, vocab_size=9)
     with pytest.raises(ConfigError, match="has .* tokens but the model embeds 9"):
-        prepare(configured(root, pretrained=str(wide)))
+        prepare(on_texts(root, pretrained=str(wide)))
     (wide / "config.json").write_text((root / "bert/config.json").read_text())
     weights = wide / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ValueError, match="model.safetensors: expected a complete safetensors file"):
-        prepare(configured(root, pretrained=str(wide)))
+        prepare(on_texts(root, pretrained=str(wide)))
 
 
 def test_a_missing_package_says_which_extra_to_install(root, tmp_path, monkeypatch):
-    asked = flags(configured(root, runs_dir=tmp_path / "runs"))
+    asked = flags(on_texts(root, runs_dir=tmp_path / "runs"))
     for package in ("tokenizers", "safetensors"):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, package, None)
@@ -360,36 +347,12 @@ def test_a_teacher_of_another_vocabulary_is_an_error(root, job, tmp_path):
         tmp_path / "deep", job.task.variables, metadata=_metadata(job.task) | {"data": known}
     )
     with pytest.raises(ConfigError, match="was trained with {'vocabulary': 'another'}; expected "):
-        prepare(configured(root, **PLAIN, teacher=tmp_path / "deep"))
+        prepare(on_texts(root, **PLAIN, teacher=tmp_path / "deep"))
 
 
 # Whole runs.
 
 MANY = {"lengths": (12, 24), "dropout": 0.1, "checkpoint_every": 3, "log_every": 1}
-
-
-@pytest.mark.slow
-def test_an_interrupted_run_ends_bit_for_bit_where_the_whole_one_does(root, tmp_path, monkeypatch):
-    job = prepare(configured(root, **PLAIN | MANY))
-    whole = fit(tmp_path / "whole", job)
-    with monkeypatch.context() as patch:
-        interrupt_after(patch, saves=2)
-        with pytest.raises(KeyboardInterrupt):
-            fit(tmp_path / "broken", job)
-    assert 0 < int(last_state(tmp_path / "broken", job).step) < int(whole.step)
-    same_bits(fit(tmp_path / "broken", job), whole)
-    lines = [(tmp_path / name / FILE).read_text() for name in ("whole", "broken")]
-    assert lines[0] == lines[1] != ""
-
-
-@pytest.mark.slow
-def test_a_killed_process_is_resumed_bit_for_bit(root, tmp_path):
-    config = configured(root, **PLAIN | MANY, epochs=20, name="a", runs_dir=tmp_path)
-    kill_and_resume(*flags(config), directory=tmp_path / "a", module="train.sentiment")
-    job = prepare(config)
-    same_bits(last_state(tmp_path / "a", job), fit(tmp_path / "whole", job))
-    lines = [(tmp_path / name / FILE).read_text() for name in ("whole", "a")]
-    assert lines[0] == lines[1] != ""
 
 
 @pytest.mark.slow
@@ -401,7 +364,7 @@ def test_every_protocol_runs_from_the_command_line(protocol, root, tmp_path):
     fields = vars(convert_protocol(PRESETS["sst2-minilm"][1].protocol, protocol))
     short = {name: value for name, value in short.items() if name in {"last", "max_gap", *fields}}
     asked = {**MANY, **short, "protocol": protocol, "name": "a", "runs_dir": tmp_path}
-    process = start(*flags(configured(root, **asked)), module="train.sentiment")
+    process = start(*flags(on_texts(root, **asked)), module="train.sentiment")
     said, complained = process.communicate()
     assert process.returncode == 0, complained
     summary = read_json(tmp_path / "a" / "summary.json")
@@ -415,7 +378,7 @@ def test_every_protocol_runs_from_the_command_line(protocol, root, tmp_path):
 @pytest.mark.slow
 def test_a_run_starts_from_a_finished_one_and_predicts_what_it_learned(root, tmp_path):
     many = {"dataset": str(write_tsv(tmp_path / "many.tsv", texts(400))), "learning_rate": 1e-2}
-    config = configured(root, **PLAIN, **many, epochs=6)
+    config = on_texts(root, **PLAIN, **many, epochs=6)
     job = prepare(config)
     create_directory(tmp_path / "deep", as_json(config))
     deep = train_job(job, tmp_path / "deep")
@@ -423,7 +386,7 @@ def test_a_run_starts_from_a_finished_one_and_predicts_what_it_learned(root, tmp
     accuracy = read_json(tmp_path / "deep/summary.json")["deep"]["test"]["accuracy"]
     assert accuracy >= 0.9
     fit_heal = {"count": 1, "deep": tmp_path / "deep", "heal_epochs": 1.0}
-    healed = prepare(configured(root, **many, **fit_heal))
+    healed = prepare(on_texts(root, **many, **fit_heal))
     create_directory(tmp_path / "healed", as_json(healed.task.config))
     result = train_job(healed, tmp_path / "healed")
     same_bits(result.deep, jax.device_get(deep.deep))
