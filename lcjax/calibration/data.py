@@ -6,7 +6,7 @@ from typing import Any
 
 from lcjax._messages import describe
 from lcjax.validation.arguments import check_number
-from lcjax.validation.batches import check_batches
+from lcjax.validation.batches import as_batch, check_batches
 
 Mask = Callable[..., Any]
 
@@ -51,6 +51,16 @@ class CalibrationData:
                 f"mask is {describe(self.mask)}; expected a function of a batch, mask(*batch), "
                 "that returns which positions count."
             )
+
+    def first_batch(self) -> tuple[Any, ...]:
+        """Returns the inputs of the first batch.
+
+        Raises:
+          ValueError: no batch.
+        """
+        for batch in self.batches:
+            return as_batch(batch)
+        raise ValueError("batches is empty: give at least one batch of the model's inputs.")
 
 
 def as_data(data: CalibrationData | Iterable[Any]) -> CalibrationData:

@@ -1,12 +1,11 @@
 """Fits: the options that say how the replacement of a segment is found."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-
 from lcjax._messages import describe
-from lcjax.validation.arguments import check_number
+from lcjax.validation.arguments import check_number, is_count
 
 Rank = int | Literal["auto"] | None
 
@@ -29,14 +28,20 @@ class Fit:
     name: ClassVar[str]
     needs_data: ClassVar[bool] = True
     unitwise: ClassVar[bool] = False
+    # Of fits that have these as options, the option counts.
+    max_gap: ClassVar[float] = math.inf
+    sequential: ClassVar[bool] = False
 
     rank: Rank = None
     tolerance: float = 0.05
 
+    def at_any_gap(self) -> "Fit":
+        """Returns this fit for sites of any slope."""
+        return self
+
     def __post_init__(self):
         rank = self.rank
-        whole = isinstance(rank, (int, np.integer)) and not isinstance(rank, bool)
-        if rank not in (None, "auto") and not (whole and rank >= 1):
+        if rank not in (None, "auto") and not is_count(rank):
             raise ValueError(f"rank is {rank!r}; expected None, 'auto' or a number of at least 1.")
         check_number("tolerance", self.tolerance)
         if not 0 <= self.tolerance < 1:
@@ -54,7 +59,7 @@ class Exact(Fit):
 
     Example:
       >>> Exact(max_gap=0.1)
-      Exact(rank=None, tolerance=0.05, max_gap=0.1)
+      Exact(max_gap=0.1, rank=None, tolerance=0.05)
     """
 
     name: ClassVar[str] = "exact"
@@ -65,6 +70,10 @@ class Exact(Fit):
     def __post_init__(self):
         super().__post_init__()
         check_at_least_0("max_gap", self.max_gap)
+
+    def at_any_gap(self) -> "Exact":
+        """Returns this fit without a limit of the gap."""
+        return replace(self, max_gap=math.inf)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from lcjax._messages import describe
 from lcjax.planning.results import PlanStep
-from lcjax.validation.arguments import check_number
+from lcjax.validation.arguments import check_number, is_count
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,14 @@ class _SizeBudget(Budget):
         name = type(self).__name__
         check_number(name, self.limit, like=0.8)
         fraction = isinstance(self.limit, float) and 0 < self.limit < 1
-        if not fraction and not _is_count(self.limit):
+        if not fraction and not is_count(self.limit):
             raise ValueError(
                 f"{name}: got {self.limit!r}, expected a whole number of at least 1, or a fraction "
                 "of the deep model's in (0, 1)."
             )
 
     def _within(self, deep: int, now: int) -> bool:
-        return now <= (self.limit if _is_count(self.limit) else self.limit * deep)
+        return now <= (self.limit if is_count(self.limit) else self.limit * deep)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Count(Budget):
 
     def __post_init__(self):
         check_number("Count", self.limit, like=3)
-        if not _is_count(self.limit):
+        if not is_count(self.limit):
             raise ValueError(
                 f"Count: got {self.limit!r}, expected a number of sites of at least 1."
             )
@@ -144,7 +144,3 @@ def check_budget(budget: Any) -> None:
             f"budget is {describe(budget)}; expected one of lcjax.MaxDrop(0.5), lcjax.Params(0.8), "
             "lcjax.Flops(0.8), lcjax.Count(3). Pass one such object, with your limit in it."
         )
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from lcjax.calibration.data import CalibrationData
-from lcjax.calibration.fits import LEAST_SQUARES, Exact, Fit
+from lcjax.calibration.data import CalibrationData, as_data
+from lcjax.calibration.fits import LEAST_SQUARES, Fit
 from lcjax.calibration.statistics import with_progress
 from lcjax.planning.budgets import Budget, check_budget
 from lcjax.planning.results import Plan, PlanStep
@@ -17,7 +17,7 @@ from lcjax.structure.sites import Site, require_finite_gap
 from lcjax.surgery.collapse import abstract_collapse_model
 from lcjax.tree.paths import natural_sort_key
 from lcjax.tree.selection import check_forward_order
-from lcjax.validation.batches import as_batch, check_batches
+from lcjax.validation.batches import check_batches
 
 Order = Literal["sensitivity", "last", "gap"]
 
@@ -132,7 +132,7 @@ def _candidates(model: Collapsible, sites: SiteSelector, fit: Fit) -> tuple[list
     for site in model.sites:
         if site.path not in selection.chosen:
             continue
-        if isinstance(fit, Exact) and require_finite_gap(site) > fit.max_gap:
+        if not fit.needs_data and require_finite_gap(site) > fit.max_gap:
             skipped.append(gap_skip(site, fit.max_gap))
         elif fit.needs_data and site.layers > 1:
             skipped.append(Skip(site.path, "stacked"))
@@ -147,12 +147,9 @@ def _forward_order(
     """Returns the paths of sites in the order in which the model runs them on the first batch."""
     batch = None
     if data is not None:
-        batches = data.batches if isinstance(data, CalibrationData) else data
-        check_batches(batches, more_than_once="finding the forward order")
-        first = next(iter(batches), None)
-        if first is None:
-            raise ValueError("batches: got none, expected at least one. Give a list of batches.")
-        batch = as_batch(first)
+        data = as_data(data)
+        check_batches(data.batches, more_than_once="finding the forward order")
+        batch = data.first_batch()
     order = model.forward_order(batch)
     if order is None:
         check_forward_order('order="last"', [site.path for site in left])

@@ -2,20 +2,21 @@
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from lcjax.algebra.moments import Moments
 from lcjax.calibration.calibrate import segments_to_fit
 from lcjax.calibration.data import CalibrationData, as_data
-from lcjax.calibration.fits import Exact, Fit, check_fit
+from lcjax.calibration.fits import Fit, check_fit
 from lcjax.calibration.statistics import SplitMoments, collect_statistics
 from lcjax.structure.front_end import Collapsible
+from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment
 from lcjax.surgery.checks import solve_checked
 from lcjax.surgery.collapse import collapse_model
 from lcjax.surgery.report import CollapseReport, make_report
-from lcjax.surgery.sequential import Solved, in_forward_order, solve_in_order
+from lcjax.surgery.sequential import Solved, forward_paths, solve_in_order
 from lcjax.validation.batches import check_batches
 from lcjax.validation.functions import check_metric, score
 
@@ -55,7 +56,7 @@ class Trials:
         self._data = None if data is None else as_data(data)
         if fit.needs_data and self._data is not None:
             check_batches(self._data.batches, more_than_once="each trial")
-        self._sequential = getattr(fit, "sequential", False) if sequential is None else sequential
+        self._sequential = fit.sequential if sequential is None else sequential
         self._moments: dict[Hashable, tuple[Moments, Moments]] = {}
         self._solved: Solved = {}
 
@@ -85,18 +86,32 @@ class Trials:
     def collapse(self, sites: Sequence[str]) -> tuple[Any, CollapseReport]:
         """Returns the tree with these sites collapsed, and the report."""
         model, fit = self._model, self._fit
-        if isinstance(fit, Exact):
-            return collapse_model(model, sites, replace(fit, max_gap=math.inf))
+        if not fit.needs_data:
+            return collapse_model(model, sites, fit.at_any_gap())
+        assert self._data is not None
         segments = segments_to_fit(model, sites)
         if self._sequential and len(segments) > 1:
-            assert self._data is not None
-            ordered = in_forward_order(model, segments, self._data)
+            ordered = sorted(segments, key=lambda segment: self._order.index(segment.sites[0]))
+            self._solve_alone(ordered[:1])
             replacements = solve_in_order(model, ordered, self._data, fit, self._solved)
         else:
-            statistics = self._collect(segments)
-            replacements = {each: solve_checked(fit, each, statistics) for each in segments}
+            replacements = self._solve_alone(segments)
         rebuilt = model.rebuild(replacements)
         return rebuilt.tree, make_report(model.sites, replacements, rebuilt, ())
+
+    @cached_property
+    def _order(self) -> Sequence[str]:
+        """The paths of the sites in the order in which the model runs them."""
+        assert self._data is not None
+        return forward_paths(self._model, self._data)
+
+    def _solve_alone(self, segments: Sequence[Segment]) -> dict[Segment, Replacement]:
+        """Returns the replacements of segments of which none is fitted behind another."""
+        missing = [segment for segment in segments if (segment.id,) not in self._solved]
+        if missing:
+            statistics = self._collect(missing)
+            self._solved |= {(s.id,): solve_checked(self._fit, s, statistics) for s in missing}
+        return {segment: self._solved[segment.id,] for segment in segments}
 
     def _collect(self, segments: Sequence[Segment]) -> SplitMoments:
         """Returns the statistics of segments; a pass collects those that are not known yet."""

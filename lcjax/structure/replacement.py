@@ -15,10 +15,10 @@ class SegmentFit:
       sites: paths of the sites that were replaced together.
       fit: "exact", "per_unit" or "least_squares".
       tokens: number of tokens fitted on.
-      held_tokens: number of tokens held out.
+      held_out_tokens: number of tokens held out.
       error: `sqrt(Σ ‖t − t̂‖² / Σ ‖t‖²)` over the tokens fitted on; accurate to about 1e-3; None
         where nothing was measured.
-      held_error: the same over those held out.
+      held_out_error: the same over those held out.
       r2: `1 − Σ ‖t − t̂‖² / Σ ‖t − E t‖²` over the tokens fitted on; None where t never varies.
       held_out_r2: the same over those held out.
       rank: inner width of the two factors; None where the rank was not lowered.
@@ -30,9 +30,9 @@ class SegmentFit:
     sites: tuple[str, ...]
     fit: str
     tokens: int = 0
-    held_tokens: int = 0
+    held_out_tokens: int = 0
     error: float | None = None
-    held_error: float | None = None
+    held_out_error: float | None = None
     r2: float | None = None
     held_out_r2: float | None = None
     rank: int | None = None

@@ -1,6 +1,5 @@
 """Collapse: from a model whose activations have become linear to a smaller one."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,7 +13,8 @@ from lcjax.structure.params_tree import ParamsTree, abstracted
 from lcjax.structure.sites import Sites, worst_slope
 from lcjax.surgery.checks import solve_checked
 from lcjax.surgery.report import CollapseReport, make_report
-from lcjax.tree.slopes import slopes_by_path, with_slopes_from
+from lcjax.tree.slopes import slopes as slopes_of
+from lcjax.tree.slopes import with_slopes_from
 
 
 def collapse(
@@ -95,15 +95,14 @@ def collapse_model(
     if isinstance(sites, Calibration):
         raise TypeError("sites is a Calibration; expected paths. Pass it as calibration=.")
     fit, slopes = _fit_for(fit, calibration), None
-    if isinstance(fit, Exact):
+    if calibration is None:
         found = model.sites
         if slopes_from is not None:
             judged = with_slopes_from(model.variables, slopes_from)
-            slopes = dict(slopes_by_path(judged).values())
+            slopes = slopes_of(judged)
             found = Sites(replace(s, slope=worst_slope(slopes[s.path])) for s in found)
         selection = select_linear(found, sites, fit.max_gap, model.collapsed)
     else:
-        assert calibration is not None
         chosen = calibration.sites if sites is None else sites
         selection = select_for_fit(model.sites, chosen, model.collapsed)
     segments = model.segments(selection.chosen)
@@ -149,12 +148,12 @@ def abstract_collapse_model(
     """Returns what `abstract_collapse` does, for a model of any front end."""
     fit = Exact() if fit is None else fit
     check_fit(fit)
-    if not isinstance(fit, Exact):
+    if fit.needs_data:
         raise ValueError(
             f"fit is {fit}, whose shapes depend on data; expected lcjax.Exact(). "
             "Collapse arrays with lcjax.collapse."
         )
-    fit = replace(fit, max_gap=math.inf)
+    fit = fit.at_any_gap()
     if fit.rank is None:
         return collapse_model(model.abstract(), sites, fit)
     tree, report = collapse_model(model, sites, fit)

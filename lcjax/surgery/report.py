@@ -116,10 +116,18 @@ def _gap(slope: Any) -> Any:
 
 
 def _row(fit: SegmentFit) -> list[str]:
-    numbers = [fit.error, fit.r2, fit.held_error, fit.held_out_r2]
+    numbers = [fit.error, fit.r2, fit.held_out_error, fit.held_out_r2]
     error, r2, held_out_error, held_out_r2 = ("–" if n is None else f"{n:.4f}" for n in numbers)
     name = f"{', '.join(fit.sites)} ({fit.fit})"
-    return [name, f"{fit.tokens:,}", error, r2, f"{fit.held_tokens:,}", held_out_error, held_out_r2]
+    return [
+        name,
+        f"{fit.tokens:,}",
+        error,
+        r2,
+        f"{fit.held_out_tokens:,}",
+        held_out_error,
+        held_out_r2,
+    ]
 
 
 def _notes(fit: SegmentFit) -> list[str]:

@@ -14,7 +14,7 @@ from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment, SegmentId
 from lcjax.surgery.checks import solve_checked
 from lcjax.surgery.report import CollapseReport, make_report
-from lcjax.validation.batches import as_batch, check_batches
+from lcjax.validation.batches import check_batches
 from lcjax.validation.functions import check_function
 
 # Replacements by the segments up to and with theirs, in forward order.
@@ -76,22 +76,16 @@ def collapse_model_sequential(
     check_batches(data.batches, more_than_once="each segment of sites")
     check_fit(fit, needs_data=True)
     selection = select_for_fit(model.sites, sites, model.collapsed)
-    segments = in_forward_order(model, segments_to_fit(model, selection.chosen), data)
+    segments, order = segments_to_fit(model, selection.chosen), forward_paths(model, data)
+    segments.sort(key=lambda segment: order.index(segment.sites[0]))
     replacements = solve_in_order(model, segments, data, fit, {})
     rebuilt = model.rebuild(replacements)
     return rebuilt.tree, make_report(model.sites, replacements, rebuilt, selection.skipped)
 
 
-def in_forward_order(
-    model: Collapsible, segments: Sequence[Segment], data: CalibrationData
-) -> list[Segment]:
-    """Returns segments in the order in which the model runs them on the first batch."""
-    first = next(iter(data.batches), None)
-    if first is None:
-        raise ValueError("batches is empty: give at least one batch of the model's inputs.")
-    order = model.forward_order(as_batch(first)) or model.sites.paths
-    places = {path: place for place, path in enumerate(order)}
-    return sorted(segments, key=lambda segment: places[segment.sites[0]])
+def forward_paths(model: Collapsible, data: CalibrationData) -> Sequence[str]:
+    """Returns the paths of the sites in the order in which the model runs them on a batch."""
+    return model.forward_order(data.first_batch()) or model.sites.paths
 
 
 def solve_in_order(

@@ -1,6 +1,7 @@
 """Solvers: from a segment, and statistics of its values, to its replacement."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import singledispatch
 from itertools import pairwise
 from typing import Any
@@ -14,7 +15,6 @@ from lcjax.algebra import regression
 from lcjax.algebra.fuse import (
     Affine,
     Between,
-    DenseParams,
     affine,
     cheapest_cuts,
     compose,
@@ -66,16 +66,16 @@ def _(fit: PerUnit, segment: Segment, statistics: Any = None) -> Replacement:
         fits.append(_score_fit(fit, (joint.site,), statistics, joint.site, gain, offset, notes))
         between.append(compose(_wide(joint.before), Affine(gain, offset), _wide(joint.after)))
     replaced = _fused(fit, segment, between)
-    return Replacement(
-        layers=replaced.layers, collapsed=segment.sites, fits=(*fits, *replaced.fits)
-    )
+    return replace(replaced, fits=(*fits, *replaced.fits))
 
 
 @solve.register
 def _(fit: LeastSquares, segment: Segment, statistics: Any = None) -> Replacement:
     _require_values(segment)
     moments, widths, last = statistics.train[segment.key], segment.widths, len(segment.layers)
-    entry = [np.asarray(layer["kernel"], np.float64) for layer in _readers(segment)]
+    entry = [
+        np.asarray(layer["kernel"], np.float64) for layer in (segment.layers[0], *segment.gates)
+    ]
     kernel, bias, root, determined = regression.least_squares(
         moments, fit.ridge, np.concatenate(entry, axis=1)
     )
@@ -86,7 +86,7 @@ def _(fit: LeastSquares, segment: Segment, statistics: Any = None) -> Replacemen
     rank, lost = None, {}
     if len(cuts) > 2 or fit.rank is not None:
         values, rows = regression.svd_in_metric(kernel, root)
-        rank = choose_rank(fit, values, segment, parameters(widths, cuts))
+        rank = _choose_rank(fit, values, segment, parameters(widths, cuts))
         if rank is None and len(cuts) > 2:
             # Of all cuts of a segment, a single one at the narrowest width leaves the fewest
             # weights.
@@ -104,7 +104,7 @@ def _(fit: LeastSquares, segment: Segment, statistics: Any = None) -> Replacemen
     return Replacement(layers=layers, collapsed=segment.sites, fits=(score,))
 
 
-def choose_rank(fit: Fit, values: np.ndarray, segment: Segment, weights: int) -> int | None:
+def _choose_rank(fit: Fit, values: np.ndarray, segment: Segment, weights: int) -> int | None:
     """Returns the rank of two factors, or None where two factors of it would not be smaller.
 
     Args:
@@ -135,7 +135,7 @@ def _fused(fit: Fit, segment: Segment, between: Sequence[Between]) -> Replacemen
         wide = [{name: np.asarray(a, np.float64) for name, a in each.items()} for each in layers]
         whole = fuse_dense(wide, [_wide(one) for one in ahead])
         values, rows = regression.svd_in_metric(whole["kernel"])
-        rank = choose_rank(fit, values, segment, parameters(widths, cuts))
+        rank = _choose_rank(fit, values, segment, parameters(widths, cuts))
         if rank is not None:
             factors = regression.low_rank_factors(whole["kernel"], rows[:rank])
             error = float(regression.truncation_errors(values)[rank])
@@ -163,11 +163,6 @@ def _factor_pair(
     return (NewLayer(first, everywhere[:cut]), NewLayer(second, everywhere[cut:]))
 
 
-def _readers(segment: Segment) -> tuple[DenseParams, ...]:
-    """Returns the layers that read the segment's input."""
-    return (segment.layers[0], *segment.gates)
-
-
 def _wide(each: Between) -> Affine | None:
     return None if each is None else affine(np, each)
 
@@ -191,9 +186,9 @@ def _score_fit(
         sites=sites,
         fit=fit.name,
         tokens=int(train.count),
-        held_tokens=int(held_out.count),
+        held_out_tokens=int(held_out.count),
         error=error,
-        held_error=other_error,
+        held_out_error=other_error,
         r2=r2,
         held_out_r2=other_r2,
         notes=tuple(notes),

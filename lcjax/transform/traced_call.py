@@ -5,7 +5,6 @@ from functools import cached_property
 from typing import Any
 
 import jax
-import numpy as np
 
 from lcjax.calibration.calibrate import Calibration, calibrate_model
 from lcjax.calibration.data import CalibrationData
@@ -32,6 +31,7 @@ from lcjax.transform.lowering.site_chains import chains_with
 from lcjax.transform.matching.explain import Explanation
 from lcjax.transform.params.tree import FunctionParams, read_params, shapes_of
 from lcjax.tree.paths import leaf_path
+from lcjax.tree.slopes import count_parameters
 
 Data = CalibrationData | Iterable[Any]
 
@@ -219,7 +219,7 @@ class TracedCall:
     def size(self) -> Size:
         """Parameters of the tree, and FLOPs of all Dense layers that sites connect."""
         paths = [site.path for site in self._call.analysis.sites]
-        return Size(_count(self._leaves), flops_of(self._call, paths))
+        return Size(count_parameters(self.variables), flops_of(self._call, paths))
 
     def forward_order(self, batch: tuple[Any, ...] | None) -> Sequence[str]:
         """Returns the paths of the sites in the order of the program."""
@@ -244,22 +244,21 @@ class TracedCall:
 
     def rebuild(self, replacements: Mapping[Segment, Replacement]) -> Rebuilt:
         """Returns the tree with segments replaced; see `Collapsible`."""
+        if not replacements:
+            return Rebuilt(self.variables, (), (), *[Size(self.size.parameters, 0)] * 2)
         sites = {path for segment in replacements for path in segment.sites}
         chains = {path: chain for chain in chains_with(self._call, sites) for path in chain.paths}
         replaced = [(one, chains[one.sites[0]], other) for one, other in replacements.items()]
-        if not replaced:
-            return Rebuilt(self.variables, (), (), *[Size(self.size.parameters, 0)] * 2)
         params, keys = rebuild_params(self._call, replaced)
         leaves = _flat(params)
         prefixes = tuple(f"fused/{key}/" for key in keys)
-        touched = {path for _, chain, _ in replaced for path in chain.paths}
         flops = sum(layer_flops(new_layers(one, other)) for one, _, other in replaced)
         return Rebuilt(
             tree=params.tree,
             written=tuple(path for path in leaves if path.startswith(prefixes)),
             removed=tuple(path for path in self._leaves if path not in leaves),
-            before=Size(_count(self._leaves), flops_of(self._call, touched)),
-            after=Size(_count(leaves), flops),
+            before=Size(count_parameters(self.variables), flops_of(self._call, chains)),
+            after=Size(count_parameters(params.tree), flops),
         )
 
     def abstract(self) -> "TracedCall":
@@ -280,7 +279,3 @@ def _flat(params: FunctionParams) -> dict[str, Any]:
     """Returns the leaves of a tree by path."""
     flat = jax.tree_util.tree_flatten_with_path(params.tree)[0]
     return {leaf_path(keys): leaf for keys, leaf in flat}
-
-
-def _count(leaves: Mapping[str, Any]) -> int:
-    return sum(np.size(leaf) for path, leaf in leaves.items() if not path.startswith("slopes/"))

@@ -10,6 +10,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 import optax
 from flax.core import meta
 from jax.core import Tracer
@@ -64,6 +65,11 @@ def check_number(name: str, value: Any, like: float = 0.05) -> None:
     """Raises TypeError unless a value is a number or a tracer."""
     if not isinstance(value, (Real, Tracer)) and getattr(value, "shape", None) != ():
         raise TypeError(f"{name} is {value!r}; expected a number. Pass one such as {like}.")
+
+
+def is_count(value: Any) -> bool:
+    """Returns whether a value is a whole number of at least 1."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 1)
 
 
 def check_optimizer(tx: Any, name: str = "inner") -> None:

@@ -118,7 +118,7 @@ def test_least_squares_equals_a_float64_ridge(make, name):
     fitted = np.asarray(X, np.float64) @ kernel + bias + (X if net.residual else 0)
     assert_close(front.run(compact, X), fitted, dtype=np.float32, terms=5000)
     (fit,) = report.fits
-    assert (fit.tokens, fit.held_tokens) == (X.shape[0] * X.shape[1], 0)
+    assert (fit.tokens, fit.held_out_tokens) == (X.shape[0] * X.shape[1], 0)
 
 
 @both

@@ -82,12 +82,15 @@ def test_least_squares_equals_float64_ridge_of_all_data(digits, ridge, batch_siz
     got = h @ np.float64(dense["kernel"]) + np.float64(dense["bias"])
     assert relative(got, want) < 1e-4
     (fit,) = report.fits
-    assert (fit.tokens, fit.held_tokens) == (fitted.sum(), held.sum())
-    for rows, error, r2 in ((fitted, fit.error, fit.r2), (held, fit.held_error, fit.held_out_r2)):
+    assert (fit.tokens, fit.held_out_tokens) == (fitted.sum(), held.sum())
+    for rows, error, r2 in (
+        (fitted, fit.error, fit.r2),
+        (held, fit.held_out_error, fit.held_out_r2),
+    ):
         assert error == pytest.approx(relative(want[rows], t[rows]), rel=1e-2)
         missed = ((want[rows] - t[rows]) ** 2).sum() / ((t[rows] - t[rows].mean(0)) ** 2).sum()
         assert r2 == pytest.approx(1 - missed, rel=1e-3)
-    assert fit.held_error > fit.error
+    assert fit.held_out_error > fit.error
 
 
 def apply_first(variables, x, _):
@@ -122,7 +125,7 @@ def test_per_unit_replaces_activations_by_regression_lines(digits):
     want = (z * gain + offset) @ kernels[1] + np.float64(layers[1]["bias"])
     got = jax.jit(model.apply)(compact, X)
     assert relative(np.float64(got), want) < 1e-5
-    assert report.fits[0].held_error is None and report.fits[0].r2 > 0.5
+    assert report.fits[0].held_out_error is None and report.fits[0].r2 > 0.5
 
 
 @pytest.mark.parametrize("fit", [LeastSquares(), PerUnit()])

@@ -1,3 +1,5 @@
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,9 @@ from lcjax import (
     plan,
     sensitivity,
 )
+from lcjax.calibration.fits import Fit
+from lcjax.planning import trials
+from lcjax.surgery.solvers import solve
 from tests.helpers.trees import random_chain, with_slopes
 
 load_digits = pytest.importorskip("sklearn.datasets").load_digits
@@ -235,3 +240,34 @@ def test_plan_rejects_bad_arguments(variables, metric):
         plan(MODEL.apply, variables, metric, iter([X]), budget=one)
     with pytest.raises(ValueError, match="metric returned nan; expected a finite number"):
         plan(MODEL.apply, variables, lambda tree: float("nan"), [X], budget=one)
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_plan_solves_each_segment_and_traces_the_order_once(monkeypatch, sequential):
+    """Sites of different chains: a trial uses what earlier trials solved."""
+    model, x = EncoderDecoder(), jnp.ones((8, 4)) * jnp.arange(8.0)[:, None]
+    variables = model.init(jax.random.key(0), x)
+    solved, orders = [], []
+    solve, order = trials.solve_checked, trials.forward_paths
+    monkeypatch.setattr(trials, "solve_checked", lambda *args: solved.append(1) or solve(*args))
+    monkeypatch.setattr(trials, "forward_paths", lambda *args: orders.append(1) or order(*args))
+    fit = LeastSquares(sequential=sequential)
+    got = plan(model.apply, variables, lambda v: 0.0, [x], budget=Count(2), fit=fit)
+    assert got.num_taken == 2
+    assert len(solved) == 2 and len(orders) == sequential
+
+
+def test_plan_takes_a_fit_without_data_that_is_not_exact():
+    """A new kind of fit registers a solver and touches no driver."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Anyway(Fit):
+        name = "anyway"
+        needs_data = False
+
+    solve.register(Anyway, lambda fit, segment, statistics=None: solve(Exact(), segment))
+    _, variables = random_chain((8, 5), 6)
+    compact, report = collapse(variables, "act_0", Anyway())
+    assert report.collapsed == ("act_0",) and set(compact["params"]) == {"dense_1"}
+    got = plan(None, variables, lambda v: 0.0, budget=Count(1), fit=Anyway())
+    assert got.sites == ("act_0",)

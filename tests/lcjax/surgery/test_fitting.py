@@ -198,7 +198,7 @@ def test_fits_report_scarce_data_and_dead_units():
     few = calibrate(model.apply, variables, CalibrationData([X[:5]], holdout=0.0))
     compact, report = collapse(variables, calibration=few)
     assert report.fits[0].notes == ("5 tokens for 6 inputs: give more data",)
-    assert report.fits[0].held_error is None
+    assert report.fits[0].held_out_error is None
     assert error(model, compact, variables, X[:5]) < 0.1
     assert np.isfinite(error(model, compact, variables))
     flat = X.copy()

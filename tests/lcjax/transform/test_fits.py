@@ -63,7 +63,7 @@ def test_least_squares_equals_regression(name):
     np.testing.assert_allclose(bias, want_bias, atol=2e-4)
     close(f(compact, ALL), ALL @ kernel + bias)
     (fit,) = report.fits
-    assert fit.tokens == ALL.shape[0] * 3 and fit.held_tokens == 0
+    assert fit.tokens == ALL.shape[0] * 3 and fit.held_out_tokens == 0
     assert "held out" in str(report) and "tokens" in str(stats)
 
 
@@ -131,7 +131,7 @@ def test_fit_after_earlier_collapse_with_mask_and_rank():
     compact, report = f.trace(some, ALL).collapse(calibration=stats)
     (key,) = compact["fused"]
     assert key.startswith("w1+w2|hidden=16+8|")
-    assert report.fits[0].tokens + report.fits[0].held_tokens == 200
+    assert report.fits[0].tokens + report.fits[0].held_out_tokens == 200
     halves, report = f.trace(params, ALL).collapse(["w1", "w2"], lcjax.Exact(max_gap=1, rank=2))
     (entry,) = halves["fused"].values()
     assert [entry[i]["kernel"].shape for i in ("0", "1")] == [(6, 2), (2, 12)]

@@ -106,7 +106,7 @@ def test_padding_does_not_count_where_sites_are_fitted(fitted):
     real = sum(int((inputs != PADDING).sum()) for (inputs,) in task.calibration)
     assert real < 0.8 * sum(inputs.size for (inputs,) in task.calibration)
     _, report = collapse_by_fit(task, task.config.protocol, variables, ("block_1/mlp/act_0",))
-    assert [fit.tokens + fit.held_tokens for fit in report.fits] == [real]
+    assert [fit.tokens + fit.held_out_tokens for fit in report.fits] == [real]
     assert count_tokens(task, variables, ["block_1/mlp/act_0"]) == {"block_1/mlp/act_0": real}
 
 
@@ -122,7 +122,7 @@ def test_a_fit_is_the_same_however_far_texts_are_padded(fitted, sequential):
         found.append(collapse_by_fit(task, settings, task.variables, sites))
     (compact, report), (other, _) = found
     real = sum(int((inputs != PADDING).sum()) for inputs in rows)
-    assert [fit.tokens + fit.held_tokens for fit in report.fits] == [real, real]
+    assert [fit.tokens + fit.held_out_tokens for fit in report.fits] == [real, real]
     for a, b in zip(jax.tree.leaves(compact), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
 
