@@ -1,7 +1,9 @@
-"""Evaluation of one equation of a jaxpr."""
+"""Jaxprs: evaluation of one equation, and the jaxprs inside it."""
 
 from collections.abc import Sequence
 from typing import Any
+
+from jax.extend import core
 
 
 def bind(eqn: Any, operands: Sequence[Any]) -> list[Any]:
@@ -11,3 +13,15 @@ def bind(eqn: Any, operands: Sequence[Any]) -> list[Any]:
     with eqn.ctx.manager:
         results = eqn.primitive.bind(*functions, *operands, **params)
     return list(results) if eqn.primitive.multiple_results else [results]
+
+
+def inner_jaxprs(eqn: Any) -> list[tuple[Any, Sequence[Any]]]:
+    """Returns the jaxprs in an equation's parameters, each with its constants."""
+    found = []
+    for value in eqn.params.values():
+        for part in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(part, core.ClosedJaxpr):
+                found.append((part.jaxpr, part.consts))
+            elif isinstance(part, core.Jaxpr):
+                found.append((part, ()))
+    return found

@@ -3,9 +3,6 @@
 import importlib
 import inspect
 import pkgutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -106,20 +103,3 @@ def test_every_exported_name_exists_and_has_a_docstring(package):
         if callable(exported) or inspect.ismodule(exported):
             assert exported.__doc__, f"{package}.{name}"
     assert len(set(module.__all__)) == len(module.__all__)
-
-
-def test_the_package_is_marked_as_typed():
-    assert (Path(lcjax.__file__).parent / "py.typed").is_file()
-
-
-def test_import_lcjax_reaches_models_and_interop_when_they_are_used():
-    code = (
-        "import sys, lcjax\n"
-        "assert not {'lcjax.models', 'lcjax.interop'} & set(sys.modules)\n"
-        "assert {'models', 'interop'} <= set(dir(lcjax))\n"
-        "assert lcjax.models.MLP and lcjax.interop.load_safetensors\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    with pytest.raises(AttributeError, match="no attribute 'modells'"):
-        _ = lcjax.modells

@@ -5,7 +5,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from jax.extend import core
+
+from lcjax._jaxpr import inner_jaxprs
 
 _ACROSS = frozenset("dot_general conv_general_dilated sort argmax argmin top_k".split())
 
@@ -38,9 +39,5 @@ def _mixing(jaxpr: Any) -> Iterator[str]:
         name = eqn.primitive.name
         if name in _ACROSS or name.startswith(("reduce_", "cum")) and name != "reduce_precision":
             yield name
-        for value in eqn.params.values():
-            for inner in value if isinstance(value, tuple) else (value,):
-                if isinstance(inner, core.ClosedJaxpr):
-                    yield from _mixing(inner.jaxpr)
-                elif isinstance(inner, core.Jaxpr):
-                    yield from _mixing(inner)
+        for inner, _ in inner_jaxprs(eqn):
+            yield from _mixing(inner)

@@ -9,7 +9,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend import core
 
-from lcjax._jaxpr import bind
+from lcjax._jaxpr import bind, inner_jaxprs
 from lcjax.errors import CollapseError
 from lcjax.structure.residual import ResidualTracker
 
@@ -117,7 +117,7 @@ def _evaluate(
 
     for eqn in jaxpr.eqns:
         operands = [read(atom) for atom in eqn.invars]
-        inside = [name for inner, _ in _inner(eqn) for name in _names_in(inner, found)]
+        inside = [name for inner, _ in inner_jaxprs(eqn) for name in _names_in(inner, found)]
         if eqn.primitive.name == "name":
             results = operands
             for name, ndim in _names_of(eqn, found):
@@ -127,7 +127,7 @@ def _evaluate(
                 if name.kind == "output" and residual in found:
                     tracker.start(residual, operands[0])
         elif inside and eqn.primitive.name in _CALLS:
-            ((inner, inner_consts),) = _inner(eqn)
+            ((inner, inner_consts),) = inner_jaxprs(eqn)
             results = _evaluate(inner, inner_consts, operands, found, tracker)
         elif inside:
             raise CollapseError(
@@ -153,18 +153,8 @@ def _names_in(jaxpr: Any, found: Values) -> Iterator[ValueName]:
     """Yields the names to find that a jaxpr, or one inside it, gives."""
     for eqn in jaxpr.eqns:
         yield from (name for name, _ in _names_of(eqn, found))
-        for inner, _ in _inner(eqn):
+        for inner, _ in inner_jaxprs(eqn):
             yield from _names_in(inner, found)
-
-
-def _inner(eqn: Any) -> Iterator[tuple[Any, Sequence[Any]]]:
-    """Yields the jaxprs inside an equation, each with its constants."""
-    for value in eqn.params.values():
-        for part in value if isinstance(value, tuple) else (value,):
-            if isinstance(part, core.ClosedJaxpr):
-                yield part.jaxpr, part.consts
-            elif isinstance(part, core.Jaxpr):
-                yield part, ()
 
 
 def _check_axes(name: ValueName, ndim: int, value: Any):

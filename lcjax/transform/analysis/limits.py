@@ -9,9 +9,9 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend import core
 
-from lcjax._jaxpr import bind
+from lcjax._jaxpr import bind, inner_jaxprs
 from lcjax.transform.analysis.dependence import Dependence, Dependences
-from lcjax.transform.ir.primitives import PASSTHROUGH, RESHAPES, inner_jaxprs, is_elementwise
+from lcjax.transform.ir.primitives import PASSTHROUGH, RESHAPES, is_elementwise
 from lcjax.transform.ir.program import Op, Value
 
 LARGE = 64.0  # its cube is finite in float16

@@ -1,11 +1,10 @@
 """Properties of JAX's primitives: which are elementwise, which only move elements."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
-from jax.extend import core
 
+from lcjax._jaxpr import inner_jaxprs
 from lcjax.transform.ir.program import Op
 
 # Return their operand unchanged, except for dtype, device and name.
@@ -64,15 +63,3 @@ def holds_products(eqn: Any) -> bool:
     """Returns whether a jaxpr inside an equation may multiply by a kernel."""
     inner = [eqn for jaxpr, _ in inner_jaxprs(eqn) for eqn in jaxpr.eqns]
     return any(eqn.primitive.name in PRODUCTS or holds_products(eqn) for eqn in inner)
-
-
-def inner_jaxprs(eqn: Any) -> list[tuple[Any, Sequence[Any]]]:
-    """Returns the jaxprs in an equation's parameters, each with its constants."""
-    found = []
-    for value in eqn.params.values():
-        for part in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(part, core.ClosedJaxpr):
-                found.append((part.jaxpr, part.consts))
-            elif isinstance(part, core.Jaxpr):
-                found.append((part, ()))
-    return found

@@ -75,6 +75,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_fingerprints_are_independent_of_sharding():
     mesh = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(

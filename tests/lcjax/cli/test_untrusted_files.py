@@ -96,6 +96,7 @@ IMAGES = {
 }
 
 
+@pytest.mark.slow
 def test_export_model_of_training_run(tmp_path, capsys):
     model = lcjax.models.MLPMixer(num_classes=3, patch_size=2, depth=1, width=4, token_hidden=3,
                                   channel_hidden=8)  # fmt: skip

@@ -104,6 +104,7 @@ print(json.dumps([isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree)]
 """
 
 
+@pytest.mark.slow
 def test_restore_in_fresh_process_silently(saved, tmp_path):
     process = run_python(FRESH, saved, tmp_path / "again", JAX_ENABLE_X64="1")
     assert process.stderr == ""

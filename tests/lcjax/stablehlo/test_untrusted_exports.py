@@ -183,6 +183,7 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_export_under_mesh_is_for_one_device(tmp_path):
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     done = subprocess.run([sys.executable, "-c", MESH, str(tmp_path)], env=environment,

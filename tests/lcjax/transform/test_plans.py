@@ -87,7 +87,7 @@ def distance(run, deep):
     return lambda tree: -float(((run(tree, X) - deep) ** 2).mean())
 
 
-@pytest.fixture(scope="module", params=[decoder, equinox_mlp])
+@pytest.fixture(scope="module", params=[pytest.param(decoder, marks=pytest.mark.slow), equinox_mlp])
 def both(request):
     """A call of the function and its metric, and apply function, variables and their metric."""
     fn, params, apply, variables = request.param()
