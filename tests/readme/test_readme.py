@@ -43,17 +43,16 @@ def accuracies(text):
 
 
 def test_quickstart_runs_and_both_forms_are_accurate(tmp_path):
-    printed = run(BLOCKS[0][0], tmp_path)
+    code, shown = BLOCKS[0]
+    printed = run(code, tmp_path)
     found = accuracies(printed)
     assert len(found) == 3 and len(set(found)) == 1 and found[0] > 0.9
-    assert [line.split()[:1] for line in printed.splitlines()[:2]] == [
-        line.split()[:1] for line in BLOCKS[0][1].splitlines()[:2]
-    ]
+    assert without_decimals(printed) == without_decimals(shown)
     assert (tmp_path / "digits-compact").is_dir()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
+@pytest.mark.parametrize("number", range(1, len(BLOCKS)))
 def test_block_runs_and_prints_what_is_shown(number, tmp_path):
     code, shown = list(scripts())[number]
     if "sys.argv" in code:
