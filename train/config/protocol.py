@@ -207,7 +207,8 @@ PROTOCOL_CONFIGS: Mapping[str, type[ProtocolConfig]] = {
     "anneal": AnnealConfig,
     "paper": PaperConfig,
 }
-_RENAMED = {"natural": "penalty", "reference": "paper"}
+# Current names by those of earlier versions.
+RENAMED_PROTOCOLS = {"natural": "penalty", "reference": "paper"}
 _Protocol = TypeVar("_Protocol", bound=ProtocolConfig)
 
 
@@ -218,7 +219,8 @@ def convert_protocol(protocol: ProtocolConfig, name: str) -> ProtocolConfig:
       ConfigError: if there is no protocol of this name.
     """
     if name not in PROTOCOL_CONFIGS:
-        hint = f" {name} is now called {_RENAMED[name]}." if name in _RENAMED else ""
+        current = RENAMED_PROTOCOLS.get(name)
+        hint = f" {name} is now called {current}." if current else ""
         raise ConfigError(
             f"--protocol is {name!r}; expected one of {', '.join(PROTOCOL_CONFIGS)}.{hint}"
         )
