@@ -47,7 +47,8 @@ def test_count_tokens_agrees_with_the_calibration(task):
 
 def test_make_plan_prints_its_work_with_bars_and_warns(task, monkeypatch, capsys):
     monkeypatch.setattr(statistics, "_SHOW_AFTER_S", 0.0)
-    assert len(make_plan(task, task.config.protocol, task.variables).sites) == 1
+    settings = task.config.protocol
+    assert len(make_plan(task, settings, task.variables, settings.size_budget()).sites) == 1
     said = capsys.readouterr()
     assert "planning: 2 sites, each collapsed on trial and measured on 144 examples" in said.out
     assert "warning: calibration has 64 tokens" in said.err
