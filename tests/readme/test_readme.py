@@ -1,4 +1,4 @@
-"""The README: its blocks of Python run as written, and what it names exists."""
+"""The README: its blocks of Python run as written, and what it and the changelog name exists."""
 
 import functools
 import importlib.util
@@ -72,8 +72,12 @@ def test_every_command_names_a_module():
             assert importlib.util.find_spec(f"{module}.__main__"), module
 
 
-def test_every_file_of_the_repository_exists():
-    for path in set(re.findall(r"[`(]((?:benchmarks|tests|train|lcjax)/[\w./-]+)[`)]", TEXT)):
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md"])
+def test_every_file_of_the_repository_exists(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    paths = set(re.findall(r"[`(]((?:benchmarks|tests|train|lcjax)/[\w./-]+)[`)]", text))
+    assert paths
+    for path in paths:
         assert (ROOT / path).exists(), path
 
 
