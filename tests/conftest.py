@@ -22,17 +22,14 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def strict_dtype_promotion(request):
-    """No implicit promotion of dtypes, except in tests marked `promotes` and in slow ones.
-
-    Slow tests train with optax and Flax's batch norm, whose code promotes.
-    """
-    marks = (request.node.get_closest_marker(name) for name in ("promotes", "slow"))
-    with jax.numpy_dtype_promotion("standard" if any(marks) else "strict"):
+    """No implicit promotion of dtypes, except in tests marked `promotes`."""
+    promotes = request.node.get_closest_marker("promotes")
+    with jax.numpy_dtype_promotion("standard" if promotes else "strict"):
         yield
 
 
 @pytest.fixture
 def strict_promotion(strict_dtype_promotion):
-    """No implicit promotion of dtypes or ranks, in slow tests too."""
+    """No implicit promotion of dtypes or ranks."""
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         yield

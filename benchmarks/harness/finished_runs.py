@@ -5,7 +5,6 @@ from pathlib import Path
 
 from train.config.base import Config, InitConfig
 from train.config.from_json import config_from_json
-from train.config.old_runs import upgraded
 from train.config.protocol import FitHealConfig, convert_protocol
 from train.engine.run_directory import CONFIG, read_json
 from train.runs.student import student
@@ -24,7 +23,7 @@ def fit_heal_config(run: Path) -> Config:
       ConfigError: if it is not a run, or its configuration is damaged.
     """
     config = student(run)  # which checks that it is a run
-    stored = upgraded(read_json(run / CONFIG))
+    stored = read_json(run / CONFIG)
     sections = {name: stored[name] for name in ("protocol", "distillation") if name in stored}
     config = config_from_json(config, sections)
     return dataclasses.replace(

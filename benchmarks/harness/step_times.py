@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+import lcjax
 from benchmarks.harness.finished_runs import fit_heal_config, fit_heal_settings
 from benchmarks.harness.timing import interleaved
 from train.config.base import InitConfig
@@ -58,10 +59,11 @@ def surgery_seconds(run: Path) -> float:
     """
     config = fit_heal_config(run)
     settings, task = fit_heal_settings(config), prepare(config, PROTOCOLS).task
+    budget = settings.size_budget() or lcjax.MaxDrop(settings.max_drop)
     seconds = 0.0
     for _ in range(2):  # the first one compiles
         start = time.perf_counter()
-        plan = make_plan(task, settings, task.variables, max_drop=settings.max_drop)
+        plan = make_plan(task, settings, task.variables, budget)
         jax.block_until_ready(collapse_by_fit(task, settings, task.variables, plan.sites)[0])
         seconds = time.perf_counter() - start
     return seconds

@@ -2,4 +2,4 @@
 
 import pytest
 
-pytest.importorskip("tyro")
+pytest.importorskip("tyro", reason="extra train")

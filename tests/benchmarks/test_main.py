@@ -1,7 +1,9 @@
 """`python -m benchmarks`: which benchmarks run, which are finished, and what is reported."""
 
+import os
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -90,6 +92,29 @@ def test_schedule_pairs_concurrent_benchmarks_on_disjoint_cores():
     alone = schedule((one, two, three), cores, pairs=False)
     assert [shares for _, shares in alone] == [[cores], [cores]]
     assert schedule((two, three), [4], pairs=True) == [([two, three], [[4]])]
+
+
+def test_main_runs_two_concurrent_benchmarks_at_once_on_disjoint_cores(tmp_path, monkeypatch):
+    cores, met = os.sched_getaffinity(0), threading.Barrier(2)
+    if len(cores) < 2:
+        pytest.skip("needs two cores")
+    kept = {}
+
+    def run(command, env):
+        name = command[3]
+        if name in ("two", "three"):
+            met.wait(60)  # neither goes on before both are there
+        kept[name] = os.sched_getaffinity(0)
+        return SimpleNamespace(returncode=0)
+
+    names = ("one", "two", "three", "four")
+    listed = [Benchmark(f"cost.{name}", concurrent=name in ("two", "three")) for name in names]
+    monkeypatch.setattr(all_of_them.subprocess, "run", run)
+    monkeypatch.setattr(all_of_them, "BENCHMARKS", listed)
+    main(runs_dir=tmp_path)
+    assert kept["one"] == kept["four"] == cores == os.sched_getaffinity(0)
+    assert kept["two"] | kept["three"] == cores and not kept["two"] & kept["three"]
+    assert list(kept)[0] == "one" and list(kept)[3] == "four"
 
 
 def test_main_skips_benchmarks_with_missing_packages(ran, tmp_path, capsys, monkeypatch):

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from train.config.protocol import PROTOCOL_CONFIGS, flag_names
+from train.config.protocol import PROTOCOL_CONFIGS, RENAMED_PROTOCOLS, flag_names
 
-PROTOCOLS = {"natural": "penalty", "reference": "paper"}
 FITS = {"moments": "per_unit"}
 _INIT = ("deep", "collapsed_from")
 _DISTILLATION = ("teacher", "teacher_weight", "teacher_temperature")
@@ -22,7 +21,7 @@ def upgraded(fields: dict[str, Any]) -> dict[str, Any]:
     protocol = fields.get("protocol")
     if not isinstance(protocol, dict) or not {*_INIT, *_DISTILLATION} <= protocol.keys():
         return new
-    name = _translated(PROTOCOLS, protocol.get("protocol"))
+    name = _translated(RENAMED_PROTOCOLS, protocol.get("protocol"))
     own = flag_names(PROTOCOL_CONFIGS[name]) if name in PROTOCOL_CONFIGS else set()
     new["protocol"] = {key: value for key, value in protocol.items() if key in own}
     new["protocol"]["protocol"] = name

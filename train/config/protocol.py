@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from tyro.conf import arg
 from tyro.constructors import PrimitiveConstructorSpec
 
+import lcjax
 from train.validation import ConfigError, positive, require
 
 FitName = Literal["exact", "per_unit", "least_squares"]
@@ -83,10 +84,11 @@ class PlannedConfig(CalibratedConfig):
     target_params: int | float | None = None
     """Largest number of parameters of the compact model, or its fraction of the deep model's."""
 
-    @property
-    def has_size_budget(self) -> bool:
-        """Whether --count or --target-params is given."""
-        return self.count is not None or self.target_params is not None
+    def size_budget(self) -> lcjax.Count | lcjax.Params | None:
+        """Returns the budget of --count or --target-params; None if neither is given."""
+        if self.count is not None:
+            return lcjax.Count(self.count)
+        return None if self.target_params is None else lcjax.Params(self.target_params)
 
     def check(self) -> None:
         """Raises ConfigError if a field is out of range, or two budgets are given."""
@@ -207,7 +209,8 @@ PROTOCOL_CONFIGS: Mapping[str, type[ProtocolConfig]] = {
     "anneal": AnnealConfig,
     "paper": PaperConfig,
 }
-_RENAMED = {"natural": "penalty", "reference": "paper"}
+# Current names by those of earlier versions.
+RENAMED_PROTOCOLS = {"natural": "penalty", "reference": "paper"}
 _Protocol = TypeVar("_Protocol", bound=ProtocolConfig)
 
 
@@ -218,7 +221,8 @@ def convert_protocol(protocol: ProtocolConfig, name: str) -> ProtocolConfig:
       ConfigError: if there is no protocol of this name.
     """
     if name not in PROTOCOL_CONFIGS:
-        hint = f" {name} is now called {_RENAMED[name]}." if name in _RENAMED else ""
+        current = RENAMED_PROTOCOLS.get(name)
+        hint = f" {name} is now called {current}." if current else ""
         raise ConfigError(
             f"--protocol is {name!r}; expected one of {', '.join(PROTOCOL_CONFIGS)}.{hint}"
         )

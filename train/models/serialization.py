@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from lcjax.models import BERT, GPT2
 from lcjax.models.activations import ACTIVATIONS as PRETRAINED_ACTIVATIONS
-from train.models.base import ACTIVATIONS
+from train.models.base import ACTIVATIONS, DEEPEST, WIDEST
 
 # "Bert" and "gated" are names of earlier versions.
 _MODULES = {"BERT": BERT, "Bert": BERT, "GPT2": GPT2}
@@ -47,7 +47,7 @@ def module_from_json(fields: Mapping[str, Any], **replaced: Any) -> Any:
     """
     left = {"glu" if name == "gated" else name: value for name, value in fields.items()}
     for name, value in {**left, **replaced}.items():
-        most = 2**10 if name == "depth" else 2**24
+        most = DEEPEST if name == "depth" else WIDEST
         if isinstance(value, int | float) and not 0 <= value <= most:
             raise ValueError(f"{name} is {value}, expected 0 to {most:,}")
     module = _MODULES[left.pop("class")]

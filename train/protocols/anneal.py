@@ -60,6 +60,7 @@ class Anneal(Protocol[AnnealConfig]):
     def _plan(self) -> lcjax.Plan | None:
         """The plan. A resumed run makes the same one, from the same finished model."""
         task = self.task
-        if task.config.init.deep is None or not self.settings.has_size_budget:
+        budget = None if task.config.init.deep is None else self.settings.size_budget()
+        if budget is None:
             return None
-        return make_plan(task, self.settings, task.variables)
+        return make_plan(task, self.settings, task.variables, budget)

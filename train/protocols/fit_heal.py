@@ -39,7 +39,8 @@ class FitHeal(Healing[FitHealConfig]):
         if history:
             return None
         task, deep = self.task, state.variables
-        plan = make_plan(task, self.settings, deep, max_drop=self.settings.max_drop)
+        budget = self.settings.size_budget() or lcjax.MaxDrop(self.settings.max_drop)
+        plan = make_plan(task, self.settings, deep, budget)
         text = f"{plan}\nthe metric is {task.metric.score_name}"
         if is_main_process():
             print(text, flush=True)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import lcjax
+from lcjax.planning.budgets import Budget
 from lcjax.tree.selection import choose
 from train.config.protocol import CalibratedConfig, PlannedConfig
 from train.protocols.calibration_size import warn_if_too_few_tokens
@@ -53,16 +54,14 @@ def candidates(task: Task, variables: Any) -> list[str]:
     return choose(paired, last=penalty.last, where=penalty.where)
 
 
-def make_plan(
-    task: Task, settings: PlannedConfig, deep: Any, *, max_drop: float | None = None
-) -> lcjax.Plan:
-    """Returns the plan for a deep model within --count, --target-params or a largest drop.
+def make_plan(task: Task, settings: PlannedConfig, deep: Any, budget: Budget) -> lcjax.Plan:
+    """Returns the plan for a deep model within a budget.
 
     Args:
       task: with calibration data and metric.
       settings: of the protocol.
       deep: variables of the deep model.
-      max_drop: budget if the settings have no size budget.
+      budget: the limit that the plan keeps to.
     """
     sites = candidates(task, deep)
     if is_main_process():
@@ -77,17 +76,8 @@ def make_plan(
         deep,
         task.score,
         calibration_data(task),
-        budget=_budget(settings, max_drop),
+        budget=budget,
         sites=sites,
         order=settings.order,
         fit=solver(settings),
     )
-
-
-def _budget(settings: PlannedConfig, max_drop: float | None) -> Any:
-    if settings.count is not None:
-        return lcjax.Count(settings.count)
-    if settings.target_params is not None:
-        return lcjax.Params(settings.target_params)
-    assert max_drop is not None
-    return lcjax.MaxDrop(max_drop)

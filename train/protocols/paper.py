@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 import lcjax
+from lcjax.tree.paths import leaf_path
 from train.config.base import AnyConfig
 from train.config.protocol import PaperConfig
 from train.engine.loop import Stage, TrainState
@@ -80,6 +81,6 @@ class Paper(Protocol[PaperConfig]):
         chosen = {f"{site}/slope" for site in sites}
 
         def is_chosen(keys: Any, _: Any) -> bool:
-            return jax.tree_util.keystr(keys, simple=True, separator="/") in chosen
+            return leaf_path(keys) in chosen
 
         return jax.tree_util.tree_map_with_path(is_chosen, params)

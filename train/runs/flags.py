@@ -14,8 +14,7 @@ import tyro
 from lcjax._messages import printable_lines
 from train.config.base import AnyConfig, Config
 from train.config.from_json import booleans_of, config_from_json
-from train.config.old_runs import upgraded
-from train.config.protocol import check_protocol_flags, convert_protocol
+from train.config.protocol import RENAMED_PROTOCOLS, check_protocol_flags, convert_protocol
 from train.engine.run_directory import CONFIG, read_json
 from train.validation import ConfigError
 
@@ -113,7 +112,7 @@ def _stored(given: _Directory, default: Config) -> dict[str, Any] | None:
     path = Path(given.runs_dir, given.name or "", CONFIG)
     if not given.resume or not given.name or not path.is_file():
         return None
-    stored = upgraded(read_json(path))
+    stored = read_json(path)
     if stored.get("preset") != default.preset:
         raise ConfigError(
             f"{path.parent} was started with {stored.get('preset')!r}, got {default.preset!r}. "
@@ -128,6 +127,7 @@ def _protocol_of(stored: dict[str, Any], given: _Directory, name: str) -> str:
     found = protocol.get("protocol") if isinstance(protocol, dict) else None
     if not isinstance(found, str):
         return name
+    found = RENAMED_PROTOCOLS.get(found, found)
     if given.protocol not in (None, found):
         raise ConfigError(
             f"{Path(given.runs_dir, given.name or '')} was started with --protocol {found}, got "

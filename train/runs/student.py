@@ -8,7 +8,6 @@ from lcjax._messages import printable
 from train.config.base import Config, DataConfig, DistillationConfig, InitConfig, RunConfig
 from train.config.check import check
 from train.config.from_json import config_from_json, restored
-from train.config.old_runs import upgraded
 from train.config.protocol import PenaltyProtocolConfig
 from train.data.dataset import DataError
 from train.data.tfds.locate import data_directory, locate
@@ -39,7 +38,7 @@ def student(run: Path) -> Config:
         shown = printable(repr(name), longest=60)
         raise ConfigError(f"{run} was started with {shown}; expected a preset of this version.")
     try:
-        return _student(run, upgraded(stored), like)
+        return _student(run, stored, like)
     except ValueError as error:
         raise ConfigError(f"{run / CONFIG}: {error}") from error
 

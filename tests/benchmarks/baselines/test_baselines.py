@@ -87,6 +87,7 @@ def test_factorize_keeps_largest_singular_values():
     assert size <= count(fused) + 1 < size + 130
 
 
+@pytest.mark.promotes
 def test_train_factors_equals_training_factors_directly():
     config = configured(weight_decay=0.1, learning_rate=0.1).optimizer
     inner, x = make_adamw(config, lambda _: 0.1), np.eye(6, dtype=np.float32)
@@ -149,6 +150,7 @@ def test_budgets_rejects_gated_norms_and_too_small():
     ("compress", "distilled"),
     [(svd.factorize, True), pytest.param(magnitude.prune, False, marks=pytest.mark.slow)],
 )
+@pytest.mark.promotes
 def test_heal_follows_the_run(compress, distilled, tmp_path, monkeypatch):
     monkeypatch.setattr(
         outcome, "evaluate_in_new_process", lambda *_: {"accuracy": 1.0, "loss": 0.0}

@@ -8,6 +8,7 @@ from benchmarks.cost import accelerator
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 def test_main_times_tiny_networks_without_known_peak(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(accelerator, "PEAKS", {})
     accelerator.main(preset="tiny", rounds=2, results_dir=tmp_path)

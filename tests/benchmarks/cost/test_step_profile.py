@@ -73,6 +73,7 @@ def test_flat_tokens_ignores_matrices_and_other_modules():
 
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 2e-6), ("bfloat16", 2e-2)])
 @pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.promotes
 def test_attend_equals_jax_attention(dtype, tolerance, masked):
     keys = jax.random.split(jax.random.key(0), 3)
     query = jax.random.normal(keys[0], (2, 5, 3, 4), dtype)
@@ -89,6 +90,7 @@ def test_attend_equals_jax_attention(dtype, tolerance, masked):
         np.testing.assert_allclose(one, other, rtol=tolerance, atol=20 * tolerance)
 
 
+@pytest.mark.promotes
 def test_programs_before_and_after_agree_and_time_shares_add_up():
     network = decoder()
     module = network.module.clone(depth=1, width=16, num_heads=2, mlp_hidden=16)

@@ -16,6 +16,7 @@ def test_points_depend_on_seed_only():
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 def test_measure_fits_and_collapses_every_regulariser(tmp_path):
     methods = [measure(Regulariser(name, grid[-1]), [0, 1], 200) for name, grid in GRIDS.items()]
     for method in methods:

@@ -22,7 +22,7 @@ from lcjax import (
 from lcjax.calibration.statistics import _GOLDEN
 from tests.helpers.trees import with_slopes
 
-load_digits = pytest.importorskip("sklearn.datasets").load_digits
+load_digits = pytest.importorskip("sklearn.datasets", reason="extra train").load_digits
 
 FEATURES = (96, 80, 10)
 X = (load_digits().data / 16).astype(np.float32)[:1024]

@@ -29,7 +29,7 @@ from lcjax.planning import trials
 from lcjax.surgery.solvers import solve
 from tests.helpers.trees import random_chain, with_slopes
 
-load_digits = pytest.importorskip("sklearn.datasets").load_digits
+load_digits = pytest.importorskip("sklearn.datasets", reason="extra train").load_digits
 
 X = (load_digits().data / 16).astype(np.float32)[:512]
 MODEL = CollapsibleMLP((64, 64, 64, 10), nn.relu)

@@ -14,7 +14,7 @@ from lcjax import (
     collapse_sequential,
 )
 
-load_digits = pytest.importorskip("sklearn.datasets").load_digits
+load_digits = pytest.importorskip("sklearn.datasets", reason="extra train").load_digits
 
 X = (load_digits().data / 16).astype(np.float32)[:1024]
 

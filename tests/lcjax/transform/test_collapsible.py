@@ -10,9 +10,13 @@ from tests.helpers.functions import ACTIVATIONS, CASES, PAIR, X, close, gated, p
 QUICK = ("no biases", "every activation", "norm after", "SwiGLU", "chain", "scan", "remat")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in CASES]
-)
+def _marks(name):
+    if name == "dropout by product":  # of floats and booleans
+        return pytest.mark.slow, pytest.mark.promotes
+    return () if name in QUICK else pytest.mark.slow
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=_marks(name)) for name in CASES])
 def test_call_at_slope_0_is_bitwise_identical(name):
     case, f = CASES[name], lcjax.collapsible(CASES[name].fn)
     params = f.init(case.params, *case.inputs)

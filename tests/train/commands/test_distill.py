@@ -58,6 +58,7 @@ def test_what_is_no_run_is_an_error(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 @pytest.mark.parametrize("kind", ["image", "text", "language"])
 def test_a_student_has_the_runs_topology_and_learns_from_its_deep_model(
     kind, tmp_path, monkeypatch, capsys

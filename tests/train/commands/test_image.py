@@ -234,6 +234,7 @@ def with_chance(kind, data_dir, **fields):
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 @pytest.mark.parametrize("kind", ["in memory", "streamed"])
 def test_an_interrupted_run_ends_bit_for_bit_where_the_whole_one_does(
     kind, varied_dir, tmp_path, monkeypatch
@@ -270,6 +271,7 @@ def test_a_run_without_a_checkpoint_yet_starts_over(job, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 def test_bfloat16_trains_with_float32_params(tmp_path):
     job = prepare(configured(**SMALL, dtype="bfloat16"))
     assert job.task.classifier.module.dtype == jnp.bfloat16
@@ -371,6 +373,7 @@ def test_resume_with_other_flags_is_an_error_that_lists_them(tmp_path, monkeypat
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 def test_a_run_is_resumed_without_its_flags_and_a_finished_one_made_longer(tmp_path, monkeypatch):
     asked = [*flags(**SMALL, runs_dir=tmp_path, name="a"), "--log-every", 7]
     main(monkeypatch, "digits-mlp", *asked)
@@ -403,6 +406,7 @@ def test_a_run_that_diverges_stops_with_what_to_do_and_has_no_outcome(tmp_path, 
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 @pytest.mark.parametrize("kind", ["in memory", "streamed"])
 @pytest.mark.parametrize("saves", [1, 3])
 def test_a_killed_process_is_resumed_bit_for_bit(kind, saves, varied_dir, tmp_path):
@@ -417,6 +421,7 @@ def test_a_killed_process_is_resumed_bit_for_bit(kind, saves, varied_dir, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 @pytest.mark.parametrize("most", [1_000, 10_000])  # bytes a file: of the records, of a checkpoint
 def test_a_disk_that_fills_up_costs_nothing_that_was_saved(most, varied_dir, tmp_path):
     config = with_chance("in memory", varied_dir, epochs=30, name="a", runs_dir=tmp_path)
@@ -439,6 +444,7 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_saved(most, varied_dir, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 @pytest.mark.parametrize(
     ("kind", "asked"), [("in memory", signal.SIGINT), ("streamed", signal.SIGTERM)]
 )
@@ -461,6 +467,7 @@ def test_ctrl_c_says_how_to_resume_and_that_works(kind, asked, varied_dir, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 def test_an_ending_that_was_interrupted_is_resumed(tmp_path, monkeypatch, capsys):
     asked = ["digits-mlp", *flags(**SMALL, runs_dir=tmp_path, name="a")]
 
@@ -481,6 +488,7 @@ def test_an_ending_that_was_interrupted_is_resumed(tmp_path, monkeypatch, capsys
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 def test_steps_a_dispatch_change_nothing(tmp_path):
     runs = {}
     for steps in (1, 7, 20):
@@ -504,6 +512,7 @@ def summary_of(runs, preset, **fields):
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 def test_the_demonstration_halves_the_mlps_and_keeps_its_accuracy(tmp_path):
     summary = summary_of(tmp_path, "digits-mixer")
     deep, compact = summary["deep"], summary["compact"]
@@ -514,6 +523,7 @@ def test_the_demonstration_halves_the_mlps_and_keeps_its_accuracy(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 def test_fashion_mlp_chooses_two_sites_by_itself(tmp_path):
     if not REAL or not tfds_find.locate("fashion_mnist", Path(REAL)):
         pytest.skip("fashion_mnist is not prepared in TFDS_DATA_DIR")

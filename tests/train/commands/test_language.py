@@ -249,6 +249,7 @@ VARIED = {"dropout": 0.1, "checkpoint_every": 3, "log_every": 1, "steps_per_disp
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 @pytest.mark.parametrize(
     "protocol", ["penalty", "ramp", "anneal", "paper", "progressive", "fit-heal"]
 )
@@ -272,6 +273,7 @@ def test_every_protocol_runs_from_the_command_line(protocol, text, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 def test_max_drop_is_in_nats(text, tmp_path):
     """What fit-heal takes is the most that costs no more than --max-drop of validation loss."""
     shared = {"protocol": "fit-heal", "count": None, "heal_epochs": 0, "epochs": 4}

@@ -41,6 +41,7 @@ def same_records(*directories):
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 def test_interrupted_run_equals_whole_run(modality, tmp_path, monkeypatch):
     """Interrupted in its second save, as by Ctrl-C."""
     job = prepare(modality[2](epochs=2))
@@ -57,6 +58,7 @@ def test_interrupted_run_equals_whole_run(modality, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 def test_killed_process_resumes_as_whole_run(modality, tmp_path):
     command, presets, make = modality
     config = make(epochs=20, name="a", runs_dir=tmp_path)

@@ -111,6 +111,7 @@ def test_padding_does_not_count_where_sites_are_fitted(fitted):
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 @pytest.mark.parametrize("sequential", [False, True])
 def test_a_fit_is_the_same_however_far_texts_are_padded(fitted, sequential):
     settings = dataclasses.replace(fitted.config.protocol, sequential=sequential)
@@ -145,6 +146,7 @@ def test_padding_does_not_count_where_a_collapse_is_planned(root, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 def test_it_learns_and_an_epochs_end_is_validated(job, tmp_path):
     state = fit(tmp_path / "a", job)
     records = read_metrics(tmp_path / "a")
@@ -179,6 +181,7 @@ def test_dropout_and_activation_are_what_was_asked_for(root):
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 def test_a_teacher_sees_the_same_tokens(job):
     task = job.task
     loss, source = with_teacher(
@@ -356,6 +359,7 @@ MANY = {"lengths": (12, 24), "dropout": 0.1, "checkpoint_every": 3, "log_every":
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 @pytest.mark.parametrize(
     "protocol", ["penalty", "ramp", "anneal", "paper", "progressive", "fit-heal"]
 )
@@ -376,6 +380,7 @@ def test_every_protocol_runs_from_the_command_line(protocol, root, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 def test_a_run_starts_from_a_finished_one_and_predicts_what_it_learned(root, tmp_path):
     many = {"dataset": str(write_tsv(tmp_path / "many.tsv", texts(400))), "learning_rate": 1e-2}
     config = on_texts(root, **PLAIN, **many, epochs=6)

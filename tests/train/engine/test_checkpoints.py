@@ -148,6 +148,7 @@ snapshots.close()
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 def test_a_save_that_is_killed_leaves_the_one_before(tmp_path):
     assert subprocess.run([sys.executable, "-c", KILLED, tmp_path]).returncode == 9
     left = {path.name for path in (tmp_path / "checkpoints").iterdir()}

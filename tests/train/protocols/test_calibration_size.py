@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 import lcjax
+from lcjax.calibration import statistics
 from tests.helpers.runs import configured, prepare
 from train.protocols.calibration_size import count_tokens, warn_if_too_few_tokens
 from train.protocols.fitting import calibration_data, make_plan
@@ -44,8 +45,11 @@ def test_count_tokens_agrees_with_the_calibration(task):
         assert sum(counts) == tokens[site]
 
 
-def test_make_plan_prints_its_work_and_warns(task, capsys):
-    assert len(make_plan(task, task.config.protocol, task.variables).sites) == 1
+def test_make_plan_prints_its_work_with_bars_and_warns(task, monkeypatch, capsys):
+    monkeypatch.setattr(statistics, "_SHOW_AFTER_S", 0.0)
+    settings = task.config.protocol
+    assert len(make_plan(task, settings, task.variables, settings.size_budget()).sites) == 1
     said = capsys.readouterr()
     assert "planning: 2 sites, each collapsed on trial and measured on 144 examples" in said.out
     assert "warning: calibration has 64 tokens" in said.err
+    assert "measuring sites" in said.err and "planning" in said.err

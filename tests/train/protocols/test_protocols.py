@@ -76,6 +76,7 @@ def kernels(variables):
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 def test_anneal_brings_the_chosen_sites_to_1_when_it_says(tmp_path):
     _, result = ran(tmp_path / "a", protocol="anneal", last=2, start=0.25, anneal_fraction=0.5)
     assert slopes(result.deep) == [0, 1, 1]
@@ -88,6 +89,7 @@ def test_anneal_brings_the_chosen_sites_to_1_when_it_says(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 @SHORT
 def test_ramp_keeps_a_compact_model_at_every_arrival(tmp_path):
     job, result = ran(
@@ -108,6 +110,7 @@ def test_ramp_keeps_a_compact_model_at_every_arrival(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 def test_reference_swaps_prelus_in_and_has_the_penalty_in_the_loss():
     fields = {"protocol": "paper", "last": 2, "activation": "gelu"}
     config = configured(**SMALL | fields, strength=3.0)
@@ -129,6 +132,7 @@ def test_reference_swaps_prelus_in_and_has_the_penalty_in_the_loss():
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 def test_fit_heal_plans_collapses_and_trains_on(tmp_path, capsys):
     job, result = ran(tmp_path / "a", **FIT_HEAL)
     assert "budget Count(2): met" in capsys.readouterr().out
@@ -154,6 +158,7 @@ def test_fit_heal_plans_collapses_and_trains_on(tmp_path, capsys):
 
 @SHORT
 @pytest.mark.slow
+@pytest.mark.promotes
 def test_progressive_goes_from_the_last_site_backwards(tmp_path):
     job, result = ran(tmp_path / "a", **PROGRESSIVE)
     assert [entry["collapsed"] for entry in result.kept_models] == [
@@ -170,6 +175,7 @@ def test_progressive_goes_from_the_last_site_backwards(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 @SHORT
 @pytest.mark.parametrize("kept_stages", [0, 1])
 def test_progressive_keeps_the_model_from_before_the_drop(tmp_path, monkeypatch, kept_stages):
@@ -197,6 +203,7 @@ def test_progressive_keeps_the_model_from_before_the_drop(tmp_path, monkeypatch,
 
 @SHORT
 @pytest.mark.slow
+@pytest.mark.promotes
 @pytest.mark.parametrize("fields", [FIT_HEAL, PROGRESSIVE], ids=["fit-heal", "progressive"])
 def test_it_ends_bit_for_bit_where_it_does_whole_wherever_it_breaks_off(
     fields, tmp_path, monkeypatch
@@ -233,6 +240,7 @@ def test_it_ends_bit_for_bit_where_it_does_whole_wherever_it_breaks_off(
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 @SHORT
 def test_a_ramp_that_broke_off_keeps_the_same_models(tmp_path):
     fields = {"protocol": "ramp", "epochs": 4, "strength": 3.0, "slope_learning_rate": 0.3}
@@ -249,6 +257,7 @@ def test_a_ramp_that_broke_off_keeps_the_same_models(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 def test_from_starts_where_another_run_ended(tmp_path, monkeypatch):
     _, result = ran(tmp_path / "a", protocol="anneal", epochs=1, anneal_fraction=1.0)
     lcjax.save(tmp_path / "a" / "deep", result.deep)
@@ -265,6 +274,7 @@ def test_from_starts_where_another_run_ended(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 def test_anneal_takes_the_sites_that_cost_a_finished_model_least(tmp_path):
     _, deep = ran(tmp_path / "a", strength=0.0, slope_learning_rate=0.0)
     lcjax.save(tmp_path / "a" / "deep", deep.deep)
@@ -277,6 +287,7 @@ def test_anneal_takes_the_sites_that_cost_a_finished_model_least(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 def test_anneal_takes_the_last_sites_of_a_new_model(tmp_path):
     _, result = ran(tmp_path / "a", protocol="anneal", count=1)
     shapes = {"dense_0": (64, 32), "dense_1": (32, 24), "dense_3": (24, 10)}
@@ -284,6 +295,7 @@ def test_anneal_takes_the_last_sites_of_a_new_model(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 def test_students_and_compact_topologies_from_scratch(tmp_path):
     job, result = ran(tmp_path / "a", protocol="anneal", last=2)
     conclude(job.task, result, tmp_path / "a")
@@ -325,6 +337,7 @@ def test_flags_that_exclude_each_other_are_an_error(fields, message):
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 @SHORT
 @pytest.mark.parametrize("fields", [FIT_HEAL, PROGRESSIVE], ids=["fit-heal", "progressive"])
 def test_a_process_killed_in_its_second_stage_is_resumed_bit_for_bit(fields, tmp_path):
@@ -349,6 +362,7 @@ def test_a_process_killed_in_its_second_stage_is_resumed_bit_for_bit(fields, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.promotes
 @pytest.mark.parametrize("protocol", ["ramp", "anneal", "paper", "progressive", "fit-heal"])
 def test_every_protocol_runs_from_the_command_line(protocol, tmp_path):
     config = configured(**SMALL, protocol=protocol, last=2, name="a", runs_dir=tmp_path)

@@ -30,7 +30,8 @@ def test_scratch_memory_stays_with_the_process():
         command = [sys.executable, "-c", _PAGES_OF_A_CALL, how]
         return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
+    assert pages("keep") < 1000
     given_back = pages("give back")
     if given_back < 20:  # a kernel, or a malloc, that keeps the memory as well
         pytest.skip("memory given back causes no page faults here")
-    assert pages("keep") < given_back / 10
+    assert given_back > 10_000
