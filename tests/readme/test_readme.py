@@ -42,6 +42,7 @@ def accuracies(text):
     return [float(found) for found in re.findall(r"accuracy (\d\.\d+)", text)]
 
 
+@pytest.mark.slow
 def test_quickstart_runs_and_both_forms_are_accurate(tmp_path):
     code, shown = BLOCKS[0]
     printed = run(code, tmp_path)

@@ -144,6 +144,7 @@ assert "TypeError bias: got 'y'" in message(sharding=layout | {"bias": "y"})
 """
 
 
+@pytest.mark.slow
 def test_save_restore_sharded_arrays(tmp_path):
     process = run_python(
         SHARDED,

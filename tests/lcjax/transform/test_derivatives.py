@@ -62,6 +62,7 @@ def test_second_derivatives_equal_the_formula(fn, bent):
     np.testing.assert_allclose(sorted(found), sorted(wanted), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_derivatives_of_partly_collapsed_tree():
     f = lcjax.collapsible(potential)
     tree = f.init(P, X)
