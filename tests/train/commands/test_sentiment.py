@@ -382,8 +382,8 @@ def test_every_protocol_runs_from_the_command_line(protocol, root, tmp_path):
 @pytest.mark.slow
 @pytest.mark.promotes
 def test_a_run_starts_from_a_finished_one_and_predicts_what_it_learned(root, tmp_path):
-    many = {"dataset": str(write_tsv(tmp_path / "many.tsv", texts(400))), "learning_rate": 1e-2}
-    config = on_texts(root, **PLAIN, **many, epochs=6)
+    many = {"dataset": str(write_tsv(tmp_path / "many.tsv", texts(400))), "learning_rate": 5e-3}
+    config = on_texts(root, **PLAIN, **many, epochs=10)
     job = prepare(config)
     create_directory(tmp_path / "deep", as_json(config))
     deep = train_job(job, tmp_path / "deep")
