@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from lcjax.errors import CollapseError
 from lcjax.nn.activations import Activation, CollapsibleGate
+from lcjax.nn.bypass import Bypass
 from lcjax.nn.stored import Initializer, check_has_params, child_path, stored_in, stored_width
 from lcjax.validation.arguments import check_activation
 
@@ -17,7 +18,9 @@ class CollapsibleGLU(nn.Module):
     """A gated MLP, `down((1 − α) σ(gate(x)) ⊙ up(x) + α up(x))`, or its collapsed form.
 
     The children are `gate`, `up`, `act` and `down`. A collapse removes the gate; `up` and `down`
-    remain as factors, or `down` alone is their product where that is smaller.
+    remain as factors, or `down` alone is their product where that is smaller. Where params have
+    `bypass`, its affine map of x is added to the output, and the hidden units may be fewer than
+    `hidden`, or none.
 
     Attributes:
       hidden: width between up and down.
@@ -61,24 +64,31 @@ class CollapsibleGLU(nn.Module):
         params = stored_in(self)
         check_has_params(self, params)
         children = [name for name in ("gate", "up", "act", "down") if name in params]
-        deep = not children or len(children) == 4
-        if not deep and children not in (["up", "down"], ["down"]):
+        narrowed = "bypass" in params
+        deep = len(children) == 4 or (not children and not narrowed)
+        if not deep and children not in (["up", "down"], ["down"], [] if narrowed else None):
             raise CollapseError(
                 f"{child_path(self, '')}: params have {children} of gate, up, act, down: half "
                 "collapsed. Restore a tree that lcjax.collapse or init made."
             )
-        if "act" in params:
+        if "act" in params and not narrowed:
             self._check_width(params, "gate", self.hidden)
             self._check_width(params, "up", self.hidden)
         if "down" in params:
             self._check_width(params, "down", self.features)
+        if narrowed:
+            beside = Bypass(dtype=self.dtype, name="bypass")(x)
+            if not children:
+                return beside
         if deep:
-            gate = self._dense("gate", self.hidden, params)(x)
-            x = self._dense("up", self.hidden, params)(x)
+            hidden = stored_width(params, "up") if narrowed else self.hidden
+            gate = self._dense("gate", hidden, params)(x)
+            x = self._dense("up", hidden, params)(x)
             x = CollapsibleGate(self.activation, name="act")(gate, x)
         elif "up" in params:
             x = self._dense("up", stored_width(params, "up"), params)(x)
-        return self._dense("down", self.features, params)(x)
+        x = self._dense("down", self.features, params)(x)
+        return x + beside if narrowed else x
 
     def _dense(self, name: str, width: int, params: Mapping[str, Any]) -> nn.Dense:
         return nn.Dense(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from lcjax.errors import CollapseError
 from lcjax.nn.activations import Activation, CollapsibleActivation
+from lcjax.nn.bypass import Bypass
 from lcjax.nn.stored import Initializer, check_has_params, child_path, stored_in, stored_width
 from lcjax.validation.arguments import check_activation, check_features
 
@@ -21,7 +22,9 @@ class CollapsibleMLP(nn.Module):
 
     The params decide what runs at each place i: a Dense and its activation (deep), the Dense alone
     (its activation collapsed, its kernel kept as a factor), or nothing (fused into the next Dense).
-    `init` builds the deep form; `lcjax.collapse` makes the others.
+    `init` builds the deep form; `lcjax.collapse` makes the others. Where params have `bypass_i`,
+    its affine map of the input of place i is added to the output of the next Dense, and the Dense
+    at i may be narrower than `features` or, if the chain ends there, absent.
 
     Inside `nn.scan` stack params along the first axis, `variable_axes={"params": 0}`: a slope is a
     scalar, which Flax cannot stack along axis 1 (it raises an AssertionError without a message).
@@ -75,22 +78,24 @@ class CollapsibleMLP(nn.Module):
         params = stored_in(self)
         check_has_params(self, params)
         last = len(self.features) - 1
-        deep = not any(
-            f"{kind}_{i}" in params for kind in ("dense", "act") for i in range(last + 1)
-        )
+        kinds = ("dense", "act", "bypass")
+        deep = not any(f"{kind}_{i}" in params for kind in kinds for i in range(last + 1))
         if not deep:
             self._check_form(params)
+        beside = None  # what the bypass of the place before adds to the next Dense
         for i, width in enumerate(self.features):
-            bias = self.use_bias
-            if not deep:
-                if f"dense_{i}" not in params:
-                    continue
-                width = stored_width(params, f"dense_{i}")
-                bias = "bias" in params[f"dense_{i}"]
-            x = self._dense(i, width, bias)(x)
-            if i < last and (deep or f"act_{i}" in params):
-                x = self._after(i, x, deterministic)
-        return x
+            bias, source = self.use_bias, x
+            if deep or f"dense_{i}" in params:
+                if not deep:
+                    width = stored_width(params, f"dense_{i}")
+                    bias = "bias" in params[f"dense_{i}"]
+                x = self._dense(i, width, bias)(x)
+                x, beside = x if beside is None else x + beside, None
+                if i < last and (deep or f"act_{i}" in params):
+                    x = self._after(i, x, deterministic)
+            if f"bypass_{i}" in params:
+                beside = Bypass(dtype=self.dtype, name=f"bypass_{i}")(source)
+        return x if beside is None else beside
 
     def _dense(self, i: int, width: int, bias: bool) -> nn.Dense:
         return nn.Dense(
@@ -134,15 +139,18 @@ class CollapsibleMLP(nn.Module):
         norms = set(stored_in(self, "batch_stats")) | (set(params) if self.norm else set())
         for i, width in enumerate(self.features):
             dense, act, norm = f"dense_{i}", f"act_{i}" in params, f"norm_{i}" in norms
+            bypass, ends = f"bypass_{i}", i == last and not self._ends_in_bypass(params)
+            if bypass in params:
+                self._check_bypass(params, i)
             if dense in params:
                 stored = stored_width(params, dense)
-                if stored != width and (act or i == last):
+                if stored != width and (ends or (act and bypass not in params)):
                     raise CollapseError(
                         f"{child_path(self, dense)}: the kernel is {stored} wide in params, "
                         f"features[{i}] is {width}. Give the module the features that the params "
                         "were made with."
                     )
-            elif act or i == last:
+            elif act or ends:
                 reason = f"params have act_{i}" if act else "it is the last Dense"
                 raise CollapseError(
                     f"{child_path(self, dense)}: missing, though {reason}: params are half "
@@ -161,3 +169,21 @@ class CollapsibleMLP(nn.Module):
                     f"norm is {self.norm!r}. Give the module the norm that the params were made "
                     "with."
                 )
+
+    def _ends_in_bypass(self, params: Mapping[str, Any]) -> bool:
+        """Whether the last pair is replaced by its bypass alone."""
+        places = [i for i in range(len(self.features)) if f"dense_{i}" in params]
+        bypasses = [i for i in range(len(self.features)) if f"bypass_{i}" in params]
+        return bool(bypasses) and bypasses[-1] > max(places, default=-1)
+
+    def _check_bypass(self, params: Mapping[str, Any], i: int):
+        """Raises unless the output of a bypass is added to that of a Dense, or ends the chain."""
+        width = params[f"bypass_{i}"]["bias"].shape[-1]
+        later = [j for j in range(i + 1, len(self.features)) if f"dense_{j}" in params]
+        expected = stored_width(params, f"dense_{later[0]}") if later else self.features[-1]
+        if width != expected or i == len(self.features) - 1:
+            raise CollapseError(
+                f"{child_path(self, f'bypass_{i}')}: got a bias of width {width}, expected "
+                f"{expected}, the width that it is added to, and a later place in features: params "
+                "are half collapsed. Restore a tree that lcjax.collapse made."
+            )
