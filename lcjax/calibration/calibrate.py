@@ -53,7 +53,7 @@ class Calibration:
         """Returns a table of the segments with the tokens that count."""
         rows = []
         for segment in self.segments:
-            key = segment.sites[0] if self.fit.unitwise else segment.key
+            key = segment.sites[0] if self.fit.observed == "unit" else segment.key
             tokens = int(self.train[key].count), int(self.held_out[key].count)
             sizes = (segment.d_in, segment.d_out, *tokens)
             rows.append((", ".join(segment.sites), *(f"{size:,}" for size in sizes)))
@@ -63,7 +63,7 @@ class Calibration:
     @property
     def notes(self) -> tuple[str, ...]:
         """Remarks before a fit: segments with fewer tokens than inputs."""
-        if self.fit.unitwise:
+        if self.fit.observed == "unit":
             return ()
         counts = {segment: int(self.train[segment.key].count) for segment in self.segments}
         return tuple(
@@ -138,8 +138,8 @@ def calibrate_model(
     check_fit(fit, needs_data=True)
     chosen = select_for_fit(model.sites, sites, model.collapsed).chosen
     segments = segments_to_fit(model, chosen)
-    observe = model.observe(segments, unitwise=fit.unitwise)
-    moments = collect_statistics(observe, model.variables, data, unitwise=fit.unitwise)
+    observe = model.observe(segments, fit.observed)
+    moments = collect_statistics(observe, model.variables, data, fit.observed)
     return Calibration(
         train=moments.train,
         held_out=moments.held_out,

@@ -1,10 +1,11 @@
 """Fits: the options that say how the replacement of a segment is found."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from lcjax._messages import describe
+from lcjax.structure.front_end import Observed
 from lcjax.validation.arguments import check_number, is_count
 
 Rank = int | Literal["auto"] | None
@@ -27,7 +28,7 @@ class Fit:
 
     name: ClassVar[str]
     needs_data: ClassVar[bool] = True
-    unitwise: ClassVar[bool] = False
+    observed: ClassVar[Observed] = "segment"
     # Of fits that have these as options, the option counts.
     max_gap: ClassVar[float] = math.inf
     sequential: ClassVar[bool] = False
@@ -89,7 +90,7 @@ class PerUnit(Fit):
     """
 
     name: ClassVar[str] = "per_unit"
-    unitwise: ClassVar[bool] = True
+    observed: ClassVar[Observed] = "unit"
 
     sequential: bool = True
 
@@ -116,6 +117,59 @@ class LeastSquares(Fit):
     def __post_init__(self):
         super().__post_init__()
         check_at_least_0("ridge", self.ridge)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Units(Fit):
+    """Keeps the hidden units that explain most of the output, and fits the last kernel again.
+
+    Units are taken one after another, each by how much it explains of the output given those taken
+    before (orthogonal least squares). Then one ridge regression on `[x, h_S]`, or on `h_S` alone,
+    gives the last kernel, and with `linear` the matrix of a linear map next to the units:
+    `t ≈ x W + h_S B + b`.
+
+    Attributes:
+      count: how many hidden units stay, at least 0; positional. With 0 units and `linear` the
+        result is that of `LeastSquares()`.
+      linear: whether a linear map of the input is added: `LeastSquares() + Units(count)`.
+      ridge: as for `LeastSquares`.
+      sequential: as for `LeastSquares`.
+      rank: None; units have no factors.
+      tolerance: not used.
+
+    References:
+      Chen, Billings and Luo 1989, "Orthogonal least squares methods and their application to
+      non-linear system identification".
+    """
+
+    name: ClassVar[str] = "units"
+    observed: ClassVar[Observed] = "hidden"
+
+    count: int = field(kw_only=False)
+    linear: bool = False
+    ridge: float = 1e-3
+    sequential: bool = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_at_least_0("ridge", self.ridge)
+        if self.count != 0 and not is_count(self.count):
+            raise ValueError(f"count is {self.count!r}; expected a number of units, at least 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remove(Fit):
+    """Removes both layers and the activation: what stays is a bias, the mean output.
+
+    Attributes:
+      sequential: as for `LeastSquares`.
+      rank: None.
+      tolerance: not used.
+    """
+
+    name: ClassVar[str] = "remove"
+
+    sequential: bool = True
 
 
 def check_fit(fit: Any, *, needs_data: bool = False) -> None:

@@ -14,7 +14,7 @@ from lcjax.algebra.moments import Moments, measure, merge
 from lcjax.calibration.data import CalibrationData
 from lcjax.calibration.masks import check_mask, counted, over_tokens
 from lcjax.errors import CollapseError
-from lcjax.structure.front_end import Observe
+from lcjax.structure.front_end import Observe, Observed
 from lcjax.validation.batches import as_batch, check_devices
 from lcjax.validation.functions import check_not_traced
 
@@ -41,8 +41,7 @@ def collect_statistics(
     observe: Observe,
     variables: Any,
     data: CalibrationData,
-    *,
-    unitwise: bool,
+    observed: Observed,
     compact: Any = None,
 ) -> SplitMoments:
     """Returns the moments of every pair of values over all batches; see `lcjax.calibrate`.
@@ -51,13 +50,14 @@ def collect_statistics(
       observe: what a model's `observe` returned.
       variables: of the model.
       data: the batches; one pass.
-      unitwise: whether moments are of each unit alone.
+      observed: which values it returns; for "unit" moments are of each unit alone.
       compact: variables of the model from which inputs are taken; None takes them, as the outputs,
         from `variables`.
     """
     check_not_traced(variables, "calibrate")
     # Compiled anew in every pass: what observe and mask read from outside may have changed, and
     # what they close over is freed with it.
+    unitwise = observed == "unit"
     measured = partial(_measure, observe=observe, data=data, unitwise=unitwise)
     measure_batch = jax.jit(measured, static_argnames="mesh")
     start, total, behind = 0, None, None

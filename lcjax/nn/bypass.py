@@ -12,10 +12,10 @@ from lcjax.nn.stored import stored_in
 
 
 class Bypass(nn.Module):
-    """Maps x (..., d_in) to (..., d_out) by what its params have: `x W + b`, or b alone.
+    """Adds to y an affine map of x by what its params have: `y + x W + b`, or `y + b`.
 
-    `lcjax.collapse` makes it; `init` never does. Its presence says that the hidden layer beside it
-    may be narrower than the module's fields say.
+    `lcjax.collapse` makes it; `init` never does. Its presence says that the hidden layer next
+    to it may be narrower than the module's fields say.
 
     Attributes:
       dtype: computation dtype; None takes the common dtype of input and params.
@@ -24,16 +24,23 @@ class Bypass(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns what is added to the output of the pair; x (..., d_in)."""
+    def __call__(self, y: jax.Array | None, x: jax.Array) -> jax.Array:
+        """Returns the output of the pair with the map added.
+
+        Args:
+          y: output of the pair, (..., d_out); None where the pair is removed.
+          x: input of the pair, (..., d_in).
+        """
         params = stored_in(self)
         bias = self.param("bias", _stored(params, "bias"))
-        if "kernel" not in params:
+        if "kernel" in params:
+            kernel = self.param("kernel", _stored(params, "kernel"))
+            x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+            added = jnp.dot(x, kernel) + bias
+        else:
             (bias,) = promote_dtype(bias, dtype=self.dtype)
-            return jnp.broadcast_to(bias, (*x.shape[:-1], bias.shape[-1]))
-        kernel = self.param("kernel", _stored(params, "kernel"))
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        return jnp.dot(x, kernel) + bias
+            added = jnp.broadcast_to(bias, (*x.shape[:-1], bias.shape[-1]))
+        return added if y is None else y + added
 
 
 def _stored(params: Mapping[str, Any], name: str) -> Any:

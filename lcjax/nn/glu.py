@@ -76,10 +76,9 @@ class CollapsibleGLU(nn.Module):
             self._check_width(params, "up", self.hidden)
         if "down" in params:
             self._check_width(params, "down", self.features)
-        if narrowed:
-            beside = Bypass(dtype=self.dtype, name="bypass")(x)
-            if not children:
-                return beside
+        bypass, source = Bypass(dtype=self.dtype, name="bypass") if narrowed else None, x
+        if bypass is not None and not children:
+            return bypass(None, source)
         if deep:
             hidden = stored_width(params, "up") if narrowed else self.hidden
             gate = self._dense("gate", hidden, params)(x)
@@ -88,7 +87,7 @@ class CollapsibleGLU(nn.Module):
         elif "up" in params:
             x = self._dense("up", stored_width(params, "up"), params)(x)
         x = self._dense("down", self.features, params)(x)
-        return x + beside if narrowed else x
+        return x if bypass is None else bypass(x, source)
 
     def _dense(self, name: str, width: int, params: Mapping[str, Any]) -> nn.Dense:
         return nn.Dense(

@@ -82,7 +82,7 @@ class CollapsibleMLP(nn.Module):
         deep = not any(f"{kind}_{i}" in params for kind in kinds for i in range(last + 1))
         if not deep:
             self._check_form(params)
-        beside = None  # what the bypass of the place before adds to the next Dense
+        start: tuple[int, jax.Array] | None = None  # of a pair with a bypass: place and input
         for i, width in enumerate(self.features):
             bias, source = self.use_bias, x
             if deep or f"dense_{i}" in params:
@@ -90,12 +90,16 @@ class CollapsibleMLP(nn.Module):
                     width = stored_width(params, f"dense_{i}")
                     bias = "bias" in params[f"dense_{i}"]
                 x = self._dense(i, width, bias)(x)
-                x, beside = x if beside is None else x + beside, None
+                if start is not None:
+                    x, start = self._bypass(*start, x), None
                 if i < last and (deep or f"act_{i}" in params):
                     x = self._after(i, x, deterministic)
             if f"bypass_{i}" in params:
-                beside = Bypass(dtype=self.dtype, name=f"bypass_{i}")(source)
-        return x if beside is None else beside
+                start = (i, source)
+        return x if start is None else self._bypass(*start, None)
+
+    def _bypass(self, i: int, source: jax.Array, y: jax.Array | None) -> jax.Array:
+        return Bypass(dtype=self.dtype, name=f"bypass_{i}")(y, source)
 
     def _dense(self, i: int, width: int, bias: bool) -> nn.Dense:
         return nn.Dense(

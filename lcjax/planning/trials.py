@@ -10,7 +10,7 @@ from lcjax.calibration.calibrate import segments_to_fit
 from lcjax.calibration.data import CalibrationData, as_data
 from lcjax.calibration.fits import Fit, check_fit
 from lcjax.calibration.statistics import SplitMoments, collect_statistics
-from lcjax.structure.front_end import Collapsible
+from lcjax.structure.front_end import Collapsible, Observed
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment
 from lcjax.surgery.checks import solve_checked
@@ -115,28 +115,28 @@ class Trials:
 
     def _collect(self, segments: Sequence[Segment]) -> SplitMoments:
         """Returns the statistics of segments; a pass collects those that are not known yet."""
-        unitwise = self._fit.unitwise
+        observed = self._fit.observed
         missing = [
-            s for s in segments if any(name not in self._moments for _, name in _keys(s, unitwise))
+            s for s in segments if any(name not in self._moments for _, name in _keys(s, observed))
         ]
         if missing:
             assert self._data is not None
-            observe = self._model.observe(missing, unitwise=unitwise)
+            observe = self._model.observe(missing, observed)
             train, held_out = collect_statistics(
-                observe, self._model.variables, self._data, unitwise=unitwise
+                observe, self._model.variables, self._data, observed
             )
             for segment in missing:
-                for key, name in _keys(segment, unitwise):
+                for key, name in _keys(segment, observed):
                     self._moments[name] = (train[key], held_out[key])
-        known = {key: self._moments[name] for s in segments for key, name in _keys(s, unitwise)}
+        known = {key: self._moments[name] for s in segments for key, name in _keys(s, observed)}
         return SplitMoments(
             {key: train for key, (train, _) in known.items()},
             {key: held_out for key, (_, held_out) in known.items()},
         )
 
 
-def _keys(segment: Segment, unitwise: bool) -> list[tuple[str, Hashable]]:
+def _keys(segment: Segment, observed: Observed) -> list[tuple[str, Hashable]]:
     """Returns the keys of a segment's statistics, each with a name that no other segment has."""
-    if unitwise:
+    if observed == "unit":
         return [(site, site) for site in segment.sites]
     return [(segment.key, segment.id)]

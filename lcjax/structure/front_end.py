@@ -1,7 +1,7 @@
 """The interface between models and surgery: a model that can be observed and rewritten."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 
@@ -13,6 +13,8 @@ from lcjax.structure.sites import Sites
 # (tokens..., d), one pair for every call of the layers. Called under `jax.jit`.
 Pairs = Mapping[str, Sequence[tuple[jax.Array, jax.Array]]]
 Observe = Callable[[Any, Any, tuple[Any, ...]], Pairs]
+# Which values a fit needs: see `Collapsible.observe`.
+Observed = Literal["segment", "unit", "hidden"]
 
 
 class Size(NamedTuple):
@@ -101,18 +103,21 @@ class Collapsible(Protocol):
         """
         ...
 
-    def observe(self, segments: Sequence[Segment], *, unitwise: bool) -> Observe:
+    def observe(self, segments: Sequence[Segment], observed: Observed) -> Observe:
         """Returns a function that runs the model and returns the values that a fit needs.
 
         `observe(...)(variables, compact, batch)` maps every key to pairs (x, t), one for each call.
-        With `unitwise` the keys are the sites of the segments, x is the input of the activation and
-        t its output, both (tokens..., units of the next layer). Otherwise the keys are
-        `segment.key`, x (tokens..., d_in) is the segment's input and t (tokens..., d_out) its
-        output.
+
+        - "segment": the keys are `segment.key`, x (tokens..., d_in) is the segment's input and t
+          (tokens..., d_out) its output.
+        - "unit": the keys are the sites of the segments, x is the input of the activation and t its
+          output, both (tokens..., units of the next layer).
+        - "hidden": of segments with one site. As "segment", but x is `[x, h]`, (tokens..., d_in +
+          d_hidden), with h what the last layer reads: the hidden units.
 
         Where `compact`, a tree that `rebuild` returned for other segments, is not None, the model
-        runs with both trees: x is taken from the compact one and t from `variables`; without
-        `unitwise`, where something r is added to the output t (a residual connection), t becomes
+        runs with both trees: x is taken from the compact one and t from `variables`; but
+        for "unit", where something r is added to the output t (a residual connection), t becomes
         `t + r − r'` with r' what is added in the compact model, so that the fit makes up for what
         the compact model gets wrong there.
 

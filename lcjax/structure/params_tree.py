@@ -13,7 +13,7 @@ from lcjax.errors import CollapseError
 from lcjax.nn.mlp import NORM_EPSILON
 from lcjax.structure.capture import ValueName, capture
 from lcjax.structure.chains import Chain, find_chains, join
-from lcjax.structure.front_end import Observe, Pairs, Rebuilt, Size
+from lcjax.structure.front_end import Observe, Observed, Pairs, Rebuilt, Size
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.rewrite import Rewriter
 from lcjax.structure.segment import Joint, Segment
@@ -93,12 +93,12 @@ class ParamsTree:
         """Returns the segments that removing the chosen sites makes; see `Collapsible`."""
         return [segment for chain in self.chains for segment in self._segments(chain, chosen)]
 
-    def observe(self, segments: Sequence[Segment], *, unitwise: bool) -> Observe:
+    def observe(self, segments: Sequence[Segment], observed: Observed) -> Observe:
         """Returns a function that runs apply_fn and returns inputs and outputs of segments."""
         apply_fn = self._apply_fn
         if apply_fn is None:
             raise TypeError("apply_fn: got None, expected a function that runs the model.")
-        if unitwise:
+        if observed == "unit":
             sites = [site for segment in segments for site in segment.sites]
             ends = {site: (site, site) for site in sites}
         else:
@@ -113,7 +113,7 @@ class ParamsTree:
                     names = {*inputs.values(), *outputs.values()}
                     deep = now = capture(apply_fn, variables, batch, names)
                 else:
-                    others = set() if unitwise else {*added.values()}
+                    others = set() if observed == "unit" else {*added.values()}
                     deep = capture(apply_fn, variables, batch, {*outputs.values()} | others)
                     now = capture(apply_fn, compact, batch, {*inputs.values()} | others)
             pairs = {}

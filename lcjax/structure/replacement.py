@@ -4,6 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from lcjax.algebra.fuse import DenseParams
+
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentFit:
@@ -62,14 +66,26 @@ class Replacement:
     and gates that belong to them. An activation of the segment that is not in `collapsed` stays
     between the layers that take the place of its neighbours.
 
+    With `units` the segment has one site, whose activation stays and runs on fewer units: the front
+    end takes these units of the first layer, of the gate, of a slope for each unit, and of maps and
+    norms around the activation; `layers` is the first layer unchanged, and a last layer whose
+    kernel (len(units), d_out) has no bias. Segments of neighbouring sites may then share a layer:
+    they are written in forward order. With `bypass` alone and no layers the pair is removed.
+
     Attributes:
       layers: in forward order; together they cover the layers of the segment that they replace.
       collapsed: paths of the sites whose activations are removed.
+      units: indices of the hidden units that stay, increasing, (k,); None where all do, or where
+        the activation is removed.
+      bypass: an affine map of the segment's input that is added to its output: bias (d_out,), and
+        perhaps kernel (d_in, d_out); None for no such map.
       fits: how well it does; empty where nothing was fitted or truncated.
     """
 
     layers: tuple[NewLayer, ...]
     collapsed: tuple[str, ...]
+    units: np.ndarray | None = None
+    bypass: DenseParams | None = None
     fits: tuple[SegmentFit, ...] = ()
 
     @property

@@ -25,6 +25,8 @@ class Joint(NamedTuple):
         of a traced function whose gate multiplies by constants has one. Solvers that replace the
         activation by fitted values leave it out.
       after: applied to the output of the activation: an affine map or a batch norm.
+      bypass: affine map of the input of the layer before that is added to the output of the layer
+        after, where an earlier collapse left one: bias, and perhaps kernel.
     """
 
     site: str | None
@@ -32,6 +34,7 @@ class Joint(NamedTuple):
     before: Affine | None = None
     linear: Affine | None = None
     after: Affine | Norm | None = None
+    bypass: DenseParams | None = None
 
 
 class SegmentId(NamedTuple):

@@ -94,7 +94,8 @@ def _why_not_finite(segment: Segment, params: Mapping[str, Any]) -> str:
         if not _finite(layer):
             return f"{segment.label}: {name} {diverged}"
     for joint in segment.joints:
-        leaves = jax.tree.leaves([each and each[:2] for each in joint[2:]])
+        between = [each and each[:2] for each in (joint.before, joint.linear, joint.after)]
+        leaves = jax.tree.leaves((between, joint.bypass))
         if not all(_finite({"leaf": leaf}) for leaf in leaves):
             return f"{segment.label}: a norm or scale between the Dense layers {diverged}"
     dtype = params["kernel"].dtype

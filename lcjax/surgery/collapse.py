@@ -181,7 +181,7 @@ def _fit_for(fit: Fit | None, calibration: Calibration | None) -> Fit:
             "lcjax.calibrate(apply_fn, variables, data, fit=...), then "
             "lcjax.collapse(variables, calibration=stats)."
         )
-    if calibration is not None and (not fit.needs_data or fit.unitwise != calibration.fit.unitwise):
+    if calibration is not None and (not fit.needs_data or fit.observed != calibration.fit.observed):
         raise ValueError(
             f"fit is {fit}, but the calibration is for {calibration.fit}. Leave fit out, or "
             "calibrate for it."

@@ -109,10 +109,8 @@ def solve_in_order(
         so_far = tuple(each.id for each in segments[:end])
         if so_far not in solved:
             compact = model.rebuild(replacements).tree if replacements else None
-            observe = model.observe([segment], unitwise=fit.unitwise)
-            statistics = collect_statistics(
-                observe, model.variables, data, unitwise=fit.unitwise, compact=compact
-            )
+            observe = model.observe([segment], fit.observed)
+            statistics = collect_statistics(observe, model.variables, data, fit.observed, compact)
             solved[so_far] = solve_checked(fit, segment, statistics)
         replacements[segment] = solved[so_far]
     return replacements

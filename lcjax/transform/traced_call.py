@@ -15,7 +15,7 @@ from lcjax.planning.results import Plan, Sensitivity
 from lcjax.planning.sensitivity import sensitivity_of_model
 from lcjax.planning.trials import MetricFn
 from lcjax.structure.choice import SiteSelector
-from lcjax.structure.front_end import Observe, Pairs, Rebuilt, Size
+from lcjax.structure.front_end import Observe, Observed, Pairs, Rebuilt, Size
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment
 from lcjax.structure.sites import Sites
@@ -229,7 +229,7 @@ class TracedCall:
         """Returns the segments that removing the chosen sites makes; see `Collapsible`."""
         return list(segments_of(self._call, chosen))
 
-    def observe(self, segments: Sequence[Segment], *, unitwise: bool) -> Observe:
+    def observe(self, segments: Sequence[Segment], observed: Observed) -> Observe:
         """Returns a function that runs the function and returns what flows through segments."""
         groups = [segment.sites for segment in segments]
         check_observable(self._call, groups)
@@ -238,7 +238,7 @@ class TracedCall:
             args, params = (*self._fixed, *batch), read_params(variables)
             call = bind_call(self._fn, params, args, self._kwargs, has_state=bool(self._fixed))
             inputs = call if compact is None else call.with_params(read_params(compact))
-            return observed_values(call, inputs, groups, unitwise=unitwise)
+            return observed_values(call, inputs, groups, observed)
 
         return observe
 

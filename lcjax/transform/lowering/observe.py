@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lcjax.errors import CollapseError
+from lcjax.structure.front_end import Observed
 from lcjax.structure.residual import ResidualTracker
 from lcjax.transform.analysis.axes import AxisRole, AxisRoles
 from lcjax.transform.ir.interpreter import Env, read, run
@@ -32,7 +33,7 @@ def check_observable(call: BoundCall, groups: Groups) -> None:
 
 
 def observed_values(
-    call: BoundCall, compact: BoundCall, groups: Groups, *, unitwise: bool
+    call: BoundCall, compact: BoundCall, groups: Groups, observed: Observed
 ) -> dict[str, list[tuple[jax.Array, jax.Array]]]:
     """Returns what `Collapsible.observe` describes, by running the program once for each tree.
 
@@ -40,11 +41,11 @@ def observed_values(
       call: with the tree that outputs are taken from.
       compact: with the tree that inputs are taken from; the same call for the same tree.
       groups: the sites of every segment.
-      unitwise: whether values of activations are taken, not of segments.
+      observed: which values are taken.
     """
     env = _run_open(call)
     input_env = env if compact is call else _run_open(compact)
-    if unitwise:
+    if observed == "unit":
         paths = {path for group in groups for path in group}
         sites = [site for site in call.analysis.sites if site.path in paths]
         before = {site.path: _activation_values(site, input_env)[0] for site in sites}

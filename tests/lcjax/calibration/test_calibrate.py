@@ -133,7 +133,7 @@ def test_fits_at_slope_1_equal_the_exact_fuse(digits, fit):
     model, variables = digits
     linear = with_slopes(variables, 1.0)
     exact, _ = collapse(linear)
-    fit = fit if fit.unitwise else LeastSquares(ridge=0.0)
+    fit = fit if fit.observed == "unit" else LeastSquares(ridge=0.0)
     stats = calibrate(model.apply, linear, [X], fit=fit)
     compact, report = collapse(linear, calibration=stats)
     apply = jax.jit(model.apply)

@@ -49,7 +49,7 @@ def test_fits_beat_the_exact_fuse_and_add_biases(fit, norm, bias):
     assert error(model, compact, variables) < 0.8 * error(model, exact, variables)
     assert report.collapsed == ("act_0", "act_1") and report.factored == ()
     assert report.new_leaves == ("dense_2/bias", "dense_2/kernel")
-    assert len(report.fits) == (2 if fit.unitwise else 1)
+    assert len(report.fits) == (2 if fit.observed == "unit" else 1)
     assert [fit.sites for fit in report.fits][-1][-1] == "act_1"
     text = str(report)
     assert f"({fit.name})" in text and "held out" in text and "act_0" in text
