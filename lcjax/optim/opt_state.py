@@ -12,7 +12,7 @@ from lcjax.optim.penalty import LinearityState
 from lcjax.optim.seeding import origins, seeded
 from lcjax.optim.wrapper import WithLinearityPenaltyState
 from lcjax.surgery.report import CollapseReport
-from lcjax.tree.paths import in_params, leaf_path
+from lcjax.tree.paths import in_params, leaf_path, leaves_by_path
 from lcjax.validation.arguments import check_optimizer
 
 # Set in the first step of optimistic gradient descent, which uses no earlier gradient.
@@ -65,13 +65,14 @@ def carry_opt_state(
         )
     fresh = init_marked(tx, new_params)
     owners = param_paths(fresh)
-    old = _by_path(opt_state)
-    params = {in_params(path): leaf for path, leaf in _by_path(new_params).items()}
-    before = {in_params(path): leaf for path, leaf in _by_path(old_params).items()}
+    old = leaves_by_path(opt_state)
+    params = {in_params(path): leaf for path, leaf in leaves_by_path(new_params).items()}
+    before = {in_params(path): leaf for path, leaf in leaves_by_path(old_params).items()}
     new = set(report.new_leaves)
     gone = [*report.removed_leaves, *report.new_leaves]
     sources = {path: origins(path, params[path], before, gone) for path in new & params.keys()}
-    beliefs = tuple(path + "/" for path in _places(opt_state, optax.ScaleByBeliefState))
+    nodes = leaves_by_path(opt_state, is_leaf=_is_belief)
+    beliefs = tuple(f"{path}/" for path, node in nodes.items() if _is_belief(node))
 
     def carry(keys: Any, leaf: Any) -> Any:
         path = leaf_path(keys)
@@ -193,10 +194,5 @@ def _with_numerators(carried: Any, old: Any) -> Any:
     return jax.tree.map(put, carried, is_leaf=estimates)
 
 
-def _places(tree: Any, kind: type) -> list[str]:
-    nodes = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda n: isinstance(n, kind))[0]
-    return [leaf_path(keys) for keys, node in nodes if isinstance(node, kind)]
-
-
-def _by_path(tree: Any) -> dict[str, Any]:
-    return {leaf_path(keys): leaf for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+def _is_belief(node: Any) -> bool:
+    return isinstance(node, optax.ScaleByBeliefState)

@@ -85,10 +85,8 @@ def warn_if_unreachable(
       penalty: "l1" or "l2"; with l2 a gap of 0.05 counts as reached.
       steps: number of planned steps.
     """
-    weight_of = {
-        site_of(keys): weight for keys, weight in jax.tree_util.tree_flatten_with_path(weights)[0]
-    }
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    weight_of = {site_of(keys): w for keys, w in jax.tree_util.tree_leaves_with_path(weights)}
+    leaves = jax.tree_util.tree_leaves_with_path(params)
     slopes = {
         site_of(keys): leaf
         for keys, leaf in leaves

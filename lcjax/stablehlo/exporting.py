@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from lcjax.io.checkpoint import save
 from lcjax.io.leaves import describe, flatten, nest
 from lcjax.stablehlo.format import ABOUT, FORMAT, PROGRAM, WEIGHTS, Weights, require_flatbuffers
-from lcjax.tree.paths import leaf_path
+from lcjax.tree.paths import leaf_path, leaves_by_path
 from lcjax.validation.arguments import check_path
 from lcjax.validation.functions import check_function, check_inputs
 
@@ -175,10 +175,10 @@ def _embedded_weights(variables: Any) -> Any:
             f"variables: got {size:,} bytes of weights, expected at most {_MAX_EMBEDDED:,} to "
             "embed; export with weights='external'."
         )
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(variables):
+    for path, leaf in leaves_by_path(variables).items():
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
             raise ValueError(
-                f"{leaf_path(keys)}: got an array spread over processes; save it with lcjax.save "
+                f"{path}: got an array spread over processes; save it with lcjax.save "
                 "and export in one process."
             )
     return jax.tree.map(np.asarray, variables)

@@ -24,7 +24,7 @@ from lcjax.structure.sites import (
     params_of,
     sites_of,
 )
-from lcjax.tree.paths import in_params, leaf_path, slope_paths
+from lcjax.tree.paths import in_params, leaves_by_path, slope_paths
 from lcjax.validation.arguments import check_tree
 from lcjax.validation.functions import check_function, explained
 
@@ -164,8 +164,8 @@ class ParamsTree:
     @cached_property
     def _sizes(self) -> dict[str, int]:
         """Number of parameters of every leaf of the params, by path, slopes left out."""
-        flat = jax.tree_util.tree_leaves_with_path(params_of(self._variables))
-        leaves = {in_params(leaf_path(keys)): leaf for keys, leaf in flat}
+        flat = leaves_by_path(params_of(self._variables))
+        leaves = {in_params(path): leaf for path, leaf in flat.items()}
         slopes = slope_paths(leaves)
         return {path: _size(leaf) for path, leaf in leaves.items() if path not in slopes}
 

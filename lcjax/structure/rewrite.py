@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 from flax.core import FrozenDict, freeze
 
 from lcjax.algebra.sharding import rebox_dense
 from lcjax.structure.chains import Chain, join
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment
-from lcjax.tree.paths import leaf_path
+from lcjax.tree.paths import leaves_by_path
 
 
 class Rewriter:
@@ -75,8 +74,8 @@ class Rewriter:
         return freeze(tree) if self._frozen else tree
 
     def _remove(self, chain: Chain, name: str, node: Any) -> None:
-        for keys, _ in jax.tree_util.tree_leaves_with_path(node):
-            self._removed.add(join(join(chain.path, name), leaf_path(keys)))
+        for path in leaves_by_path(node):
+            self._removed.add(join(join(chain.path, name), path))
 
 
 def _copy(tree: Any) -> Any:

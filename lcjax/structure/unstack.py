@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from lcjax.errors import CollapseError
 from lcjax.structure.chains import join
-from lcjax.tree.paths import leaf_path
+from lcjax.tree.paths import leaves_by_path
 
 
 def unstack_layers(
@@ -93,9 +93,9 @@ def _count(stacks: Mapping[str, Any], path: str, axis: int | None) -> int:
       CollapseError: leaves without the axis, or of different lengths, or of an ambiguous axis.
     """
     shapes = {
-        join(join(kind, path), leaf_path(keys)): tuple(leaf.shape)
+        join(join(kind, path), leaf_name): tuple(leaf.shape)
         for kind, stack in stacks.items()
-        for keys, leaf in jax.tree_util.tree_leaves_with_path(meta.unbox(stack))
+        for leaf_name, leaf in leaves_by_path(meta.unbox(stack)).items()
     }
     along = 0 if axis is None else axis
     for leaf_name, shape in shapes.items():

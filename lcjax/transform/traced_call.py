@@ -4,8 +4,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-import jax
-
 from lcjax.algebra.fuse import dense_flops
 from lcjax.calibration.calibrate import Calibration, calibrate_model
 from lcjax.calibration.data import CalibrationData
@@ -30,8 +28,8 @@ from lcjax.transform.lowering.rebuild import rebuild_params
 from lcjax.transform.lowering.segments import segments_of
 from lcjax.transform.lowering.site_chains import chains_with
 from lcjax.transform.matching.explain import Explanation
-from lcjax.transform.params.tree import FunctionParams, read_params, shapes_of
-from lcjax.tree.paths import leaf_path
+from lcjax.transform.params.tree import read_params, shapes_of
+from lcjax.tree.paths import leaves_by_path
 from lcjax.tree.slopes import count_parameters
 
 Data = CalibrationData | Iterable[Any]
@@ -251,13 +249,13 @@ class TracedCall:
         chains = {path: chain for chain in chains_with(self._call, sites) for path in chain.paths}
         replaced = [(one, chains[one.sites[0]], other) for one, other in replacements.items()]
         params, keys = rebuild_params(self._call, replaced)
-        leaves = _flat(params)
+        leaves = leaves_by_path(params.tree)
         prefixes = tuple(f"fused/{key}/" for key in keys)
         flops = sum(dense_flops(other.layers_for(one)) for one, _, other in replaced)
         return Rebuilt(
             tree=params.tree,
             written=tuple(path for path in leaves if path.startswith(prefixes)),
-            removed=tuple(path for path in self._leaves if path not in leaves),
+            removed=tuple(path for path in leaves_by_path(self.variables) if path not in leaves),
             before=Size(count_parameters(self.variables), flops_of(self._call, chains)),
             after=Size(count_parameters(params.tree), flops),
         )
@@ -270,13 +268,3 @@ class TracedCall:
     @cached_property
     def _sites(self) -> Sites:
         return sites_of(self._call)
-
-    @cached_property
-    def _leaves(self) -> dict[str, Any]:
-        return _flat(self._call.params)
-
-
-def _flat(params: FunctionParams) -> dict[str, Any]:
-    """Returns the leaves of a tree by path."""
-    flat = jax.tree_util.tree_flatten_with_path(params.tree)[0]
-    return {leaf_path(keys): leaf for keys, leaf in flat}

@@ -1,7 +1,7 @@
 """Names for the leaves of a pytree: slash-joined paths, natural order, and which are slopes."""
 
 import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -36,6 +36,12 @@ def leaf_path(keys: Sequence[Any]) -> str:
             break
         end -= 1
     return "/".join(_name(key) for key in keys[:end])
+
+
+def leaves_by_path(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:
+    """Returns the leaves of a tree by their slash-joined paths; `is_leaf` as in `jax.tree.map`."""
+    flat = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
+    return {leaf_path(keys): leaf for keys, leaf in flat}
 
 
 def in_params(path: str) -> str:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 import lcjax
 from lcjax._messages import printable
-from lcjax.tree.paths import in_params, leaf_path
+from lcjax.tree.paths import in_params, leaf_path, leaves_by_path
 from train.data.spec import check_data_spec
 from train.engine.run_directory import SUMMARY, read_json
 from train.tasks.base import Task, keys
@@ -131,8 +131,7 @@ def new_compact_variables(path: Path, variables: Any, key: jax.Array) -> Any:
     if not sites:
         raise ConfigError(f"{path} collapsed no site; expected a run that did.")
     shapes, report = lcjax.abstract_collapse(variables, sites)
-    leaves = jax.tree_util.tree_leaves_with_path(variables)
-    initial = {leaf_path(keys): leaf for keys, leaf in leaves}
+    initial = leaves_by_path(variables)
 
     def initialize(keys: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         name = leaf_path(keys)
