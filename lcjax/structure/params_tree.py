@@ -24,7 +24,7 @@ from lcjax.structure.sites import (
     params_of,
     sites_of,
 )
-from lcjax.tree.paths import in_params, leaves_by_path, slope_paths
+from lcjax.tree.paths import in_params, leaves_by_path, node_at, slope_paths
 from lcjax.validation.arguments import check_tree
 from lcjax.validation.functions import check_function, explained
 
@@ -198,15 +198,14 @@ class ParamsTree:
 
     def _norm(self, chain: Chain, i: int) -> Norm | None:
         """Returns the norm after an activation, with the statistics that it needs."""
-        name = f"norm_{i}"
-        stats: Any = self._variables.get("batch_stats", {}) if "params" in self._variables else {}
-        for part in join(chain.path, name).split("/"):
-            stats = stats.get(part, {})
+        path = join(chain.path, f"norm_{i}")
+        whole = "params" in self._variables
+        stats = node_at(self._variables, f"batch_stats/{path}") if whole else {}
         if not stats and i not in chain.norms:
             return None
         if not stats:
             raise CollapseError(
-                f"{join(chain.path, name)}: its running statistics are not in the tree. Pass the "
+                f"{path}: its running statistics are not in the tree. Pass the "
                 "whole variables, with batch_stats, not params alone."
             )
         return Norm(chain.norms.get(i, {}), meta.unbox(stats), NORM_EPSILON)

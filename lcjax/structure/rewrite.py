@@ -9,7 +9,7 @@ from lcjax.algebra.sharding import rebox_dense
 from lcjax.structure.chains import Chain, join
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment
-from lcjax.tree.paths import leaves_by_path
+from lcjax.tree.paths import leaves_by_path, node_at
 
 
 class Rewriter:
@@ -41,7 +41,7 @@ class Rewriter:
 
     def write(self, chain: Chain, segment: Segment, replacement: Replacement) -> None:
         """Writes a replacement of a segment of a chain."""
-        node, stats = _get_path(self._params, chain.path), _get_path(self._stats, chain.path)
+        node, stats = node_at(self._params, chain.path), node_at(self._stats, chain.path)
         names = [name.removeprefix(join(chain.path, "")) for name in segment.names]
         before = {name: node[name] for name in names}
         for name in names:
@@ -82,12 +82,6 @@ def _copy(tree: Any) -> Any:
     """Returns nested mappings as new plain dicts that share the leaves."""
     if isinstance(tree, Mapping):
         return {name: _copy(child) for name, child in tree.items()}
-    return tree
-
-
-def _get_path(tree: Any, path: str) -> Any:
-    for name in path.split("/") if path else ():
-        tree = tree.get(name, {})
     return tree
 
 

@@ -10,6 +10,7 @@ from flax.core import meta
 
 from lcjax._table import render
 from lcjax.structure.sites import params_of
+from lcjax.tree.paths import node_at
 from lcjax.validation.functions import check_function, check_inputs, explained
 
 
@@ -42,19 +43,13 @@ def tabulate(apply_fn: Callable[..., Any], variables: Any, inputs: Sequence[Any]
     params = meta.unbox(params_of(variables))
     rows = []
     for path, (kind, result) in calls.items():
-        node = _subtree(params, path)
+        node = node_at(params, path)
         own = {name: leaf for name, leaf in node.items() if not isinstance(leaf, Mapping)}
         shapes = ", ".join(f"{name} {_shape(leaf)}" for name, leaf in own.items())
         out = ", ".join(_shape(leaf) for leaf in jax.tree.leaves(result))
         rows.append((path or "(root)", kind, out, shapes, f"{_count(node):,}"))
     rows.append(("total", "", "", "", f"{_count(params):,}"))
     return render(("path", "module", "returns", "holds", "parameters"), rows, left=4)
-
-
-def _subtree(tree: Any, path: str) -> Mapping[str, Any]:
-    for name in path.split("/") if path else ():
-        tree = tree.get(name, {})
-    return tree
 
 
 def _count(tree: Any) -> int:

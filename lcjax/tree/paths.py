@@ -44,6 +44,13 @@ def leaves_by_path(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> d
     return {leaf_path(keys): leaf for keys, leaf in flat}
 
 
+def node_at(tree: Any, path: str) -> Any:
+    """Returns the node of nested dicts at a path; an empty dict where there is none."""
+    for name in path.split("/") if path else ():
+        tree = tree.get(name, {})
+    return tree
+
+
 def in_params(path: str) -> str:
     """Returns a path without the leading `params/` that paths in whole variables have."""
     return path.removeprefix(_COLLECTION)
