@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
+
+from lcjax.algebra.abstract import is_abstract
 
 # Odd multipliers that mix every bit of a word (those of xxHash), a pair for each half of the sum.
 _MIXERS = ((0x9E3779B1, 0x85EBCA77), (0xC2B2AE3D, 0x27D4EB2F))
@@ -23,7 +24,7 @@ def fingerprint(leaves: Sequence[Any]) -> str | None:
     Args:
       leaves: arrays; traced or abstract ones give None.
     """
-    if any(isinstance(leaf, (Tracer, jax.ShapeDtypeStruct)) for leaf in leaves):
+    if any(map(is_abstract, leaves)):
         return None
     parts = []
     for leaf in leaves:

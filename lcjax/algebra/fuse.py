@@ -18,6 +18,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import NamedSharding
 
+from lcjax.algebra.abstract import is_abstract
 from lcjax.algebra.sharding import (
     DenseParams,
     dense_sharding,
@@ -82,7 +83,7 @@ def fuse_dense(denses: Sequence[DenseParams], norms: Sequence[Between] = ()) -> 
     denses = [dict(dense) for dense in denses]
     norms = list(norms) or [None] * len(denses)
     leaves = jax.tree.leaves((denses, norms))
-    known = not any(isinstance(leaf, (Tracer, jax.ShapeDtypeStruct)) for leaf in leaves)
+    known = not any(map(is_abstract, leaves))
     dtype = _dtype(denses)
     beyond_jax = jax.dtypes.canonicalize_dtype(dtype) != dtype
     if known and (beyond_jax or not any(isinstance(leaf, jax.Array) for leaf in leaves)):

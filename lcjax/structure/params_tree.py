@@ -5,9 +5,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-import jax
 from flax.core import meta
 
+from lcjax.algebra.abstract import shapes_of
 from lcjax.algebra.fuse import Norm, dense_flops
 from lcjax.errors import CollapseError
 from lcjax.nn.mlp import NORM_EPSILON
@@ -151,7 +151,7 @@ class ParamsTree:
 
     def abstract(self) -> "ParamsTree":
         """Returns the tree with ShapeDtypeStructs, with their shardings, for arrays."""
-        return ParamsTree(abstracted(self._variables), self._apply_fn)
+        return ParamsTree(shapes_of(self._variables), self._apply_fn)
 
     @cached_property
     def _sites(self) -> Sites:
@@ -209,16 +209,6 @@ class ParamsTree:
                 "whole variables, with batch_stats, not params alone."
             )
         return Norm(chain.norms.get(i, {}), meta.unbox(stats), NORM_EPSILON)
-
-
-def abstracted(tree: Any) -> Any:
-    """Returns a tree with ShapeDtypeStructs, with their shardings, for arrays."""
-
-    def shape(leaf: Any) -> jax.ShapeDtypeStruct:
-        sharding = getattr(leaf, "sharding", None)
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    return jax.tree.map(shape, tree)
 
 
 def _check_stacked(chain: Chain) -> None:

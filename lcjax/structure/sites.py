@@ -8,9 +8,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.core import Tracer
 
 from lcjax._table import render
+from lcjax.algebra.abstract import is_abstract
 from lcjax.algebra.fuse import cheapest_cuts, dense_flops, parameters
 from lcjax.errors import CollapseError
 from lcjax.nn.activations import CollapsibleActivation, CollapsibleGate
@@ -205,7 +205,7 @@ def with_savings(site: Site, first: bool, second: bool) -> Site:
 
 def worst_slope(slope: Any) -> float | None:
     """Returns the slope, of several the one farthest from 1; NaN where any is not finite."""
-    if isinstance(slope, (jax.ShapeDtypeStruct, Tracer)):
+    if is_abstract(slope):
         return None
     flat = np.asarray(slope, np.float64).reshape(-1)
     return float(flat[np.argmax(np.abs(1 - flat))]) if np.isfinite(flat).all() else math.nan

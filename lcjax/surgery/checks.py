@@ -1,6 +1,6 @@
 """Solving a segment with checks: of the arrays that go in, and of the numbers that come out."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from lcjax.algebra.abstract import is_abstract
 from lcjax.algebra.fuse import DenseParams
 from lcjax.calibration.fits import Fit
 from lcjax.errors import CollapseError
@@ -31,7 +32,7 @@ def solve_checked(fit: Fit, segment: Segment, statistics: Any = None) -> Replace
     with np.errstate(all="ignore"):
         replacement = solve(fit, segment, statistics)
     for params, _ in replacement.layers:
-        if params is not None and not _finite(params):
+        if params is not None and not _finite(params.values()):
             raise CollapseError(_why_not_finite(segment, params))
     return replacement
 
@@ -66,11 +67,8 @@ def _check_devices(segment: Segment, leaves: Iterable[Any]) -> None:
         )
 
 
-def _finite(dense: Mapping[str, Any]) -> bool:
-    leaves = list(dense.values())
-    if any(isinstance(leaf, (Tracer, jax.ShapeDtypeStruct)) for leaf in leaves):
-        return True
-    return all(bool(_all_finite(leaf)) for leaf in leaves)
+def _finite(leaves: Collection[Any]) -> bool:
+    return any(map(is_abstract, leaves)) or all(bool(_all_finite(leaf)) for leaf in leaves)
 
 
 def _all_finite(leaf: Any) -> Any:
@@ -91,12 +89,12 @@ def _why_not_finite(segment: Segment, params: Mapping[str, Any]) -> str:
         "earlier checkpoint."
     )
     for name, layer in zip(segment.names, segment.layers, strict=True):
-        if not _finite(layer):
+        if not _finite(layer.values()):
             return f"{segment.label}: {name} {diverged}"
     for joint in segment.joints:
         between = [each and each[:2] for each in (joint.before, joint.linear, joint.after)]
         leaves = jax.tree.leaves((between, joint.bypass))
-        if not all(_finite({"leaf": leaf}) for leaf in leaves):
+        if not _finite(leaves):
             return f"{segment.label}: a norm or scale between the Dense layers {diverged}"
     dtype = params["kernel"].dtype
     return (

@@ -5,11 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 from lcjax._messages import describe
+from lcjax.algebra.abstract import shapes_of
 from lcjax.calibration.calibrate import Calibration, check_calibrated
 from lcjax.calibration.fits import Exact, Fit, check_fit
 from lcjax.structure.choice import SiteSelector, select_for_fit, select_linear
 from lcjax.structure.front_end import Collapsible
-from lcjax.structure.params_tree import ParamsTree, abstracted
+from lcjax.structure.params_tree import ParamsTree
 from lcjax.structure.sites import Sites, worst_slope
 from lcjax.surgery.checks import solve_checked
 from lcjax.surgery.report import CollapseReport, make_report
@@ -157,7 +158,7 @@ def abstract_collapse_model(
     if fit.rank is None:
         return collapse_model(model.abstract(), sites, fit)
     tree, report = collapse_model(model, sites, fit)
-    return abstracted(tree), replace(report, gaps=abstracted(report.gaps))
+    return shapes_of(tree), replace(report, gaps=shapes_of(report.gaps))
 
 
 def _fit_for(fit: Fit | None, calibration: Calibration | None) -> Fit:

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from lcjax._table import render
+from lcjax.algebra.abstract import is_abstract
 from lcjax.structure.choice import Skip
 from lcjax.structure.front_end import Rebuilt
 from lcjax.structure.replacement import Replacement, SegmentFit
@@ -137,6 +137,6 @@ def _notes(fit: SegmentFit) -> list[str]:
 
 
 def _shown(gap: Any) -> str:
-    if isinstance(gap, (Tracer, jax.ShapeDtypeStruct)):
+    if is_abstract(gap):
         return "?"
     return f"{np.max(gap):.4f}"

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from lcjax.algebra import regression
+from lcjax.algebra.abstract import is_abstract
 from lcjax.algebra.fuse import (
     Affine,
     Between,
@@ -199,7 +199,7 @@ def _score_fit(
 def _require_values(segment: Segment) -> None:
     """Raises unless a segment's arrays have values and are of one layer."""
     leaves = jax.tree.leaves(segment.layers)
-    if any(isinstance(leaf, (Tracer, jax.ShapeDtypeStruct)) for leaf in leaves):
+    if any(map(is_abstract, leaves)):
         raise CollapseError(
             f"{segment.names[0]}: traced or abstract, but fits and ranks need values. Collapse "
             "outside jit."

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from lcjax.algebra.abstract import shapes_of
 from lcjax.algebra.fuse import dense_flops
 from lcjax.calibration.calibrate import Calibration, calibrate_model
 from lcjax.calibration.data import CalibrationData
@@ -28,7 +29,7 @@ from lcjax.transform.lowering.rebuild import rebuild_params
 from lcjax.transform.lowering.segments import segments_of
 from lcjax.transform.lowering.site_chains import chains_with
 from lcjax.transform.matching.explain import Explanation
-from lcjax.transform.params.tree import read_params, shapes_of
+from lcjax.transform.params.tree import read_params
 from lcjax.tree.paths import leaves_by_path
 from lcjax.tree.slopes import count_parameters
 

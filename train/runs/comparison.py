@@ -9,6 +9,7 @@ import numpy as np
 
 import lcjax
 from lcjax._table import render
+from lcjax.tree.paths import node_at
 from train.runs.latency import compile_forward, flops, latencies
 from train.tasks.metric import ACCURACY, Metric
 
@@ -39,7 +40,9 @@ def compare(
     rows: dict[str, Row] = {
         name: {
             "parameters": lcjax.count_parameters(variables),
-            "mlp_parameters": sum(_count_below(variables["params"], path) for path in mlps),
+            "mlp_parameters": sum(
+                lcjax.count_parameters(node_at(variables["params"], path)) for path in mlps
+            ),
             "latency_ms": {},
         }
         for name, variables in forms.items()
@@ -70,13 +73,6 @@ def table(rows: dict[str, Row], each: str = "an image", metric: Metric = ACCURAC
         )
     cells = [(label, *(show(row) for row in rows.values())) for label, show in lines]
     return render(("", *rows), cells)
-
-
-def _count_below(params: Any, path: str) -> int:
-    """Returns the number of parameters of the module at a path; 0 if it has none."""
-    for name in path.split("/"):
-        params = params.get(name, {})
-    return lcjax.count_parameters(params)
 
 
 def _flops_key(each: str) -> str:

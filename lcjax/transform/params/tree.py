@@ -167,22 +167,6 @@ def _inserted(node: Any, names: list[str], leaf: Any, path: str) -> Any:
     )
 
 
-def shapes_of(tree: Any) -> Any:
-    """Returns a tree with ShapeDtypeStructs for its arrays."""
-    return jax.tree.map(_shape, tree)
-
-
-def _shape(leaf: Any) -> Any:
-    if not hasattr(leaf, "shape"):
-        return leaf
-    return jax.ShapeDtypeStruct(
-        leaf.shape,
-        leaf.dtype,
-        sharding=getattr(leaf, "sharding", None),
-        weak_type=jax.typeof(leaf).weak_type,
-    )
-
-
 def factors_of(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Returns the Dense layers in an entry of `fused`, unboxed."""
     entry = meta.unbox(entry)
