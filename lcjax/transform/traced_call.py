@@ -86,22 +86,10 @@ class TracedCall:
     ) -> tuple[dict[str, Any], CollapseReport]:
         """Returns a smaller tree for the same function, and a report of what was done.
 
-        As `lcjax.collapse`: each chosen activation is taken for the identity, exact at slope 1 in
-        inference, or replaced by what `calibrate` found on data; the kernels around it fuse, with
-        biases and norms between them folded in. In `compact["fused"]` the key of every entry names
-        its sites, their widths, and the removed leaves of the model: all that is needed to trace
-        the original function again.
-
-        Args:
-          sites: paths, globs, Sites or a Plan; None takes every site within the fit's `max_gap`, or
-            those that were calibrated. Under `jax.jit` they must be given, and gaps are not
-            checked.
-          fit: as for `lcjax.collapse`.
-          calibration: what `calibrate` returned for this tree.
-          slopes_from: as for `lcjax.collapse`.
-
-        Returns:
-          `(compact, report)`; call the function with `compact` in the place of its params.
+        As `lcjax.collapse`, with its arguments; call the function with the compact tree in the
+        place of its params. In `compact["fused"]` the key of every entry names its sites, their
+        widths, and the removed leaves of the model: all that is needed to trace the original
+        function again.
 
         Raises:
           CollapseError: as `lcjax.collapse`; a site that is collapsed already; one whose norm uses
@@ -114,12 +102,9 @@ class TracedCall:
     ) -> tuple[dict[str, Any], CollapseReport]:
         """Returns what `collapse` returns, in ShapeDtypeStructs, with nothing computed.
 
-        `lcjax.restore(path, like=shapes)` needs it where the model's params are not plain dicts.
-        Biases that a fit adds are not in it; `restore` takes those from the checkpoint.
-
-        Args:
-          sites: paths, globs or Sites.
-          fit: as for `lcjax.abstract_collapse`.
+        As `lcjax.abstract_collapse`. `lcjax.restore(path, like=shapes)` needs it where the model's
+        params are not plain dicts. Biases that a fit adds are not in it; `restore` takes those from
+        the checkpoint.
         """
         return abstract_collapse_model(self, sites, fit)
 
@@ -128,17 +113,8 @@ class TracedCall:
     ) -> Calibration:
         """Returns statistics with which `collapse(calibration=...)` fits the chosen sites.
 
-        As `lcjax.calibrate`. Axes of a mask are those of the tokens (the axes that a Dense does not
-        sum over), from the first on.
-
-        Args:
-          data: `CalibrationData`, or an iterable of batches.
-          sites: paths, globs, Sites or a Plan; None takes every site.
-          fit: `LeastSquares` or `PerUnit`.
-
-        Raises:
-          CollapseError: as `collapse` for sites; a site within a scan; a mask of another shape;
-            values that are not finite; nothing counts.
+        As `lcjax.calibrate`, with its arguments and errors. Axes of a mask are those of the tokens
+        (the axes that a Dense does not sum over), from the first on.
         """
         return calibrate_model(self, data, sites, fit)
 
@@ -147,13 +123,7 @@ class TracedCall:
     ) -> tuple[dict[str, Any], CollapseReport]:
         """Returns the tree with sites collapsed one segment after another, and the report.
 
-        As `lcjax.collapse_sequential`: each segment is fitted on what the compact model feeds it,
-        so that later ones make up for the errors of earlier ones.
-
-        Args:
-          data: `CalibrationData`, or batches that can be iterated more than once.
-          sites: paths, globs, Sites or a Plan; None takes every site.
-          fit: `LeastSquares` or `PerUnit`.
+        As `lcjax.collapse_sequential`, with its arguments and errors.
         """
         return collapse_model_sequential(self, data, sites, fit)
 
@@ -165,14 +135,9 @@ class TracedCall:
         sites: SiteSelector = None,
         fit: Fit = LEAST_SQUARES,
     ) -> Sensitivity:
-        """Returns the metric with each site collapsed alone, as `lcjax.sensitivity`.
+        """Returns the metric with each site collapsed alone; as `lcjax.sensitivity`.
 
-        Args:
-          metric: `metric(tree)` returns a number, higher is better; called with this tree and with
-            compact ones.
-          data: as for `collapse_sequential`; None for `Exact`.
-          sites: paths, globs or Sites; None takes every site.
-          fit: how sites are replaced.
+        The metric is called with trees, this one and compact ones.
         """
         return sensitivity_of_model(self, metric, data, sites=sites, fit=fit)
 
@@ -186,15 +151,9 @@ class TracedCall:
         order: Order = "sensitivity",
         fit: Fit = LEAST_SQUARES,
     ) -> Plan:
-        """Returns which sites to collapse within a budget, as `lcjax.plan`.
+        """Returns which sites to collapse within a budget; as `lcjax.plan`, with its arguments.
 
-        Args:
-          metric: as for `sensitivity`.
-          data: as for `collapse_sequential`; None for `Exact`.
-          budget: `MaxDrop`, `Params`, `Flops` or `Count`.
-          sites: paths, globs or Sites that may be taken; None takes every site.
-          order: in which sites are tried: "sensitivity", "last" or "gap".
-          fit: how sites are replaced.
+        The metric is called with trees, this one and compact ones.
         """
         return plan_model(self, metric, data, budget=budget, sites=sites, order=order, fit=fit)
 
