@@ -14,6 +14,7 @@ from lcjax.transform.analysis.axes import AxisRoles, axes_of, roles_after, varie
 from lcjax.transform.analysis.dependence import (
     Dependence,
     Dependences,
+    data_in,
     is_statistic,
     known_given_params,
 )
@@ -62,9 +63,8 @@ def data_operands(op: Op, dependences: Dependences, roles: AxisRoles) -> list[Va
     tokens = axes_of(roles, "token")
     return [
         value
-        for value in dict.fromkeys(op.ins)
-        if dependences[value] is Dependence.DATA
-        and not is_statistic(value, dependences, tokens, len(roles))
+        for value in data_in(dict.fromkeys(op.ins), dependences)
+        if not is_statistic(value, dependences, tokens, len(roles))
     ]
 
 
@@ -119,7 +119,7 @@ def is_scalar(value: Value, dependences: Dependences) -> bool:
 
 def is_linear(op: Op, dependences: Dependences) -> bool:
     """Returns whether an operation is affine in its data operands."""
-    data = [value for value in op.ins if dependences[value] is Dependence.DATA]
+    data = data_in(op.ins, dependences)
     if is_passthrough(op) or op.name in ("slice", "split"):
         return True
     if op.name == "select_n":
@@ -150,7 +150,7 @@ def _is_activation(region: Region, dependences: Dependences) -> bool:
     for op in ops_in(region.body):
         if op.name in PRODUCTS:
             return False
-        data = any(dependences[value] is Dependence.DATA for value in op.ins)
+        data = bool(data_in(op.ins, dependences))
         nonlinear = nonlinear or (data and not is_linear(op, dependences))
     return nonlinear
 

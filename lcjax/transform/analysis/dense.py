@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from lcjax.transform.analysis.axes import AxisRole, AxisRoles, roles_after, varies_by_unit
 from lcjax.transform.analysis.dependence import Dependence, Dependences, known_given_params
 from lcjax.transform.ir.primitives import is_passthrough
-from lcjax.transform.ir.program import Op, Program, Region, Value, scans_around
+from lcjax.transform.ir.program import Op, Program, Region, Value, ancestors, scans_around
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -106,18 +106,11 @@ def _leaf(value: Value, leaves: Collection[Value]) -> Value | None:
 def layer_scans(value: Value) -> list[Region]:
     """Returns the scans of which a fixed value holds a layer for every step, outermost first."""
     found: set[Region] = set()
-    seen, todo, deepest = set(), [value], []
-    while todo:
-        value = todo.pop()
-        if value in seen:
-            continue
-        seen.add(value)
-        if isinstance(value.maker, Region) and value.layer_of is not None:
-            found.add(value.maker)
-            scans = [*scans_around(value.maker), value.maker]
-            deepest = max(deepest, scans, key=len)
-            todo.append(value.layer_of)
-        todo += value.maker.ins if isinstance(value.maker, Op) else []
+    deepest: list[Region] = []
+    for each in ancestors(value):
+        if isinstance(each.maker, Region) and each.layer_of is not None:
+            found.add(each.maker)
+            deepest = max(deepest, [*scans_around(each.maker), each.maker], key=len)
     return [scan for scan in deepest if scan in found]
 
 

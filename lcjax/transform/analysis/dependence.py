@@ -1,6 +1,6 @@
 """Dependence of values on constants, params, random numbers, or the inputs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
 
 from lcjax.transform.ir.primitives import (
@@ -58,6 +58,11 @@ def _visit(body: list[Op | Region], dependences: _Dependences):
             _visit(item.body, dependences)
 
 
+def data_in(values: Iterable[Value], dependences: Dependences) -> list[Value]:
+    """Returns those of some values that depend on the inputs."""
+    return [value for value in values if dependences[value] is Dependence.DATA]
+
+
 def known_given_params(kind: Dependence) -> bool:
     """Returns whether a value of this dependence is known once the params are."""
     return kind <= Dependence.PARAM
@@ -112,7 +117,7 @@ def is_statistic(value: Value, dependences: Dependences, tokens: frozenset[int],
             if _divides(op.outs[0]):  # a softmax
                 return False
         elif is_elementwise(op) or op.name in ACROSS_DEVICES | RESHAPES:
-            data = [operand for operand in op.ins if dependences[operand] is Dependence.DATA]
+            data = data_in(op.ins, dependences)
             todo += [operand for operand in dict.fromkeys(data) if operand not in seen]
             seen.update(data)
         else:

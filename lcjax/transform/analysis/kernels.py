@@ -7,24 +7,14 @@ import jax.numpy as jnp
 from lcjax.transform.analysis.dense import DenseOp, origin_of, root
 from lcjax.transform.analysis.dependence import Dependence, Dependences
 from lcjax.transform.analysis.reasons import Cause, Reason, Rejected
-from lcjax.transform.ir.program import Op, Program, Value, scans_around
+from lcjax.transform.ir.program import Op, Program, Value, ancestors, scans_around
 
 PICKS = frozenset({"dynamic_slice", "gather"})
 
 
 def leaves_of(value: Value, leaves: Collection[Value]) -> list[Value]:
     """Returns the leaves of the params that a value is computed from."""
-    found: dict[Value, None] = {}
-    seen, todo = set(), [value]
-    while todo:
-        value = todo.pop()
-        if value in leaves:
-            found.setdefault(value)
-        if value not in seen:
-            seen.add(value)
-            todo += value.maker.ins if isinstance(value.maker, Op) else []
-            todo += [value.layer_of] if value.layer_of is not None else []
-    return list(found)
+    return [each for each in ancestors(value) if each in leaves]
 
 
 def name_of(kernel: Value, named: Mapping[Value, str], called: Mapping[Value, str]) -> str:

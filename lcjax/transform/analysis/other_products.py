@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from lcjax.transform.analysis.dense import DenseOp
-from lcjax.transform.analysis.dependence import Dependence, Dependences, known_given_params
+from lcjax.transform.analysis.dependence import Dependence, Dependences, data_in, known_given_params
 from lcjax.transform.analysis.kernels import PICKS, leaves_of, name_of
 from lcjax.transform.analysis.reasons import Cause, Reason, Rejected
 from lcjax.transform.ir.primitives import PASSTHROUGH, PRODUCTS, RESHAPES
-from lcjax.transform.ir.program import Op, Program, Value
+from lcjax.transform.ir.program import Op, Program, Value, ancestors
 
 _GROUPED = frozenset({"ragged_dot", "ragged_dot_general"})
 
@@ -38,6 +38,7 @@ class Others:
             other = self._read(op) if op.outs and op.outs[0].users else None
             if other is not None and op.outs[0] not in denses:
                 self._others[op.outs[0]] = other
+        self._products = {*denses, *self._others}
 
     def pairs(self, named: Mapping[Value, str], called: Mapping[Value, str]) -> list[Rejected]:
         """Returns the pairs with such a product before or after, each with the reason against it.
@@ -64,18 +65,14 @@ class Others:
 
     def _before(self, value: Value) -> list[Value]:
         """Returns the products with kernels that a value comes from."""
-        found: list[Value] = []
-        seen, todo = set(), [value]
-        while todo:
-            value = todo.pop()
-            if value in seen or self._dependences[value] is not Dependence.DATA:
-                continue
-            seen.add(value)
-            if value in self._denses or value in self._others:
-                found.append(value)
-            elif isinstance(value.maker, Op) and value.maker.name not in PRODUCTS:
-                todo += reversed(value.maker.ins)
-        return found
+
+        def before(value: Value) -> list[Value]:
+            op = value.maker
+            if value in self._products or not isinstance(op, Op) or op.name in PRODUCTS:
+                return []
+            return data_in(reversed(op.ins), self._dependences)
+
+        return [each for each in ancestors(value, before) if each in self._products]
 
     def _read(self, op: Op) -> Other | None:
         if op.name in _GROUPED:

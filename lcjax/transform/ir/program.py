@@ -4,7 +4,7 @@ Calls are opened, so that every operation is visible, and recorded as regions, s
 not rewritten still runs as the same call. Every value is one object and lists its users.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -126,6 +126,30 @@ def scans_around(item: Op | Region) -> list[Region]:
             scans.insert(0, scope)
         scope = scope.scope
     return scans
+
+
+def made_of(value: Value) -> list[Value]:
+    """Returns the values that one is computed from directly, or the stack that it is a layer of."""
+    operands = value.maker.ins if isinstance(value.maker, Op) else []
+    return [*operands, *([] if value.layer_of is None else [value.layer_of])]
+
+
+def ancestors(
+    value: Value, before: Callable[[Value], Iterable[Value]] = made_of
+) -> Iterator[Value]:
+    """Yields a value and all values before it, each once.
+
+    Args:
+      value: the last.
+      before: the values from which to go on at each.
+    """
+    seen, todo = set(), [value]
+    while todo:
+        value = todo.pop()
+        if value not in seen:
+            seen.add(value)
+            yield value
+            todo += before(value)
 
 
 def open_program(closed: Any, n_leaves: int, n_state: int = 0) -> Program:

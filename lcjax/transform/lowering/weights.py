@@ -11,7 +11,7 @@ from lcjax._jaxpr import bind
 from lcjax.transform.analysis.axes import AxisRoles
 from lcjax.transform.analysis.dense import DenseOp, root
 from lcjax.transform.ir.primitives import PASSTHROUGH
-from lcjax.transform.ir.program import Op, Region, Value
+from lcjax.transform.ir.program import Op, Region, Value, ancestors
 
 Leaves = Mapping[Value, Any]
 
@@ -133,7 +133,8 @@ def _computed(
 
         return jax.vmap(one, axis_size=scan.eqn.params["length"])(xs)
 
-    needed = [leaf for leaf in leaves if leaf in _origins(value)]
+    origins = set(ancestors(value))
+    needed = [leaf for leaf in leaves if leaf in origins]
 
     def compute(arrays: Sequence[Any]) -> jax.Array:
         return layered(dict(zip(needed, arrays, strict=True)), scans)
@@ -143,22 +144,9 @@ def _computed(
     return jax.eval_shape(compute, arrays) if abstract else compute(arrays)
 
 
-def _origins(value: Value) -> set[Value]:
-    """Returns every value from which a fixed value is computed, and the layers of scans in it."""
-    seen: set[Value] = set()
-    todo = [value]
-    while todo:
-        value = todo.pop()
-        if value not in seen:
-            seen.add(value)
-            todo += value.maker.ins if isinstance(value.maker, Op) else []
-            todo += [value.layer_of] if value.layer_of is not None else []
-    return seen
-
-
 def _is_known(value: Value, known: Mapping[Value, Any]) -> bool:
     """Returns whether a value can be computed from those that are known."""
-    ends = [each for each in _origins(value) if not isinstance(each.maker, Op)]
+    ends = [each for each in ancestors(value) if not isinstance(each.maker, Op)]
     return all(each in known or each.constant is not None for each in ends)
 
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from lcjax.transform.analysis.affine_ops import data_operands
 from lcjax.transform.analysis.axes import AxisRoles, roles_before
 from lcjax.transform.analysis.dense import DenseOp
-from lcjax.transform.analysis.dependence import Dependence, Dependences
+from lcjax.transform.analysis.dependence import Dependence, Dependences, data_in
 from lcjax.transform.analysis.reasons import Cause, Reason
 from lcjax.transform.ir.primitives import PRODUCTS, REDUCTIONS, RESHAPES, is_elementwise
-from lcjax.transform.ir.program import Op, Value
+from lcjax.transform.ir.program import Op, Value, ancestors
 
 _MOST_DENSES = 2  # gate and value
 
@@ -100,7 +100,7 @@ class Slicer:
         op, moved = value.maker, ""
         while isinstance(op, Op) and (op.name in RESHAPES or is_elementwise(op)):
             moved = op.name if op.name in RESHAPES else moved
-            data = [operand for operand in op.ins if self.dependences[operand] is Dependence.DATA]
+            data = data_in(op.ins, self.dependences)
             value = data[0] if data else value
             op = data[0].maker if data else None
             if moved and value in self.dense_of:
@@ -114,11 +114,7 @@ class Slicer:
     def _other(self, value: Value) -> Reason:
         """Returns why a value that does not come from a Dense is an obstacle."""
         while isinstance(value.maker, Op):
-            data = [
-                operand
-                for operand in value.maker.ins
-                if self.dependences[operand] is Dependence.DATA
-            ]
+            data = data_in(value.maker.ins, self.dependences)
             if not data or not (value.maker.name in RESHAPES or is_elementwise(value.maker)):
                 return Reason(Cause.OTHER)
             value = data[0]
@@ -127,18 +123,13 @@ class Slicer:
         return Reason(Cause.OTHER_STATISTICS if by_unit and floats else Cause.OTHER)
 
     def _comes_from_dense(self, end: Value) -> bool:
-        seen, todo = set(), [end]
-        while todo:
-            value = todo.pop()
-            if value in self.dense_of:
-                return True
+        def before(value: Value) -> list[Value]:
             op = value.maker
-            if value not in seen and isinstance(op, Op) and op.name not in PRODUCTS:
-                todo += [
-                    operand for operand in op.ins if self.dependences[operand] is Dependence.DATA
-                ]
-            seen.add(value)
-        return False
+            if not isinstance(op, Op) or op.name in PRODUCTS:
+                return []
+            return data_in(op.ins, self.dependences)
+
+        return any(value in self.dense_of for value in ancestors(end, before))
 
     def upstream_denses(self, end: Value) -> tuple[list[DenseOp], bool]:
         """Returns the Dense layers that a value comes from through anything but products.

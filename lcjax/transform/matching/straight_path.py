@@ -16,12 +16,13 @@ from lcjax.transform.analysis.axes import AxisRoles, axes_of
 from lcjax.transform.analysis.dependence import (
     Dependence,
     Dependences,
+    data_in,
     known_given_params,
     varying_axes,
 )
 from lcjax.transform.analysis.limits import LARGE, at_large
 from lcjax.transform.analysis.reasons import Cause, Reason
-from lcjax.transform.ir.program import Op, Value
+from lcjax.transform.ir.program import Op, Value, ancestors
 
 _NEAR = 0.02
 
@@ -81,7 +82,7 @@ def normalised(
         or not isinstance(op, Op)
     ):
         return False
-    data = [value for value in op.ins if dependences[value] is Dependence.DATA]
+    data = data_in(op.ins, dependences)
     if not gate and (op.name not in AFFINE or len(data) < 2):
         return False
     value, bare = at_large(step.out, start, dependences), at_large(step.value, start, dependences)
@@ -102,13 +103,9 @@ def halted(steps: Sequence[AffineOp], inside: Sequence[Op], start: Value, end: V
     """
     if any(step.op.name == "stop_gradient" for step in steps):
         return True
-    todo, seen = [end], set()
-    while todo and inside:
-        value = todo.pop()
-        if value is start:
-            return False
+
+    def before(value: Value) -> Sequence[Value]:
         op = value.maker
-        if isinstance(op, Op) and op.name != "stop_gradient" and value not in seen:
-            seen.add(value)
-            todo += op.ins
-    return bool(inside)
+        return op.ins if isinstance(op, Op) and op.name != "stop_gradient" else ()
+
+    return bool(inside) and start not in ancestors(end, before)
