@@ -25,7 +25,8 @@ from lcjax.interop.native import differences, read_native, written_by_lcjax
 from lcjax.interop.registry import check_model, inputs_of, name_map_of
 from lcjax.interop.safetensors_file import Tensors, open_tensors
 from lcjax.interop.source import Source, find_files, read_config, resolve_source
-from lcjax.io.leaves import LeafPath, flatten, nest
+from lcjax.io.containers import assemble
+from lcjax.io.leaves import LeafPath, flatten
 
 Globs = str | Sequence[str]
 
@@ -103,7 +104,7 @@ def load_safetensors(
             raise difference_error(tensors.where, names.library, model, lines)
         leaves = {leaf: _read(tensors, by_name, at, leaf, shape) for leaf, shape in old.items()}
     leaves |= _initialise(model, inputs, new, key)
-    return nest({leaf: leaves[leaf] for leaf in expected})
+    return assemble({leaf: leaves[leaf] for leaf in expected})
 
 
 def _load_own(tensors: Tensors, model: nn.Module | None) -> dict[str, Any]:

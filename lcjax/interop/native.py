@@ -14,7 +14,8 @@ import numpy as np
 from lcjax._messages import printable
 from lcjax.errors import WeightsError
 from lcjax.interop.safetensors_file import Tensors, import_safetensors
-from lcjax.io.leaves import LeafPath, describe, diff, empty_dicts, flatten, joined, nest, saveable
+from lcjax.io.containers import DICT, assemble
+from lcjax.io.leaves import LeafPath, describe, diff, empty_dicts, flatten, joined, saveable
 from lcjax.structure.chains import find_chains
 from lcjax.validation.json_files import parse_json
 
@@ -95,7 +96,7 @@ def read_native(tensors: Tensors) -> dict[str, Any]:
         leaf = tensors.read(name)
         narrowed = jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype
         leaves[tuple(name.split("/"))] = leaf if narrowed else jax.device_put(leaf)
-    return nest(leaves | {path: {} for path in empty})
+    return assemble(leaves, dict.fromkeys(empty, DICT))
 
 
 def _empty(tensors: Tensors) -> list[tuple[str, ...]]:
@@ -136,7 +137,7 @@ def differences(loaded: Mapping[LeafPath, Any], deep: Mapping[LeafPath, Any]) ->
       loaded: the leaves of a file.
       deep: the leaves that the model's `init` creates, abstract.
     """
-    chains = {chain.path for chain in find_chains(nest(deep)["params"])}
+    chains = {chain.path for chain in find_chains(assemble(deep)["params"])}
 
     def in_chain(leaf: LeafPath) -> bool:
         return leaf[0] in ("params", "batch_stats") and joined(leaf[1:-2]) in chains

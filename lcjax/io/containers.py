@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -62,10 +63,10 @@ def _kind(node: Any, keys: list[Any]) -> str | None:
     return DICT if isinstance(keys[0], DictKey) else LIST
 
 
-def assemble(leaves: Mapping[LeafPath, Any], kinds: Containers) -> Any:
+def assemble(leaves: Mapping[LeafPath, Any], kinds: Containers = MappingProxyType({})) -> Any:
     """Returns the tree with these leaves and containers.
 
-    Nodes without a kind are lists if a key is an index, and dicts otherwise.
+    Nodes without a kind are lists if a key is an index, with None in gaps, and dicts otherwise.
     """
     return _assemble((), _nested(leaves, kinds), kinds, False)
 

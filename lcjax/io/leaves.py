@@ -50,18 +50,6 @@ def empty_dicts(tree: Any) -> list[LeafPath]:
     return [tuple(map(key_of, keys)) for keys, node in nodes if empty(node)]
 
 
-def nest(leaves: Mapping[LeafPath, Any]) -> Any:
-    """Returns the tree of dicts and lists with these leaves; gaps in a list are None."""
-    if () in leaves:
-        return leaves[()]
-    children: dict[str | int, dict[LeafPath, Any]] = {}
-    for path, leaf in leaves.items():
-        children.setdefault(path[0], {})[path[1:]] = leaf
-    nested = {key: nest(child) for key, child in children.items()}
-    indices = [key for key in nested if isinstance(key, int)]
-    return [nested.get(index) for index in range(max(indices) + 1)] if indices else nested
-
-
 def saveable(path: LeafPath, leaf: Any) -> Array:
     """Returns a leaf as an array that can be saved and restored bitwise.
 

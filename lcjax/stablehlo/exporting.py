@@ -16,7 +16,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lcjax.io.checkpoint import save
-from lcjax.io.leaves import describe, flatten, nest
+from lcjax.io.containers import assemble
+from lcjax.io.leaves import describe, flatten
 from lcjax.stablehlo.format import ABOUT, FORMAT, PROGRAM, WEIGHTS, Weights, require_flatbuffers
 from lcjax.tree.paths import leaf_path, leaves_by_path
 from lcjax.validation.arguments import check_path
@@ -135,7 +136,7 @@ def _program(
         return apply_fn(jax.tree.unflatten(structure, [by_name[name] for name in arrays]), *xs)
 
     shapes = {name: jax.ShapeDtypeStruct(one.shape, one.dtype) for name, one in arrays.items()}
-    return _traced(run, (nest(shapes), *specs), platforms), nest(arrays)
+    return _traced(run, (assemble(shapes), *specs), platforms), assemble(arrays)
 
 
 def _symbolic_batch(inputs: Sequence[Any]) -> tuple[Any, ...]:
