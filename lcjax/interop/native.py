@@ -15,7 +15,7 @@ from lcjax._messages import printable
 from lcjax.errors import WeightsError
 from lcjax.interop.safetensors_file import Tensors, import_safetensors
 from lcjax.io.containers import DICT, assemble
-from lcjax.io.leaves import LeafPath, describe, diff, empty_dicts, flatten, joined, saveable
+from lcjax.io.leaves import LeafPath, describe, diff, empty_dicts, flatten, in_jax, joined, saveable
 from lcjax.structure.chains import find_chains
 from lcjax.validation.json_files import parse_json
 
@@ -91,11 +91,7 @@ def read_native(tensors: Tensors) -> dict[str, Any]:
     names = [tuple(name.split("/")) for name in tensors.stored]
     empty = _empty(tensors)
     _check_paths(tensors.where, [*names, *empty])
-    leaves: dict[LeafPath, Any] = {}
-    for name in tensors.stored:
-        leaf = tensors.read(name)
-        narrowed = jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype
-        leaves[tuple(name.split("/"))] = leaf if narrowed else jax.device_put(leaf)
+    leaves = {tuple(name.split("/")): in_jax(tensors.read(name)) for name in tensors.stored}
     return assemble(leaves, dict.fromkeys(empty, DICT))
 
 

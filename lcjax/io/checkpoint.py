@@ -14,9 +14,9 @@ from orbax.checkpoint import v1 as ocp
 from lcjax.io.atomic_write import atomic_write
 from lcjax.io.containers import as_stored, assemble, containers
 from lcjax.io.file_paths import PathLike, absolute_path, orbax_context
-from lcjax.io.leaves import flatten, saveable
+from lcjax.io.leaves import flatten, in_jax, saveable
 from lcjax.io.manifest import ARRAYS, check_names, leaf_record, make_manifest
-from lcjax.io.reader import open_checkpoint, read_leaves, representable_in_jax
+from lcjax.io.reader import open_checkpoint, read_leaves
 from lcjax.io.template import check_like, leaf_shardings, with_saved_fused
 from lcjax.io.verify import verify
 
@@ -96,7 +96,7 @@ def restore(path: PathLike, *, like: Any = None, sharding: Any = None) -> Any:
         check_like(source.path, saved, like)
     shardings = leaf_shardings(source.path, saved, like, sharding)
     leaves = {
-        path: jax.device_put(leaf, shardings.get(path)) if representable_in_jax(leaf) else leaf
+        path: in_jax(leaf, shardings.get(path))
         for path, leaf in read_leaves(source, saved, shardings).items()
     }
     if like is None:

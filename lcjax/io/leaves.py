@@ -50,6 +50,17 @@ def empty_dicts(tree: Any) -> list[LeafPath]:
     return [tuple(map(key_of, keys)) for keys, node in nodes if empty(node)]
 
 
+def narrowed(dtype: np.dtype) -> bool:
+    """Returns whether JAX would narrow a dtype, as float64 without `jax_enable_x64`."""
+    return jax.dtypes.canonicalize_dtype(dtype) != dtype
+
+
+def in_jax(leaf: Array, sharding: Any = None) -> Array:
+    """Returns a leaf as a JAX array; NumPy arrays that JAX would narrow stay."""
+    keep = isinstance(leaf, jax.Array) or narrowed(leaf.dtype)
+    return leaf if keep else jax.device_put(leaf, sharding)
+
+
 def saveable(path: LeafPath, leaf: Any) -> Array:
     """Returns a leaf as an array that can be saved and restored bitwise.
 

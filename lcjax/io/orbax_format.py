@@ -10,9 +10,9 @@ from lcjax.errors import CheckpointError
 from lcjax.io.containers import containers
 from lcjax.io.file_paths import orbax_context
 from lcjax.io.leaves import DTYPES, flatten, joined, saveable
+from lcjax.io.manifest import METADATA
 
 _TREE = "_METADATA"  # in every directory of a tree of orbax
-_METADATA = "_CHECKPOINT_METADATA"
 _MAX_SHOWN = 5
 
 
@@ -71,14 +71,8 @@ def describe_contents(target: ocp.path.Path) -> str:
     if not target.is_dir():
         return _file(target)
     inside = [one for one in target.iterdir() if one.is_dir()]
-    found = [one for one in inside if (one / _METADATA).exists()]
-    found += [
-        step
-        for one in inside
-        if one.name == "checkpoints"
-        for step in one.iterdir()
-        if (step / _METADATA).exists()
-    ]
+    steps = [step for one in inside if one.name == "checkpoints" for step in one.iterdir()]
+    found = [one for one in (*inside, *steps) if (one / METADATA).exists()]
     if found:
         shown = ", ".join(str(one) for one in sorted(found)[:_MAX_SHOWN])
         return f"it is a directory of {len(found)} checkpoints; give the path of one: {shown}"

@@ -19,7 +19,7 @@ from lcjax.io.file_paths import (
     orbax_context,
     unfinished_save,
 )
-from lcjax.io.leaves import Array, LeafPath, describe, flatten, joined
+from lcjax.io.leaves import Array, LeafPath, describe, flatten, joined, narrowed
 from lcjax.io.manifest import (
     ARRAYS,
     METADATA,
@@ -110,11 +110,6 @@ def read_leaves(
     return leaves
 
 
-def representable_in_jax(leaf: Array) -> bool:
-    """Returns whether a leaf is a NumPy array whose dtype JAX would not narrow."""
-    return isinstance(leaf, np.ndarray) and not _narrowed(leaf.dtype)
-
-
 def _read(source: OpenCheckpoint, tree: Any, partial: bool) -> dict[tuple[str, ...], Any]:
     """Returns the arrays that orbax reads, by path; orbax turns indices in keys into strings."""
     context = orbax_context(source.path)
@@ -134,13 +129,9 @@ def _read(source: OpenCheckpoint, tree: Any, partial: bool) -> dict[tuple[str, .
 def _abstract_leaf(record: Mapping[str, Any], sharding: Sharding | None) -> Any:
     """Returns the argument with which orbax loads a leaf, into shards or into NumPy."""
     shape, dtype = tuple(record["shape"]), np.dtype(record["dtype"])
-    if sharding is None or _narrowed(dtype) or 0 in shape:
+    if sharding is None or narrowed(dtype) or 0 in shape:
         return np.broadcast_to(np.zeros((), dtype), shape)
     return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-
-
-def _narrowed(dtype: np.dtype) -> bool:
-    return jax.dtypes.canonicalize_dtype(dtype) != dtype
 
 
 def _open(target: ocp.path.Path, item: str | None) -> OpenCheckpoint:

@@ -12,9 +12,9 @@ from lcjax.errors import CollapseError
 from lcjax.io.atomic_write import atomic_write, check_free
 from lcjax.io.containers import Containers, as_stored, assemble, containers
 from lcjax.io.file_paths import PathLike, absolute_path, orbax_context
-from lcjax.io.leaves import Array, LeafPath, flatten, joined
+from lcjax.io.leaves import Array, LeafPath, flatten, in_jax, joined
 from lcjax.io.manifest import check_names, leaf_record, make_manifest
-from lcjax.io.reader import OpenCheckpoint, open_checkpoint, read_leaves, representable_in_jax
+from lcjax.io.reader import OpenCheckpoint, open_checkpoint, read_leaves
 from lcjax.io.verify import verify
 from lcjax.structure.chains import Chain
 from lcjax.structure.choice import SiteSelector
@@ -79,10 +79,8 @@ def collapse_checkpoint(
             if here:
                 paths = [p for p in left if _in_chain(p, chain, "params" in model.variables)]
                 records = {path: left.pop(path) for path in paths}
-                leaves = {
-                    path: jax.device_put(leaf) if representable_in_jax(leaf) else leaf
-                    for path, leaf in read_leaves(read, records, {}, partial=True).items()
-                }
+                stored = read_leaves(read, records, {}, partial=True)
+                leaves = {path: in_jax(leaf) for path, leaf in stored.items()}
                 compact, _ = collapse(_part(leaves, read), here, Exact(max_gap=np.inf))
                 yield {path: np.asarray(leaf) for path, leaf in flatten(compact).items()}
         for paths in _read_groups(left):
