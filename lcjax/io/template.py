@@ -12,7 +12,7 @@ from lcjax._messages import printable_lines
 from lcjax.errors import CheckpointError
 from lcjax.io.containers import assemble
 from lcjax.io.leaves import LeafPath, describe, diff, flatten, joined
-from lcjax.transform.params.tree import PARTS
+from lcjax.tree.paths import FUNCTION_TREE_PARTS
 
 _FUSED = "fused"
 _MAX_DIFFERENCES = 20  # lines in a message
@@ -29,7 +29,7 @@ def with_saved_fused(like: Any, manifest: Mapping[str, Any]) -> Any:
       like: the template of a restore, or None.
       manifest: manifest of the checkpoint.
     """
-    if not isinstance(like, Mapping) or set(like) != set(PARTS):
+    if not isinstance(like, Mapping) or set(like) != FUNCTION_TREE_PARTS:
         return like
     saved: dict[Any, dict[Any, Any]] = {}
     for path, record in manifest["leaves"].items():

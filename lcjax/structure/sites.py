@@ -15,7 +15,7 @@ from lcjax.algebra.fuse import cheapest_cuts, dense_flops, parameters
 from lcjax.errors import CollapseError
 from lcjax.nn.activations import CollapsibleActivation, CollapsibleGate
 from lcjax.structure.chains import Chain, find_chains
-from lcjax.tree.paths import natural_sort_key
+from lcjax.tree.paths import FUNCTION_TREE_PARTS, natural_sort_key
 from lcjax.tree.selection import NO_SITES
 from lcjax.tree.slopes import slopes_by_path
 from lcjax.validation.arguments import check_tree
@@ -134,7 +134,7 @@ def sites_of(params: Any, chains: Iterable[Chain]) -> Sites:
 
 def check_not_function_tree(variables: Any) -> None:
     """Raises CollapseError for the tree of a collapsible function, which is not nested modules."""
-    if isinstance(variables, Mapping) and set(variables) == {"model", "slopes", "fused"}:
+    if isinstance(variables, Mapping) and set(variables) == FUNCTION_TREE_PARTS:
         raise CollapseError(
             "got the tree of a collapsible function, whose sites only the function knows. With "
             "call = lcjax.collapsible(fn).trace(params, *inputs), take call.sites, call.collapse."

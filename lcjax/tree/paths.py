@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 _COLLECTION, _SLOPES = "params/", "slopes/"
-_PARTS = {"model", "slopes", "fused"}
+FUNCTION_TREE_PARTS = frozenset({"model", "slopes", "fused"})  # of a collapsible function
 _OWN_NAMES = re.compile(r"act(_\d+)?|Collapsible(Activation|Gate)_\d+")
 
 
@@ -65,7 +65,7 @@ def slope_paths(paths: Iterable[str]) -> frozenset[str]:
     """
     paths = list(paths)
     parts = {path.partition("/")[0] for path in map(in_params, paths)}
-    if parts <= _PARTS and parts & {"slopes", "fused"}:
+    if parts <= FUNCTION_TREE_PARTS and parts & {"slopes", "fused"}:
         return frozenset(p for p in paths if in_params(p).startswith(_SLOPES) and is_slope_path(p))
     leaves_of: dict[str, int] = {}
     for path in paths:

@@ -10,8 +10,7 @@ from flax.core import FrozenDict, meta
 
 from lcjax.errors import CollapseError
 from lcjax.transform.params.keys import FusedKey, abstract, decode, encode, parse
-
-PARTS = ("model", "slopes", "fused")
+from lcjax.tree.paths import FUNCTION_TREE_PARTS
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -62,7 +61,7 @@ class FunctionParams:
 def is_function_tree(params: Any) -> bool:
     """Returns whether this is the tree of a collapsible function, not a function's own params."""
     keys = set(params) if isinstance(params, Mapping) else set()
-    return keys <= set(PARTS) and not keys.isdisjoint(PARTS[1:])
+    return keys <= FUNCTION_TREE_PARTS and bool(keys & {"slopes", "fused"})
 
 
 def read_params(params: Any) -> FunctionParams:
@@ -72,7 +71,7 @@ def read_params(params: Any) -> FunctionParams:
       CollapseError: another tree.
     """
     keys = set(params) if isinstance(params, Mapping) else None
-    if not keys or not keys <= set(PARTS):
+    if not keys or not keys <= FUNCTION_TREE_PARTS:
         got = type(params).__name__ if not keys else f"a mapping of {sorted(map(str, keys))}"
         raise CollapseError(
             f"params: got {got}, expected a mapping of 'model', 'slopes' and 'fused'. Pass what "
