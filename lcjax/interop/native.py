@@ -91,7 +91,9 @@ def read_native(tensors: Tensors) -> dict[str, Any]:
     names = [tuple(name.split("/")) for name in tensors.stored]
     empty = _empty(tensors)
     _check_paths(tensors.where, [*names, *empty])
-    leaves = {tuple(name.split("/")): in_jax(tensors.read(name)) for name in tensors.stored}
+    leaves: dict[LeafPath, Any] = {
+        tuple(name.split("/")): in_jax(tensors.read(name)) for name in tensors.stored
+    }
     return assemble(leaves, dict.fromkeys(empty, DICT))
 
 
