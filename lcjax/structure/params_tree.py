@@ -153,6 +153,10 @@ class ParamsTree:
         """Returns the tree with ShapeDtypeStructs, with their shardings, for arrays."""
         return ParamsTree(abstracted(self._variables), self._apply_fn)
 
+    def with_variables(self, variables: Mapping[str, Any]) -> "ParamsTree":
+        """Returns the model with another tree."""
+        return ParamsTree(variables, self._apply_fn)
+
     @cached_property
     def _sites(self) -> Sites:
         return sites_of(params_of(self._variables), self.chains)
