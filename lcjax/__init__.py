@@ -13,7 +13,7 @@ if _path.basename("".join(_sys.argv[:1])) == "lcjax":  # the command, also durin
 
 from lcjax.calibration.calibrate import Calibration, calibrate
 from lcjax.calibration.data import CalibrationData
-from lcjax.calibration.fits import Exact, LeastSquares, PerUnit
+from lcjax.calibration.fits import Exact, LeastSquares, PerUnit, Remove, Units
 from lcjax.errors import CheckpointError, CollapseError
 from lcjax.io.checkpoint import read_metadata, restore, save
 from lcjax.io.streaming import collapse_checkpoint
@@ -37,6 +37,7 @@ from lcjax.structure.sites import Site, Sites, find_sites
 from lcjax.structure.tabulate import tabulate
 from lcjax.structure.unstack import unstack_layers
 from lcjax.surgery.collapse import abstract_collapse, collapse
+from lcjax.surgery.plain import without_bypasses
 from lcjax.surgery.report import CollapseReport
 from lcjax.surgery.sequential import collapse_sequential
 from lcjax.transform.collapsible import collapsible
@@ -68,6 +69,7 @@ __all__ = [
     "Params",
     "PerUnit",
     "Plan",
+    "Remove",
     "SegmentFit",
     "Sensitivity",
     "Site",
@@ -75,6 +77,7 @@ __all__ = [
     "Sites",
     "Skip",
     "TracedCall",
+    "Units",
     "abstract_collapse",
     "add_linearity_penalty",
     "anneal_slopes",
@@ -105,6 +108,7 @@ __all__ = [
     "unstack_layers",
     "update_site_selection",
     "with_linearity_penalty",
+    "without_bypasses",
 ]
 __version__ = "0.1.0"
 

@@ -30,6 +30,7 @@ PUBLIC = {
         "Params",
         "PerUnit",
         "Plan",
+        "Remove",
         "SegmentFit",
         "Sensitivity",
         "Site",
@@ -37,6 +38,7 @@ PUBLIC = {
         "Sites",
         "Skip",
         "TracedCall",
+        "Units",
         "abstract_collapse",
         "add_linearity_penalty",
         "anneal_slopes",
@@ -67,6 +69,7 @@ PUBLIC = {
         "unstack_layers",
         "update_site_selection",
         "with_linearity_penalty",
+        "without_bypasses",
     ],
     "lcjax.interop": [
         "WeightsError",
