@@ -44,6 +44,7 @@ from lcjax.transform.function import CollapsibleFunction
 from lcjax.transform.traced_call import TracedCall
 from lcjax.tree.selection import SiteSelection
 from lcjax.tree.slopes import count_parameters, map_slopes, select_sites, slopes
+from lcjax.tree.units import with_unit_slopes
 
 if _TYPE_CHECKING:
     from lcjax import interop, models
@@ -105,6 +106,7 @@ __all__ = [
     "unstack_layers",
     "update_site_selection",
     "with_linearity_penalty",
+    "with_unit_slopes",
 ]
 __version__ = "0.1.0"
 

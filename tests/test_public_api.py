@@ -67,6 +67,7 @@ PUBLIC = {
         "unstack_layers",
         "update_site_selection",
         "with_linearity_penalty",
+        "with_unit_slopes",
     ],
     "lcjax.interop": [
         "WeightsError",

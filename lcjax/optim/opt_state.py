@@ -8,7 +8,7 @@ import optax
 
 from lcjax.optim.anneal import AnnealState
 from lcjax.optim.param_states import init_marked, param_paths, unmarked
-from lcjax.optim.penalty import LinearityState
+from lcjax.optim.proximal_step import LinearityState
 from lcjax.optim.seeding import origins, seeded
 from lcjax.optim.wrapper import WithLinearityPenaltyState
 from lcjax.surgery.report import CollapseReport

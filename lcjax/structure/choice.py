@@ -131,6 +131,8 @@ def _selection(found: Sites, chosen: set[str], max_gap: float | None = None) -> 
 def gap_skip(site: Site, max_gap: float) -> Skip:
     """Returns why a site over the accepted gap is skipped."""
     advice = f" in one layer at least; {_UNSTACK}" if site.layers > 1 else ""
+    if site.linear_units is not None:
+        advice = f" in one unit at least, {site.linear_units:,} are exactly linear{advice}"
     return Skip(site.path, "gap", f"{site.gap:.4f} over {max_gap:g}{advice}")
 
 
