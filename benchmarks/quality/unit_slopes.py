@@ -22,6 +22,7 @@ import tyro
 from benchmarks.harness.methods import Method, accuracy
 from benchmarks.harness.publish import RESULTS, Column, publish, tabulate
 from benchmarks.harness.training_runs import Summary, parameters, run_all
+from benchmarks.networks import CIFAR10_VIT
 
 SITE_STRENGTHS = ("0.003", "0.01", "0.03")
 UNIT_STRENGTHS = ("0.01", "0.03", "0.1")
@@ -29,14 +30,9 @@ FIXED = ("0.75",)
 _FROZEN = ("--strength", "0", "--slope-learning-rate", "0")
 
 
-def methods(epochs: float, model: Sequence[str]) -> Iterator[Method]:
-    """Yields all arms.
-
-    Args:
-      epochs: of every run.
-      model: flags of `python -m train.image cifar10-vit`.
-    """
-    start = ("train.image", "cifar10-vit", *model, "--epochs", f"{epochs:g}")
+def methods(epochs: float) -> Iterator[Method]:
+    """Yields all arms, with this number of epochs each."""
+    start = ("train.image", *CIFAR10_VIT, "--epochs", f"{epochs:g}")
     yield Method("deep", "units-deep", (*start, *_FROZEN))
     for strength in SITE_STRENGTHS:
         title = f"lcjax: a slope a site, λ = {strength}"
@@ -93,9 +89,7 @@ COLUMNS = (
 
 def main(
     seeds: tuple[int, ...] = (0, 1, 2),
-    epochs: float = 30,
-    depth: int = 6,
-    width: int = 192,
+    epochs: float = 6,
     rows: tuple[str, ...] = (),
     runs_dir: Path = Path("runs/benchmark"),
     results_dir: Path = RESULTS,
@@ -105,20 +99,15 @@ def main(
     Args:
       seeds: of the runs.
       epochs: of every run.
-      depth: blocks of the ViT.
-      width: channels of a token; MLPs have 4 times as many hidden units.
       rows: names of the arms; all by default.
       runs_dir: directory of the runs.
       results_dir: directory of results.
     """
-    sizes = {"depth": depth, "width": width, "num-heads": max(1, width // 64)}
-    sizes["mlp-hidden"] = 4 * width
-    model = [word for name, size in sizes.items() for word in (f"--{name}", str(size))]
-    arms = [arm for arm in methods(epochs, model) if not rows or arm.name in rows]
+    arms = [arm for arm in methods(epochs) if not rows or arm.name in rows]
     runs = [arm.run for arm in arms]
     found = run_all(runs, [run.name for run in runs], seeds=seeds, runs_dir=runs_dir)
     results = [row(arm, found[arm.name]) for arm in arms]
-    facts = {"seeds": list(seeds), "epochs": epochs, **sizes}
+    facts = {"seeds": list(seeds), "epochs": epochs}
     table = tabulate(COLUMNS, results)
     publish("unit_slopes", facts, results, table, results_dir=results_dir)
 

@@ -22,7 +22,7 @@ from benchmarks.quality.regulariser import regularised
 STEP = {"deep": 3.0, "healing": 1.0, "student": 2.0}
 LISTS = (
     cifar10_mixer.methods,
-    partial(unit_slopes.methods, 1, ()),
+    partial(unit_slopes.methods, 1),
     sentiment.methods,
     sentiment.other_methods,
     *(partial(small_networks.methods, name) for name in small_networks.NETWORKS),
