@@ -43,9 +43,12 @@ def inspect_checkpoint(path: PathLike) -> str:
     params = {
         name: leaf for name, leaf in leaves.items() if not collections or name.startswith("params/")
     }
-    slopes = slope_paths(params)
-    count = sum(_size(leaf) for name, leaf in params.items() if name not in slopes)
-    lines.append(f"parameters  {count:,} and {len(slopes):,} slopes")
+    named = slope_paths(params)
+    slopes, count = (
+        sum(_size(leaf) for name, leaf in params.items() if (name in named) is wanted)
+        for wanted in (True, False)
+    )
+    lines.append(f"parameters  {count:,} and {slopes:,} slopes")
     if others := _others(leaves, params):
         lines.append(f"other       {others}")
     total = sum(map(_bytes, leaves.values()))
