@@ -153,7 +153,7 @@ def with_linearity_penalty(
         def zeros():
             return only_marked(lambda _, p: jnp.zeros(jnp.shape(p), jnp.float32), marks, params)
 
-        priced = prices.init(params)
+        priced: Any = prices.init(params)
         if steps is not None and selects_sites(params):
             of_sites = only_marked(
                 lambda w, n: w if n == 1 else w * n, priced.weights, units_like(params)
