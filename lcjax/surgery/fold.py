@@ -23,7 +23,7 @@ from lcjax.structure.replacement import NewLayer, Replacement
 from lcjax.structure.segment import Segment
 from lcjax.structure.sites import Sites, params_of
 from lcjax.surgery.checks import solve_checked
-from lcjax.surgery.report import CollapseReport
+from lcjax.surgery.report import CollapseReport, make_report
 from lcjax.surgery.solvers import solve
 from lcjax.tree.paths import in_params, leaf_path
 from lcjax.tree.slopes import slopes as slopes_of
@@ -68,19 +68,18 @@ def fold_linear_units(
             continue
         folded = solve_checked(FoldUnits(linear=mask), pair)
         rebuilt = now.rebuild({pair: folded})
+        part = make_report(now.sites, {pair: folded}, rebuilt, ())
         left, again = _paths(rebuilt.tree), not touched.isdisjoint(rebuilt.touched)
         touched |= {*rebuilt.touched}
         report = replace(
             report,
             skipped=skipped,
-            units={**report.units, path: folded.units},
+            units=report.units | part.units,
             new_leaves=_in_order({*report.new_leaves, *rebuilt.written} & left),
             removed_leaves=_in_order(input_leaves - left),
-            parameters_after=rebuilt.after.parameters,
-            flops_before=report.flops_before + (0 if again else rebuilt.before.flops),
-            flops_after=report.flops_after
-            + rebuilt.after.flops
-            - (rebuilt.before.flops if again else 0),
+            parameters_after=part.parameters_after,
+            flops_before=report.flops_before + part.flops_before * (not again),
+            flops_after=report.flops_after + part.flops_after - part.flops_before * again,
         )
     return rebuilt.tree, report
 
