@@ -85,7 +85,7 @@ def _taken_in(chain: Chain, units: Mapping[str, Any]) -> dict[str, Taken]:
         found[path] = Taken(origin, tuple(value.shape), axes, refitted)
 
     for i, dense in chain.denses.items():
-        ins = {-2: stay[j] for j in stay if chain.after(j) == i}
+        ins = dict([(-2, stay[j]) for j in stay if chain.after(j) == i])
         outs = {-1: stay[i]} if i in stay else {}
         for leaf, value in dense.items():
             axes = {**outs, **(ins if leaf == "kernel" else {})}
