@@ -26,7 +26,7 @@ class CollapseReport:
 
     Attributes:
       gaps: `|1 − α|` that every collapsed site had, by site path; float32, one for each of the
-        layers that `nn.scan` stacks. A leaf, as `units`.
+        layers that `nn.scan` stacks. The only leaves.
       collapsed: paths of the collapsed sites, in forward order.
       factored: those of them whose Dense pair stays two matrices, because one would be larger.
       skipped: the sites that stay, each with the reason.
@@ -38,7 +38,6 @@ class CollapseReport:
       flops_before: multiply-adds times two for one token through the chains that were touched.
       flops_after: the same once collapsed.
       fits: how well the fits do that took sites' places, and which ranks were lowered.
-      units: indices of the hidden units that stay, increasing, by the site that was narrowed.
     """
 
     gaps: dict[str, Any]
@@ -52,7 +51,6 @@ class CollapseReport:
     flops_before: int = field(metadata=_STATIC)
     flops_after: int = field(metadata=_STATIC)
     fits: tuple[SegmentFit, ...] = field(default=(), metadata=_STATIC)
-    units: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """Returns a table of the sites, the totals, and how well fits do."""
