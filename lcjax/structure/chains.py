@@ -1,6 +1,5 @@
 """Chains of Dense layers in a params tree, found by the names of their children."""
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ import jax
 import numpy as np
 from flax.core import meta
 
-from lcjax.algebra.fuse import DenseParams, cheapest_cuts
+from lcjax.algebra.fuse import DenseParams, cheapest_cuts, dense_flops
 from lcjax.errors import CollapseError
 from lcjax.tree.paths import natural_sort_key
 
@@ -64,8 +63,7 @@ class Chain:
     @property
     def flops(self) -> int:
         """Multiply-adds times two for one token through its kernels."""
-        denses = [*self.denses.values(), *([self.gate] if self.gate else [])]
-        return 2 * sum(math.prod(dense["kernel"].shape) for dense in denses)
+        return dense_flops([*self.denses.values(), *([self.gate] if self.gate else [])])
 
     def after(self, i: int) -> int:
         """Returns the index of the Dense after Dense i."""

@@ -1,14 +1,14 @@
 """The front end of params trees: models built with CollapsibleMLP and CollapsibleGLU."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import jax
 from flax.core import meta
 
-from lcjax.algebra.fuse import Norm
+from lcjax.algebra.fuse import Norm, dense_flops
 from lcjax.errors import CollapseError
 from lcjax.nn.mlp import NORM_EPSILON
 from lcjax.structure.capture import ValueName, capture
@@ -134,11 +134,9 @@ class ParamsTree:
             chain = self._chain_of[segment.sites[0]]
             touched[chain.sites] = chain
             rewriter.write(chain, segment, replacement)
-            change -= _flops([*segment.layers, *(segment.gates if replacement.collapsed else ())])
-            change += _flops(
-                segment.layers[replaces[-1]] if params is None else params
-                for params, replaces in replacement.layers
-            )
+            gates = segment.gates if replacement.collapsed else ()
+            change += dense_flops(replacement.layers_for(segment))
+            change -= dense_flops([*segment.layers, *gates])
         written, removed = rewriter.written, rewriter.removed
         replaced = sum(self._sizes.get(path, 0) for path in {*written, *removed})
         parameters = self.size.parameters - replaced + sum(map(_size, written.values()))
@@ -154,6 +152,10 @@ class ParamsTree:
     def abstract(self) -> "ParamsTree":
         """Returns the tree with ShapeDtypeStructs, with their shardings, for arrays."""
         return ParamsTree(abstracted(self._variables), self._apply_fn)
+
+    def with_variables(self, variables: Mapping[str, Any]) -> "ParamsTree":
+        """Returns the model with another tree."""
+        return ParamsTree(variables, self._apply_fn)
 
     @cached_property
     def _sites(self) -> Sites:
@@ -238,7 +240,3 @@ def _check_stacked(chain: Chain) -> None:
 
 def _size(leaf: Any) -> int:
     return math.prod(meta.unbox(leaf).shape)
-
-
-def _flops(denses: Iterable[Mapping[str, Any]]) -> int:
-    return 2 * sum(math.prod(dense["kernel"].shape) for dense in denses)

@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 from lcjax._table import render
-from lcjax.algebra.fuse import cheapest_cuts, parameters
+from lcjax.algebra.fuse import cheapest_cuts, dense_flops, parameters
 from lcjax.errors import CollapseError
 from lcjax.nn.activations import CollapsibleActivation, CollapsibleGate
 from lcjax.structure.chains import Chain, find_chains
@@ -169,11 +169,8 @@ def _site(chain: Chain, i: int) -> Site:
     d_in, d_hidden, d_out = chain.widths(i)
     first, second = chain.denses[i], chain.denses[chain.after(i)]
     slope = chain.acts[i]
-    layers = math.prod(slope.shape)
-    kernels = [first["kernel"], second["kernel"]]
-    parts = [first, second, chain.norms.get(i, {}), chain.gate or {}]
-    if chain.gate is not None:
-        kernels.append(chain.gate["kernel"])
+    denses = [first, second, *([] if chain.gate is None else [chain.gate])]
+    parts = [*denses, chain.norms.get(i, {})]
     site = Site(
         path=chain.site(i),
         slope=worst_slope(slope),
@@ -181,8 +178,8 @@ def _site(chain: Chain, i: int) -> Site:
         d_hidden=d_hidden,
         d_out=d_out,
         parameters_before=sum(math.prod(leaf.shape) for part in parts for leaf in part.values()),
-        flops_before=2 * sum(math.prod(kernel.shape) for kernel in kernels),
-        layers=layers,
+        flops_before=dense_flops(denses),
+        layers=math.prod(slope.shape),
     )
     return with_savings(site, "bias" in first, "bias" in second or i in chain.norms)
 
