@@ -15,6 +15,7 @@ from lcjax.calibration.calibrate import Calibration, calibrate
 from lcjax.calibration.data import CalibrationData
 from lcjax.calibration.fits import Exact, LeastSquares, PerUnit
 from lcjax.errors import CheckpointError, CollapseError
+from lcjax.io.calibration_file import restore_calibration, save_calibration
 from lcjax.io.checkpoint import read_metadata, restore, save
 from lcjax.io.streaming import collapse_checkpoint
 from lcjax.nn.activations import CollapsibleActivation, CollapsibleGate
@@ -96,7 +97,9 @@ __all__ = [
     "proximal_linearity_penalty",
     "read_metadata",
     "restore",
+    "restore_calibration",
     "save",
+    "save_calibration",
     "select_sites",
     "sensitivity",
     "slopes",
