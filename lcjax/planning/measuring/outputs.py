@@ -112,7 +112,8 @@ class RelativeError(OutputMetric):
 
     Example:
       >>> import jax.numpy as jnp
-      >>> sums = RelativeError().sums(jnp.array([[2.0]]), jnp.array([[1.0]]), Positions(jnp.ones(1)))
+      >>> one = Positions(jnp.ones(1))
+      >>> sums = RelativeError().sums(jnp.array([[2.0]]), jnp.array([[1.0]]), one)
       >>> [float(each) for each in sums]
       [1.0, 4.0]
     """

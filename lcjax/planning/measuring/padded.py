@@ -1,8 +1,8 @@
 """Replacements of one site in one form, so that trees with different fits have equal shapes."""
 
-import jax.numpy as jnp
 import numpy as np
 
+from lcjax.algebra.sharding import place_dense
 from lcjax.structure.replacement import NewLayer, Replacement
 from lcjax.structure.segment import Segment
 
@@ -17,34 +17,37 @@ def padded(pair: Segment, replacement: Replacement | None) -> Replacement:
       pair: the two layers around the site.
       replacement: of the site; None keeps it.
     """
-    last = pair.layers[-1]
-    kernel = np.asarray(last["kernel"], np.float32)
-    dtype = last["kernel"].dtype
-    whole, linear = np.zeros_like(kernel), np.zeros((pair.d_in, pair.d_out), np.float32)
+    first, last = pair.layers[0], pair.layers[-1]
+    kernel = np.asarray(last["kernel"], np.float64)
+    whole, linear = np.zeros_like(kernel), np.zeros((pair.d_in, pair.d_out))
     if replacement is None:
-        earlier = pair.joints[0].bypass or {"bias": last.get("bias", np.zeros(pair.d_out))}
-        whole, bias, linear = kernel, earlier["bias"], earlier.get("kernel", linear)
+        whole, bias = kernel, last.get("bias", np.zeros(pair.d_out))
+        if pair.joints[0].bypass is not None:
+            bias = pair.joints[0].bypass["bias"]
+            linear = pair.joints[0].bypass.get("kernel", linear)
+    elif not replacement.layers:
+        bias = (replacement.bypass or {})["bias"]
     elif replacement.collapsed:
         linear, bias = _product(pair, replacement)
+    elif replacement.units is None:
+        return padded(pair, None)
     else:
         bypass = replacement.bypass or {}
         bias, linear = bypass["bias"], bypass.get("kernel", linear)
-        if replacement.units is not None:
-            params = replacement.layers[-1].params or last
-            whole[replacement.units] = np.asarray(params["kernel"], np.float32)
-    bypass = {"kernel": jnp.asarray(linear, dtype), "bias": jnp.asarray(bias, dtype)}
+        params = replacement.layers[-1].params or last
+        whole[replacement.units] = np.asarray(params["kernel"], np.float64)
+    bypass = place_dense(np.asarray(linear), np.asarray(bias), first, last)
+    whole = place_dense(whole, None, last, last)["kernel"]
     return Replacement(
-        layers=(NewLayer(None, (0,)), NewLayer({"kernel": jnp.asarray(whole, dtype)}, (1,))),
+        layers=(NewLayer(None, (0,)), NewLayer({"kernel": whole}, (1,))),
         collapsed=(),
         bypass=bypass,
     )
 
 
 def _product(pair: Segment, replacement: Replacement) -> tuple[np.ndarray, np.ndarray]:
-    """Returns kernel and bias of a replacement by matrices alone; of a removed pair zeros."""
+    """Returns kernel and bias of a replacement by matrices alone."""
     kernel, bias = np.eye(pair.d_in), np.zeros(pair.d_in)
-    if not replacement.layers:
-        return np.zeros((pair.d_in, pair.d_out)), np.asarray((replacement.bypass or {})["bias"])
     for params, replaces in replacement.layers:
         layer = pair.layers[replaces[-1]] if params is None else params
         factor = np.asarray(layer["kernel"], np.float64)
