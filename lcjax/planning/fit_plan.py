@@ -12,7 +12,7 @@ from lcjax.planning.budgets import Budget, Usage, as_budgets
 from lcjax.planning.fit_plan_json import details_of, plan_fields
 from lcjax.planning.front_plot import plot_front
 from lcjax.planning.plan_file import PlanFile, PlannedSite
-from lcjax.planning.table import FitTable, Round, became
+from lcjax.planning.table import FitTable, Round, agrees, became
 from lcjax.structure.front_end import Collapsible
 
 
@@ -169,11 +169,6 @@ class FitPlan:
             for site, i in zip(self.table.sites, self.choice, strict=True)
         }
         return PlanFile(sites, details)
-
-
-def agrees(predicted: float, measured: float, tolerance: float) -> bool:
-    """Returns whether a measured drop is as predicted, relative to the larger of the two."""
-    return abs(measured - predicted) <= tolerance * max(abs(predicted), abs(measured))
 
 
 def _totals(usage: Usage) -> str:

@@ -165,6 +165,11 @@ class FitTable:
         )
 
 
+def agrees(predicted: float, measured: float, tolerance: float) -> bool:
+    """Returns whether a measured drop is as predicted, relative to the larger of the two."""
+    return abs(measured - predicted) <= tolerance * max(abs(predicted), abs(measured))
+
+
 def became(fit: Fit | None, widths: Sequence[int]) -> str:
     """Returns what takes a site's place in a few words.
 

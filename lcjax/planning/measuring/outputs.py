@@ -104,6 +104,9 @@ class KLDivergence(OutputMetric):
         return jnp.sum(jnp.where(counts > 0, divergence, 0)), jnp.sum(counts)
 
 
+KL_DIVERGENCE = KLDivergence()  # the default of functions that plan
+
+
 @dataclass(frozen=True)
 class RelativeError(OutputMetric):
     """Minus the squared distance of the outputs from the deep model's, relative to their square.
