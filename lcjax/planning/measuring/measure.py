@@ -78,7 +78,7 @@ class OutputMeasure:
             parts = [program(pool.shared, stacked, *batch) for batch in self._batches]
             sums = np.sum([np.asarray(part, np.float64) for part in jax.device_get(parts)], axis=0)
             with np.errstate(divide="ignore", invalid="ignore"):
-                metrics += (-sums[0] / sums[1]).tolist()
+                metrics += ((0 - sums[0]) / sums[1]).tolist()
         return [_finite(value) for value in metrics[: len(trees)]]
 
     def _program(self, pool: "_Pool") -> Callable[..., Any]:
