@@ -119,3 +119,6 @@ def check_candidates(candidates: Any) -> None:
                 f"candidates: got {fit}, which takes no data; expected fits to data. "
                 "lcjax.LeastSquares() finds the exact map where a slope is 1."
             )
+
+
+ALL_CANDIDATES = Candidates()  # the default of functions that plan

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from lcjax.calibration.fits import Fit
+from lcjax.calibration.fits import Fit, LeastSquares, Remove, Units
 from lcjax.planning.budgets import Budget, Quantity, Usage
 from lcjax.planning.knapsack import cheapest, pareto_front
 
@@ -77,9 +77,9 @@ class FitTable:
         chosen = {s.site: s.options[i].fit for s, i in zip(self.sites, choice, strict=True)}
         return {path: fit for path, fit in chosen.items() if fit is not None}
 
-    def front(self) -> list[tuple[int, ...]]:
+    def front(self, quantity: Quantity = "parameters") -> list[tuple[int, ...]]:
         """Returns the choices than which none is smaller and drops less, the smallest first."""
-        found = pareto_front(self._changes("drop"), self._changes("parameters"))
+        found = pareto_front(self._changes("drop"), self._changes(quantity))
         return [choice.options for choice in found]
 
     def choose(
@@ -150,13 +150,13 @@ class FitTable:
             least = sum(min(changes) for changes in self._changes(name))
             start = self.offset if name == "drop" else getattr(self.deep, name)
             if least > limits[name]:
-                alone.append(f"{name} {_shown(name, start + least)}")
+                alone.append(_shown(name, start + least))
             choice = cheapest(
                 self._changes(name), {other: self._changes(other) for other in others}, others
             )
             if choice is not None and not alone:
-                nearest = getattr(self.usage(choice), name)
-                together.append(f"{name} {_shown(name, nearest)} within the others")
+                nearest = _shown(name, getattr(self.usage(choice), name))
+                together.append(f"{nearest} within the others")
         asked = ", ".join(map(str, budgets))
         how = "cannot be met together" if len(budgets) > 1 and not alone else "cannot be met"
         return (
@@ -165,5 +165,46 @@ class FitTable:
         )
 
 
+def agrees(predicted: float, measured: float, tolerance: float) -> bool:
+    """Returns whether a measured drop is as predicted, relative to the larger of the two."""
+    return abs(measured - predicted) <= tolerance * max(abs(predicted), abs(measured))
+
+
+def became(fit: Fit | None, widths: Sequence[int]) -> str:
+    """Returns what takes a site's place in a few words.
+
+    Example:
+      >>> became(Units(192, linear=True), (384, 1536, 384))
+      'linear map + 192 of 1,536 units'
+    """
+    match fit:
+        case None:
+            return "kept"
+        case Units():
+            units = f"{fit.count:,} of {widths[-2]:,} units"
+            return f"linear map + {units}" if fit.linear else units
+        case Remove():
+            return "removed"
+        case LeastSquares():
+            return "linear map" if fit.rank is None else f"linear map, rank {fit.rank}"
+        case _:
+            return fit.name.replace("_", " ")
+
+
 def _shown(quantity: str, value: Any) -> str:
-    return f"{value:.4g}" if quantity in ("drop", "ms") else f"{value:,.0f}"
+    name = "sites that stay" if quantity == "kept" else quantity
+    return f"{name} {value:.4g}" if quantity in ("drop", "ms") else f"{name} {value:,.0f}"
+
+
+class Round(NamedTuple):
+    """One choice that was carried out and measured.
+
+    Attributes:
+      choice: index of an option, a site each.
+      predicted: from the table.
+      measured: of the model with these fits, found one after another.
+    """
+
+    choice: tuple[int, ...]
+    predicted: Usage
+    measured: Usage

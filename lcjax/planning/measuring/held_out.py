@@ -47,7 +47,9 @@ def held_out_rows(data: CalibrationData) -> list[RowBatch]:
         taken = np.flatnonzero(is_held_out(numbers, data.holdout))
         if len(taken):
             leaves, treedef = jax.tree.flatten(batch)
-            shapes = [(np.shape(leaf)[_has_rows(leaf, length) :], leaf.dtype) for leaf in leaves]
+            shapes = [
+                (np.shape(leaf)[_has_rows(leaf, length) :], np.result_type(leaf)) for leaf in leaves
+            ]
             groups.setdefault((treedef, str(shapes)), []).append((batch, taken))
         start += length
     if not groups:

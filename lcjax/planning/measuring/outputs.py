@@ -3,14 +3,50 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lcjax._messages import describe
 from lcjax.calibration.data import CalibrationData
+from lcjax.errors import CollapseError
 from lcjax.validation.batches import check_batches
+
+
+class Positions(NamedTuple):
+    """Which positions of a batch count.
+
+    Attributes:
+      rows: of the first axis, 0 or 1; (rows,).
+      mask: of the leading axes, bool; None where all positions of a row count.
+    """
+
+    rows: jax.Array
+    mask: jax.Array | None = None
+
+    def of(self, leading: tuple[int, ...]) -> jax.Array:
+        """Returns which positions of an output count, float32, of its leading axes.
+
+        The mask is left out where its axes are not those of the output, as of one output a row.
+
+        Raises:
+          CollapseError: a first axis that is not of the rows.
+        """
+        rows = self.rows.shape[0]
+        if not leading or leading[0] % rows:
+            raise CollapseError(
+                f"metric: the output's leading axes are {leading}, the batch has {rows} rows; "
+                "expected the rows first. Return such an output, or pass a metric(variables)."
+            )
+        count = jnp.repeat(self.rows.astype(jnp.float32), leading[0] // rows)
+        count = jnp.broadcast_to(count.reshape(-1, *(1,) * (len(leading) - 1)), leading)
+        mask = self.mask
+        if mask is None or mask.ndim > len(leading):
+            return count
+        mask = mask.reshape(mask.shape + (1,) * (len(leading) - mask.ndim))
+        fits = all(n in (1, wide) for n, wide in zip(mask.shape, leading, strict=True))
+        return count * mask.astype(jnp.float32) if fits else count
 
 
 @dataclass(frozen=True)
@@ -31,13 +67,13 @@ class OutputMetric(ABC):
             check_batches(self.batches, more_than_once="each site")
 
     @abstractmethod
-    def sums(self, deep: Any, now: Any, counts: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def sums(self, deep: Any, now: Any, positions: Positions) -> tuple[jax.Array, jax.Array]:
         """Returns Σ distance and Σ scale over the positions that count.
 
         Args:
           deep: output of the deep model.
           now: output of another model.
-          counts: of each position, 0 or 1; of the leading axes of the output.
+          positions: which count.
         """
 
 
@@ -50,7 +86,7 @@ class KLDivergence(OutputMetric):
     Example:
       >>> import jax.numpy as jnp
       >>> logits = jnp.array([[0.0, 1.0]])
-      >>> total, count = KLDivergence().sums(logits, logits, jnp.ones(1))
+      >>> total, count = KLDivergence().sums(logits, logits, Positions(jnp.ones(1)))
       >>> float(total), float(count)
       (0.0, 1.0)
 
@@ -60,11 +96,15 @@ class KLDivergence(OutputMetric):
 
     name: ClassVar[str] = "KL divergence"
 
-    def sums(self, deep: Any, now: Any, counts: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def sums(self, deep: Any, now: Any, positions: Positions) -> tuple[jax.Array, jax.Array]:
         """Returns the sum of divergences, and the number of positions."""
         p, q = (jax.nn.log_softmax(_logits(each).astype(jnp.float32)) for each in (deep, now))
         divergence = jnp.sum(jnp.exp(p) * (p - q), axis=-1)
+        counts = positions.of(divergence.shape)
         return jnp.sum(jnp.where(counts > 0, divergence, 0)), jnp.sum(counts)
+
+
+KL_DIVERGENCE = KLDivergence()  # the default of functions that plan
 
 
 @dataclass(frozen=True)
@@ -75,20 +115,21 @@ class RelativeError(OutputMetric):
 
     Example:
       >>> import jax.numpy as jnp
-      >>> sums = RelativeError().sums(jnp.array([[2.0]]), jnp.array([[1.0]]), jnp.ones(1))
+      >>> one = Positions(jnp.ones(1))
+      >>> sums = RelativeError().sums(jnp.array([[2.0]]), jnp.array([[1.0]]), one)
       >>> [float(each) for each in sums]
       [1.0, 4.0]
     """
 
     name: ClassVar[str] = "relative error"
 
-    def sums(self, deep: Any, now: Any, counts: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def sums(self, deep: Any, now: Any, positions: Positions) -> tuple[jax.Array, jax.Array]:
         """Returns the sums of squares of the difference, and of the deep model's output."""
 
         def square(values: jax.Array) -> jax.Array:
-            weights = counts.reshape(counts.shape + (1,) * (values.ndim - counts.ndim))
-            values = jnp.where(weights > 0, values, 0)
-            return jnp.sum(jnp.square(jnp.abs(values)).astype(jnp.float32))
+            counts = positions.of(values.shape[:-1] or values.shape)
+            counts = counts.reshape(counts.shape + (1,) * (values.ndim - counts.ndim))
+            return jnp.sum(jnp.square(jnp.abs(jnp.where(counts > 0, values, 0))), dtype=jnp.float32)
 
         pairs = list(zip(jax.tree.leaves(deep), jax.tree.leaves(now), strict=True))
         return (
