@@ -13,10 +13,12 @@ from train.engine.loop import Stage, TrainState
 from train.engine.stages import History, StageStart
 from train.protocols.fitting import collapse_by_fit, make_plan
 from train.protocols.healing import Healing
-from train.protocols.site_fits import Fits, collapse_by_site, read_plan, uniform_units
+from train.protocols.site_fits import Fits, collapse_by_site, plan_mix, read_plan, uniform_units
 from train.runs.protocol import RunResult
 from train.runtime.devices import is_main_process
 from train.tasks.base import Task
+
+PLAN = "plan.json"  # in the directory of a run with --fit mix
 
 
 class _Collapsed(NamedTuple):
@@ -68,7 +70,12 @@ class FitHeal(Healing[FitHealConfig]):
         if history:
             return None
         task, deep = self.task, state.variables
-        collapsed = self._by_plan(deep) if self._fits is None else self._by_site(deep, self._fits)
+        if self._fits is not None:
+            collapsed = self._by_site(deep, self._fits)
+        elif self.settings.fit == "mix":
+            collapsed = self._by_mix(directory, deep)
+        else:
+            collapsed = self._by_plan(deep)
         compact, report, text, facts = collapsed
         opt_state = state.opt_state
         if report is not None:
@@ -100,6 +107,17 @@ class FitHeal(Healing[FitHealConfig]):
             return _Collapsed(deep, None, text, facts)
         compact, report = collapse_by_fit(task, self.settings, deep, plan.sites)
         return _Collapsed(compact, report, f"{text}\n\n{report}", facts)
+
+    def _by_mix(self, directory: Path, deep: Any) -> _Collapsed:
+        """Replaces every site by the fit that a plan chooses; saves the plan in the directory."""
+        plan = plan_mix(self.task, self.settings, deep)
+        _print(str(plan))
+        if is_main_process():
+            plan.save(directory / PLAN)
+        if not plan.fits:
+            return _Collapsed(deep, None, str(plan), {"collapsed": []})
+        found = self._by_site(deep, plan.fits)
+        return found._replace(text=f"{plan}\n\n{found.text}")
 
     def _by_site(self, deep: Any, fits: Fits) -> _Collapsed:
         """Replaces every site by a fit of its own."""

@@ -1,4 +1,4 @@
-"""A fit of its own for every site: units kept alike everywhere, or a plan from a file."""
+"""A fit of its own for every site: units kept alike everywhere, a plan from a file, or a mix."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,10 +6,13 @@ from typing import Any
 
 import lcjax
 from lcjax.calibration.fits import Fit, Units
+from lcjax.planning.fit_plan import FitPlan
 from lcjax.planning.plan_file import PlanFile
+from lcjax.planning.plan_fits import plan_fits
 from lcjax.structure.params_tree import ParamsTree, abstracted
 from train.config.protocol import FitHealConfig
 from train.protocols.fitting import calibration_data, candidates
+from train.runtime.devices import is_main_process
 from train.tasks.base import Task
 from train.validation import ConfigError
 
@@ -57,6 +60,26 @@ def read_plan(path: Path, task: Task) -> PlanFile:
     if not plan.fits:
         raise ConfigError(f"--plan is {path}, which keeps every site; expected a fit in it.")
     return plan
+
+
+def plan_mix(task: Task, settings: FitHealConfig, deep: Any) -> FitPlan:
+    """Returns the plan of --fit mix: the fits of all sites that cost least within --target-params.
+
+    Costs are divergences from the deep model's outputs, on calibration examples held out.
+
+    Raises:
+      ConfigError: if no choice is so small.
+    """
+    budget, sites = settings.size_budget(), candidates(task, deep)
+    if budget is None:
+        raise ConfigError("--fit mix needs --target-params.")
+    if is_main_process():
+        print(f"planning: {len(sites)} sites, each measured with every fit", flush=True)
+    apply, data = task.classifier.logits, calibration_data(task)
+    try:
+        return plan_fits(apply, deep, data, budget=budget, sites=sites)
+    except ValueError as error:
+        raise ConfigError(f"--fit mix: {error}") from error
 
 
 def collapse_by_site(task: Task, variables: Any, fits: Fits) -> tuple[Any, lcjax.CollapseReport]:
