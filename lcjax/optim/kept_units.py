@@ -90,13 +90,15 @@ def _taken_in(chain: Chain, units: Mapping[str, Any]) -> dict[str, Taken]:
         for leaf, value in dense.items():
             axes = {**outs, **(ins if leaf == "kernel" else {})}
             take(chain.dense_name(i), leaf, chain.dense_name(i), value, axes, bool(ins))
-    for i, indices in stay.items():
-        last = chain.after(i)
-        bypass = "bypass" if chain.gate is not None else f"bypass_{i}"
+    for i in {*stay, *chain.bypasses}:
+        last, bypass = chain.after(i), chain.bypass_name(i)
         outs = {-1: stay[last]} if last in stay else {}
+        for leaf, value in chain.bypasses.get(i, {}).items():
+            take(bypass, leaf, bypass, value, outs, i in stay)
         if "bias" in chain.denses[last]:
             name = chain.dense_name(last)
             take(bypass, "bias", name, chain.denses[last]["bias"], outs, True)
+    for i, indices in stay.items():
         outs = {-1: indices}
         for leaf, value in chain.norms.get(i, {}).items():
             take(f"norm_{i}", leaf, f"norm_{i}", value, outs, False)

@@ -10,6 +10,7 @@ import lcjax
 from lcjax.cli.command import main
 from lcjax.planning.plan_file import PlanFile, PlannedSite
 from lcjax.structure.params_tree import ParamsTree
+from tests.helpers.narrowed import narrow_every_mlp
 from tests.lcjax.io.checkpoints import bits
 
 pytestmark = pytest.mark.promotes
@@ -44,7 +45,9 @@ def calibrated(variables, sites=None, fit=None):
     return lcjax.calibrate(Net().apply, variables, [X], sites, fit)
 
 
-@pytest.mark.parametrize("fit", [lcjax.LeastSquares(), lcjax.PerUnit()], ids=lambda fit: fit.name)
+@pytest.mark.parametrize(
+    "fit", [lcjax.LeastSquares(), lcjax.PerUnit(), lcjax.Units(3)], ids=lambda fit: fit.name
+)
 def test_calibrations_are_restored_as_they_were(variables, tmp_path, fit):
     stats = calibrated(variables, fit=fit)
     lcjax.save_calibration(tmp_path / "stats", stats)
@@ -71,6 +74,34 @@ def test_a_streamed_fit_is_that_in_memory(source, variables, tmp_path, sites):
     assert str(report) == str(want)
     assert (report.new_leaves, report.removed_leaves) == (want.new_leaves, want.removed_leaves)
     assert lcjax.read_metadata(tmp_path / "a") == {"step": 3}
+
+
+@pytest.mark.parametrize(
+    "fit", [lcjax.Units(3), lcjax.Units(3, linear=True), lcjax.Remove()], ids=lambda fit: fit.name
+)
+def test_a_streamed_narrowing_is_that_in_memory_and_runs_the_same(source, variables, tmp_path, fit):
+    stats = calibrated(variables, ["pair/act_0", "gated/act"], fit)
+    report = lcjax.collapse_checkpoint(source, tmp_path / "a", calibration=stats)
+    compact, want = lcjax.collapse(lcjax.restore(source), calibration=stats)
+    restored = lcjax.restore(tmp_path / "a")
+    assert bits(restored) == bits(compact)
+    assert str(report) == str(want) and report.units.keys() == want.units.keys()
+    out = Net().apply(compact, X)
+    np.testing.assert_array_equal(Net().apply(restored, X), out)
+    assert not np.allclose(out, Net().apply(variables, X))
+
+
+def test_an_exact_collapse_of_a_narrowed_checkpoint_folds_its_bypass(variables, tmp_path):
+    linear = lcjax.map_slopes(jnp.ones_like, variables)
+    narrow = jax.tree.map(jnp.asarray, narrow_every_mlp(jax.device_get(linear), 3))
+    lcjax.save(tmp_path / "a", narrow)
+    report = lcjax.collapse_checkpoint(tmp_path / "a", tmp_path / "b", ["pair/*", "gated/*"])
+    assert report.collapsed == ("gated/act", "pair/act_0")
+    restored = lcjax.restore(tmp_path / "b")
+    assert bits(restored) == bits(lcjax.collapse(narrow, ["pair/*", "gated/*"])[0])
+    assert "bypass_0" not in restored["params"]["pair"]
+    got, want = (Net().apply(tree, X) for tree in (restored, narrow))
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
 def test_a_fit_for_every_site(source, variables, tmp_path):

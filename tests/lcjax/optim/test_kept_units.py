@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+import lcjax
 from lcjax import carry_opt_state
 from tests.helpers.narrowed import narrowed
 from tests.helpers.trees import random_chain
@@ -92,6 +93,50 @@ def test_values_of_params_in_a_state_are_those_of_the_fitted_kernel():
     np.testing.assert_array_equal(carried.z["dense_2"]["kernel"], compact["dense_2"]["kernel"])
     first = state.z["dense_0"]["kernel"][:, STAY[0]]
     np.testing.assert_array_equal(carried.z["dense_0"]["kernel"], first)
+
+
+def test_states_of_a_bypass_stay_where_fewer_units_are_kept_again():
+    tx = optax.adam(1e-3)
+    step, params, state = trained(tx)
+    compact, report = narrowed(params, STAY, linear=[0, 1])
+    compact = jax.tree.map(jnp.asarray, compact)
+    state = carry_opt_state(tx, state, params, compact, report)
+    compact, state, _ = step(compact, state)
+    model, _ = random_chain(WIDTHS, D_IN)
+    fit = lcjax.Units(1, linear=True)
+    again, report = lcjax.collapse_sequential(
+        lambda params, x: model.apply({"params": params}, x), compact, [X], fit=fit
+    )
+    carried = carry_opt_state(tx, state, compact, again, report)
+    units = report.units["act_1"]
+    for old, new in zip(state[0][1:], carried[0][1:], strict=True):
+        for name in ("kernel", "bias"):
+            was, now = old["bypass_0"][name], new["bypass_0"][name]
+            np.testing.assert_array_equal(now, was[..., units])
+            was, now = old["bypass_1"][name], new["bypass_1"][name]
+            np.testing.assert_array_equal(now, was)
+    assert float(jnp.abs(carried[0].mu["bypass_1"]["kernel"]).max()) > 0
+
+
+@pytest.mark.parametrize("fit", [lcjax.Units(3), lcjax.Units(3, linear=True)], ids=str)
+def test_units_of_a_gated_mlp_keep_their_states(fit):
+    model = lcjax.CollapsibleGLU(8, D_IN)
+    params = model.init(jax.random.key(0), X)["params"]
+    tx = optax.adam(1e-3)
+    grads = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(1), leaf.shape), params)
+    state = tx.update(grads, tx.init(params), params)[1]
+    compact, report = lcjax.collapse_sequential(
+        lambda params, x: model.apply({"params": params}, x), params, [X], fit=fit
+    )
+    carried = carry_opt_state(tx, state, params, compact, report)
+    units = report.units["act"]
+    for old, new in zip(state[0][1:], carried[0][1:], strict=True):
+        for name in ("gate", "up"):
+            was, now = old[name]["kernel"], new[name]["kernel"]
+            np.testing.assert_array_equal(now, was[:, units])
+        np.testing.assert_array_equal(new["down"]["kernel"], old["down"]["kernel"][units])
+    assert (carried[0].nu["bypass"]["bias"] > 0).all()
+    assert carried[0].nu["bypass"].keys() == compact["bypass"].keys()
 
 
 def test_the_state_can_be_carried_under_jit():
