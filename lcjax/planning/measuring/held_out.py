@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lcjax.calibration.data import CalibrationData
@@ -48,7 +49,8 @@ def held_out_rows(data: CalibrationData) -> list[RowBatch]:
         if len(taken):
             leaves, treedef = jax.tree.flatten(batch)
             shapes = [
-                (np.shape(leaf)[_has_rows(leaf, length) :], np.result_type(leaf)) for leaf in leaves
+                (np.shape(leaf)[_has_rows(leaf, length) :], jnp.result_type(leaf))
+                for leaf in leaves
             ]
             groups.setdefault((treedef, str(shapes)), []).append((batch, taken))
         start += length
