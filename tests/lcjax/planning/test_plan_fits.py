@@ -104,7 +104,7 @@ def test_a_metric_of_the_user_is_asked_by_trees_of_one_form(variables):
     )
     assert found.metric == "metric" and found.unmet == () and found.measured.drop <= 0.02
     assert len(shapes) <= 3 + len(found.rounds)  # the deep tree, one form a site, and the results
-    others = [each for each in found.front if each.predicted.drop <= 0.02]
+    others = [each for each in found.pareto_front if each.predicted.drop <= 0.02]
     assert found.predicted.parameters <= min(each.predicted.parameters for each in others) * 1.2
 
 
