@@ -146,8 +146,8 @@ def parameters(widths: Sequence[int], cuts: Sequence[int], biased: Sequence[bool
 
 
 def dense_flops(denses: Iterable[DenseParams]) -> int:
-    """Returns multiply-adds times two for one token through these Dense layers."""
-    return 2 * sum(math.prod(dense["kernel"].shape) for dense in denses)
+    """Returns multiply-adds times two for one token through these Dense layers and bypasses."""
+    return 2 * sum(math.prod(dense["kernel"].shape) for dense in denses if "kernel" in dense)
 
 
 def compose(*maps: Between) -> Between:
