@@ -62,7 +62,7 @@ class FitPlan:
         return next(found, None)
 
     @property
-    def front(self) -> tuple["FitPlan", ...]:
+    def pareto_front(self) -> tuple["FitPlan", ...]:
         """The plans than which none is both smaller and drops less, the smallest first."""
         return tuple(self._with(choice, ()) for choice in self.table.front())
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lcjax.calibration.data import CalibrationData
@@ -47,10 +48,8 @@ def held_out_rows(data: CalibrationData) -> list[RowBatch]:
         taken = np.flatnonzero(is_held_out(numbers, data.holdout))
         if len(taken):
             leaves, treedef = jax.tree.flatten(batch)
-            shapes = [
-                (np.shape(leaf)[_has_rows(leaf, length) :], np.result_type(leaf)) for leaf in leaves
-            ]
-            groups.setdefault((treedef, str(shapes)), []).append((batch, taken))
+            forms = [_form(leaf, length) for leaf in leaves]
+            groups.setdefault((treedef, str(forms)), []).append((batch, taken))
         start += length
     if not groups:
         return all_rows(data)
@@ -83,6 +82,11 @@ def _gathered(group: list[tuple[tuple[Any, ...], np.ndarray]]) -> Iterator[RowBa
     for chosen, row_counts in zip(order, counts, strict=True):
         inputs = jax.tree.map(lambda first, values, c=chosen: place(first, values, c), model, rows)
         yield RowBatch(inputs, row_counts)
+
+
+def _form(leaf: Any, rows: int) -> Any:
+    """Returns the shape of one row of a leaf, or of the leaf where it has none, and its dtype."""
+    return np.shape(leaf)[_has_rows(leaf, rows) :], jnp.result_type(leaf)
 
 
 def _has_rows(leaf: Any, length: int) -> bool:

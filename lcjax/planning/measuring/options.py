@@ -131,8 +131,8 @@ def drops_of(
 ) -> list[float]:
     """Returns the drop of the metric with each fit of one site.
 
-    All are measured together, in one form, but for those of sites with factors of earlier
-    collapses around them.
+    All are measured together, in one form, but for those of sites with factors or a bypass of
+    earlier collapses before them.
 
     Args:
       model: with the site.
@@ -144,7 +144,7 @@ def drops_of(
     others = dict(others or {})
     if not solved:
         return []
-    if all(len(each.segment.layers) == 2 for each in solved):
+    if all(len(each.segment.layers) == 2 and not each.segment.entry for each in solved):
         forms = [{each.segment: padded(each.segment, each.replacement)} for each in solved]
         metrics = measure([model.rebuild({**form, **others}).tree for form in forms])
     else:

@@ -113,10 +113,10 @@ def test_an_excess_lowers_the_limit():
 
 def test_the_front_and_other_budgets_need_no_more_measurements():
     plan = plan_of(table(), Params(0.8))
-    sizes = [each.predicted.parameters for each in plan.front]
-    drops = [each.predicted.drop for each in plan.front]
+    sizes = [each.predicted.parameters for each in plan.pareto_front]
+    drops = [each.predicted.drop for each in plan.pareto_front]
     assert sizes == sorted(sizes) and drops == sorted(drops, reverse=True)
-    assert plan.front[-1].fits == {} and drops[-1] == 0
+    assert plan.pareto_front[-1].fits == {} and drops[-1] == 0
     other = plan.at(Params(0.7))
     assert other.fits == table().fits(table().choose([Params(0.7)])) and other.measured is None
     assert "budget Params(0.7): predicted" in str(other)

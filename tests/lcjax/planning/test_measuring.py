@@ -33,6 +33,8 @@ def test_held_out_rows_are_those_of_calibration_in_batches_of_one_shape():
     got = np.concatenate([batch.inputs[0][batch.counts > 0] for batch in held])
     np.testing.assert_array_equal(got, want)
     np.testing.assert_array_equal(held[0].inputs[1], np.eye(4))
+    (on_device,) = held_out_rows(CalibrationData([jnp.asarray(X)], holdout=0.3))
+    np.testing.assert_array_equal(on_device.inputs[0][on_device.counts > 0], want)
     everything = held_out_rows(CalibrationData([X], holdout=0))
     np.testing.assert_array_equal(everything[0].inputs[0], X)
 
