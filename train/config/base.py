@@ -7,7 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from tyro.conf import Suppress, arg
 
-from train.config.protocol import PenaltyProtocolConfig, ProtocolConfig
+from train.config.calibrated import ProtocolConfig
+from train.config.protocol import PenaltyProtocolConfig
 from train.models.base import ModelConfig
 from train.runtime.devices import DevicesConfig
 from train.validation import require

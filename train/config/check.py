@@ -3,7 +3,8 @@
 import math
 
 from train.config.base import Config
-from train.config.protocol import AnnealConfig, HealedConfig
+from train.config.calibrated import HealedConfig
+from train.config.protocol import AnnealConfig
 from train.validation import ConfigError, positive, require
 
 

@@ -97,7 +97,7 @@ def _execute(config: Config, protocols: Protocols) -> None:
     _print(describe_run(job, directory))
     try:
         _print(conclude(job.task, train_job(job, directory), directory))
-    except (Diverged, lcjax.CheckpointError) as error:
+    except (Diverged, lcjax.CheckpointError, ConfigError) as error:
         sys.exit(f"error: {printable_lines(error)}")
     except (OSError, ValueError) as error:
         message = disk_full_message(error, directory)

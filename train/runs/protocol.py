@@ -11,7 +11,7 @@ import optax
 
 import lcjax
 from train.config.base import AnyConfig
-from train.config.protocol import ProtocolConfig
+from train.config.calibrated import ProtocolConfig
 from train.engine.loop import Stage, TrainState
 from train.engine.stages import History, StageStart
 from train.tasks.base import Task

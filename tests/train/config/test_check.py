@@ -37,6 +37,7 @@ BAD = [
     *[("digits-mlp", "seed", bad) for bad in (-1, 2**32)],
     *[("digits-mlp", name, 0) for name in ("calibration_images", "sites_per_stage", "count")],
     *[("digits-mlp", "target_params", bad) for bad in (0, -0.5, math.nan)],
+    *[("digits-mlp", "keep_units", bad) for bad in (0, -1, 1.5, math.inf, math.nan)],
     *[("digits-mlp", "max_drop", bad) for bad in (-0.1, 1.5, math.nan)],
     *[("digits-mlp", "heal_epochs", bad) for bad in (-1.0, math.inf, math.nan)],
     *[("digits-mlp", "heal_learning_rate", bad) for bad in (0.0, math.inf, math.nan)],
