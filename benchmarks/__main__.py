@@ -105,6 +105,7 @@ BENCHMARKS = (
         needs=("tokenizers", "safetensors", _MINILM),
     ),
     Benchmark("quality.cifar10_mixer", trains=True, concurrent=True),
+    Benchmark("quality.unit_slopes", trains=True, listed=False),
     Benchmark("quality.small_networks", trains=True, concurrent=True),
     Benchmark("quality.sweeps", trains=True, concurrent=True),
     Benchmark(

@@ -15,6 +15,7 @@ from lcjax.calibration.calibrate import Calibration, calibrate
 from lcjax.calibration.data import CalibrationData
 from lcjax.calibration.fits import Exact, LeastSquares, PerUnit, Remove, Units
 from lcjax.errors import CheckpointError, CollapseError
+from lcjax.io.calibration_file import restore_calibration, save_calibration
 from lcjax.io.checkpoint import read_metadata, restore, save
 from lcjax.io.streaming import collapse_checkpoint
 from lcjax.nn.activations import CollapsibleActivation, CollapsibleGate
@@ -25,8 +26,12 @@ from lcjax.optim.opt_state import carry_opt_state, update_site_selection
 from lcjax.optim.penalty import add_linearity_penalty, linearity_penalty, proximal_linearity_penalty
 from lcjax.optim.strength import strength_for_gap
 from lcjax.optim.wrapper import with_linearity_penalty
-from lcjax.planning.budgets import Count, Flops, MaxDrop, Params
+from lcjax.planning.budgets import Count, Flops, Latency, MaxDrop, Memory, Params
+from lcjax.planning.candidates import Candidates
+from lcjax.planning.fit_plan import FitPlan
+from lcjax.planning.measuring.outputs import KLDivergence, RelativeError
 from lcjax.planning.plan import plan
+from lcjax.planning.plan_fits import plan_fits
 from lcjax.planning.results import Plan, Sensitivity
 from lcjax.planning.sensitivity import sensitivity
 from lcjax.stablehlo.exporting import export
@@ -45,6 +50,7 @@ from lcjax.transform.function import CollapsibleFunction
 from lcjax.transform.traced_call import TracedCall
 from lcjax.tree.selection import SiteSelection
 from lcjax.tree.slopes import count_parameters, map_slopes, select_sites, slopes
+from lcjax.tree.units import with_unit_slopes
 
 if _TYPE_CHECKING:
     from lcjax import interop, models
@@ -52,6 +58,7 @@ if _TYPE_CHECKING:
 __all__ = [
     "Calibration",
     "CalibrationData",
+    "Candidates",
     "CheckpointError",
     "CollapseError",
     "CollapseReport",
@@ -63,12 +70,17 @@ __all__ = [
     "Count",
     "Exact",
     "ExportedModel",
+    "FitPlan",
     "Flops",
+    "KLDivergence",
+    "Latency",
     "LeastSquares",
     "MaxDrop",
+    "Memory",
     "Params",
     "PerUnit",
     "Plan",
+    "RelativeError",
     "Remove",
     "SegmentFit",
     "Sensitivity",
@@ -96,10 +108,13 @@ __all__ = [
     "map_slopes",
     "models",
     "plan",
+    "plan_fits",
     "proximal_linearity_penalty",
     "read_metadata",
     "restore",
+    "restore_calibration",
     "save",
+    "save_calibration",
     "select_sites",
     "sensitivity",
     "slopes",
@@ -108,6 +123,7 @@ __all__ = [
     "unstack_layers",
     "update_site_selection",
     "with_linearity_penalty",
+    "with_unit_slopes",
     "without_bypasses",
 ]
 __version__ = "0.1.0"

@@ -25,6 +25,7 @@ from orbax.checkpoint import v1 as ocp
 import lcjax
 from benchmarks.harness.publish import RESULTS, Table, publish
 from benchmarks.networks import gpt2
+from lcjax.io.containers import containers
 from lcjax.io.file_paths import absolute_path
 from lcjax.io.leaves import flatten, joined
 from lcjax.io.manifest import ARRAYS
@@ -51,7 +52,9 @@ def make(preset: str, path: str) -> None:
                 values = 0.02 * random.standard_normal(shape.shape, np.float32)
                 yield {leaf: values.astype(jnp.bfloat16)}
 
-    write_incrementally(absolute_path(path), pieces(), shapes, {"model": f"gpt2:{preset}"})
+    write_incrementally(
+        absolute_path(path), pieces(), containers(shapes), {"model": f"gpt2:{preset}"}
+    )
 
 
 def alone(source: str, target: str) -> None:

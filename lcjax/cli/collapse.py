@@ -2,31 +2,66 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from lcjax.io.streaming import collapse_checkpoint
+from lcjax.calibration.calibrate import Calibration
+from lcjax.io.calibration_file import restore_calibration
+from lcjax.io.file_paths import PathLike
+from lcjax.io.reader import open_checkpoint
+from lcjax.io.streaming import abstract_with_slopes, collapse_checkpoint
+from lcjax.planning.plan_file import PlanFile
 from lcjax.planning.results import Plan
-from lcjax.validation.json_files import read_bounded
+from lcjax.structure.params_tree import ParamsTree
+from lcjax.validation.json_files import parse_json, read_bounded
 
 
 def collapse_command(options: argparse.Namespace) -> str:
     """Returns the report of the collapse that the options describe.
 
     Raises:
-      ValueError: a plan that is not for an exact fit; others as of `collapse_checkpoint`.
+      ValueError: a plan for fits to data without statistics, or with those of another fit; others
+        as of `collapse_checkpoint`.
     """
-    sites = options.sites if options.plan is None else _read_plan(options.plan)
-    report = collapse_checkpoint(options.source, options.target, sites, max_gap=options.max_gap)
+    stats = None if options.calibration is None else restore_calibration(options.calibration)
+    chosen: dict[str, Any] = {"sites": options.sites}
+    if options.plan is not None:
+        chosen = _read_plan(options.plan, options.source, stats)
+    report = collapse_checkpoint(
+        options.source, options.target, **chosen, max_gap=options.max_gap, calibration=stats
+    )
     return f"{report}\nwritten to {options.target}"
 
 
-def _read_plan(path: Path) -> Plan:
+def _read_plan(path: Path, source: PathLike, stats: Calibration | None) -> dict[str, Any]:
+    """Returns what a plan of either kind of file chooses: sites, or a fit for every site."""
+    text = read_bounded(path).decode()
+    found = parse_json(text, path)
+    if isinstance(found, dict) and "lcjax_fits" in found:
+        plan = PlanFile.from_json(text, path)
+        plan.check(ParamsTree(abstract_with_slopes(open_checkpoint(source))))
+        if not plan.fits:
+            raise ValueError(f"{path}: nothing to collapse: the plan keeps every site.")
+        needy = [site for site, fit in plan.fits.items() if fit.needs_data]
+        if needy and stats is None:
+            raise ValueError(
+                f"{path}: got {plan.fits[needy[0]].name} for {needy[0]}, a fit to data; expected "
+                "--calibration, what lcjax.save_calibration wrote. With data in Python: fits = "
+                f"PlanFile.load({str(path)!r}).fits, then lcjax.collapse_sequential(apply_fn, "
+                "variables, data, fit=fits)."
+            )
+        return {"fit": plan.fits}
     try:
-        plan = Plan.from_json(read_bounded(path).decode())
+        old = Plan.from_json(text)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    if plan.fit != "exact":
+    if stats is None and old.fit != "exact":
         raise ValueError(
-            f"{path}: got a plan for a {plan.fit} fit, expected an exact one; use "
-            "lcjax.collapse_sequential with data in Python, or plan with lcjax.Exact()."
+            f"{path}: got a plan for a {old.fit} fit, expected an exact one; give --calibration, "
+            "or use lcjax.collapse_sequential with data in Python."
         )
-    return plan
+    if stats is not None and old.fit != stats.fit.name:
+        raise ValueError(
+            f"{path}: got a plan for a {old.fit} fit and a calibration for {stats.fit.name}; "
+            "expected those of one fit. Calibrate for the plan's."
+        )
+    return {"sites": old}

@@ -82,10 +82,18 @@ def _add_collapse(commands: argparse._SubParsersAction) -> None:
     collapse.add_argument("source", metavar="SOURCE", help=_CHECKPOINT)
     collapse.add_argument("target", metavar="TARGET", help=_NEW_DIRECTORY)
     collapse.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="STATS",
+        help="directory of lcjax.save_calibration, for fits to data; each site is fitted by itself",
+    )
+    collapse.add_argument(
         "--max-gap", type=float, default=0.05, help="largest gap |1 - slope| (default: %(default)s)"
     )
     selection = collapse.add_mutually_exclusive_group()
-    selection.add_argument("--plan", type=Path, help="file of Plan.to_json with an exact fit")
+    selection.add_argument(
+        "--plan", type=Path, help="file of a plan: of Plan.to_json, or with a fit for every site"
+    )
     selection.add_argument("--sites", nargs="+", metavar="GLOB", help="paths or globs of sites")
 
 

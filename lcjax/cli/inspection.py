@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -21,8 +22,8 @@ from lcjax.tree.paths import slope_paths
 def inspect_checkpoint(path: PathLike) -> str:
     """Returns a description of a checkpoint: sites with their slopes, sizes and metadata.
 
-    Reads slopes only. If sites cannot be found, as in the tree of a collapsible function, the text
-    gives the reason.
+    Reads slopes only. Sites that kept some of their units, or were removed, have a line each. If
+    sites cannot be found, as in the tree of a collapsible function, the text gives the reason.
 
     Args:
       path: a checkpoint directory of `lcjax.save`, of orbax or of a training run.
@@ -33,19 +34,23 @@ def inspect_checkpoint(path: PathLike) -> str:
     """
     source = open_checkpoint(path)
     manifest = source.manifest
+    leaves = {joined(path): leaf for path, leaf in manifest["leaves"].items()}
     try:
         sites = find_sites(abstract_with_slopes(source))
         lines = [str(sites)] if sites else ["no sites: the tree has no leaf named `slope`"]
+        lines += _narrowed(leaves)
     except CollapseError as error:
         lines = [f"no sites: {printable(error)}"]
-    leaves = {joined(path): leaf for path, leaf in manifest["leaves"].items()}
     collections = any(path[:1] == ("params",) for path in manifest["leaves"])
     params = {
         name: leaf for name, leaf in leaves.items() if not collections or name.startswith("params/")
     }
-    slopes = slope_paths(params)
-    count = sum(_size(leaf) for name, leaf in params.items() if name not in slopes)
-    lines.append(f"parameters  {count:,} and {len(slopes):,} slopes")
+    named = slope_paths(params)
+    slopes, count = (
+        sum(_size(leaf) for name, leaf in params.items() if (name in named) is wanted)
+        for wanted in (True, False)
+    )
+    lines.append(f"parameters  {count:,} and {slopes:,} slopes")
     if others := _others(leaves, params):
         lines.append(f"other       {others}")
     total = sum(map(_bytes, leaves.values()))
@@ -59,6 +64,23 @@ def inspect_checkpoint(path: PathLike) -> str:
     lines.append(f"written by  {writer}")
     lines.append(f"metadata    {printable(json.dumps(manifest['metadata'], ensure_ascii=False))}")
     return printable_lines("\n".join(lines))
+
+
+def _narrowed(leaves: Mapping[str, Any]) -> list[str]:
+    """Returns a line for every pair of layers with a bypass: what runs there."""
+    lines = []
+    for name in leaves:
+        found = re.fullmatch(r"(?P<path>(.*/)?)bypass(?P<i>(_\d+)?)/bias", name)
+        if found is None:
+            continue
+        path, i = found["path"], found["i"]
+        first = leaves.get(f"{path}dense{i}/kernel" if i else f"{path}up/kernel")
+        parts = [] if first is None else [f"{first['shape'][-1]:,} hidden units"]
+        if f"{path}bypass{i}/kernel" in leaves:
+            parts.append("a linear map")
+        text = " and ".join(parts) if parts else "a constant"
+        lines.append(f"{printable(path.removeprefix('params/'))}act{i} became {text}")
+    return lines
 
 
 def _others(leaves: Mapping[str, Any], params: Mapping[str, Any]) -> str:

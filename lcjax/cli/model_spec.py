@@ -14,7 +14,7 @@ import jax
 from flax.errors import FlaxError
 
 from lcjax._messages import printable
-from lcjax.io.leaves import flatten, joined
+from lcjax.io.leaves import LeafPath, flatten, joined
 from lcjax.models.activations import ACTIVATIONS
 from lcjax.models.bert import BERT
 from lcjax.models.gpt2 import GPT2
@@ -88,7 +88,11 @@ def check_all_used(model: nn.Module, variables: Any, inputs: Sequence[Any]) -> N
     """
     deep = jax.eval_shape(model.init, jax.random.key(0), *inputs)
     modules = {path[:-1] for path in flatten(deep)}
-    unused = [joined(path) for path in flatten(variables) if path[:-1] not in modules]
+    unused = [
+        joined(path)
+        for path in flatten(variables)
+        if len(path) < 2 or _used_by(path) not in modules
+    ]
     if unused:
         raise ValueError(
             f"checkpoint: got {len(unused)} leaves that {type(model).__name__} does not use, such "
@@ -102,6 +106,14 @@ def check_all_used(model: nn.Module, variables: Any, inputs: Sequence[Any]) -> N
             f"{type(model).__name__} cannot run the checkpoint on inputs of shape {shapes}: "
             f"{error}. Give the model and the input shapes that were trained."
         ) from error
+
+
+def _used_by(leaf: LeafPath) -> LeafPath:
+    """Returns the module of a leaf; for a bypass a Dense layer of the same pair."""
+    *above, module = leaf[:-1]
+    if module == "bypass":
+        return (*above, "down")
+    return (*above, re.sub(r"^bypass_(?=\d+$)", "dense_", str(module)))
 
 
 def _fields(spec: str, text: str) -> tuple[str, dict[str, Any]]:

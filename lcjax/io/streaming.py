@@ -1,55 +1,68 @@
 """Collapses checkpoints as a stream, so that they need not fit into memory."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from lcjax.calibration.fits import Exact
+from lcjax.calibration.calibrate import Calibration
+from lcjax.calibration.fits import Exact, Fit, check_fit
 from lcjax.errors import CollapseError
 from lcjax.io.atomic_write import atomic_write, check_free
-from lcjax.io.containers import Containers, as_stored, assemble, containers
+from lcjax.io.containers import Containers, as_stored, assemble
 from lcjax.io.file_paths import PathLike, absolute_path, orbax_context
 from lcjax.io.leaves import Array, LeafPath, flatten, in_jax, joined
 from lcjax.io.manifest import check_names, leaf_record, make_manifest
 from lcjax.io.reader import OpenCheckpoint, open_checkpoint, read_leaves
 from lcjax.io.verify import verify
 from lcjax.structure.chains import Chain
-from lcjax.structure.choice import SiteSelector
+from lcjax.structure.choice import SiteSelector, Skip, select_for_fit, select_linear
 from lcjax.structure.params_tree import ParamsTree
 from lcjax.structure.sites import Sites
-from lcjax.surgery.collapse import collapse, collapse_model
-from lcjax.surgery.report import CollapseReport
+from lcjax.surgery.collapse import collapse
+from lcjax.surgery.report import CollapseReport, merge_reports
 from lcjax.tree.paths import slope_paths
 
 _GROUP_BYTES = 2**26  # leaves that are read, and written, together
 
 
 def collapse_checkpoint(
-    source: PathLike, target: PathLike, sites: SiteSelector = None, *, max_gap: float = 0.05
+    source: PathLike,
+    target: PathLike,
+    sites: SiteSelector = None,
+    fit: Fit | Mapping[str, Fit] | None = None,
+    *,
+    max_gap: float = 0.05,
+    calibration: Calibration | None = None,
 ) -> CollapseReport:
     """Writes the checkpoint of the collapsed tree and returns the report.
 
-    The result is bitwise that of an exact `collapse(restore(source), sites)` and `save`, with the
-    source's metadata, but only one chain of Dense layers is in memory at a time: the checkpoint may
-    be larger than memory. Every leaf is verified when it is read. The target is complete or does
+    The result is bitwise that of `collapse(restore(source), ...)` and `save`, with the source's
+    metadata, but only one chain of Dense layers is in memory at a time: the checkpoint may be
+    larger than memory. Every leaf is verified when it is read. The target is complete or does
     not exist: until the end it is in `target.lcjax-unfinished`, which `restore` refuses and the
     next attempt takes over. Runs in one process, on its default device.
 
     Args:
       source: the directory that `save` created, or a checkpoint of orbax, without checksums.
       target: the directory to create, with its parents, as in `save`.
-      sites: paths, globs, Sites or a Plan; None collapses every site with a gap up to max_gap.
+      sites: paths, globs, Sites or a Plan; None collapses every site with a gap up to max_gap, or
+        those that were calibrated.
+      fit: None takes `Exact(max_gap=max_gap)`, with a calibration the fit that it was made for. A
+        mapping has the fit of every site by its path, in the place of sites; those of one chain
+        must be alike.
       max_gap: largest accepted gap `|1 − α|`; at least 0.
+      calibration: what `lcjax.calibrate` returned for the source's variables; every site is fitted
+        by itself. `lcjax.collapse_sequential`, which is better, needs the data.
 
     Raises:
       FileNotFoundError: source does not exist.
       FileExistsError: target exists, or another save is writing to it; nothing is overwritten.
       CheckpointError: source is not a checkpoint, or is damaged.
-      CollapseError: as of `collapse`; or no site has a gap up to max_gap.
-      ValueError: max_gap is negative or NaN.
+      CollapseError: as of `collapse`; no site has a gap up to max_gap; one chain with several fits.
+      ValueError: max_gap is negative or NaN; a fit that needs a calibration without one.
 
     Example:
       >>> import tempfile, lcjax
@@ -61,33 +74,82 @@ def collapse_checkpoint(
 
     References: Shabgahi et al. 2023, arXiv 2311.17943, section 3.3.
     """
-    fit = Exact(max_gap=max_gap)
+    exact = Exact(max_gap=max_gap)
     target = absolute_path(target)
     check_free(target)
     read = open_checkpoint(source)
     model = ParamsTree(abstract_with_slopes(read), caller="collapse_checkpoint")
-    expected, report = collapse_model(model, sites, fit)
-    if not report.collapsed:
+    fits, skipped = _choose(model, sites, fit, exact, calibration)
+    if not fits:
         reason = _explain_empty(model.sites, max_gap)
         raise CollapseError(f"{read.path}: nothing to collapse: {reason}.")
-    check_names({path: leaf for path, leaf in flatten(expected).items() if 0 not in leaf.shape})
+    reports: list[CollapseReport] = []
 
     def pieces() -> Iterator[dict[LeafPath, Array]]:
         left = dict(read.manifest["leaves"])
         for chain in model.chains:
-            here = [site for site in chain.sites if site in report.collapsed]
+            here = [site for site in chain.sites if site in fits]
             if here:
                 paths = [p for p in left if _in_chain(p, chain, "params" in model.variables)]
                 records = {path: left.pop(path) for path in paths}
                 stored = read_leaves(read, records, {}, partial=True)
                 leaves = {path: in_jax(leaf) for path, leaf in stored.items()}
-                compact, _ = collapse(_part(leaves, read), here, Exact(max_gap=np.inf))
+                own = _fit_of(here, fits)
+                statistics = calibration if own.needs_data else None
+                part = _part(leaves, read)
+                compact, report = collapse(part, here, own, calibration=statistics)
+                reports.append(report)
                 yield {path: np.asarray(leaf) for path, leaf in flatten(compact).items()}
         for paths in _read_groups(left):
             yield read_leaves(read, {path: left[path] for path in paths}, {}, partial=True)
 
-    write_incrementally(target, pieces(), expected, read.manifest["metadata"])
-    return report
+    write_incrementally(target, pieces(), read.manifest["containers"], read.manifest["metadata"])
+    return merge_reports(reports, model.sites, skipped, model.size.parameters)
+
+
+def _choose(
+    model: ParamsTree,
+    sites: SiteSelector,
+    fit: Fit | Mapping[str, Fit] | None,
+    exact: Exact,
+    calibration: Calibration | None,
+) -> tuple[Mapping[str, Fit], tuple[Skip, ...]]:
+    """Returns the fit of every site that is replaced, and the sites that stay."""
+    if isinstance(fit, Mapping):
+        if sites is not None:
+            raise ValueError("sites: got them and a fit for every site; leave sites out.")
+        selection, fits = select_for_fit(model.sites, list(fit)), dict(fit)
+    elif calibration is None and (fit is None or not fit.needs_data):
+        fit = exact if fit is None else fit
+        selection = select_linear(model.sites, sites, fit.max_gap)
+        fits = dict.fromkeys(selection.chosen, fit)
+    else:
+        usual = exact if calibration is None else calibration.fit
+        calibrated = None if calibration is None else calibration.sites
+        selection = select_for_fit(model.sites, calibrated if sites is None else sites)
+        fits = dict.fromkeys(selection.chosen, usual if fit is None else fit)
+    for one in fits.values():
+        check_fit(one)
+    needy = [site for site, one in fits.items() if one.needs_data]
+    if needy and calibration is None:
+        raise ValueError(
+            f"{needy[0]}: got the fit {fits[needy[0]]}, which needs data; expected a calibration. "
+            "Pass lcjax.calibrate(apply_fn, variables, data, fit=...), or collapse in memory by "
+            "lcjax.collapse_sequential(apply_fn, variables, data, fit=...)."
+        )
+    return fits, selection.skipped
+
+
+def _fit_of(sites: Sequence[str], fits: Mapping[str, Fit]) -> Fit:
+    """Returns the one fit of the sites of a chain."""
+    different = list({fits[site]: site for site in sites}.items())
+    if len(different) > 1:
+        (first, one), (second, other) = different[:2]
+        raise CollapseError(
+            f"{one}, {other}: got the fits {first} and {second} in one chain, expected one fit. "
+            "Collapse such a chain in memory by lcjax.collapse_sequential."
+        )
+    return different[0][0]
 
 
 def abstract_with_slopes(source: OpenCheckpoint) -> Any:
@@ -113,7 +175,7 @@ def _part(leaves: Mapping[LeafPath, Any], source: OpenCheckpoint) -> Any:
 def write_incrementally(
     target: ocp.path.Path,
     pieces: Iterable[Mapping[LeafPath, Array]],
-    expected: Any,
+    kinds: Containers,
     metadata: Mapping[str, Any],
 ) -> None:
     """Writes a checkpoint from groups of leaves, one after the other.
@@ -121,11 +183,10 @@ def write_incrementally(
     Args:
       target: the final path.
       pieces: groups of leaves by path.
-      expected: their abstract tree; the leaves of a list must be in one group.
+      kinds: the containers of their tree; the leaves of a list must be in one group.
       metadata: the user's metadata.
     """
     entries: dict[LeafPath, Any] = {}
-    kinds = containers(expected)
     with atomic_write(target, verify) as place, orbax_context(place):
         together: dict[LeafPath, Array] = {}
         for piece in pieces:
@@ -134,7 +195,8 @@ def write_incrementally(
                 together = {}
             entries |= {path: leaf_record(path, leaf) for path, leaf in piece.items()}
             together |= {path: leaf for path, leaf in piece.items() if leaf.size}
-        ordered = [entries[path] for path in flatten(expected)]
+        check_names({path: leaf for path, leaf in entries.items() if 0 not in leaf["shape"]})
+        ordered = [entries[path] for path in flatten(assemble(dict.fromkeys(entries, 0), kinds))]
         _add(place, together, kinds, make_manifest(ordered, kinds, metadata))
         ocp.partial.finalize(place)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -10,10 +10,13 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.extend import core
 
+from lcjax.errors import CollapseError
 from lcjax.nn.elementwise import check_elementwise
-from lcjax.validation.arguments import check_activation
+from lcjax.nn.stored import child_path, stored_in
+from lcjax.validation.arguments import check_activation, check_slope_per
 
 Activation = Callable[[jax.Array], jax.Array]
+SlopePer = Literal["site", "unit"]
 
 
 def interpolate(
@@ -28,7 +31,7 @@ def interpolate(
     Args:
       fn: an elementwise function; floats that it closes over are differentiated too.
       z: pre-activations of any shape.
-      slope: scalar α.
+      slope: α, a scalar or one for each unit, (units,), along the last axis of z.
       *others: further arguments of fn, such as the gate of a gated unit.
 
     Example:
@@ -39,6 +42,8 @@ def interpolate(
     of_z, of_slope = (jax.typeof(x).manual_axis_type.varying for x in (z, slope))
     varying = tuple(of_z - of_slope)  # in jax.shard_map
     slope = jax.lax.pcast(slope, varying, to="varying") if varying else slope
+    if slope.ndim:  # the axes of z, so that no product adds axes by itself
+        slope = jnp.expand_dims(slope, tuple(range(z.ndim - slope.ndim)))
     fn, captured = _opened(fn, (z, *others))
     return _interpolate(fn, z, slope, *others, *captured)
 
@@ -100,11 +105,17 @@ class CollapsibleActivation(nn.Module):
     """An elementwise activation with a learned slope α: `a(z) = α z + (1 − α) fn(z)`.
 
     At slope 0 it is exactly `fn`, at slope 1 exactly the identity; with relu it is PReLU with
-    negative slope α. Computed in the dtype of z; the slope is a float32 scalar in params.
+    negative slope α. Computed in the dtype of z; the slope in params is float32: a scalar, or one
+    for each unit, (units,), along the last axis of z.
 
     Attributes:
       fn: the elementwise activation, such as `nn.gelu`.
       slope_init: the slope that `init` gives.
+      slope_per: whether `init` gives one slope for the "site" or one for each "unit"; afterwards
+        the params decide.
+
+    Raises:
+      CollapseError: if params have slopes of another number of units; names the path.
 
     Example:
       >>> import flax.linen as nn, jax, jax.numpy as jnp
@@ -118,6 +129,7 @@ class CollapsibleActivation(nn.Module):
 
     fn: Activation
     slope_init: float = 0.0
+    slope_per: SlopePer = "site"
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
@@ -125,7 +137,8 @@ class CollapsibleActivation(nn.Module):
         check_activation(self.fn, "CollapsibleActivation")
         if self.is_initializing():
             check_elementwise(self.fn, z)
-        return interpolate(self.fn, z, _slope(self, self.slope_init))
+        slope = _slope(self, self.slope_init, self.slope_per, z.shape)
+        return interpolate(self.fn, z, slope)
 
 
 class CollapsibleGate(nn.Module):
@@ -136,6 +149,10 @@ class CollapsibleGate(nn.Module):
     Attributes:
       fn: the elementwise activation of the gate, such as `nn.silu` (SwiGLU).
       slope_init: the slope that `init` gives.
+      slope_per: as for `CollapsibleActivation`.
+
+    Raises:
+      CollapseError: if params have slopes of another number of units; names the path.
 
     Example:
       >>> import flax.linen as nn, jax, jax.numpy as jnp
@@ -147,6 +164,7 @@ class CollapsibleGate(nn.Module):
 
     fn: Activation
     slope_init: float = 0.0
+    slope_per: SlopePer = "site"
 
     @nn.compact
     def __call__(self, gate: jax.Array, value: jax.Array) -> jax.Array:
@@ -154,10 +172,21 @@ class CollapsibleGate(nn.Module):
         check_activation(self.fn, "CollapsibleGate")
         if self.is_initializing():
             check_elementwise(self.fn, gate)
-        slope = _slope(self, self.slope_init)
+        slope = _slope(self, self.slope_init, self.slope_per, gate.shape)
         opened = interpolate(lambda _, gate: self.fn(gate), jnp.ones_like(gate), slope, gate)
         return opened * value
 
 
-def _slope(module: nn.Module, start: float) -> jax.Array:
-    return module.param("slope", nn.initializers.constant(start), (), jnp.float32)
+def _slope(module: nn.Module, start: float, per: SlopePer, shape: tuple[int, ...]) -> jax.Array:
+    """Returns the slope of a module for pre-activations of this shape."""
+    check_slope_per(per, type(module).__name__)
+    stored = stored_in(module).get("slope")
+    of_units = shape[-1:] if per == "unit" else ()
+    own = of_units if stored is None else jnp.shape(stored)
+    if own not in ((), shape[-1:]):
+        raise CollapseError(
+            f"{child_path(module, 'slope')}: got slopes of shape {own}, expected a scalar or "
+            f"{shape[-1:]}, one for each unit. Give the module the width that the params were made "
+            "with."
+        )
+    return module.param("slope", nn.initializers.constant(start), own, jnp.float32)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lcjax.errors import CollapseError
-from lcjax.nn.activations import Activation, CollapsibleGate
+from lcjax.nn.activations import Activation, CollapsibleGate, SlopePer
 from lcjax.nn.bypass import Bypass
 from lcjax.nn.stored import Initializer, check_has_params, child_path, stored_in, stored_width
 from lcjax.validation.arguments import check_activation
@@ -31,6 +31,7 @@ class CollapsibleGLU(nn.Module):
       param_dtype: dtype of kernels and biases at `init`; the slope is always float32.
       kernel_init: initializer of the kernels; may return boxed values.
       bias_init: initializer of the biases; may return boxed values.
+      slope_per: as for `CollapsibleMLP`.
 
     Raises:
       CollapseError: if the params are half collapsed or of another width; names the path.
@@ -53,6 +54,7 @@ class CollapsibleGLU(nn.Module):
     param_dtype: Any = jnp.float32
     kernel_init: Initializer = nn.initializers.lecun_normal()
     bias_init: Initializer = nn.initializers.zeros_init()
+    slope_per: SlopePer = "site"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, deterministic: bool = True) -> jax.Array:
@@ -83,7 +85,8 @@ class CollapsibleGLU(nn.Module):
             hidden = stored_width(params, "up") if narrowed else self.hidden
             gate = self._dense("gate", hidden, params)(x)
             x = self._dense("up", hidden, params)(x)
-            x = CollapsibleGate(self.activation, name="act")(gate, x)
+            act = CollapsibleGate(self.activation, slope_per=self.slope_per, name="act")
+            x = act(gate, x)
         elif "up" in params:
             x = self._dense("up", stored_width(params, "up"), params)(x)
         x = self._dense("down", self.features, params)(x)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from lcjax.errors import CollapseError
-from lcjax.nn.activations import Activation, CollapsibleActivation
+from lcjax.nn.activations import Activation, CollapsibleActivation, SlopePer
 from lcjax.nn.bypass import Bypass
 from lcjax.nn.stored import Initializer, check_has_params, child_path, stored_in, stored_width
 from lcjax.validation.arguments import check_activation, check_features
@@ -26,8 +26,9 @@ class CollapsibleMLP(nn.Module):
     its affine map of the input of place i is added to the output of the next Dense, and the Dense
     at i may be narrower than `features` or, if the chain ends there, absent.
 
-    Inside `nn.scan` stack params along the first axis, `variable_axes={"params": 0}`: a slope is a
-    scalar, which Flax cannot stack along axis 1 (it raises an AssertionError without a message).
+    Inside `nn.scan` stack params along the first axis, `variable_axes={"params": 0}`: a slope of a
+    site is a scalar, which Flax cannot stack along axis 1 (it raises an AssertionError without a
+    message).
 
     The children are `dense_i`, `act_i`, and with a norm `norm_i`. The order at each place is Dense,
     activation, norm, dropout; the last Dense has none of the three.
@@ -43,6 +44,8 @@ class CollapsibleMLP(nn.Module):
       param_dtype: dtype of kernels and biases at `init`; slopes are always float32.
       kernel_init: initializer of the kernels; may return boxed (partitioned) values.
       bias_init: initializer of the biases; may return boxed values.
+      slope_per: whether `init` gives one slope for each "site", or one for each hidden "unit";
+        afterwards the params decide.
 
     Raises:
       CollapseError: if the params are half collapsed or of another width; names the path.
@@ -67,6 +70,7 @@ class CollapsibleMLP(nn.Module):
     param_dtype: Any = jnp.float32
     kernel_init: Initializer = nn.initializers.lecun_normal()
     bias_init: Initializer = nn.initializers.zeros_init()
+    slope_per: SlopePer = "site"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, deterministic: bool = True) -> jax.Array:
@@ -113,7 +117,7 @@ class CollapsibleMLP(nn.Module):
         )
 
     def _after(self, i: int, x: jax.Array, deterministic: bool) -> jax.Array:
-        x = CollapsibleActivation(self.activation, name=f"act_{i}")(x)
+        x = CollapsibleActivation(self.activation, slope_per=self.slope_per, name=f"act_{i}")(x)
         if self.norm is not None:
             norm = nn.BatchNorm(
                 use_running_average=deterministic,

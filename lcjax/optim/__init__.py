@@ -4,11 +4,11 @@ from lcjax.optim.anneal import AnnealState, anneal_slopes
 from lcjax.optim.opt_state import carry_opt_state, update_site_selection
 from lcjax.optim.param_states import init_marked, param_paths
 from lcjax.optim.penalty import (
-    LinearityState,
     add_linearity_penalty,
     linearity_penalty,
     proximal_linearity_penalty,
 )
+from lcjax.optim.proximal_step import LinearityState
 from lcjax.optim.strength import strength_for_gap
 from lcjax.optim.wrapper import WithLinearityPenaltyState, with_linearity_penalty
 

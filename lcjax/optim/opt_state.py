@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from lcjax.optim.anneal import AnnealState
+from lcjax.optim.kept_units import taken_leaves, taken_state
 from lcjax.optim.param_states import init_marked, param_paths, unmarked
-from lcjax.optim.penalty import LinearityState
+from lcjax.optim.proximal_step import LinearityState
 from lcjax.optim.seeding import origins, seeded
 from lcjax.optim.wrapper import WithLinearityPenaltyState
 from lcjax.surgery.report import CollapseReport
@@ -31,7 +32,9 @@ def carry_opt_state(
     The state of an unchanged leaf (moments, momentum, penalty weight) is carried over; counts
     are kept, so schedules do not restart. Leaves that surgery made, which the report names, start
     with first moments of 0 and second moments at the level of the leaves that they were made of,
-    so that updates grow to their stationary size and not beyond it. The states of `optax.lbfgs`
+    so that updates grow to their stationary size and not beyond it. Where an MLP is narrowed, the
+    hidden units that stay keep their states, in both layers, and a bias that moves from the last
+    Dense to the bypass takes its state with it. The states of `optax.lbfgs`
     and `optax.contrib.galore` are initialised again. The penalized sites were selected when the
     old state was made; the selection is kept.
 
@@ -71,12 +74,17 @@ def carry_opt_state(
     new = set(report.new_leaves)
     gone = [*report.removed_leaves, *report.new_leaves]
     sources = {path: origins(path, params[path], before, gone) for path in new & params.keys()}
+    taken = taken_leaves(old_params, report.units, {path: params[path] for path in sources})
     nodes = leaves_by_path(opt_state, is_leaf=_is_belief)
     beliefs = tuple(f"{path}/" for path, node in nodes.items() if _is_belief(node))
 
     def carry(keys: Any, leaf: Any) -> Any:
         path = leaf_path(keys)
         owner = owners.get(path)
+        if owner in taken:
+            state = taken_state(leaf, owner, path, taken[owner], old)
+            if state is not None:
+                return state
         if owner in new:
             return seeded(leaf, owner, path, sources[owner], old, path.startswith(beliefs))
         if path not in old or path.endswith(_FIRST_STEP):

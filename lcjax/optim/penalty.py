@@ -5,7 +5,7 @@ slopes, the selection and the weights, and stores them in the optimizer state: s
 after a collapse keep their weight.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ import optax
 
 from lcjax.errors import CollapseError
 from lcjax.optim.param_states import selects_sites
+from lcjax.optim.proximal_step import LinearityState, counted, shrink, wide
 from lcjax.optim.selection import weights_by_site
 from lcjax.optim.strength import (
     Penalty,
@@ -24,22 +25,8 @@ from lcjax.optim.strength import (
 from lcjax.tree.paths import leaf_path, site_of
 from lcjax.tree.selection import Selected, SiteSelection, Weights, as_selection
 from lcjax.tree.slopes import narrow, on_marked, only_marked, owned_slopes, slopes_like
+from lcjax.tree.units import units_by_path, units_like
 from lcjax.validation.arguments import check_state, check_tree, require_params
-
-
-class LinearityState(NamedTuple):
-    """State of a penalty transform.
-
-    Attributes:
-      count: steps taken; int32 scalar.
-      weights: float32 scalars where the params have slopes, `optax.MaskedNode` elsewhere.
-      slopes: float32 copies of the slopes where some are narrower (bfloat16, float16), so that
-        small steps add up; None where all are float32.
-    """
-
-    count: jax.Array
-    weights: Any
-    slopes: Any = None
 
 
 def linearity_penalty(
@@ -53,7 +40,8 @@ def linearity_penalty(
 
     Multiply it by a strength λ and add it to the loss. Under Adam the strength of such a term has
     little effect, since the gradient is rescaled: use `with_linearity_penalty`. A stacked site
-    counts every layer.
+    counts every layer. A site with a slope for each unit counts their mean, so that its price is
+    that of a site with one slope.
 
     Args:
       variables: any tree with leaves named `slope`.
@@ -81,12 +69,12 @@ def linearity_penalty(
     selection = as_selection(sites)
     owned = owned_slopes(variables, selection)
     weight_of = weights_by_site(variables, selection, weights)
-    total = jnp.zeros((), jnp.float32)
+    units, total = units_by_path(variables), jnp.zeros((), jnp.float32)
     for keys, slope in jax.tree_util.tree_flatten_with_path(variables)[0]:
         if leaf_path(keys) in owned and site_of(keys) in weight_of:
             gap = 1 - jnp.asarray(slope, jnp.float32)
             distance = gap**2 if penalty == "l2" else jnp.abs(gap)
-            total += weight_of[site_of(keys)] * distance.sum()
+            total += weight_of[site_of(keys)] / units[leaf_path(keys)] * distance.sum()
     return total
 
 
@@ -102,7 +90,8 @@ def add_linearity_penalty(
     the paper's decoupled form. Before the rescaling Adam normalises the strength away; after the
     learning rate, where updates have been negated, it would push slopes away from 1. With a
     learning rate η the gap shrinks by `1 − 2 η λ w` a step, which overshoots above `η λ w = ½`;
-    `with_linearity_penalty(penalty="l2")` takes the implicit step, which never overshoots.
+    `with_linearity_penalty(penalty="l2")` takes the implicit step, which never overshoots. Of a
+    site with a slope for each of n units, each has the weight w / n.
 
     Args:
       strength: λ ≥ 0, in units of the loss, or a schedule of it.
@@ -140,7 +129,7 @@ def add_linearity_penalty(
         def pull(u, w, p):
             return u + (2 * lam * w * (p - 1)).astype(u.dtype)
 
-        return on_marked(pull, updates, state.weights, params), _next(state)
+        return on_marked(pull, updates, state.weights, params), counted(state)
 
     return optax.GradientTransformation(init, update)
 
@@ -161,7 +150,7 @@ def proximal_linearity_penalty(
     For l1 with `u = −η ∂L/∂α` a slope rests at exactly 1 where `|∂L/∂α| ≤ λ w`: a site becomes
     linear where that costs less than λ of loss. The transform must see the final update: anything
     after it in the chain moves slopes off 1. If slopes are narrower than float32, its state has
-    float32 copies of them.
+    float32 copies of them. Of a site with a slope for each of n units, each has the weight w / n.
 
     Args:
       slope_learning_rate: η > 0, or a schedule of it.
@@ -194,7 +183,7 @@ def proximal_linearity_penalty(
     def init(params):
         state = _init(params, selection, weights)
         if any(narrow(slope) for slope in jax.tree.leaves(_slopes(params, state.weights))):
-            copies = only_marked(lambda w, p: _wide(w, p).copy(), state.weights, params)
+            copies = only_marked(lambda w, p: wide(p).copy(), state.weights, params)
             state = state._replace(slopes=copies)
         if steps is not None and selects_sites(params):
             warn_if_unreachable(
@@ -208,28 +197,7 @@ def proximal_linearity_penalty(
         reach = value_at_step(slope_learning_rate, state.count) * value_at_step(
             strength, state.count
         )
-
-        def shrink(w, p, u, copy=None):
-            start = _wide(w, p)
-            if copy is not None:
-                start = jnp.where(_rounded(copy, p) == start, copy, start)
-            gap = 1 - (start + u.astype(start.dtype))
-            if penalty == "l1":
-                gap = jnp.sign(gap) * jnp.maximum(jnp.abs(gap) - reach * w, 0)
-            else:
-                gap = gap / (1 + 2 * reach * w)
-            return (1 - gap).astype(start.dtype)
-
-        copies = () if state.slopes is None else (state.slopes,)
-        ends = only_marked(shrink, state.weights, params, updates, *copies)
-        updates = on_marked(
-            lambda u, end, p: (_rounded(end, p) - _wide(end, p)).astype(u.dtype),
-            updates,
-            ends,
-            params,
-        )
-        state = _next(state)
-        return updates, state if state.slopes is None else state._replace(slopes=ends)
+        return shrink(penalty, reach, updates, state, params)
 
     return optax.GradientTransformation(init, update)
 
@@ -241,22 +209,12 @@ def _init(params: Any, selection: SiteSelection, weights: Weights | None) -> Lin
         return jnp.asarray(weight_of.get(site, 0.0), jnp.float32)
 
     marks = slopes_like(params, weight, selection)
+    marks = only_marked(lambda w, n: w if n == 1 else w / n, marks, units_like(params))
     return LinearityState(count=jnp.zeros([], jnp.int32), weights=marks)
 
 
 def _slopes(params: Any, marks: Any) -> Any:
     return only_marked(lambda _, p: p, marks, params)
-
-
-def _wide(_: Any, slope: Any) -> jax.Array:
-    """Returns a slope in float32, or in its own dtype where that is wider."""
-    return jnp.asarray(slope, jnp.float32) if narrow(slope) else jnp.asarray(slope)
-
-
-def _rounded(value: jax.Array, like: Any) -> jax.Array:
-    """Returns a value rounded to the precision of another; XLA does not remove the rounding."""
-    kind = jnp.finfo(jnp.result_type(like))
-    return jax.lax.reduce_precision(value, kind.nexp, kind.nmant) if narrow(like) else value
 
 
 def _check_wide(site: str, slope: Any) -> None:
@@ -266,7 +224,3 @@ def _check_wide(site: str, slope: Any) -> None:
             "below its spacing near 1 would be lost. Cast slopes to float32, or use "
             "lcjax.with_linearity_penalty, which keeps a float32 copy."
         )
-
-
-def _next(state: LinearityState) -> LinearityState:
-    return state._replace(count=optax.safe_increment(state.count))

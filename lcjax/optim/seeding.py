@@ -16,8 +16,8 @@ import numpy as np
 from lcjax.tree.paths import is_slope_path
 
 # Fields of optax's states with second moments and other magnitudes of gradients or steps.
-_LEVELS = {"nu", "nu_max", "v", "v_row", "v_col", "n", "sum_of_squares", "exp_avg_sq"}
-_LEVELS |= {"grad_sum_sq", "e_g", "e_x", "step_sizes", "scale", "subgradients", "reward"}
+LEVELS = {"nu", "nu_max", "v", "v_row", "v_col", "n", "sum_of_squares", "exp_avg_sq"}
+LEVELS |= {"grad_sum_sq", "e_g", "e_x", "step_sizes", "scale", "subgradients", "reward"}
 _FACTORED = ("v", "v_row", "v_col")
 
 
@@ -56,23 +56,28 @@ def seeded(
         so that the first errors of its prediction are the gradients themselves.
     """
     before = path[: len(path) - len(owner)]
-    names = before.removesuffix("params/").removesuffix("/").split("/")
-    if names[-1] not in _LEVELS or not jnp.issubdtype(jnp.result_type(fresh), jnp.floating):
+    name = field_of(before)
+    if name not in LEVELS or not jnp.issubdtype(jnp.result_type(fresh), jnp.floating):
         return fresh
-    found = _values(before, names[-1], names[-1], sources, old)
-    if names[-1] in _FACTORED:  # a matrix has either v, or v_row and v_col; else one zero
-        each = [_values(before, names[-1], one, sources, old) for one in _FACTORED]
+    found = _values(before, name, name, sources, old)
+    if name in _FACTORED:  # a matrix has either v, or v_row and v_col; else one zero
+        each = [_values(before, name, one, sources, old) for one in _FACTORED]
         found = [value for values in each for value in values if value.size > 1] or found
     if not found:
         return fresh
     usable = jnp.stack([(value >= 0).all() for value in found]).all()
     level = jnp.stack([jnp.mean(value, dtype=jnp.float32) for value in found]).max()
     if belief:
-        firsts = _values(before, names[-1], "mu", sources, old)
+        firsts = _values(before, name, "mu", sources, old)
         squares = [jnp.mean(jnp.square(value), dtype=jnp.float32) for value in firsts]
         level = jnp.stack([level, *squares]).max()
     usable &= jnp.isfinite(level)
     return jnp.where(usable, level.astype(fresh.dtype), fresh)
+
+
+def field_of(before: str) -> str:
+    """Returns the field of optax's state that a path without its param's path ends in."""
+    return before.removesuffix("params/").removesuffix("/").rpartition("/")[2]
 
 
 def _values(

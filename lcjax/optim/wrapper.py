@@ -16,11 +16,14 @@ from lcjax.optim.inner_state import (
     seeing_slopes,
     with_true_slopes,
 )
+from lcjax.optim.param_states import selects_sites
 from lcjax.optim.penalty import proximal_linearity_penalty
+from lcjax.optim.proximal_step import shrink
 from lcjax.optim.selection import marks_of
-from lcjax.optim.strength import Penalty, value_at_step
+from lcjax.optim.strength import Penalty, value_at_step, warn_if_unreachable
 from lcjax.tree.selection import Selected, Weights, as_selection
 from lcjax.tree.slopes import on_marked, only_marked
+from lcjax.tree.units import units_like
 from lcjax.validation.arguments import (
     check_number,
     check_optimizer,
@@ -83,6 +86,11 @@ def with_linearity_penalty(
     inner optimizer and learning rate. With l2 the gap at rest is `|∂L/∂α| / (2 λ w)`, which is
     not 0.
 
+    Of a site with a slope for each of n units, each has the weight w / n and the learning rate n η:
+    its price is that of a site with one slope, and on average its slopes move as that one does.
+    A unit rests at exactly 1 where `|∂L/∂α_j| ≤ λ w / n`. The kernels in the params show whether a
+    vector of slopes is of units or of stacked layers, so they must not be masked.
+
     Slopes that are not selected do not move. On steps that an inner `optax.apply_if_finite` or
     `optax.MultiSteps` skips, slopes do not move either; over steps that `MultiSteps` or
     `optax.apply_every` accumulates, slopes take the mean of their gradients. A slope's gradient
@@ -125,13 +133,8 @@ def with_linearity_penalty(
     if not isinstance(momentum, Tracer) and not 0 <= momentum < 1:
         raise ValueError(f"momentum is {momentum}, must be in [0, 1).")
     selection = as_selection(sites)
-    shrink = proximal_linearity_penalty(
-        slope_learning_rate,
-        strength,
-        penalty=penalty,
-        sites=selection,
-        weights=weights,
-        steps=steps,
+    prices = proximal_linearity_penalty(
+        slope_learning_rate, strength, penalty=penalty, sites=selection, weights=weights
     )
     inner = optax.with_extra_args_support(inner)
 
@@ -150,18 +153,24 @@ def with_linearity_penalty(
         def zeros():
             return only_marked(lambda _, p: jnp.zeros(jnp.shape(p), jnp.float32), marks, params)
 
+        priced: Any = prices.init(params)
+        if steps is not None and selects_sites(params):
+            of_sites = only_marked(
+                lambda w, n: w if n == 1 else w * n, priced.weights, units_like(params)
+            )
+            warn_if_unreachable(params, of_sites, slope_learning_rate, strength, penalty, steps)
         return WithLinearityPenaltyState(
             inner=with_true_slopes(inner_state, marks, params),
             momentum=zeros(),
             selected=marks,
-            shrink=shrink.init(params),
+            shrink=priced,
             accumulated=Accumulated(jnp.zeros([], jnp.int32), zeros()) if is_accumulating else None,
         )
 
     def update(updates, state, params=None, **extra):
         require_params("with_linearity_penalty", params)
         check_state("with_linearity_penalty", state.selected, params)
-        marks = state.selected
+        marks, units = state.selected, units_like(params)
         proposed, inner_state = inner.update(
             updates, state.inner, _zero_slopes(params, marks), **seeing_slopes(extra, marks, params)
         )
@@ -175,15 +184,18 @@ def with_linearity_penalty(
         rate = value_at_step(slope_learning_rate, state.shrink.count)
         price = value_at_step(strength, state.shrink.count)
 
-        def average(m, g, w):
+        def rate_of(n):
+            return rate if n == 1 else n * rate
+
+        def average(m, g, w, n):
             # One gradient moves a slope by at most 1 in total, plus the step of the penalty.
-            most = 1 / jnp.maximum(rate, jnp.finfo(m.dtype).tiny) + price * w
+            most = 1 / jnp.maximum(rate_of(n), jnp.finfo(m.dtype).tiny) + price * w
             g = jnp.clip(g, -most, most)
             return jnp.clip(momentum * m + (1 - momentum) * g, -most, most).astype(m.dtype)
 
-        momenta = only_marked(average, state.momentum, gradients, state.shrink.weights)
-        moved = on_marked(lambda _, m: -rate * m, proposed, momenta)
-        moved, shrunk = shrink.update(moved, state.shrink, params)
+        momenta = only_marked(average, state.momentum, gradients, state.shrink.weights, units)
+        moved = on_marked(lambda _, m, n: -rate_of(n) * m, proposed, momenta, units)
+        moved, shrunk = shrink(penalty, rate * price, moved, state.shrink, params, units)
         proposed = on_marked(
             lambda u, mark, new: jnp.where(mark & moves, new, 0).astype(u.dtype),
             proposed,

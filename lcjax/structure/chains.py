@@ -13,6 +13,7 @@ from lcjax.algebra.bypasses import stack_dense
 from lcjax.algebra.fuse import DenseParams, cheapest_cuts, dense_flops
 from lcjax.errors import CollapseError
 from lcjax.tree.paths import natural_sort_key
+from lcjax.tree.units import of_units
 
 _DENSE, _ACT = re.compile(r"dense_(\d+)"), re.compile(r"act_(\d+)")
 _BYPASS = re.compile(r"bypass_(\d+)")
@@ -27,7 +28,8 @@ class Chain:
       path: of the module inside params; "" at the root.
       denses: the Dense layers in the tree, each by its index; for a gated unit 0 is `up` and 1 is
         `down`.
-      acts: slope of every activation in the tree, by the index of the Dense before it.
+      acts: slope of every activation in the tree, or its slopes for each unit, by the index of the
+        Dense before it.
       norms: params of every norm in the tree, by the index of the Dense before it.
       gate: params of the gate, where the chain is a gated unit.
       bypasses: params of every bypass in the tree, by the index of the Dense whose input it reads;
@@ -266,10 +268,10 @@ def _check_site(chain: Chain, i: int, slope: Any) -> None:
             f"{chain.site(i)}: expected {missing} with it: the tree is half collapsed. Restore a "
             "tree that lcjax.collapse or init made."
         )
-    kernel = chain.denses[i]["kernel"]
-    if tuple(slope.shape) != tuple(kernel.shape[:-2]):
+    kernel, shape = tuple(chain.denses[i]["kernel"].shape), tuple(slope.shape)
+    if shape != kernel[:-2] and not of_units(shape, kernel):
         raise CollapseError(
-            f"{chain.site(i)}: got a slope of shape {tuple(slope.shape)}, expected "
-            f"{tuple(kernel.shape[:-2])}, the leading axes of {chain.dense_name(i)}'s kernel "
-            f"{tuple(kernel.shape)}. Give one slope for each layer that the kernel stacks."
+            f"{chain.site(i)}: got a slope of shape {shape}, expected {kernel[:-2]}, the leading "
+            f"axes of {chain.dense_name(i)}'s kernel {kernel}, or {(*kernel[:-2], kernel[-1])}. "
+            "Give one slope for each layer that the kernel stacks, or for each unit of each layer."
         )

@@ -7,7 +7,9 @@ from lcjax.errors import CollapseError
 from lcjax.structure.sites import Site, Sites, require_finite_gap
 from lcjax.tree.selection import choose, site_names
 
-Reason = Literal["gap", "unpaired", "not_chosen", "stacked", "grows"]
+Reason = Literal[
+    "gap", "unpaired", "not_chosen", "stacked", "grows", "few_linear_units", "bypassed"
+]
 
 _UNSTACK = (
     "the layers that a scan stacks collapse together. To collapse some of them, unstack them: "
@@ -20,6 +22,8 @@ _TEXT: dict[Reason, str] = {
     "not_chosen": "not chosen",
     "stacked": "stacked layers, which only an exact fuse can take",
     "grows": "would grow: one matrix with its bias is no smaller than two",
+    "few_linear_units": "too few linear units",
+    "bypassed": "linear units, whose input a bypass adds to in part:",
 }
 
 
@@ -29,8 +33,10 @@ class Skip(NamedTuple):
     Attributes:
       site: its path.
       reason: "gap" (its slope is too far from 1), "unpaired" (no Dense on both sides),
-        "not_chosen", "stacked" (layers of a scan, which cannot be fitted), or "grows" (one matrix
-        would be no smaller).
+        "not_chosen", "stacked" (layers of a scan, which cannot be fitted), "grows" (one matrix
+        would be no smaller), or of a site with a slope for each unit "few_linear_units" (a linear
+        map for them would be no smaller) or "bypassed" (a bypass of a neighbouring pair reads or
+        feeds the units).
       detail: the figures, such as "0.3000 over 0.05"; may be empty.
     """
 
@@ -68,7 +74,11 @@ class Selection(NamedTuple):
 
 
 def select_linear(
-    found: Sites, sites: SiteSelector, max_gap: float, collapsed: Collection[str] = ()
+    found: Sites,
+    sites: SiteSelector,
+    max_gap: float,
+    collapsed: Collection[str] = (),
+    partly: Collection[str] = (),
 ) -> Selection:
     """Returns the sites to collapse exactly.
 
@@ -77,6 +87,8 @@ def select_linear(
       sites: what the user chose; None takes every site within the gap.
       max_gap: largest accepted gap.
       collapsed: paths of the sites that are collapsed already.
+      partly: paths of sites some of whose units are within the gap; they are skipped for their
+        gap, also where `sites` names them.
 
     Raises:
       CollapseError: as `lcjax.collapse`.
@@ -84,11 +96,15 @@ def select_linear(
     names = None if sites is None else site_names(sites)
     _check_open(found, names or (), collapsed)
     if names is not None:
-        chosen = _named(found, names, sites)
+        chosen, over = _named(found, names, sites), []
         for site in found:
             if site.path in chosen and site.gap is not None and require_finite_gap(site) > max_gap:
-                raise CollapseError(_over(site, max_gap))
-        return _selection(found, chosen)
+                if site.path not in partly:
+                    raise CollapseError(_over(site, max_gap))
+                over.append(gap_skip(site, max_gap))
+        selection = _selection(found, chosen - {skip.site for skip in over})
+        skips = {skip.site: skip for skip in (*selection.skipped, *over)}
+        return selection._replace(skipped=tuple(skips.values()))
     choose(found.paths)  # raises where there is no site
     if any(site.gap is None for site in found):
         raise CollapseError(
@@ -131,6 +147,8 @@ def _selection(found: Sites, chosen: set[str], max_gap: float | None = None) -> 
 def gap_skip(site: Site, max_gap: float) -> Skip:
     """Returns why a site over the accepted gap is skipped."""
     advice = f" in one layer at least; {_UNSTACK}" if site.layers > 1 else ""
+    if site.linear_units is not None:
+        advice = f" in one unit at least, {site.linear_units:,} are exactly linear{advice}"
     return Skip(site.path, "gap", f"{site.gap:.4f} over {max_gap:g}{advice}")
 
 

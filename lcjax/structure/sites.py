@@ -18,6 +18,7 @@ from lcjax.structure.chains import Chain, find_chains
 from lcjax.tree.paths import FUNCTION_TREE_PARTS, natural_sort_key
 from lcjax.tree.selection import NO_SITES
 from lcjax.tree.slopes import slopes_by_path
+from lcjax.tree.units import of_units
 from lcjax.validation.arguments import check_tree
 from lcjax.validation.functions import check_function, check_inputs, explained
 
@@ -28,7 +29,8 @@ class Site:
 
     Attributes:
       path: inside params, such as `block_3/mlp/act_0`.
-      slope: α; of layers stacked by `nn.scan` the one farthest from 1; None where it is abstract.
+      slope: α; of layers stacked by `nn.scan`, and of units with slopes of their own, the one
+        farthest from 1; None where it is abstract.
       d_in: input width of the Dense before, with that of a bypass added to its output; 0 where
         the site is unpaired.
       d_hidden: width of the activation; 0 where the site is unpaired.
@@ -40,6 +42,8 @@ class Site:
       layers: how many layers `nn.scan` stacked in this site; they collapse together.
       fusing_saves: whether one matrix, with its bias, has fewer parameters than two with theirs,
         and than there are now. About `d_in d_out < d_hidden (d_in + d_out)`.
+      linear_units: of a site with a slope for each unit, how many are exactly 1, over all layers;
+        None of other sites, and where slopes are abstract.
     """
 
     path: str
@@ -53,6 +57,7 @@ class Site:
     flops_after: int = 0
     layers: int = 1
     fusing_saves: bool = False
+    linear_units: int | None = None
 
     @property
     def gap(self) -> float | None:
@@ -169,6 +174,7 @@ def forward_order(apply_fn: Callable[..., Any], variables: Any, inputs: Sequence
 def _site(chain: Chain, i: int) -> Site:
     first, second = chain.entered(i), chain.denses[chain.after(i)]
     d_in, d_hidden, d_out = first["kernel"].shape[-2], *chain.widths(i)[1:]
+    shape = first["kernel"].shape
     slope, bypass = chain.acts[i], chain.bypasses.get(i, {})
     denses = [first, second, bypass, *([] if chain.gate is None else [chain.gate])]
     parts = [*denses, chain.norms.get(i, {})]
@@ -180,7 +186,8 @@ def _site(chain: Chain, i: int) -> Site:
         d_out=d_out,
         parameters_before=sum(math.prod(leaf.shape) for part in parts for leaf in part.values()),
         flops_before=dense_flops(denses),
-        layers=math.prod(slope.shape),
+        layers=math.prod(shape[:-2]),
+        linear_units=linear_units(slope) if of_units(slope.shape, shape) else None,
     )
     biased = "bias" in second or "bias" in bypass or i in chain.norms
     return with_savings(site, "bias" in first, biased, linear="kernel" in bypass)
@@ -216,8 +223,17 @@ def worst_slope(slope: Any) -> float | None:
     return float(flat[np.argmax(np.abs(1 - flat))]) if np.isfinite(flat).all() else math.nan
 
 
+def linear_units(slope: Any) -> int | None:
+    """Returns how many slopes are exactly 1; None where they are traced or abstract."""
+    if is_abstract(slope):
+        return None
+    return int((np.asarray(slope) == 1).sum())
+
+
 def _row(site: Site) -> list[str]:
     slope = ["?", "?"] if site.slope is None else [f"{site.slope:.4f}", f"{site.gap:.4f}"]
+    if site.linear_units is not None:
+        slope[0] = f"{site.linear_units:,} of {site.layers * site.d_hidden:,} units linear"
     name = site.path or "(root)"
     if not site.paired:
         return [name, *slope, *["–"] * 7, "unpaired"]

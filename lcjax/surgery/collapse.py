@@ -11,8 +11,9 @@ from lcjax.calibration.fits import Exact, Fit, check_fit
 from lcjax.structure.choice import SiteSelector, select_for_fit, select_linear
 from lcjax.structure.front_end import Collapsible
 from lcjax.structure.params_tree import ParamsTree
-from lcjax.structure.sites import Sites, worst_slope
+from lcjax.structure.sites import Site, Sites, linear_units, worst_slope
 from lcjax.surgery.checks import solve_each
+from lcjax.surgery.fold import Linear, fold_linear_units, partly_linear
 from lcjax.surgery.report import CollapseReport, make_report
 from lcjax.tree.slopes import slopes as slopes_of
 from lcjax.tree.slopes import with_slopes_from
@@ -34,6 +35,10 @@ def collapse(
     `b = b1 W2 + b2`, with a batch norm between them folded in; where one matrix would be larger
     than two, the cheapest factors stay. For relu the error of taking slope α for 1 is at most
     `gap · (‖W1‖₂ ‖x‖ + ‖b1‖) · ‖diag(s) W2‖₂`.
+
+    Where a site has a slope for each hidden unit and only some are within the gap, these fold into
+    a linear map next to the other units, `W += A_j B_j`, if that is smaller: the map has d_in d_out
+    weights, a folded unit frees d_in + d_out.
 
     With a calibration from `lcjax.calibrate` the calibrated sites are collapsed, whatever their
     slopes: `LeastSquares` replaces each segment of Dense layers by the ridge regression of its
@@ -96,13 +101,15 @@ def collapse_model(
     if isinstance(sites, Calibration):
         raise TypeError("sites is a Calibration; expected paths. Pass it as calibration=.")
     fit, slopes = _fit_for(fit, calibration), None
+    partly: Linear = {}
     if calibration is None:
-        found = model.sites
+        found, judged = model.sites, model.variables
         if slopes_from is not None:
             judged = with_slopes_from(model.variables, slopes_from)
             slopes = slopes_of(judged)
-            found = Sites(replace(s, slope=worst_slope(slopes[s.path])) for s in found)
-        selection = select_linear(found, sites, fit.max_gap, model.collapsed)
+            found = Sites(_judged(site, slopes[site.path]) for site in found)
+        partly = partly_linear(found, judged, fit.max_gap)
+        selection = select_linear(found, sites, fit.max_gap, model.collapsed, partly)
     else:
         chosen = calibration.sites if sites is None else sites
         selection = select_for_fit(model.sites, chosen, model.collapsed)
@@ -112,7 +119,15 @@ def collapse_model(
     replacements = solve_each(fit, segments, calibration)
     rebuilt = model.rebuild(replacements)
     report = make_report(model.sites, replacements, rebuilt, selection.skipped, slopes)
-    return rebuilt.tree, report
+    over = {skip.site for skip in selection.skipped if skip.reason == "gap"}
+    linear = {path: units for path, units in partly.items() if path in over}
+    return fold_linear_units(model, rebuilt, report, linear)
+
+
+def _judged(site: Site, slope: Any) -> Site:
+    """Returns a site with this slope in place of its own."""
+    units = None if site.linear_units is None else linear_units(slope)
+    return replace(site, slope=worst_slope(slope), linear_units=units)
 
 
 def abstract_collapse(

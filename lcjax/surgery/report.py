@@ -1,6 +1,6 @@
 """The report of a collapse."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -169,6 +169,42 @@ def make_report(
         narrowed=tuple(narrowed[path] for path in sites.paths if path in narrowed),
         removed=tuple(path for path in sites.paths if path in removed),
     )
+
+
+def merge_reports(
+    parts: Sequence[CollapseReport], sites: Sites, skipped: Iterable[Skip], parameters: int
+) -> CollapseReport:
+    """Returns the report of a collapse that was made in parts, each of some chains alone.
+
+    Args:
+      parts: of trees with those chains only.
+      sites: of the whole model before.
+      skipped: the sites that stay.
+      parameters: of the whole model before.
+    """
+    collapsed = {site for part in parts for site in part.collapsed}
+    factored = {site for part in parts for site in part.factored}
+    saved = sum(part.parameters_before - part.parameters_after for part in parts)
+    return CollapseReport(
+        gaps={site: gap for part in parts for site, gap in part.gaps.items()},
+        collapsed=tuple(path for path in sites.paths if path in collapsed),
+        factored=tuple(path for path in sites.paths if path in factored),
+        skipped=tuple(skipped),
+        new_leaves=tuple(sorted((p for part in parts for p in part.new_leaves), key=_in_tree)),
+        removed_leaves=tuple(
+            sorted((p for part in parts for p in part.removed_leaves), key=_in_tree)
+        ),
+        parameters_before=parameters,
+        parameters_after=parameters - saved,
+        flops_before=sum(part.flops_before for part in parts),
+        flops_after=sum(part.flops_after for part in parts),
+        fits=tuple(fit for part in parts for fit in part.fits),
+        units={site: units for part in parts for site, units in part.units.items()},
+    )
+
+
+def _in_tree(path: str) -> list[str]:
+    return path.split("/")
 
 
 def _gap(slope: Any) -> Any:

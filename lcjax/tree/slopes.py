@@ -28,7 +28,8 @@ def slopes(tree: Any) -> dict[str, Any]:
         function, have the same site paths.
 
     Returns:
-      {site path: slope}; the leaves of the tree, of shape () or of a stack's leading axes.
+      {site path: slope}; the leaves of the tree, of shape () or of a stack's leading axes, with one
+      more axis where a site has a slope for each unit.
 
     Example:
       >>> slopes({"act_0": {"slope": 0.25}, "dense_0": {"kernel": 1.0}})

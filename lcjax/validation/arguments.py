@@ -135,6 +135,12 @@ def check_activation(fn: Any, owner: str) -> None:
         )
 
 
+def check_slope_per(slope_per: Any, owner: str) -> None:
+    """Raises ValueError unless slopes are for each site or for each unit."""
+    if slope_per not in ("site", "unit"):
+        raise ValueError(f"{owner}: slope_per is {slope_per!r}; expected 'site' or 'unit'.")
+
+
 def check_features(features: Any, owner: str) -> None:
     """Raises TypeError unless features are a sequence of widths."""
     if isinstance(features, str) or not hasattr(features, "__len__"):

@@ -7,7 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from tyro.conf import Suppress, arg
 
-from train.config.protocol import PenaltyProtocolConfig, ProtocolConfig
+from train.config.calibrated import ProtocolConfig
+from train.config.protocol import PenaltyProtocolConfig
 from train.models.base import ModelConfig
 from train.runtime.devices import DevicesConfig
 from train.validation import require
@@ -75,6 +76,10 @@ class PenaltyConfig:
     """l1: selects sites, their slopes reach exactly 1; l2: the paper's."""
     slope_learning_rate: float = 0.2
     """Learning rate of the slopes; 0 freezes them, which trains a plain network."""
+    slope_per: Literal["site", "unit"] = "site"
+    """One slope for each site, or one for each of its hidden units at the same price in all."""
+    linear_units: float = 0.0
+    """With --slope-per unit: fraction of the units of each site whose slopes start at 1."""
     start: float = 0.0
     """Fraction of the steps before slopes start to move; the network is a plain one until then."""
     last: int | float | None = None

@@ -3,7 +3,8 @@
 import math
 
 from train.config.base import Config
-from train.config.protocol import AnnealConfig, HealedConfig
+from train.config.calibrated import HealedConfig
+from train.config.protocol import AnnealConfig
 from train.validation import ConfigError, positive, require
 
 
@@ -37,6 +38,7 @@ def check(config: Config) -> None:
     require(optimizer, "clip_norm", lambda v: v is None or positive(v), "a positive number")
     require(penalty, "strength", lambda value: 0 <= value < math.inf, "at least 0")
     require(penalty, "slope_learning_rate", lambda value: 0 <= value < math.inf, "at least 0")
+    require(penalty, "linear_units", lambda value: 0 <= value <= 1, "in [0, 1]")
     require(penalty, "start", lambda value: 0 <= value < 1, "in [0, 1)")
     require(penalty, "max_gap", lambda value: value >= 0, "at least 0")
     require(run, "seed", lambda value: 0 <= value < 2**32, "in [0, 2^32)")
@@ -49,6 +51,11 @@ def check(config: Config) -> None:
 
 def _check_combinations(config: Config) -> None:
     protocol, init, start = config.protocol, config.init, config.penalty.start
+    if config.penalty.linear_units and config.penalty.slope_per == "site":
+        raise ConfigError(
+            f"--linear-units is {config.penalty.linear_units}, but sites have one slope each; "
+            "expected --slope-per unit with it."
+        )
     if init.collapsed_from is not None and init.deep is not None:
         raise ConfigError("--collapsed-from and --from are both set; expected one of them.")
     healed = isinstance(protocol, HealedConfig) and protocol.deep_teacher

@@ -1,41 +1,22 @@
 """Protocols of training and collapse, one dataclass each: a run has the flags of its own only."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from tyro.conf import arg
-from tyro.constructors import PrimitiveConstructorSpec
 
-import lcjax
+from train.config.calibrated import (
+    FitName,
+    HealedConfig,
+    PlannedConfig,
+    ProtocolConfig,
+    fit_names,
+)
 from train.validation import ConfigError, positive, require
 
-FitName = Literal["exact", "per_unit", "least_squares"]
-
-
-def _is_fit(value: Any) -> bool:
-    return value in get_args(FitName)
-
-
-def _fit(arguments: list[str]) -> Any:
-    name = arguments[0].replace("-", "_")
-    if not _is_fit(name):
-        raise ValueError(f"got {arguments[0]!r}, expected exact, per-unit or least-squares")
-    return name
-
-
-# On the command line names have hyphens; underscores are accepted too.
-_Fit = Annotated[
-    FitName,
-    PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="{exact,per-unit,least-squares}",
-        instance_from_str=_fit,
-        is_instance=_is_fit,
-        str_from_instance=lambda name: [name.replace("_", "-")],
-    ),
-]
+AnyFitName = Literal[FitName, "units", "mix"]
 _NAME = arg(
     metavar="{penalty,ramp,fit-heal,progressive,anneal,paper}",
     help="penalty: a penalty pulls slopes to 1 and selects the sites. ramp: the same with a "
@@ -43,89 +24,6 @@ _NAME = arg(
     "progressive: collapse in stages from the last site. anneal: slopes follow a schedule. paper: "
     "the published method. --protocol NAME --help lists the flags of one.",
 )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ProtocolConfig:
-    """How sites become linear, and how they are collapsed."""
-
-    protocol: str
-
-    def check(self) -> None:
-        """Raises ConfigError if a field is out of range."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CalibratedConfig(ProtocolConfig):
-    """A protocol that fits sites to training data."""
-
-    fit: _Fit = "least_squares"
-    """How a site is collapsed: exact, as if its slope were 1; per-unit, a gain and an offset for
-    every hidden unit; least-squares, one regression per segment."""
-    sequential: bool = False
-    """Fit sites one after another, each on the compact model's own inputs."""
-    calibration_images: int = 4096
-    """Training examples that sites are fitted to: images, texts, or windows of a text."""
-
-    def check(self) -> None:
-        """Raises ConfigError if a field is out of range."""
-        super().check()
-        require(self, "calibration_images", lambda value: value >= 1, "at least 1")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PlannedConfig(CalibratedConfig):
-    """A protocol that can select sites by what they cost on the validation split."""
-
-    order: Literal["sensitivity", "last", "gap"] = "sensitivity"
-    """Order in which sites are taken."""
-    count: int | None = None
-    """Number of sites to collapse."""
-    target_params: int | float | None = None
-    """Largest number of parameters of the compact model, or its fraction of the deep model's."""
-
-    def size_budget(self) -> lcjax.Count | lcjax.Params | None:
-        """Returns the budget of --count or --target-params; None if neither is given."""
-        if self.count is not None:
-            return lcjax.Count(self.count)
-        return None if self.target_params is None else lcjax.Params(self.target_params)
-
-    def check(self) -> None:
-        """Raises ConfigError if a field is out of range, or two budgets are given."""
-        super().check()
-        require(self, "count", lambda value: value is None or value >= 1, "at least 1")
-        require(
-            self,
-            "target_params",
-            lambda value: value is None or value >= 1 or 0 < value < 1,
-            "a number of at least 1, or a fraction in (0, 1)",
-        )
-        if self.count is not None and self.target_params is not None:
-            raise ConfigError("--count and --target-params are both set; expected one of them.")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class HealedConfig(CalibratedConfig):
-    """A protocol that trains the compact model further."""
-
-    max_drop: float = 0.02
-    """Largest loss of quality on the validation split before healing: accuracy (0 to 1), or loss of
-    a language model in nats (0.02 nats are 2 % of perplexity)."""
-    heal_epochs: float = 1.0
-    """Epochs of training after the last collapse."""
-    heal_learning_rate: float | None = None
-    """Largest learning rate after the deep model; by default that of training, for progressive a
-    fifth of it."""
-    deep_teacher: bool = False
-    """Heal with the deep model as teacher."""
-
-    def check(self) -> None:
-        """Raises ConfigError if a field is out of range."""
-        super().check()
-        require(self, "max_drop", lambda value: 0 <= value <= 1, "in [0, 1]")
-        require(self, "heal_epochs", lambda value: 0 <= value < math.inf, "at least 0")
-        rate = "heal_learning_rate"
-        require(self, rate, lambda value: value is None or positive(value), "a positive number")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,6 +55,50 @@ class FitHealConfig(PlannedConfig, HealedConfig):
     """
 
     protocol: Annotated[Literal["fit-heal"], _NAME] = "fit-heal"
+    fit: Annotated[AnyFitName, fit_names(AnyFitName)] = "least_squares"
+    """How a site is collapsed: as for every protocol; units keeps --keep-units hidden units of
+    every site and fits the last kernel again; mix chooses among all fits, site by site, within
+    --target-params. Units and mixes are fitted one site after another."""
+    keep_units: int | float | None = None
+    """Hidden units that --fit units keeps of every site: their number, or their fraction."""
+    linear: bool = False
+    """With --fit units, add a linear map of the input to the units that are kept."""
+    plan: Path | None = None
+    """Take the fit of every site from this file of `lcjax.plan_fits(...).save`; needs --from, or a
+    file without weights."""
+
+    def check(self) -> None:
+        """Raises ConfigError if a field is out of range, or flags contradict one another."""
+        super().check()
+        require(
+            self,
+            "keep_units",
+            lambda value: value is None or 0 < value < 1 or (value >= 1 and value % 1 == 0),
+            "a whole number of at least 1, or a fraction in (0, 1)",
+        )
+        budgets = {"--count": self.count, "--target-params": self.target_params}
+        units = {"--keep-units": self.keep_units, "--linear": self.linear or None}
+        if self.plan is not None:
+            usual = type(self)().fit
+            fit = {"--fit": self.fit if self.fit != usual else None}
+            return _refuse("--plan", {**fit, **units, **budgets}, "the file has the fits")
+        if self.fit != "units":
+            _refuse(f"--fit {self.fit}", units, "they belong to --fit units")
+        elif self.keep_units is None:
+            raise ConfigError("--fit units needs --keep-units, such as 0.25 or 64.")
+        else:
+            _refuse("--fit units", budgets, "--keep-units says the size")
+        if self.fit == "mix":
+            _refuse("--fit mix", {"--count": self.count}, "--target-params says the size")
+            if self.target_params is None:
+                raise ConfigError("--fit mix needs --target-params, such as 0.8 or 400000.")
+
+
+def _refuse(flag: str, others: Mapping[str, Any], reason: str) -> None:
+    """Raises ConfigError if another flag is given too."""
+    for other, value in others.items():
+        if value is not None:
+            raise ConfigError(f"{flag} and {other} are both set; leave {other} out: {reason}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -230,6 +172,8 @@ def convert_protocol(protocol: ProtocolConfig, name: str) -> ProtocolConfig:
         return protocol
     kind = PROTOCOL_CONFIGS[name]
     shared = flag_names(kind) & flag_names(type(protocol))
+    if getattr(protocol, "fit", None) not in get_args(FitName):
+        shared -= {"fit"}  # one that only the other protocol has
     return kind(**{field: getattr(protocol, field) for field in shared})  # type: ignore
 
 

@@ -33,7 +33,7 @@ LossFn = Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, tuple[Any, Metric
 # watch(step, state) -> whether training ends here; called before the first step and between
 # dispatches, before a checkpoint; maybe twice with the same state
 Watch = Callable[[int, "TrainState"], bool]
-SLOPE = "slope/"
+SLOPE, LINEAR_UNITS = "slope/", "linear_units/"
 
 
 class Diverged(ArithmeticError):
@@ -92,7 +92,8 @@ def make_dispatch(
     """Returns the jitted `dispatch(state, arrays, inputs)`, which takes several steps.
 
     The state is donated. The random key of a step depends on `key` and the step's number only.
-    Metrics have one value per step: the loss, those of `loss`, and every slope after the step.
+    Metrics have one value per step: the loss, those of `loss`, and every slope after the step; of
+    a site with a slope for each unit the mean, and the number of those at exactly 1.
 
     Args:
       loss: of a batch.
@@ -200,7 +201,10 @@ def train(
 
 
 def _slopes(params: Any) -> Metrics:
-    return {SLOPE + site: slope for site, slope in lcjax.slopes(params).items()}
+    found = lcjax.slopes(params)
+    means = {SLOPE + site: slope.mean() if slope.ndim else slope for site, slope in found.items()}
+    units = {site: slope for site, slope in found.items() if slope.ndim}
+    return means | {LINEAR_UNITS + site: (slope == 1).sum() for site, slope in units.items()}
 
 
 def _progress(step: int, total: int) -> tqdm:
@@ -241,4 +245,6 @@ def _record(
         recorder.write(step, record)
     linear = [value == 1 for name, value in record.items() if name.startswith(SLOPE)]
     state = f"loss {record['train/loss']:.3f}, {sum(linear)}/{len(linear)} linear"
+    units = [value for name, value in record.items() if name.startswith(LINEAR_UNITS)]
+    state += f", {sum(units):,.0f} units" if units else ""
     bar.set_postfix_str(state, refresh=False)

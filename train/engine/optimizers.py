@@ -54,6 +54,18 @@ def freeze_slopes(inner: optax.GradientTransformation) -> optax.GradientTransfor
     return optax.GradientTransformation(inner.init, update)
 
 
+def with_slopes_for(penalty: PenaltyConfig, variables: Any) -> Any:
+    """Returns variables with the slopes that training begins with: of sites, or of their units."""
+    if penalty.slope_per == "site":
+        return variables
+
+    def start(slope: jax.Array) -> jax.Array:
+        linear = round(penalty.linear_units * slope.shape[-1]) if slope.ndim else 0
+        return slope if not linear else slope.at[..., :linear].set(1)
+
+    return lcjax.map_slopes(start, lcjax.with_unit_slopes(variables))
+
+
 def warmup_cosine(
     optimizer: OptimizerConfig, steps: int, *, start: int = 0, peak: float | None = None
 ) -> optax.Schedule:

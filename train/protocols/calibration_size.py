@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 import lcjax
-from train.config.protocol import CalibratedConfig
+from train.config.calibrated import CalibratedConfig
 from train.runtime.devices import is_main_process
 from train.tasks.base import Task
 

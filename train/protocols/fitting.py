@@ -7,7 +7,7 @@ from typing import Any
 import lcjax
 from lcjax.planning.budgets import Budget
 from lcjax.tree.selection import choose
-from train.config.protocol import CalibratedConfig, PlannedConfig
+from train.config.calibrated import CalibratedConfig, PlannedConfig
 from train.protocols.calibration_size import warn_if_too_few_tokens
 from train.runtime.devices import is_main_process
 from train.tasks.base import Task

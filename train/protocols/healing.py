@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import optax
 
-from train.config.protocol import HealedConfig
+from train.config.calibrated import HealedConfig
 from train.engine.loop import Stage
 from train.engine.optimizers import freeze_slopes, make_adamw, warmup_cosine
 from train.engine.stages import History, last_state

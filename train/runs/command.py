@@ -15,6 +15,7 @@ from lcjax._messages import printable_lines
 from train.config.base import Config, as_json
 from train.config.check import check
 from train.engine.loop import Diverged, TrainState
+from train.engine.optimizers import with_slopes_for
 from train.engine.run_directory import choose_directory, create_directory, reopen_directory
 from train.engine.stages import run_stages
 from train.runs.conclude import conclude
@@ -96,7 +97,7 @@ def _execute(config: Config, protocols: Protocols) -> None:
     _print(describe_run(job, directory))
     try:
         _print(conclude(job.task, train_job(job, directory), directory))
-    except (Diverged, lcjax.CheckpointError) as error:
+    except (Diverged, lcjax.CheckpointError, ConfigError) as error:
         sys.exit(f"error: {printable_lines(error)}")
     except (OSError, ValueError) as error:
         message = disk_full_message(error, directory)
@@ -140,6 +141,8 @@ def prepare(config: Config, protocols: Protocols) -> Job:
     chosen = protocols[config.protocol.protocol]
     config = chosen.override_config(config)
     task = start_from_runs(MODALITIES[config.kind].make_task(config))
+    variables = with_slopes_for(config.penalty, task.variables)
+    task = dataclasses.replace(task, variables=variables)
     if config.penalty.slope_learning_rate and not lcjax.find_sites(task.variables):
         raise ConfigError(
             "the model has no activation between two Dense layers, so it has no site. Give it "

@@ -1,7 +1,7 @@
 """Finished runs and their checkpoints, as starting points and teachers of other runs."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +106,13 @@ def teacher(path: Path, data_spec: Mapping[str, Any]) -> tuple[Classifier, Any]:
 
 
 def new_compact_variables(path: Path, variables: Any, key: jax.Array) -> Any:
-    """Returns new variables of the shapes after a collapse of the sites that a run collapsed.
+    """Returns new variables of the compact shapes of a run.
 
-    A kernel that replaces several is initialized anew: normal, with the variance times fan-in of
-    the kernel of the same name in `variables`, so that it follows the model's initializer. Its bias
-    is 0.
+    These are the shapes after a collapse of the sites that the run collapsed, or, where it found a
+    fit for every site, those of its compact checkpoint. A kernel that replaces others is
+    initialized anew: normal, with the variance times fan-in of the kernel of the same name in
+    `variables`, so that it follows the model's initializer; a map next to hidden units with that of
+    its own fan-in. Its bias is 0.
 
     Args:
       path: of the finished run, whose summary names the sites.
@@ -120,9 +122,38 @@ def new_compact_variables(path: Path, variables: Any, key: jax.Array) -> Any:
     Raises:
       ValueError: if there is no summary, or the model does not have these sites.
     """
+    initial = leaves_by_path(variables)
+    shapes, new = _compact_shapes(path, variables, initial)
+
+    def initialize(keys: Any, leaf: Any) -> jax.Array:
+        name = leaf_path(keys)
+        if in_params(name) not in new:
+            return initial[name]
+        if not name.endswith("kernel"):
+            fill = float(name.endswith(("scale", "var")))  # of norms
+            return jnp.full(leaf.shape, fill, leaf.dtype)
+        old = initial.get(name)
+        fan_in = 1.0 if old is None else jnp.std(old) * old.shape[-2] ** 0.5
+        own_key = jax.random.fold_in(key, new.index(in_params(name)))
+        random = jax.random.normal(own_key, leaf.shape, leaf.dtype)
+        return fan_in / leaf.shape[-2] ** 0.5 * random
+
+    return jax.tree_util.tree_map_with_path(initialize, shapes)
+
+
+def _compact_shapes(
+    path: Path, variables: Any, initial: Mapping[str, Any]
+) -> tuple[Any, Sequence[str]]:
+    """Returns the shapes of a run's compact variables, and the paths of leaves that are new."""
     if not (path / SUMMARY).is_file():
         raise ConfigError(f"{path} is not a finished run: it has no {SUMMARY}.")
-    sites = read_json(path / SUMMARY).get("collapsed")
+    summary = read_json(path / SUMMARY)
+    if summary.get("fits"):
+        compact = lcjax.restore(path / COMPACT)
+        found = {name: jnp.shape(leaf) for name, leaf in leaves_by_path(compact).items()}
+        known = {name: leaf.shape for name, leaf in initial.items()}
+        return compact, [in_params(n) for n, shape in found.items() if known.get(n) != shape]
+    sites = summary.get("collapsed")
     if not isinstance(sites, list) or not all(isinstance(site, str) for site in sites):
         raise ConfigError(
             f"{path / SUMMARY} does not list the collapsed sites as strings; expected the summary "
@@ -131,20 +162,7 @@ def new_compact_variables(path: Path, variables: Any, key: jax.Array) -> Any:
     if not sites:
         raise ConfigError(f"{path} collapsed no site; expected a run that did.")
     shapes, report = lcjax.abstract_collapse(variables, sites)
-    initial = leaves_by_path(variables)
-
-    def initialize(keys: Any, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        name = leaf_path(keys)
-        if in_params(name) not in report.new_leaves:
-            return initial[name]
-        if not name.endswith("kernel"):
-            return jnp.zeros(leaf.shape, leaf.dtype)
-        old = initial[name]
-        deviation = jnp.std(old) * (old.shape[-2] / leaf.shape[-2]) ** 0.5
-        own_key = jax.random.fold_in(key, report.new_leaves.index(in_params(name)))
-        return deviation * jax.random.normal(own_key, leaf.shape, leaf.dtype)
-
-    return jax.tree_util.tree_map_with_path(initialize, shapes)
+    return shapes, report.new_leaves
 
 
 def _checkpoint(path: Path) -> Path:

@@ -11,7 +11,7 @@ import optax
 
 import lcjax
 from train.config.base import AnyConfig
-from train.config.protocol import ProtocolConfig
+from train.config.calibrated import ProtocolConfig
 from train.engine.loop import Stage, TrainState
 from train.engine.stages import History, StageStart
 from train.tasks.base import Task
@@ -85,16 +85,18 @@ class Protocol(abc.ABC, Generic[Settings]):
         if not lcjax.find_sites(variables):
             return RunResult(variables, variables, (), "the model has no site to collapse.")
         compact, report = lcjax.collapse(variables, fit=lcjax.Exact(max_gap=penalty.max_gap))
-        text = str(report)
-        if not report.collapsed and penalty.slope_learning_rate == 0:
+        text, changed = str(report), report.collapsed or report.units
+        if not changed and penalty.slope_learning_rate == 0:
             text = (
                 "slopes were not trained (--slope-learning-rate 0), so nothing was collapsed and "
                 "the compact model is the trained one."
             )
-        elif not report.collapsed:
+        elif not changed:
             text = (
                 f"no slope came within {penalty.max_gap:g} of 1, so nothing was collapsed and "
                 f"the compact model is the deep one: raise --strength ({penalty.strength:g} now) "
                 "or train longer."
             )
-        return RunResult(variables, compact, report.collapsed, text)
+        kept = {site: len(units) for site, units in report.units.items()}
+        extra = {"kept_units": kept} if kept else {}
+        return RunResult(variables, compact, report.collapsed, text, extra=extra)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from train.config.base import Config
-from train.config.protocol import CalibratedConfig
+from train.config.calibrated import CalibratedConfig
 from train.data.batches import BatchStream
 from train.data.dataset import Dataset
 from train.engine.loop import LossFn, Metrics

@@ -14,6 +14,7 @@ from benchmarks.quality import (
     summary,
     sweeps,
     time_to_accuracy,
+    unit_slopes,
 )
 from benchmarks.quality.language_runs import BASELINE_ROWS, STUDENTS, SURGERY, timed_students
 from benchmarks.quality.regulariser import regularised
@@ -21,6 +22,7 @@ from benchmarks.quality.regulariser import regularised
 STEP = {"deep": 3.0, "healing": 1.0, "student": 2.0}
 LISTS = (
     cifar10_mixer.methods,
+    partial(unit_slopes.methods, 1),
     sentiment.methods,
     sentiment.other_methods,
     *(partial(small_networks.methods, name) for name in small_networks.NETWORKS),

@@ -25,6 +25,7 @@ from lcjax.io import checkpoint, manifest, streaming
 from lcjax.models import MLP, ViT
 from lcjax.nn.glu import CollapsibleGLU
 from lcjax.planning.results import Plan, PlanStep
+from tests.helpers.narrowed import narrow_every_mlp, remove_every_mlp
 from tests.helpers.trees import random_chain, with_slopes
 
 
@@ -110,6 +111,20 @@ def test_inspect_of_trees_without_sites(tree, said, tmp_path, capsys):
     main(["inspect", str(tmp_path / "a")])
     shown = capsys.readouterr().out
     assert said in shown and "parameters  6" in shown
+
+
+def test_inspect_says_what_narrowed_sites_became(tmp_path, capsys):
+    gated = CollapsibleGLU(8, 6).init(jax.random.key(0), jnp.ones((1, 6)))["params"]
+    chain = jax.device_get({"mlp": random_chain((8, 5), 6)[1]["params"], "gated": gated})
+    params = narrow_every_mlp(chain, 3)
+    del params["mlp"]["bypass_0"]["kernel"]
+    params |= {"gone": remove_every_mlp(chain)["mlp"]}
+    lcjax.save(tmp_path / "a", {"params": params})
+    main(["inspect", str(tmp_path / "a")])
+    shown = capsys.readouterr().out
+    assert "gated/act became 3 hidden units and a linear map\n" in shown
+    assert "mlp/act_0 became 3 hidden units\n" in shown
+    assert "gone/act_0 became a constant\n" in shown
 
 
 # collapse

@@ -37,6 +37,7 @@ BAD = [
     *[("digits-mlp", "seed", bad) for bad in (-1, 2**32)],
     *[("digits-mlp", name, 0) for name in ("calibration_images", "sites_per_stage", "count")],
     *[("digits-mlp", "target_params", bad) for bad in (0, -0.5, math.nan)],
+    *[("digits-mlp", "keep_units", bad) for bad in (0, -1, 1.5, math.inf, math.nan)],
     *[("digits-mlp", "max_drop", bad) for bad in (-0.1, 1.5, math.nan)],
     *[("digits-mlp", "heal_epochs", bad) for bad in (-1.0, math.inf, math.nan)],
     *[("digits-mlp", "heal_learning_rate", bad) for bad in (0.0, math.inf, math.nan)],
@@ -44,6 +45,7 @@ BAD = [
     *[("digits-mlp", "teacher_temperature", bad) for bad in (0.0, math.inf, math.nan)],
     *[("digits-mlp", "stage_epochs", bad) for bad in (0.0, math.inf, math.nan)],
     *[("digits-mlp", "ramp_start", bad) for bad in (0.0, 1.5, math.nan)],
+    *[("digits-mlp", "linear_units", bad) for bad in (-0.1, 1.1, math.nan)],
     *[("digits-mlp", "anneal_fraction", bad) for bad in (0.0, 1.5, math.nan)],
     *[
         ("digits-mixer", name, 0)
@@ -73,6 +75,12 @@ def test_a_flag_out_of_range_is_named_with_its_value(preset, name, value):
     with pytest.raises(ConfigError) as caught:
         check(config)
     assert str(caught.value).startswith(flag)
+
+
+def test_linear_units_need_slopes_of_units():
+    with pytest.raises(ConfigError, match=r"--linear-units is 0.5, .* expected --slope-per unit"):
+        check(configured(linear_units=0.5))
+    check(configured(linear_units=0.5, slope_per="unit"))
 
 
 def test_every_number_there_is_has_a_range():

@@ -1,6 +1,7 @@
 """Each protocol has its own flags; those of another one are refused."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -59,6 +60,35 @@ def test_parse_accepts_fits_with_hyphens_and_underscores(fit):
         config = parsed("--protocol", "fit-heal", "--fit", name, "--count", "3")
         assert config.protocol == FitHealConfig(fit=fit, count=3)
     assert dataclasses.replace(config, protocol=PRESET.protocol) == PRESET
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"fit": "units"}, "--fit units needs --keep-units"),
+        ({"fit": "units", "keep_units": 8, "count": 2}, "--fit units and --count are both set"),
+        ({"keep_units": 8}, "--fit least_squares and --keep-units are both set"),
+        ({"linear": True}, "--fit least_squares and --linear are both set"),
+        ({"fit": "mix"}, "--fit mix needs --target-params"),
+        ({"fit": "mix", "count": 2}, "--fit mix and --count are both set"),
+        ({"plan": Path("a"), "fit": "exact"}, "--plan and --fit are both set; leave --fit out"),
+        ({"plan": Path("a"), "target_params": 0.5}, "--plan and --target-params are both set"),
+        ({"plan": Path("a"), "keep_units": 0.5}, "--plan and --keep-units are both set"),
+    ],
+)
+def test_flags_of_fits_that_contradict_one_another_are_refused(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        FitHealConfig(**fields).check()
+
+
+def test_fits_of_fit_heal_alone_are_not_those_of_other_protocols():
+    config = parsed("--protocol", "fit-heal", "--fit", "units", "--keep-units", "0.25", "--linear")
+    assert config.protocol == FitHealConfig(fit="units", keep_units=0.25, linear=True)
+    assert parsed("--protocol", "fit-heal", "--keep-units", "64").protocol.keep_units == 64
+    config.protocol.check()
+    assert convert_protocol(config.protocol, "anneal").fit == "least_squares"
+    with pytest.raises(SystemExit):
+        parsed("--protocol", "progressive", "--fit", "units")
 
 
 def test_preset_config_finds_presets_by_kind_and_name():

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from tests.helpers.runs import configured
-from train.engine.optimizers import make_optimizer
+from train.engine.optimizers import make_optimizer, with_slopes_for
 
 PARAMS = {
     f"block_{i}": {
@@ -113,3 +113,12 @@ def test_l2_never_arrives():
 def test_too_few_steps_for_the_strength_warn():
     with pytest.warns(UserWarning, match="20 steps of this strength .* cannot bring 4 of 4 slopes"):
         moved(0.0, strength=0.1)
+
+
+def test_slopes_of_units_begin_at_0_but_for_those_that_are_linear_from_the_start():
+    mlp = {"dense_0": {"kernel": jnp.ones((2, 8))}, "act_0": {"slope": jnp.zeros(())}}
+    slopes_for = lambda **flags: with_slopes_for(configured(**flags).penalty, mlp)["act_0"]["slope"]
+    assert slopes_for().shape == ()
+    np.testing.assert_array_equal(slopes_for(slope_per="unit"), np.zeros(8))
+    fixed = slopes_for(slope_per="unit", linear_units=0.75)
+    np.testing.assert_array_equal(fixed, [1] * 6 + [0] * 2)

@@ -111,6 +111,20 @@ def test_ramp_keeps_a_compact_model_at_every_arrival(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.promotes
+def test_units_that_are_linear_from_the_start_fold_at_the_end(tmp_path):
+    fields = {"slope_per": "unit", "linear_units": 0.75, "slope_learning_rate": 0.0}
+    job, result = ran(tmp_path / "a", **fields)
+    records = [r for r in read_metrics(tmp_path / "a") if "train/loss" in r]
+    assert {r["linear_units/mlp/act_0"] for r in records} == {24}
+    assert {r["slope/mlp/act_0"] for r in records} == {0.75}
+    assert result.extra["kept_units"]["mlp/act_0"] == 8
+    assert lcjax.count_parameters(result.compact) < lcjax.count_parameters(result.deep)
+    scores = (job.task.scores(form)["loss"] for form in (result.deep, result.compact))
+    np.testing.assert_allclose(*scores, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.promotes
 def test_reference_swaps_prelus_in_and_has_the_penalty_in_the_loss():
     fields = {"protocol": "paper", "last": 2, "activation": "gelu"}
     config = configured(**SMALL | fields, strength=3.0)
