@@ -159,8 +159,8 @@ def narrow_size(params: Any, pairs: Sequence[Pair], counts: Mapping[str, int]) -
     total = lcjax.count_parameters(params)
     for path in rows.keys() | columns.keys():
         dense = at_path(params, path)
-        d_in, d_out = dense["kernel"].shape
-        width = columns.get(path, d_out)
-        total -= d_in * d_out + d_out * ("bias" in dense)
-        total += rows.get(path, d_in) * width + width * ("bias" in dense or path in rows)
+        d_in, d_out = map(int, dense["kernel"].shape)
+        height, width = rows.get(path, d_in), columns.get(path, d_out)
+        total -= d_in * d_out + ("bias" in dense) * d_out
+        total += height * width + ("bias" in dense or path in rows) * width
     return total

@@ -30,8 +30,9 @@ def replace_at(params: Any, found: dict[str, Any]) -> Any:
 
 
 def masked_updates(inner: optax.GradientTransformation, mask: Any) -> optax.GradientTransformation:
-    """Returns an optimizer whose updates are 0 where the mask is False."""
-    return optax.chain(inner, optax.stateless(lambda updates, _: apply_mask(updates, mask)))
+    """Returns an optimizer whose gradients and updates are 0 where the mask is False."""
+    masked = optax.stateless(lambda updates, _: apply_mask(updates, mask))
+    return optax.chain(masked, inner, masked)
 
 
 def apply_mask(params: Any, mask: Any) -> Any:
