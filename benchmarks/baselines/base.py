@@ -97,6 +97,8 @@ class BaselineConfig:
     """Peak learning rate of healing; by default that of the run."""
     deep_teacher: bool | None = None
     """Heal with the deep model as teacher; by default as the run."""
+    calibration_images: int | None = None
+    """Training examples that are calibrated with; by default as many as the run."""
     weight_decay: float | None = None
     """Weight decay of healing; by default that of the run."""
     warmup: float | None = None
@@ -182,7 +184,7 @@ def healing(compress: Compress, target: Target) -> type[Healing]:
 
         def finish(self, directory: Path, history: History, variables: Any) -> RunResult:
             done = self._compressed
-            extra = {"removed": done.removed}
+            extra = {"removed": done.removed} if done.removed else {}
             deep = self.task.variables
             return RunResult(deep, variables, target.sites, done.report, extra=extra)
 

@@ -1,15 +1,15 @@
-"""The baselines that compress whole networks to a number of parameters, by name."""
+"""Ways to compress a whole network to a number of parameters, by name: lcjax's and baselines."""
 
 import dataclasses
 from typing import Literal
 
-from benchmarks.baselines import blocks, drop, units, whitened
+from benchmarks.baselines import blocks, drop, ours, units, whitened
 from benchmarks.baselines.base import Compress
 
 
 @dataclasses.dataclass(frozen=True)
-class Baseline:
-    """A baseline.
+class Way:
+    """A way to compress a network.
 
     Attributes:
       title: in tables.
@@ -22,13 +22,17 @@ class Baseline:
     needs: Literal["blocks", "branches"] | None = None
 
 
-REGISTRY = {
-    "variance": Baseline("units by variance, mean to bias", units.VARIANCE.compress),
-    "wanda": Baseline("units by Wanda's score, refit", units.WANDA_REFITTED.compress),
-    "magnitude": Baseline("units by magnitude", units.MAGNITUDE.compress),
-    "magnitude-refit": Baseline("units by magnitude, refit", units.MAGNITUDE_REFITTED.compress),
-    "whitened": Baseline("low rank in the metric of the inputs", whitened.compress),
-    "mlps-removed": Baseline("MLPs removed, mean to bias", drop.remove_mlps, "branches"),
-    "blocks": Baseline("blocks cut, one linear map", blocks.compress, "blocks"),
-    "width": Baseline("all MLPs narrower by activation", units.WIDTH.compress),
+OURS = {
+    "linear": Way("lcjax: one matrix a site, least squares", ours.collapse_sites),
 }
+BASELINES = {
+    "variance": Way("units by variance, mean to bias", units.VARIANCE.compress),
+    "wanda": Way("units by Wanda's score, refit", units.WANDA_REFITTED.compress),
+    "magnitude": Way("units by magnitude", units.MAGNITUDE.compress),
+    "magnitude-refit": Way("units by magnitude, refit", units.MAGNITUDE_REFITTED.compress),
+    "whitened": Way("low rank in the metric of the inputs", whitened.compress),
+    "mlps-removed": Way("MLPs removed, mean to bias", drop.remove_mlps, "branches"),
+    "blocks": Way("blocks cut, one linear map", blocks.compress, "blocks"),
+    "width": Way("all MLPs narrower by activation", units.WIDTH.compress),
+}
+REGISTRY = OURS | BASELINES
