@@ -2,17 +2,19 @@
 
 A baseline keeps shapes that the model's module can run, so that everything that reads a run can
 read it: the parameters that its lower width or rank saves are in the summary as "removed". FLOPs
-and times in that summary are those of the shapes.
+and times in that summary are those of the shapes; "materialized" has those of the smaller ones.
 """
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import tyro
 
@@ -28,6 +30,7 @@ from train.engine.stages import History, Stage
 from train.protocols.healing import Healing
 from train.runs import command
 from train.runs.flags import configure_warnings
+from train.runs.latency import compile_forward, flops, latencies
 from train.runs.protocol import RunResult
 from train.runtime.memory import keep_freed_memory
 from train.tasks.base import Task
@@ -51,12 +54,15 @@ class Compressed:
       constrain: wraps an optimizer so that its updates keep the compression.
       removed: parameters among the variables that need not be stored.
       report: of the compression, as text.
+      small: returns a function and its variables that compute the same in the real, smaller shapes,
+        from healed variables, to be timed; None where `variables` have these shapes.
     """
 
     variables: Any
     constrain: Constraint
     removed: int
     report: str
+    small: Callable[[Any], tuple[Callable[[Any, Any], Any], Any]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,8 +190,15 @@ def healing(compress: Compress, target: Target) -> type[Healing]:
 
         def finish(self, directory: Path, history: History, variables: Any) -> RunResult:
             done = self._compressed
-            extra = {"removed": done.removed} if done.removed else {}
-            deep = self.task.variables
+            deep, extra = self.task.variables, {}
+            if done.removed:
+                extra["removed"] = done.removed
+            if done.small is not None:
+                forms = {
+                    "deep": (self.task.classifier.logits, deep),
+                    "compact": done.small(variables),
+                }
+                extra["materialized"] = measured(self.task, forms)
             return RunResult(deep, variables, target.sites, done.report, extra=extra)
 
     return HealedBaseline
@@ -218,3 +231,23 @@ def widths(chain: Chain) -> list[int]:
     """Returns the widths of an MLP, from inputs to outputs."""
     kernels = [dense["kernel"] for dense in chain.denses.values()]
     return [kernels[0].shape[0], *(kernel.shape[1] for kernel in kernels)]
+
+
+def measured(
+    task: Task, forms: Mapping[str, tuple[Callable[[Any, Any], Any], Any]]
+) -> dict[str, dict[str, Any]]:
+    """Returns FLOPs per input and interleaved milliseconds of a batch, as summaries have them.
+
+    Args:
+      task: with an example of the inputs.
+      forms: functions of variables and inputs, each with its variables, by name.
+    """
+    example, batch = task.data.example, task.config.data.batch_size
+    inputs = jax.device_put(np.zeros((batch, *example.shape), example.dtype))
+    compiled = {n: compile_forward(apply, tree, inputs) for n, (apply, tree) in forms.items()}
+    timed = latencies({n: partial(compiled[n], forms[n][1], inputs) for n in forms})
+    key = f"flops_per_{task.data.each.split()[1]}"
+    return {
+        name: {"latency_ms": {str(batch): timed[name]}, key: flops(compiled[name]) / batch}
+        for name in forms
+    }

@@ -88,7 +88,10 @@ def compress(task: Task, target: base.Target) -> base.Compressed:
     ]
     removed = sum(lcjax.count_parameters(at_path(params, block)) for block in chosen.blocks)
     constrain = partial(masked_updates, mask=mask)
-    return base.Compressed(variables | {"params": params}, constrain, removed, "\n".join(lines))
+    small = partial(shallow, task, chosen)
+    return base.Compressed(
+        variables | {"params": params}, constrain, removed, "\n".join(lines), small
+    )
 
 
 def block_names(params: Any) -> list[str]:
@@ -165,6 +168,21 @@ def frozen_leaves(params: Any, cut: Cut) -> list[str]:
     moved = f"{cut.blocks[-1]}/norm_2/"
     stays = f"{cut.before}/norm_2/"
     return [path.replace(moved, stays) if path.startswith(moved) else path for path in leaves]
+
+
+def shallow(task: Task, cut: Cut, variables: Any) -> tuple[Any, Any]:
+    """Returns the network without the cut blocks as a function, and its variables."""
+    params = dict(variables["params"])
+    left = [block for block in block_names(params) if block not in cut.blocks]
+    kept = {block: params[block] for block in left}
+    if cut.post_norm:
+        moved = params[cut.blocks[-1]]["norm_2"]
+        kept[cut.before] = kept[cut.before] | {"norm_2": moved}
+    others = {name: node for name, node in params.items() if not _BLOCK.fullmatch(name)}
+    renamed = {f"block_{i}": kept[block] for i, block in enumerate(left)}
+    module = task.classifier.module.clone(depth=len(left))
+    classifier = dataclasses.replace(task.classifier, module=module)
+    return classifier.logits, variables | {"params": others | renamed}
 
 
 def _unit_norm(norm: Any) -> Any:

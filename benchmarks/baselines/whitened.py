@@ -18,8 +18,9 @@ import numpy as np
 
 import lcjax
 from benchmarks.baselines import base
+from benchmarks.baselines.materialized import runnable
 from benchmarks.baselines.pairs import Pair, dense_moments, find_pairs
-from benchmarks.baselines.svd import Factors, product, train_factors
+from benchmarks.baselines.svd import Factors, product, split, train_factors
 from benchmarks.baselines.trees import at_paths, replace_at
 from lcjax.algebra.moments import Moments
 from lcjax.algebra.regression import low_rank_factors, svd_in_metric
@@ -48,7 +49,24 @@ def compress(task: Task, target: base.Target) -> base.Compressed:
         partial(train_factors, ranks=ranks),
         removed,
         f"rank {rank} of {len(factored)} of {len(paths)} kernels",
+        partial(_small, task, ranks) if _plain(params) else None,
     )
+
+
+def _small(task: Task, ranks: Mapping[str, int], variables: Any) -> Any:
+    """Returns the network with factors in the place of kernels, and their variables."""
+    params = replace_at(variables["params"], split(variables["params"], ranks))
+
+    def apply(variables: Any, inputs: Any) -> Any:
+        with runnable():
+            return task.classifier.logits(variables, inputs)
+
+    return apply, variables | {"params": params}
+
+
+def _plain(params: Any) -> bool:
+    """Returns whether no MLP is gated, which `runnable` requires."""
+    return all(len(pair.first) == 1 for pair in find_pairs(params))
 
 
 def dense_paths(pairs: Sequence[Pair]) -> list[str]:

@@ -1,7 +1,7 @@
 """Small networks as the tasks that baselines compress."""
 
 import dataclasses
-from types import SimpleNamespace
+from functools import cached_property
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +11,22 @@ import numpy as np
 from lcjax.models import BERT, MLP, MLPMixer, ViT
 
 IMAGES, TOKENS = (8, 8, 1), (6,)
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallClassifier:
+    """What baselines use of a `train.tasks.objective.Classifier`."""
+
+    module: nn.Module
+    mask: Any = None
+
+    def logits(self, variables: Any, inputs: Any) -> Any:
+        """Returns the output of the module."""
+        return self._run(variables, inputs)
+
+    @cached_property
+    def _run(self) -> Any:
+        return jax.jit(self.module.apply)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +61,7 @@ def small_task(module: nn.Module, *, tokens: bool = False, rows: int = 64) -> Sm
         return (drawn + (keys[-1].key == "scale")).astype(np.float32)
 
     variables = jax.tree.map(jax.numpy.asarray, jax.tree_util.tree_map_with_path(leaf, shapes))
-    run = jax.jit(module.apply)
-    classifier = SimpleNamespace(module=module, logits=run, mask=None)
-    return SmallTask(classifier, variables, [(inputs,)])
+    return SmallTask(SmallClassifier(module), variables, [(inputs,)])
 
 
 NETWORKS = {

@@ -62,6 +62,10 @@ def test_ranks_fill_the_budget(chain):
     compressed = whitened.compress(task, Target((), budget))
     left = lcjax.count_parameters(compressed.variables) - compressed.removed
     assert budget - 180 < left <= budget  # a rank costs (64 + 16) + (16 + 12) + (12 + 4)
+    run, small = compressed.small(compressed.variables)
+    assert lcjax.count_parameters(small) == left
+    ours = logits(task, compressed.variables)
+    np.testing.assert_allclose(run(small, *task.calibration[0]), ours, rtol=1e-4, atol=1e-4)
     with pytest.raises(ConfigError, match="a budget of 40 parameters is too small for rank 1"):
         whitened.compress(task, Target((), 40))
 
@@ -121,6 +125,9 @@ def test_cut_blocks_equal_a_shallower_network(name):
     ours = logits(task, compressed.variables)
     np.testing.assert_allclose(ours, logits(task, {"params": left}, shallow), rtol=1e-4, atol=1e-4)
     assert lcjax.count_parameters(left) == lcjax.count_parameters(own) - compressed.removed
+    run, small = compressed.small(compressed.variables)
+    assert jax.tree.map(jnp.shape, small["params"]) == jax.tree.map(jnp.shape, left)
+    np.testing.assert_allclose(run(small, *task.calibration[0]), ours, rtol=1e-4, atol=1e-4)
     tx = compressed.constrain(optax.sgd(1.0))
     updates, _ = tx.update(jax.tree.map(jnp.ones_like, own), tx.init(own), own)
     frozen = sum(int((leaf == 0).sum()) for leaf in jax.tree.leaves(updates))
