@@ -7,6 +7,7 @@ teacher, at the rate of one grid of three that is best on the validation split o
 `--quick` proves in minutes that every way runs, on scikit-learn's digits.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,7 @@ _COLUMNS = (
 def main(
     networks: tuple[str, ...] = ("fashion-mlp",),
     ways: tuple[str, ...] = tuple(REGISTRY),
+    counts: tuple[int, ...] = (),
     seeds: tuple[int, ...] = (0, 1, 2),
     quick: bool = False,
     runs_dir: Path = Path("runs/benchmark"),
@@ -130,6 +132,7 @@ def main(
     Args:
       networks: names of networks.
       ways: names of ways: of lcjax, or of baselines.
+      counts: numbers of collapsed sites that set the sizes; by default those of the network.
       seeds: of the runs.
       quick: two small networks with one seed and one rate, to prove that every way runs.
       runs_dir: directory of the runs.
@@ -138,6 +141,7 @@ def main(
     chosen = QUICK_NETWORKS if quick else {name: NETWORKS[name] for name in networks}
     seeds = seeds[:1] if quick else seeds
     for network in chosen.values():
+        network = dataclasses.replace(network, counts=counts) if counts else network
         results = points(network, ways, seeds, runs_dir)
         config = {"seeds": list(seeds), "rates": list(network.rates), "ways": list(ways)}
         shown = tables(network, results)

@@ -36,7 +36,8 @@ def chain():
 
 def test_full_rank_in_the_metric_is_the_kernel(chain):
     task, moments = chain
-    for path, factors in whitened.truncated(task.variables["params"], moments, 64).items():
+    ranks = dict.fromkeys(moments, 64)
+    for path, factors in whitened.truncated(task.variables["params"], moments, ranks).items():
         kernel = at_path(task.variables["params"], path)["kernel"]
         np.testing.assert_allclose(svd.product(factors), kernel, rtol=1e-4, atol=1e-5)
 
@@ -44,7 +45,7 @@ def test_full_rank_in_the_metric_is_the_kernel(chain):
 def test_truncation_in_the_metric_loses_least_output(chain):
     task, moments = chain
     path = "mlp/dense_1"
-    own = whitened.truncated(task.variables["params"], moments, 3)[path]
+    own = whitened.truncated(task.variables["params"], moments, {path: 3})[path]
     plain = svd.split(task.variables["params"], {f"{path}/kernel": 3})[f"{path}/kernel"]
     kernel = np.asarray(at_path(task.variables["params"], path)["kernel"], np.float64)
     name = ValueName("input", path)
@@ -54,6 +55,20 @@ def test_truncation_in_the_metric_loses_least_output(chain):
     tail = np.linalg.svd(x @ kernel, compute_uv=False)[3:]  # the least that any rank 3 leaves
     np.testing.assert_allclose(errors[0], np.linalg.norm(tail), rtol=1e-3)
     assert errors[1] > 1.05 * errors[0]
+
+
+def test_ranks_by_energy_keep_what_explains_most_for_a_parameter(chain):
+    task, moments = chain
+    params = task.variables["params"]
+    ranks = whitened.ranks_by_energy(params, moments, lcjax.count_parameters(params) * 2 // 3)
+    kept, dropped = [], []
+    for path, rank in ranks.items():
+        kernel = np.asarray(at_path(params, path)["kernel"], np.float64)
+        values = np.linalg.svd(whitened.root(moments[path]) @ kernel, compute_uv=False) ** 2
+        worth = values / values.sum() / sum(kernel.shape)
+        kept += list(worth[1:rank])  # one is kept whatever it explains
+        dropped += list(worth[rank:])
+    assert min(kept) > max(dropped) and len(set(ranks.values())) > 1
 
 
 def test_ranks_fill_the_budget(chain):
