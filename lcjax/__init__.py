@@ -13,7 +13,7 @@ if _path.basename("".join(_sys.argv[:1])) == "lcjax":  # the command, also durin
 
 from lcjax.calibration.calibrate import Calibration, calibrate
 from lcjax.calibration.data import CalibrationData
-from lcjax.calibration.fits import Exact, LeastSquares, PerUnit
+from lcjax.calibration.fits import Exact, LeastSquares, PerUnit, Remove, Units
 from lcjax.errors import CheckpointError, CollapseError
 from lcjax.io.checkpoint import read_metadata, restore, save
 from lcjax.io.streaming import collapse_checkpoint
@@ -68,6 +68,7 @@ __all__ = [
     "Params",
     "PerUnit",
     "Plan",
+    "Remove",
     "SegmentFit",
     "Sensitivity",
     "Site",
@@ -75,6 +76,7 @@ __all__ = [
     "Sites",
     "Skip",
     "TracedCall",
+    "Units",
     "abstract_collapse",
     "add_linearity_penalty",
     "anneal_slopes",

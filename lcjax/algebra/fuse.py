@@ -6,7 +6,8 @@ are multiplied at highest precision in float32, or in float64 where JAX has it e
 has the last Dense's dtype, or its complex one where a kernel before it is complex.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -142,6 +143,11 @@ def parameters(widths: Sequence[int], cuts: Sequence[int], biased: Sequence[bool
     return sum(
         widths[end] * (widths[start] + any(biased[start:end])) for start, end in pairwise(cuts)
     )
+
+
+def dense_flops(denses: Iterable[DenseParams]) -> int:
+    """Returns multiply-adds times two for one token through these Dense layers and bypasses."""
+    return 2 * sum(math.prod(dense["kernel"].shape) for dense in denses if "kernel" in dense)
 
 
 def compose(*maps: Between) -> Between:

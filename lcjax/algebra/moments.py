@@ -1,11 +1,12 @@
 """Moments of pairs of arrays: measured batch by batch and merged without loss of precision."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
@@ -87,6 +88,21 @@ def merge(a: Moments, b: Moments) -> Moments:
         xt=xt,
         tt=tt,
         unitwise=a.unitwise,
+    )
+
+
+def submoments(moments: Moments, columns: np.ndarray) -> Moments:
+    """Returns the moments of some inputs alone.
+
+    Args:
+      moments: full, not unitwise.
+      columns: indices of the inputs, (n,), in any order.
+    """
+    return replace(
+        moments,
+        mean_x=moments.mean_x[columns],
+        xx=moments.xx[np.ix_(columns, columns)],
+        xt=moments.xt[columns],
     )
 
 

@@ -1,5 +1,6 @@
 """Linear fits on moments: float64, in NumPy, on the host."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import chex
@@ -56,7 +57,7 @@ class Score(NamedTuple):
     r2: float | None
 
 
-def least_squares(moments: Moments, ridge: float, weights: np.ndarray | None = None) -> LinearMap:
+def least_squares(moments: Moments, ridge: float, *weights: np.ndarray) -> LinearMap:
     """Returns the ridge regression of t on x.
 
     `W = (Σxx + ρ D)⁻¹ Σxt`, `b = E t − E x W`, with Σ the covariances, ρ the ridge, and D diagonal
@@ -65,14 +66,15 @@ def least_squares(moments: Moments, ridge: float, weights: np.ndarray | None = N
     is lit in few images, would get its weights from a few tokens. So D is larger where an input has
     a small share of the output of `weights`, the kernel that x is multiplied by:
     `D = Var(x) max(1, 0.3 / u)`, `u = Var(x) ‖w‖²` over its mean. That has no units either, since
-    a row w has those of 1/x.
+    a row w has those of 1/x. Groups of inputs that different kernels read have a mean each.
 
     Where x does not vary in some direction, that direction gets weight 0, without a ridge too.
 
     Args:
       moments: full, not unitwise.
       ridge: ρ, at least 0.
-      weights: (d_in, width); None takes D for the variances alone.
+      *weights: (d_in, width); of several, which cover x one after another, each is for its own
+        inputs. None at all takes D for the variances alone.
 
     References:
       Hoerl and Kennard 1970, "Ridge regression: biased estimation for nonorthogonal problems".
@@ -199,10 +201,11 @@ def rank_deficiency(tokens: int, inputs: int, rank: int) -> list[str]:
     return [f"inputs have rank {rank:,} of {inputs:,}"] if rank < inputs else []
 
 
-def count_constant_inputs(moments: Moments) -> int:
-    """Returns the number of inputs that are the same in every token."""
-    squares = np.asarray(moments.xx if moments.unitwise else np.diagonal(np.asarray(moments.xx)))
-    return int(_constant(squares, np.asarray(moments.mean_x), moments.count).sum())
+def constant_inputs(moments: Moments) -> np.ndarray:
+    """Returns which inputs are the same in every token, bool (d_in,)."""
+    xx = np.asarray(moments.xx)
+    squares = xx if moments.unitwise else np.diagonal(xx)
+    return _constant(squares, np.asarray(moments.mean_x), moments.count)
 
 
 def _constant(squares: np.ndarray, mean: np.ndarray, count: Any) -> np.ndarray:
@@ -216,13 +219,16 @@ def _rounding(array: Any) -> float:
     return 1e-12 if wide else 8 * float(np.finfo(np.float32).eps)
 
 
-def _penalties(deviation: np.ndarray, varies: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+def _penalties(
+    deviation: np.ndarray, varies: np.ndarray, weights: Sequence[np.ndarray]
+) -> np.ndarray:
     """Returns the penalty of every standardised input, 1 where it contributes its share."""
-    ones = np.ones_like(deviation)
-    if weights is None:
-        return ones
-    flows = (deviation * np.linalg.norm(np.asarray(weights, np.float64), axis=1)) ** 2
-    if not flows.any():
-        return ones
-    share = np.maximum(flows / flows[varies].mean(), np.finfo(np.float32).eps)
-    return np.maximum(ones, _SMALL_SHARE / share)
+    penalties, start = np.ones_like(deviation), 0
+    for rows in weights:
+        own = slice(start, start + len(rows))
+        flows = (deviation[own] * np.linalg.norm(np.asarray(rows, np.float64), axis=1)) ** 2
+        if flows.any():
+            share = np.maximum(flows / flows[varies[own]].mean(), np.finfo(np.float32).eps)
+            penalties[own] = np.maximum(1, _SMALL_SHARE / share)
+        start = own.stop
+    return penalties

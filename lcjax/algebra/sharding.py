@@ -94,6 +94,28 @@ def place_dense(
     }
 
 
+def take_units(leaf: Any, units: np.ndarray) -> Any:
+    """Returns the entries of an array for some units, along its last axis.
+
+    The array is boxed, sharded and on the host or not, as it was; a mesh axis that does not divide
+    the new length is dropped.
+
+    Args:
+      leaf: (..., units), boxed or not.
+      units: indices, (k,).
+    """
+    if _boxed(leaf):
+        return leaf.replace_boxed(take_units(meta.unbox(leaf), units))
+    taken = np.take(np.asarray(leaf), units, axis=-1)
+    if not isinstance(leaf, jax.Array):
+        return taken
+    sharding = leaf.sharding
+    if isinstance(sharding, NamedSharding):
+        spec = (tuple(sharding.spec) + (None,) * leaf.ndim)[: leaf.ndim]
+        sharding = _dividing(sharding, spec, taken.shape)
+    return jax.device_put(taken, sharding) if leaf.committed else jnp.asarray(taken)
+
+
 def _dividing(sharding: NamedSharding, spec: Any, shape: tuple[int, ...]) -> NamedSharding:
     """Returns the sharding of this shape, without the mesh axes that do not divide a length."""
     sizes = sharding.mesh.shape
@@ -113,7 +135,7 @@ def rebox_dense(fused: dict[str, Any], first: Any, last: Any) -> dict[str, Any]:
     is dropped from the output. Where neither kernel was boxed, nothing is.
 
     Args:
-      fused: kernel (..., d_in, d_out), optional bias (..., d_out).
+      fused: kernel (..., d_in, d_out), bias (..., d_out), or one of them.
       first: params of the first layer that it replaces, boxed or not.
       last: params of the last one.
     """
@@ -122,12 +144,10 @@ def rebox_dense(fused: dict[str, Any], first: Any, last: Any) -> dict[str, Any]:
         return fused
     if not hasattr(box, "names"):
         return {name: box.replace_boxed(leaf) for name, leaf in fused.items()}
-    ndim = fused["kernel"].ndim
+    ndim = meta.unbox(box).ndim
     names = tuple(fused_spec(_names(first["kernel"]), _names(last["kernel"]), ndim))
-    boxed = {"kernel": box.replace(value=fused["kernel"], names=names)}
-    if "bias" in fused:
-        boxed["bias"] = box.replace(value=fused["bias"], names=(*names[:-2], names[-1]))
-    return boxed
+    names_of = {"kernel": names, "bias": (*names[:-2], names[-1])}
+    return {name: box.replace(value=leaf, names=names_of[name]) for name, leaf in fused.items()}
 
 
 def _boxed(leaf: Any) -> bool:

@@ -2,6 +2,6 @@
 
 from lcjax.calibration.calibrate import Calibration
 from lcjax.calibration.data import CalibrationData
-from lcjax.calibration.fits import Exact, LeastSquares, PerUnit
+from lcjax.calibration.fits import Exact, LeastSquares, PerUnit, Remove, Units
 
-__all__ = ["Calibration", "CalibrationData", "Exact", "LeastSquares", "PerUnit"]
+__all__ = ["Calibration", "CalibrationData", "Exact", "LeastSquares", "PerUnit", "Remove", "Units"]

@@ -91,7 +91,9 @@ def calibrate(
     `LeastSquares` collects second moments of the segment's inputs x and outputs t, from which
     follows the map with the least `E ‖t − x W − b‖²`; `d_in (d_in + d_out)` numbers a segment.
     `PerUnit` collects means and variances of every unit, from which follow a gain and an offset for
-    each. A site's slope may be anything.
+    each. `Units` collects second moments of `[x, h]` and t for each site alone, with h its hidden
+    units: any count of units, with a linear map or without, follows from one calibration. A site's
+    slope may be anything.
 
     One pass, compiled once for every shape of batch, and anew in every call: values that apply_fn
     and mask read from outside (an attribute, a global) are read again, except by functions that you
@@ -104,7 +106,7 @@ def calibrate(
       variables: params or variables, as apply_fn takes them.
       data: batches, or `CalibrationData` with a mask and held-out rows; of any length.
       sites: paths, globs, Sites or a Plan; None takes every paired site.
-      fit: `LeastSquares(...)` or `PerUnit(...)`.
+      fit: `LeastSquares(...)`, `PerUnit(...)`, `Units(...)` or `Remove()`.
 
     Raises:
       CollapseError: as `lcjax.collapse` for sites; a site within `nn.scan` or `vmap`, or one that
@@ -136,8 +138,9 @@ def calibrate_model(
     """Returns what `calibrate` does, for a model of any front end."""
     data = as_data(data)
     check_fit(fit, needs_data=True)
+    fit = fit.reduced()
     chosen = select_for_fit(model.sites, sites, model.collapsed).chosen
-    segments = segments_to_fit(model, chosen)
+    segments = segments_to_fit(model, chosen, fit)
     observe = model.observe(segments, fit.observed)
     moments = collect_statistics(observe, model.variables, data, fit.observed)
     return Calibration(
@@ -149,13 +152,26 @@ def calibrate_model(
     )
 
 
-def segments_to_fit(model: Collapsible, chosen: Collection[str]) -> list[Segment]:
-    """Returns the segments that chosen sites make, in the order of the sites.
+def segments_for(model: Collapsible, chosen: Collection[str], fit: Fit) -> list[Segment]:
+    """Returns the segments that a fit replaces, in the order of the sites.
+
+    Neighbouring sites make one segment, but for fits that keep hidden units: then each has a pair
+    of layers of its own.
+    """
+    if fit.observed != "hidden":
+        return model.segments(chosen)
+    return [segment.pair for site in chosen for segment in model.segments([site])]
+
+
+def segments_to_fit(
+    model: Collapsible, chosen: Collection[str], fit: Fit = LEAST_SQUARES
+) -> list[Segment]:
+    """Returns what `segments_for` does, of segments that can be fitted to data.
 
     Raises:
       CollapseError: no segment; stacked layers, or kernels that are not of real floats.
     """
-    segments = model.segments(chosen)
+    segments = segments_for(model, chosen, fit)
     if not segments:
         raise CollapseError(
             "no site is chosen that has a Dense on both sides, so there is nothing to fit. Build "

@@ -40,6 +40,10 @@ class Fit:
         """Returns this fit for sites of any slope."""
         return self
 
+    def reduced(self) -> "Fit":
+        """Returns the simplest fit that does the same."""
+        return self
+
     def __post_init__(self):
         rank = self.rank
         if rank not in (None, "auto") and not is_count(rank):
@@ -118,6 +122,19 @@ class LeastSquares(Fit):
         super().__post_init__()
         check_at_least_0("ridge", self.ridge)
 
+    def __add__(self, units: Any) -> "Units":
+        """Returns the fit of a linear map next to kept units.
+
+        Example:
+          >>> LeastSquares(ridge=0.01) + Units(64)
+          Units(rank=None, tolerance=0.05, count=64, linear=True, ridge=0.01, sequential=True)
+        """
+        if not isinstance(units, Units):
+            return NotImplemented
+        if self.rank is not None:
+            raise ValueError(f"rank is {self.rank}; expected None for a map next to units.")
+        return replace(units, linear=True, ridge=self.ridge)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Units(Fit):
@@ -130,12 +147,20 @@ class Units(Fit):
 
     Attributes:
       count: how many hidden units stay, at least 0; positional. With 0 units and `linear` the
-        result is that of `LeastSquares()`.
+        result is that of `LeastSquares()`, without it that of `Remove()`; with all and without
+        `linear` nothing changes.
       linear: whether a linear map of the input is added: `LeastSquares() + Units(count)`.
       ridge: as for `LeastSquares`.
       sequential: as for `LeastSquares`.
       rank: None; units have no factors.
       tolerance: not used.
+
+    Raises:
+      ValueError: a count below 0, or a rank.
+
+    Example:
+      >>> Units(64).linear, (LeastSquares() + Units(64)).linear
+      (False, True)
 
     References:
       Chen, Billings and Luo 1989, "Orthogonal least squares methods and their application to
@@ -153,8 +178,18 @@ class Units(Fit):
     def __post_init__(self):
         super().__post_init__()
         check_at_least_0("ridge", self.ridge)
-        if self.count != 0 and not is_count(self.count):
+        if self.rank is not None:
+            raise ValueError(f"rank is {self.rank}; expected None: kept units have no factors.")
+        if isinstance(self.count, bool) or (self.count != 0 and not is_count(self.count)):
             raise ValueError(f"count is {self.count!r}; expected a number of units, at least 0.")
+
+    def reduced(self) -> Fit:
+        """Returns `LeastSquares` or `Remove` in the place of no unit."""
+        if self.count:
+            return self
+        if self.linear:
+            return LeastSquares(ridge=self.ridge, sequential=self.sequential)
+        return Remove(sequential=self.sequential)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,13 +221,15 @@ def check_fit(fit: Any, *, needs_data: bool = False) -> None:
     if not isinstance(fit, Fit):
         given = repr(fit) if isinstance(fit, str) else describe(fit)
         raise TypeError(
-            f"fit: got {given}, expected lcjax.Exact(), lcjax.PerUnit() or lcjax.LeastSquares(). "
-            "Pass one of these objects, and statistics of lcjax.calibrate as calibration=."
+            f"fit: got {given}, expected lcjax.Exact(), lcjax.PerUnit(), lcjax.LeastSquares(), "
+            "lcjax.Units(count) or lcjax.Remove(). Pass one of these objects, and "
+            "statistics of lcjax.calibrate as calibration=."
         )
     if needs_data and not fit.needs_data:
         raise ValueError(
-            f"fit: got {fit}, which takes no data; expected lcjax.PerUnit() or "
-            "lcjax.LeastSquares(). Without data call lcjax.collapse."
+            f"fit: got {fit}, which takes no data; expected lcjax.PerUnit(), "
+            "lcjax.LeastSquares(), lcjax.Units(count) or lcjax.Remove(). Without data call "
+            "lcjax.collapse."
         )
 
 

@@ -1,6 +1,5 @@
 """Chains of Dense layers in a params tree, found by the names of their children."""
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,11 +9,13 @@ import jax
 import numpy as np
 from flax.core import meta
 
-from lcjax.algebra.fuse import DenseParams, cheapest_cuts
+from lcjax.algebra.bypasses import stack_dense
+from lcjax.algebra.fuse import DenseParams, cheapest_cuts, dense_flops
 from lcjax.errors import CollapseError
 from lcjax.tree.paths import natural_sort_key
 
 _DENSE, _ACT = re.compile(r"dense_(\d+)"), re.compile(r"act_(\d+)")
+_BYPASS = re.compile(r"bypass_(\d+)")
 _ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 
 
@@ -29,6 +30,8 @@ class Chain:
       acts: slope of every activation in the tree, by the index of the Dense before it.
       norms: params of every norm in the tree, by the index of the Dense before it.
       gate: params of the gate, where the chain is a gated unit.
+      bypasses: params of every bypass in the tree, by the index of the Dense whose input it reads;
+        its output is added to that of the next Dense.
     """
 
     path: str
@@ -36,6 +39,7 @@ class Chain:
     acts: dict[int, Any]
     norms: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     gate: DenseParams | None = None
+    bypasses: dict[int, DenseParams] = field(default_factory=dict)
 
     def dense_name(self, i: int) -> str:
         """Returns the name of the child that is Dense i."""
@@ -44,6 +48,10 @@ class Chain:
     def act_name(self, i: int) -> str:
         """Returns the name of the child that is activation i."""
         return f"act_{i}" if self.gate is None else "act"
+
+    def bypass_name(self, i: int) -> str:
+        """Returns the name of the child that is the bypass of the pair around activation i."""
+        return f"bypass_{i}" if self.gate is None else "bypass"
 
     def site(self, i: int) -> str:
         """Returns the path of the site whose activation is i."""
@@ -59,13 +67,27 @@ class Chain:
         """The paths of all modules that belong to it, in params or in batch_stats."""
         names = [*map(self.dense_name, self.denses), *map(self.act_name, self.acts)]
         names += [f"norm_{i}" for i in self.acts] + ["gate"] * (self.gate is not None)
+        names += map(self.bypass_name, self.bypasses)
         return tuple(join(self.path, name) for name in names)
 
     @property
     def flops(self) -> int:
         """Multiply-adds times two for one token through its kernels."""
-        denses = [*self.denses.values(), *([self.gate] if self.gate else [])]
-        return 2 * sum(math.prod(dense["kernel"].shape) for dense in denses)
+        gate = [] if self.gate is None else [self.gate]
+        return dense_flops([*self.denses.values(), *gate, *self.bypasses.values()])
+
+    def before(self, j: int) -> int | None:
+        """Returns the index of the bypass that is added to the output of Dense j, if there is one.
+
+        It is of the pair whose last Dense j is.
+        """
+        i = max((i for i in self.denses if i < j), default=None)
+        return i if i in self.bypasses else None
+
+    def entered(self, j: int) -> DenseParams:
+        """Returns Dense j with the bypass that is added to its output."""
+        i = self.before(j)
+        return self.denses[j] if i is None else stack_dense(self.bypasses[i], self.denses[j])
 
     def after(self, i: int) -> int:
         """Returns the index of the Dense after Dense i."""
@@ -80,6 +102,17 @@ class Chain:
 def join(path: str, child: str) -> str:
     """Returns the path of a child; the root's path is empty."""
     return f"{path}/{child}" if path else child
+
+
+def bypass_of(site: str) -> str:
+    """Returns the path of the bypass of the pair around a site.
+
+    Example:
+      >>> bypass_of("block_3/mlp/act_0")
+      'block_3/mlp/bypass_0'
+    """
+    path, _, name = site.rpartition("/")
+    return join(path, name.replace("act", "bypass", 1))
 
 
 def nodes(tree: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -111,7 +144,8 @@ def _gated(path: str, node: Mapping[str, Any]) -> Chain | None:
     if not _has(node.get("act"), "slope"):
         return None
     denses = {0: node["up"], 1: node["down"]}
-    return Chain(path, denses, {0: node["act"]["slope"]}, gate=node["gate"])
+    bypasses = {0: node["bypass"]} if _has(node.get("bypass"), "bias") else {}
+    return Chain(path, denses, {0: node["act"]["slope"]}, {}, node["gate"], bypasses)
 
 
 def _mlp(path: str, node: Mapping[str, Any]) -> Chain | None:
@@ -123,7 +157,9 @@ def _mlp(path: str, node: Mapping[str, Any]) -> Chain | None:
     if not acts or not denses:
         return None
     norms = {i: node[f"norm_{i}"] for i in acts if f"norm_{i}" in node}
-    return Chain(path, denses, acts, norms)
+    bypasses = {int(m[1]): node[name] for name in node if (m := _BYPASS.fullmatch(str(name)))}
+    bypasses = {i: bypass for i, bypass in sorted(bypasses.items()) if _has(bypass, "bias")}
+    return Chain(path, denses, acts, norms, bypasses=bypasses)
 
 
 def _has(node: Any, leaf: str) -> bool:
@@ -150,7 +186,8 @@ def _split(chain: Chain) -> list[Chain]:
         norms = {i: chain.norms[i] for i in acts if i in chain.norms}
         if acts:
             denses = {i: chain.denses[i] for i in group}
-            parts.append(Chain(chain.path, denses, acts, norms))
+            bypasses = {i: chain.bypasses[i] for i in acts if i in chain.bypasses}
+            parts.append(Chain(chain.path, denses, acts, norms, bypasses=bypasses))
     return parts
 
 
@@ -158,9 +195,9 @@ def _unrelated(chain: Chain, i: int, j: int) -> bool:
     """Returns whether two Dense layers, neighbours by their names, are not of one chain."""
     if i in chain.acts:
         return False
-    first, second = chain.denses[i], chain.denses[j]
-    if not _compose(first, second):
+    if not _compose(chain.denses[i], chain.denses[j]):
         return True
+    first, second = chain.entered(i), chain.denses[j]
     widths = [*first["kernel"].shape[-2:], second["kernel"].shape[-1]]
     return cheapest_cuts(widths, ["bias" in first, "bias" in second]) == [0, 2]
 
@@ -183,6 +220,26 @@ def _check(chain: Chain) -> None:
                 f"{join(chain.path, chain.dense_name(j))}: kernel {tuple(second)} does not compose "
                 f"with {chain.dense_name(i)}'s kernel {tuple(first)}: their inner widths differ."
             )
+    for i, bypass in chain.bypasses.items():
+        _check_bypass(chain, i, bypass)
+
+
+def _check_bypass(chain: Chain, i: int, bypass: DenseParams) -> None:
+    path = join(chain.path, chain.bypass_name(i))
+    if i not in chain.acts:
+        raise CollapseError(
+            f"{path}: found without {chain.act_name(i)}: the tree is half collapsed. Restore a "
+            "tree that lcjax.collapse made."
+        )
+    d_in, _, d_out = chain.widths(i)
+    shapes = {name: tuple(leaf.shape) for name, leaf in bypass.items()}
+    expected = {name: {"bias": (d_out,), "kernel": (d_in, d_out)}[name] for name in shapes}
+    if shapes != expected or "bias" in chain.denses[chain.after(i)]:
+        raise CollapseError(
+            f"{path}: got {shapes}, expected {expected}, and no bias in "
+            f"{chain.dense_name(chain.after(i))}: the tree is half collapsed. Restore a tree that "
+            "lcjax.collapse made."
+        )
 
 
 def _check_dense(path: str, dense: DenseParams) -> None:

@@ -38,6 +38,7 @@ class Rebuilt(NamedTuple):
       removed: paths (inside params) of the model's leaves that are not in the tree any more.
       before: size of the model; `flops` counts the chains that were touched.
       after: size of the new tree; `flops` counts the same chains.
+      touched: paths of all sites of the chains that were touched.
     """
 
     tree: Any
@@ -45,6 +46,7 @@ class Rebuilt(NamedTuple):
     removed: tuple[str, ...]
     before: Size
     after: Size
+    touched: tuple[str, ...] = ()
 
 
 class Collapsible(Protocol):
@@ -112,8 +114,11 @@ class Collapsible(Protocol):
           (tokens..., d_out) its output.
         - "unit": the keys are the sites of the segments, x is the input of the activation and t its
           output, both (tokens..., units of the next layer).
-        - "hidden": of segments with one site. As "segment", but x is `[x, h]`, (tokens..., d_in +
+        - "hidden": of segments of two layers. As "segment", but x is `[x, h]`, (tokens..., d_in +
           d_hidden), with h what the last layer reads: the hidden units.
+
+        Where a tree has a bypass for the last two layers of a segment, the output is that of the
+        bypass, in which it is added.
 
         Where `compact`, a tree that `rebuild` returned for other segments, is not None, the model
         runs with both trees: x is taken from the compact one and t from `variables`; but
@@ -122,7 +127,9 @@ class Collapsible(Protocol):
         the compact model gets wrong there.
 
         The segments may be of several `segments` calls and share layers, as those of neighbouring
-        sites that are collapsed alone do; their keys differ.
+        sites that are collapsed alone do; their keys differ. They may also be those of
+        `with_variables(compact)`, which differ from this model's where `compact` is smaller around
+        them: sites and what they mean are the same.
 
         The function is called once for each shape of batch under `jax.jit`, with tracers in all
         arguments. Values that are not returned need not be computed.
@@ -138,8 +145,21 @@ class Collapsible(Protocol):
 
         Args:
           replacements: by segments that one `segments` call of this model returned (all of them or
-            some). Layers take the boxes (partition metadata) of those that they replace; their
-            arrays are on the right devices already.
+            some); of those with `units`, which are written in this order, by `Segment.pair` of the
+            segments of each site alone. Layers take the boxes (partition metadata) of those that
+            they replace; their arrays are on the right devices already.
+
+        Raises:
+          CollapseError: a pair to remove that is not a whole chain.
+        """
+        ...
+
+    def with_variables(self, variables: Any) -> "Collapsible":
+        """Returns the same model with another tree of its own, such as one that `rebuild` made.
+
+        `collapse_sequential` finds each segment anew in the tree that earlier segments left:
+        `model.with_variables(tree).segments(...)` and `.rebuild(...)`, observed by
+        `model.observe(...)` of the deep model with `compact=tree`.
         """
         ...
 

@@ -11,12 +11,12 @@ from flax.core import meta
 from lcjax.algebra.fuse import Norm
 from lcjax.errors import CollapseError
 from lcjax.nn.mlp import NORM_EPSILON
-from lcjax.structure.capture import ValueName, capture
 from lcjax.structure.chains import Chain, find_chains, join
-from lcjax.structure.front_end import Observe, Observed, Pairs, Rebuilt, Size
+from lcjax.structure.front_end import Observe, Observed, Rebuilt, Size
+from lcjax.structure.observation import observe_modules
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.rewrite import Rewriter
-from lcjax.structure.segment import Joint, Segment
+from lcjax.structure.segment import Entry, Joint, Segment
 from lcjax.structure.sites import (
     Sites,
     check_not_function_tree,
@@ -26,7 +26,7 @@ from lcjax.structure.sites import (
 )
 from lcjax.tree.paths import in_params, leaf_path, slope_paths
 from lcjax.validation.arguments import check_tree
-from lcjax.validation.functions import check_function, explained
+from lcjax.validation.functions import check_function
 
 
 class ParamsTree:
@@ -98,62 +98,41 @@ class ParamsTree:
         apply_fn = self._apply_fn
         if apply_fn is None:
             raise TypeError("apply_fn: got None, expected a function that runs the model.")
-        if observed == "unit":
-            sites = [site for segment in segments for site in segment.sites]
-            ends = {site: (site, site) for site in sites}
-        else:
-            ends = {segment.key: (segment.names[0], segment.names[-1]) for segment in segments}
-        inputs = {key: ValueName("input", first) for key, (first, _) in ends.items()}
-        outputs = {key: ValueName("output", last) for key, (_, last) in ends.items()}
-        added = {key: ValueName("residual", last) for key, (_, last) in ends.items()}
-
-        def observe(variables: Any, compact: Any, batch: tuple[Any, ...]) -> Pairs:
-            with explained(apply_fn, variables, batch):
-                if compact is None:
-                    names = {*inputs.values(), *outputs.values()}
-                    deep = now = capture(apply_fn, variables, batch, names)
-                else:
-                    others = set() if observed == "unit" else {*added.values()}
-                    deep = capture(apply_fn, variables, batch, {*outputs.values()} | others)
-                    now = capture(apply_fn, compact, batch, {*inputs.values()} | others)
-            pairs = {}
-            for key in ends:
-                xs, ts, residual = now[inputs[key]], deep[outputs[key]], added[key]
-                if residual in deep and residual in now and len(deep[residual]) == len(ts):
-                    joined = zip(ts, deep[residual], now[residual], strict=True)
-                    ts = [t + (r - compact_r) for t, r, compact_r in joined]
-                pairs[key] = list(zip(xs, ts, strict=True))
-            return pairs
-
-        return observe
+        return observe_modules(apply_fn, segments, observed)
 
     def rebuild(self, replacements: Mapping[Segment, Replacement]) -> Rebuilt:
         """Returns the tree with segments replaced; see `Collapsible`."""
-        rewriter, touched, change = Rewriter(self._variables), {}, 0
-        for segment, replacement in replacements.items():
+        rewriter, touched = Rewriter(self._variables), {}
+        order = {site: place for place, site in enumerate(self._chain_of)}
+        in_order = sorted(replacements.items(), key=lambda item: order[item[0].sites[0]])
+        for segment, replacement in in_order:
             chain = self._chain_of[segment.sites[0]]
             touched[chain.sites] = chain
+            if replacement.collapsed or replacement.units is not None:
+                _check_reader(chain, segment, replacements)
             rewriter.write(chain, segment, replacement)
-            change -= _flops([*segment.layers, *(segment.gates if replacement.collapsed else ())])
-            change += _flops(
-                segment.layers[replaces[-1]] if params is None else params
-                for params, replaces in replacement.layers
-            )
         written, removed = rewriter.written, rewriter.removed
         replaced = sum(self._sizes.get(path, 0) for path in {*written, *removed})
-        parameters = self.size.parameters - replaced + sum(map(_size, written.values()))
-        flops = sum(chain.flops for chain in touched.values())
+        slopes = {join(site, "slope") for site in self._chain_of}
+        added = sum(_size(leaf) for path, leaf in written.items() if path not in slopes)
+        parameters = self.size.parameters - replaced + added
+        chains = touched.values()
         return Rebuilt(
             tree=rewriter.tree(),
             written=tuple(written),
             removed=removed,
-            before=Size(self.size.parameters, flops),
-            after=Size(parameters, flops + change),
+            before=Size(self.size.parameters, sum(chain.flops for chain in chains)),
+            after=Size(parameters, sum(map(rewriter.flops, chains))),
+            touched=tuple(site for chain in chains for site in chain.sites),
         )
 
     def abstract(self) -> "ParamsTree":
         """Returns the tree with ShapeDtypeStructs, with their shardings, for arrays."""
         return ParamsTree(abstracted(self._variables), self._apply_fn)
+
+    def with_variables(self, variables: Mapping[str, Any]) -> "ParamsTree":
+        """Returns the model with another tree."""
+        return ParamsTree(variables, self._apply_fn)
 
     @cached_property
     def _sites(self) -> Sites:
@@ -185,17 +164,28 @@ class ParamsTree:
     def _segment(self, chain: Chain, group: list[int]) -> Segment:
         names = tuple(join(chain.path, chain.dense_name(i)) for i in group)
         joints = [
-            Joint(chain.site(i), chain.acts[i], after=self._norm(chain, i))
+            Joint(
+                chain.site(i),
+                chain.acts[i],
+                after=self._norm(chain, i),
+                bypass=chain.bypasses.get(i),
+            )
             if i in chain.acts
             else Joint(None)
             for i in group[:-1]
         ]
+        bypass, entry = chain.before(group[0]), None
+        if bypass is not None:
+            kernel = chain.bypasses[bypass].get("kernel")
+            width = 0 if kernel is None else kernel.shape[-2]
+            entry = Entry(join(chain.path, chain.bypass_name(bypass)), width)
         return Segment(
-            layers=tuple(chain.denses[i] for i in group),
+            layers=(chain.entered(group[0]), *(chain.denses[i] for i in group[1:])),
             joints=tuple(joints),
             names=names,
             key=names[-1],
             gates=() if chain.gate is None else (chain.gate,),
+            entry=entry,
         )
 
     def _norm(self, chain: Chain, i: int) -> Norm | None:
@@ -236,9 +226,17 @@ def _check_stacked(chain: Chain) -> None:
         )
 
 
+def _check_reader(chain: Chain, segment: Segment, replaced: Iterable[Segment]) -> None:
+    """Raises where a bypass that stays reads the hidden units of a pair that is replaced."""
+    (i,) = (i for i in chain.denses if join(chain.path, chain.dense_name(i)) == segment.names[-1])
+    stays = i in chain.bypasses and all(chain.site(i) not in each.sites for each in replaced)
+    if stays and "kernel" in chain.bypasses[i]:
+        raise CollapseError(
+            f"{segment.label}: {chain.bypass_name(i)}, the linear map that an earlier collapse put "
+            f"next to the units of {chain.site(i)}, reads its output. Collapse {chain.site(i)} in "
+            "the same call, or before."
+        )
+
+
 def _size(leaf: Any) -> int:
     return math.prod(meta.unbox(leaf).shape)
-
-
-def _flops(denses: Iterable[Mapping[str, Any]]) -> int:
-    return 2 * sum(math.prod(dense["kernel"].shape) for dense in denses)

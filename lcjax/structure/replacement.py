@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lcjax.algebra.fuse import DenseParams
+from lcjax.structure.segment import Segment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,13 @@ class Replacement:
     units: np.ndarray | None = None
     bypass: DenseParams | None = None
     fits: tuple[SegmentFit, ...] = ()
+
+    def layers_for(self, segment: Segment) -> list[DenseParams]:
+        """Returns the Dense layers that take the place of a segment's, those that stay too."""
+        return [
+            segment.layers[replaces[-1]] if params is None else params
+            for params, replaces in self.layers
+        ]
 
     @property
     def cuts(self) -> tuple[int, ...]:

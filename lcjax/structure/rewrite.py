@@ -4,10 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from flax.core import FrozenDict, freeze
+import numpy as np
+from flax.core import FrozenDict, freeze, meta
 
-from lcjax.algebra.sharding import rebox_dense
-from lcjax.structure.chains import Chain, join
+from lcjax.algebra.bypasses import split_dense
+from lcjax.algebra.fuse import dense_flops
+from lcjax.algebra.sharding import rebox_dense, take_units
+from lcjax.errors import CollapseError
+from lcjax.structure.chains import Chain, bypass_of, join
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment
 from lcjax.tree.paths import leaf_path
@@ -41,28 +45,53 @@ class Rewriter:
         return tuple(sorted(self._removed - self._written.keys(), key=_tree_order))
 
     def write(self, chain: Chain, segment: Segment, replacement: Replacement) -> None:
-        """Writes a replacement of a segment of a chain."""
-        node, stats = _get_path(self._params, chain.path), _get_path(self._stats, chain.path)
+        """Writes a replacement of a segment of a chain.
+
+        Of segments that share a layer the earlier one is written first.
+
+        Raises:
+          CollapseError: a pair to remove that is not the whole chain.
+        """
         names = [name.removeprefix(join(chain.path, "")) for name in segment.names]
+        node = _get_path(self._params, chain.path)
         before = {name: node[name] for name in names}
+        if not replacement.layers:
+            _check_whole(chain, segment)
+        if replacement.units is not None:
+            self._cut(chain, names[0], segment.sites[0], replacement.units)
+        unchanged = {names[last] for params, (*_, last) in replacement.layers if params is None}
         for name in names:
-            self._remove(chain, name, node.pop(name))
+            if name not in unchanged:
+                self._remove(chain, name)
         for params, replaces in replacement.layers:
-            name = names[replaces[-1]]
             if params is None:
-                node[name] = before[name]
-                self._removed -= {join(join(chain.path, name), leaf) for leaf in before[name]}
                 continue
-            node[name] = rebox_dense(dict(params), before[names[replaces[0]]], before[name])
-            for leaf, array in node[name].items():
-                self._written[join(join(chain.path, name), leaf)] = array
+            first, last = before[names[replaces[0]]], before[names[replaces[-1]]]
+            if segment.entry is not None and replaces[0] == 0:
+                added, params = split_dense(params, segment.entry.width)
+                name = segment.entry.name.removeprefix(join(chain.path, ""))
+                like = node[name] if segment.entry.width else first
+                self._put(chain, name, rebox_dense(dict(added), like, last))
+            self._put(chain, names[replaces[-1]], rebox_dense(dict(params), first, last))
         for i in chain.acts:
             if chain.site(i) in replacement.collapsed:
-                for name in (chain.act_name(i), f"norm_{i}"):
-                    self._remove(chain, name, node.pop(name, {}))
-                    stats.pop(name, None)
+                for name in (chain.act_name(i), f"norm_{i}", chain.bypass_name(i)):
+                    self._remove(chain, name)
+                _get_path(self._stats, chain.path).pop(f"norm_{i}", None)
         if chain.gate is not None and replacement.collapsed:
-            self._remove(chain, "gate", node.pop("gate"))
+            self._remove(chain, "gate")
+        if replacement.bypass is not None:
+            name = bypass_of(segment.sites[0]).removeprefix(join(chain.path, ""))
+            ends = before[names[0]], before[names[-1]]
+            self._remove(chain, name)
+            self._put(chain, name, rebox_dense(dict(replacement.bypass), *ends))
+
+    def flops(self, chain: Chain) -> int:
+        """Returns multiply-adds times two for one token through what is left of a chain."""
+        node = _get_path(self._params, chain.path)
+        names = [*map(chain.dense_name, chain.denses), *map(chain.bypass_name, chain.acts)]
+        names += ["gate"] * (chain.gate is not None)
+        return dense_flops(meta.unbox(node[name]) for name in names if name in node)
 
     def tree(self) -> Any:
         """Returns the tree, of the type of the input."""
@@ -74,9 +103,50 @@ class Rewriter:
                 del tree["batch_stats"]
         return freeze(tree) if self._frozen else tree
 
-    def _remove(self, chain: Chain, name: str, node: Any) -> None:
-        for keys, _ in jax.tree_util.tree_leaves_with_path(node):
-            self._removed.add(join(join(chain.path, name), leaf_path(keys)))
+    def _cut(self, chain: Chain, first: str, site: str, units: np.ndarray) -> None:
+        """Leaves only some hidden units in what gives them: first layer, gate, slopes and norm."""
+        (i,) = (i for i in chain.acts if chain.site(i) == site)
+        node, stats = (_get_path(tree, chain.path) for tree in (self._params, self._stats))
+        names = [first, f"norm_{i}"] + ["gate"] * (chain.gate is not None)
+        earlier = max((j for j in chain.acts if j < i), default=None)
+        if earlier is not None and _is_last_of(chain, earlier, first):
+            names.append(chain.bypass_name(earlier))
+        if chain.acts[i].ndim:
+            names.append(chain.act_name(i))
+        for name in names:
+            if name in node:
+                self._put(
+                    chain, name, {k: take_units(leaf, units) for k, leaf in node[name].items()}
+                )
+        norm = stats.get(f"norm_{i}", {})
+        norm |= {name: take_units(leaf, units) for name, leaf in norm.items()}
+
+    def _put(self, chain: Chain, name: str, leaves: dict[str, Any]) -> None:
+        _get_path(self._params, chain.path)[name] = leaves
+        for leaf, array in leaves.items():
+            self._written[join(join(chain.path, name), leaf)] = array
+
+    def _remove(self, chain: Chain, name: str) -> None:
+        module = _get_path(self._params, chain.path).pop(name, {})
+        for keys, _ in jax.tree_util.tree_leaves_with_path(module):
+            path = join(join(chain.path, name), leaf_path(keys))
+            self._removed.add(path)
+            self._written.pop(path, None)
+
+
+def _is_last_of(chain: Chain, i: int, name: str) -> bool:
+    """Returns whether a layer is the last of the pair around an activation."""
+    return chain.dense_name(chain.after(i)) == name
+
+
+def _check_whole(chain: Chain, segment: Segment) -> None:
+    own = [join(chain.path, chain.dense_name(i)) for i in chain.denses]
+    if own != list(segment.names):
+        raise CollapseError(
+            f"{segment.label}: got a pair to remove that is a part of a chain, "
+            f"{', '.join(own)}; expected the whole chain, since its output would be a constant. "
+            "Remove all sites of the chain, or take another fit for this one."
+        )
 
 
 def _copy(tree: Any) -> Any:

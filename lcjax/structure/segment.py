@@ -1,6 +1,6 @@
 """Segments: the Dense layers that one replacement stands for, and what is between them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -35,6 +35,21 @@ class Joint(NamedTuple):
     linear: Affine | None = None
     after: Affine | Norm | None = None
     bypass: DenseParams | None = None
+
+
+class Entry(NamedTuple):
+    """A bypass of the pair before a segment, added to the output of the segment's first layer.
+
+    Its kernel is stacked on that of the first layer, and its input precedes the segment's.
+
+    Attributes:
+      name: of the bypass; a params tree takes the path of the module.
+      width: how many leading rows of the first layer's kernel are those of the bypass; 0 where it
+        is a bias alone.
+    """
+
+    name: str
+    width: int
 
 
 class SegmentId(NamedTuple):
@@ -80,6 +95,7 @@ class Segment:
       key: of the statistics of input and output; unique in the model.
       gates: Dense layers that read the segment's input too and go with it: those of gated units.
         Least squares takes their kernels into account when it weighs inputs.
+      entry: a bypass that the first layer's kernel and bias include; None for none.
     """
 
     layers: tuple[DenseParams, ...]
@@ -87,11 +103,27 @@ class Segment:
     names: tuple[str, ...]
     key: str
     gates: tuple[DenseParams, ...] = ()
+    entry: Entry | None = None
 
     @property
     def sites(self) -> tuple[str, ...]:
         """Paths of the activations to remove, in forward order; at least one."""
         return tuple(joint.site for joint in self.joints if joint.site is not None)
+
+    @property
+    def pair(self) -> "Segment":
+        """The two layers around its one site, without the factors that earlier collapses left."""
+        if len(self.layers) == 2:
+            return self
+        (i,) = (i for i, joint in enumerate(self.joints) if joint.site is not None)
+        return replace(
+            self,
+            layers=self.layers[i : i + 2],
+            joints=self.joints[i : i + 1],
+            names=self.names[i : i + 2],
+            key=self.key if i + 2 == len(self.layers) else self.names[i + 1],
+            entry=self.entry if i == 0 else None,
+        )
 
     @property
     def label(self) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 from lcjax._table import render
-from lcjax.algebra.fuse import cheapest_cuts, parameters
+from lcjax.algebra.fuse import cheapest_cuts, dense_flops, parameters
 from lcjax.errors import CollapseError
 from lcjax.nn.activations import CollapsibleActivation, CollapsibleGate
 from lcjax.structure.chains import Chain, find_chains
@@ -29,10 +29,11 @@ class Site:
     Attributes:
       path: inside params, such as `block_3/mlp/act_0`.
       slope: α; of layers stacked by `nn.scan` the one farthest from 1; None where it is abstract.
-      d_in: input width of the Dense before; 0 where the site is unpaired.
+      d_in: input width of the Dense before, with that of a bypass added to its output; 0 where
+        the site is unpaired.
       d_hidden: width of the activation; 0 where the site is unpaired.
       d_out: output width of the Dense after; 0 where the site is unpaired.
-      parameters_before: in the Dense layers (and gate, and norm) that fusing replaces.
+      parameters_before: in the Dense layers (and gate, norm, bypass) that fusing replaces.
       parameters_after: in what replaces them.
       flops_before: multiply-adds times two for one token through those matrices.
       flops_after: the same once collapsed.
@@ -166,14 +167,11 @@ def forward_order(apply_fn: Callable[..., Any], variables: Any, inputs: Sequence
 
 
 def _site(chain: Chain, i: int) -> Site:
-    d_in, d_hidden, d_out = chain.widths(i)
-    first, second = chain.denses[i], chain.denses[chain.after(i)]
-    slope = chain.acts[i]
-    layers = math.prod(slope.shape)
-    kernels = [first["kernel"], second["kernel"]]
-    parts = [first, second, chain.norms.get(i, {}), chain.gate or {}]
-    if chain.gate is not None:
-        kernels.append(chain.gate["kernel"])
+    first, second = chain.entered(i), chain.denses[chain.after(i)]
+    d_in, d_hidden, d_out = first["kernel"].shape[-2], *chain.widths(i)[1:]
+    slope, bypass = chain.acts[i], chain.bypasses.get(i, {})
+    denses = [first, second, bypass, *([] if chain.gate is None else [chain.gate])]
+    parts = [*denses, chain.norms.get(i, {})]
     site = Site(
         path=chain.site(i),
         slope=worst_slope(slope),
@@ -181,21 +179,25 @@ def _site(chain: Chain, i: int) -> Site:
         d_hidden=d_hidden,
         d_out=d_out,
         parameters_before=sum(math.prod(leaf.shape) for part in parts for leaf in part.values()),
-        flops_before=2 * sum(math.prod(kernel.shape) for kernel in kernels),
-        layers=layers,
+        flops_before=dense_flops(denses),
+        layers=math.prod(slope.shape),
     )
-    return with_savings(site, "bias" in first, "bias" in second or i in chain.norms)
+    biased = "bias" in second or "bias" in bypass or i in chain.norms
+    return with_savings(site, "bias" in first, biased, linear="kernel" in bypass)
 
 
-def with_savings(site: Site, first: bool, second: bool) -> Site:
+def with_savings(site: Site, first: bool, second: bool, *, linear: bool = False) -> Site:
     """Returns a paired site with its costs after a collapse.
 
     Args:
       site: with its costs before.
       first: whether the Dense before the activation has a bias.
       second: whether the Dense after it has one, or gets one from a norm folded into it.
+      linear: whether a linear map runs next to the units, so that factors are as wide as its input
+        besides.
     """
-    widths, biased = (site.d_in, site.d_hidden, site.d_out), (first, second)
+    hidden = site.d_hidden + site.d_in * linear
+    widths, biased = (site.d_in, hidden, site.d_out), (first, second)
     cuts = cheapest_cuts(widths, biased)
     after = site.layers * parameters(widths, cuts, biased)
     return replace(

@@ -13,7 +13,7 @@ from lcjax.calibration.fits import Fit
 from lcjax.errors import CollapseError
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment
-from lcjax.surgery.solvers import solve
+from lcjax.surgery.unit_solver import behind, solve
 
 
 def solve_checked(fit: Fit, segment: Segment, statistics: Any = None) -> Replacement:
@@ -30,10 +30,40 @@ def solve_checked(fit: Fit, segment: Segment, statistics: Any = None) -> Replace
     _check_devices(segment, jax.tree.leaves(segment.layers))
     with np.errstate(all="ignore"):
         replacement = solve(fit, segment, statistics)
-    for params, _ in replacement.layers:
+    for params in (*(layer.params for layer in replacement.layers), replacement.bypass):
         if params is not None and not _finite(params):
             raise CollapseError(_why_not_finite(segment, params))
     return replacement
+
+
+def solve_each(
+    fit: Fit, segments: Iterable[Segment], statistics: Any = None
+) -> dict[Segment, Replacement]:
+    """Returns the replacements of segments from statistics of one pass.
+
+    Where hidden units stay, a neighbouring site after them reads only those.
+
+    Args:
+      fit: for all of them.
+      segments: in forward order.
+      statistics: as for `solve`.
+    """
+    replacements: dict[Segment, Replacement] = {}
+    left: dict[str, np.ndarray] = {}  # units that stay, by the layer that reads them
+    for segment in segments:
+        cut, given = segment, statistics
+        if segment.names[0] in left:
+            cut, given = behind(segment, statistics, left[segment.names[0]])
+        solved = replacements[segment] = solve_checked(fit, cut, given)
+        if solved.collapsed and any(segment.names[0] == each.names[-1] for each in [*replacements]):
+            raise CollapseError(
+                f"{segment.label}: got {fit} for neighbouring sites of one chain, which were "
+                "calibrated alone; expected lcjax.LeastSquares() or lcjax.Remove(), which take "
+                "them together. Calibrate with one of these."
+            )
+        if solved.units is not None:
+            left[segment.names[-1]] = solved.units
+    return replacements
 
 
 def _check_dense(name: str, dense: DenseParams) -> None:
@@ -98,7 +128,7 @@ def _why_not_finite(segment: Segment, params: Mapping[str, Any]) -> str:
         leaves = jax.tree.leaves((between, joint.bypass))
         if not all(_finite({"leaf": leaf}) for leaf in leaves):
             return f"{segment.label}: a norm or scale between the Dense layers {diverged}"
-    dtype = params["kernel"].dtype
+    dtype = next(iter(params.values())).dtype
     return (
         f"{segment.label}: the replacement leaves the range of {dtype}, whose largest number is "
         f"{float(jnp.finfo(dtype).max):g}. Cast the kernels to a wider dtype, such as float32, and "

@@ -5,13 +5,13 @@ from dataclasses import replace
 from typing import Any
 
 from lcjax._messages import describe
-from lcjax.calibration.calibrate import Calibration, check_calibrated
+from lcjax.calibration.calibrate import Calibration, check_calibrated, segments_for
 from lcjax.calibration.fits import Exact, Fit, check_fit
 from lcjax.structure.choice import SiteSelector, select_for_fit, select_linear
 from lcjax.structure.front_end import Collapsible
 from lcjax.structure.params_tree import ParamsTree, abstracted
 from lcjax.structure.sites import Sites, worst_slope
-from lcjax.surgery.checks import solve_checked
+from lcjax.surgery.checks import solve_each
 from lcjax.surgery.report import CollapseReport, make_report
 from lcjax.tree.slopes import slopes as slopes_of
 from lcjax.tree.slopes import with_slopes_from
@@ -105,10 +105,10 @@ def collapse_model(
     else:
         chosen = calibration.sites if sites is None else sites
         selection = select_for_fit(model.sites, chosen, model.collapsed)
-    segments = model.segments(selection.chosen)
+    segments = segments_for(model, selection.chosen, fit)
     if calibration is not None:
         check_calibrated(calibration, segments)
-    replacements = {segment: solve_checked(fit, segment, calibration) for segment in segments}
+    replacements = solve_each(fit, segments, calibration)
     rebuilt = model.rebuild(replacements)
     report = make_report(model.sites, replacements, rebuilt, selection.skipped, slopes)
     return rebuilt.tree, report

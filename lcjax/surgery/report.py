@@ -26,7 +26,7 @@ class CollapseReport:
 
     Attributes:
       gaps: `|1 − α|` that every collapsed site had, by site path; float32, one for each of the
-        layers that `nn.scan` stacks. The only leaves.
+        layers that `nn.scan` stacks. A leaf, as `units`.
       collapsed: paths of the collapsed sites, in forward order.
       factored: those of them whose Dense pair stays two matrices, because one would be larger.
       skipped: the sites that stay, each with the reason.
@@ -38,6 +38,7 @@ class CollapseReport:
       flops_before: multiply-adds times two for one token through the chains that were touched.
       flops_after: the same once collapsed.
       fits: how well the fits do that took sites' places, and which ranks were lowered.
+      units: indices of the hidden units that stay, increasing, by the site that was narrowed.
     """
 
     gaps: dict[str, Any]
@@ -51,6 +52,7 @@ class CollapseReport:
     flops_before: int = field(metadata=_STATIC)
     flops_after: int = field(metadata=_STATIC)
     fits: tuple[SegmentFit, ...] = field(default=(), metadata=_STATIC)
+    units: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """Returns a table of the sites, the totals, and how well fits do."""
@@ -106,6 +108,11 @@ def make_report(
         flops_before=rebuilt.before.flops,
         flops_after=rebuilt.after.flops,
         fits=tuple(fit for each in replacements.values() for fit in each.fits),
+        units={
+            segment.sites[0]: each.units
+            for segment, each in replacements.items()
+            if each.units is not None
+        },
     )
 
 

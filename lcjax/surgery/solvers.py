@@ -12,9 +12,11 @@ import numpy as np
 from jax.core import Tracer
 
 from lcjax.algebra import regression
+from lcjax.algebra.bypasses import widen
 from lcjax.algebra.fuse import (
     Affine,
     Between,
+    DenseParams,
     affine,
     cheapest_cuts,
     compose,
@@ -35,11 +37,11 @@ def solve(fit: Fit, segment: Segment, statistics: Any = None) -> Replacement:
     A new kind of fit registers its solver: `@solve.register` on a function of these arguments.
 
     Args:
-      fit: how to find it; `Exact`, `PerUnit` or `LeastSquares`.
+      fit: how to find it; `Exact`, `PerUnit`, `LeastSquares`, `Units` or `Remove`.
       segment: its layers need values, except for an exact fuse without a rank, which takes
         tracers and ShapeDtypeStructs too.
       statistics: a `Calibration` or `SplitMoments` with the keys of the segment (its sites for
-        `PerUnit`, `segment.key` for `LeastSquares`); None for `Exact`.
+        `PerUnit`, `segment.key` for others); None for `Exact`.
 
     Raises:
       CollapseError: traced, stacked or complex values where a fit or a rank needs others.
@@ -55,7 +57,7 @@ def _(fit: Exact, segment: Segment, statistics: Any = None) -> Replacement:
 
 @solve.register
 def _(fit: PerUnit, segment: Segment, statistics: Any = None) -> Replacement:
-    _require_values(segment)
+    require_values(segment)
     between, fits = [], []
     for joint in segment.joints:
         if joint.site is None:
@@ -63,7 +65,7 @@ def _(fit: PerUnit, segment: Segment, statistics: Any = None) -> Replacement:
             continue
         gain, offset, dead = regression.per_unit_regression(statistics.train[joint.site])
         notes = [f"{dead.sum():,} of {len(dead):,} units dead"] if dead.any() else []
-        fits.append(_score_fit(fit, (joint.site,), statistics, joint.site, gain, offset, notes))
+        fits.append(score_fit(fit, (joint.site,), statistics, joint.site, gain, offset, notes))
         between.append(compose(_wide(joint.before), Affine(gain, offset), _wide(joint.after)))
     replaced = _fused(fit, segment, between)
     return replace(replaced, fits=(*fits, *replaced.fits))
@@ -71,16 +73,13 @@ def _(fit: PerUnit, segment: Segment, statistics: Any = None) -> Replacement:
 
 @solve.register
 def _(fit: LeastSquares, segment: Segment, statistics: Any = None) -> Replacement:
-    _require_values(segment)
-    moments, widths, last = statistics.train[segment.key], segment.widths, len(segment.layers)
-    entry = [
-        np.asarray(layer["kernel"], np.float64) for layer in (segment.layers[0], *segment.gates)
-    ]
-    kernel, bias, root, determined = regression.least_squares(
-        moments, fit.ridge, np.concatenate(entry, axis=1)
-    )
+    require_values(segment)
+    moments, last = statistics.train[segment.key], len(segment.layers)
+    wide, _ = _without_bypasses(segment, [None] * len(segment.joints))
+    widths = _widths(wide)
+    kernel, bias, root, determined = regression.least_squares(moments, fit.ridge, readers(segment))
     notes = regression.rank_deficiency(int(moments.count), segment.d_in, determined)
-    if constant := regression.count_constant_inputs(moments):
+    if constant := int(regression.constant_inputs(moments).sum()):
         notes.append(f"{constant:,} of {segment.d_in:,} inputs never vary")
     cuts = cheapest_cuts(widths)
     rank, lost = None, {}
@@ -99,8 +98,8 @@ def _(fit: LeastSquares, segment: Segment, statistics: Any = None) -> Replacemen
         lost = {"rank": rank, "truncation": float(regression.truncation_errors(values)[rank])}
         kernel, full = factors[0] @ factors[1], kernel
         bias = bias + np.asarray(moments.mean_x, np.float64) @ (full - kernel)
-        layers = _factor_pair(segment, factors, bias)
-    score = _score_fit(fit, segment.sites, statistics, segment.key, kernel, bias, notes, **lost)
+        layers = _factor_pair(segment, wide, factors, bias)
+    score = score_fit(fit, segment.sites, statistics, segment.key, kernel, bias, notes, **lost)
     return Replacement(layers=layers, collapsed=segment.sites, fits=(score,))
 
 
@@ -123,7 +122,8 @@ def _choose_rank(fit: Fit, values: np.ndarray, segment: Segment, weights: int) -
 
 def _fused(fit: Fit, segment: Segment, between: Sequence[Between]) -> Replacement:
     """Returns a segment multiplied together, with maps between its layers."""
-    layers, widths = segment.layers, segment.widths
+    layers, between = _without_bypasses(segment, between)
+    widths = _widths(layers)
     ahead = [None, *between]  # what is applied before each layer
     biased = [
         "bias" in layer or (one is not None and getattr(one, "shift", ()) is not None)
@@ -131,7 +131,7 @@ def _fused(fit: Fit, segment: Segment, between: Sequence[Between]) -> Replacemen
     ]
     cuts = cheapest_cuts(widths, biased)
     if fit.rank is not None:
-        _require_values(segment)
+        require_values(segment)
         wide = [{name: np.asarray(a, np.float64) for name, a in each.items()} for each in layers]
         whole = fuse_dense(wide, [_wide(one) for one in ahead])
         values, rows = regression.svd_in_metric(whole["kernel"])
@@ -140,21 +140,50 @@ def _fused(fit: Fit, segment: Segment, between: Sequence[Between]) -> Replacemen
             factors = regression.low_rank_factors(whole["kernel"], rows[:rank])
             error = float(regression.truncation_errors(values)[rank])
             lowered = SegmentFit(sites=segment.sites, fit=fit.name, rank=rank, truncation=error)
-            new = _factor_pair(segment, factors, whole.get("bias"))
+            new = _factor_pair(segment, layers, factors, whole.get("bias"))
             return Replacement(layers=new, collapsed=segment.sites, fits=(lowered,))
     new = []
     for start, end in pairwise(cuts):
-        stays = end - start == 1 and ahead[start] is None
+        stays = end - start == 1 and ahead[start] is None and layers[start] is segment.layers[start]
         fused = None if stays else fuse_dense(layers[start:end], ahead[start:end])
         new.append(NewLayer(fused, tuple(range(start, end))))
     return Replacement(layers=tuple(new), collapsed=segment.sites)
 
 
+def _without_bypasses(
+    segment: Segment, between: Sequence[Between]
+) -> tuple[list[DenseParams], list[Between]]:
+    """Returns the layers of a segment, and the maps between them, with its bypasses in them."""
+    bypasses = [joint.bypass for joint in segment.joints]
+    if not any(bypasses):
+        return list(segment.layers), list(between)
+    return widen(segment.layers, between, bypasses, segment.entry.width if segment.entry else 0)
+
+
+def _widths(layers: Sequence[DenseParams]) -> list[int]:
+    kernels = [layer["kernel"] for layer in layers]
+    return [kernels[0].shape[-2], *(kernel.shape[-1] for kernel in kernels)]
+
+
+def readers(segment: Segment) -> np.ndarray:
+    """Returns the kernels that read a segment's input in one; (d_in, widths together)."""
+    kernels = [layer["kernel"] for layer in (segment.layers[0], *segment.gates)]
+    kernels = [np.asarray(kernel, np.float64) for kernel in kernels]
+    if (bypass := segment.joints[0].bypass) and "kernel" in bypass:
+        own = np.zeros((segment.d_in, bypass["kernel"].shape[-1]))
+        own[-bypass["kernel"].shape[-2] :] = bypass["kernel"]
+        kernels.append(own)
+    return np.concatenate(kernels, axis=1)
+
+
 def _factor_pair(
-    segment: Segment, factors: tuple[np.ndarray, np.ndarray], bias: np.ndarray | None
+    segment: Segment,
+    layers: Sequence[DenseParams],
+    factors: tuple[np.ndarray, np.ndarray],
+    bias: np.ndarray | None,
 ) -> tuple[NewLayer, ...]:
     """Returns two factors as the layers of a replacement, cut where that is cheapest."""
-    layers, cuts = segment.layers, cheapest_cuts(segment.widths)
+    cuts = cheapest_cuts(_widths(layers))
     first_site = next(i for i, joint in enumerate(segment.joints) if joint.site is not None)
     cut = cuts[1] if len(cuts) > 2 else first_site + 1
     first = place_dense(factors[0], None, layers[0], layers[cut - 1])
@@ -167,7 +196,7 @@ def _wide(each: Between) -> Affine | None:
     return None if each is None else affine(np, each)
 
 
-def _score_fit(
+def score_fit(
     fit: Fit,
     sites: tuple[str, ...],
     statistics: Any,
@@ -196,7 +225,7 @@ def _score_fit(
     )
 
 
-def _require_values(segment: Segment) -> None:
+def require_values(segment: Segment) -> None:
     """Raises unless a segment's arrays have values and are of one layer."""
     leaves = jax.tree.leaves(segment.layers)
     if any(isinstance(leaf, (Tracer, jax.ShapeDtypeStruct)) for leaf in leaves):

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from lcjax.algebra.fuse import dense_flops
 from lcjax.calibration.calibrate import Calibration, calibrate_model
 from lcjax.calibration.data import CalibrationData
 from lcjax.calibration.fits import LEAST_SQUARES, Fit
@@ -23,9 +24,9 @@ from lcjax.surgery.collapse import abstract_collapse_model, collapse_model
 from lcjax.surgery.report import CollapseReport
 from lcjax.surgery.sequential import collapse_model_sequential
 from lcjax.transform.lowering.bound_call import BoundCall, bind_call
-from lcjax.transform.lowering.costs import flops_of, layer_flops, sites_of
+from lcjax.transform.lowering.costs import flops_of, sites_of
 from lcjax.transform.lowering.observe import check_observable, observed_values
-from lcjax.transform.lowering.rebuild import new_layers, rebuild_params
+from lcjax.transform.lowering.rebuild import rebuild_params
 from lcjax.transform.lowering.segments import segments_of
 from lcjax.transform.lowering.site_chains import chains_with
 from lcjax.transform.matching.explain import Explanation
@@ -252,7 +253,7 @@ class TracedCall:
         params, keys = rebuild_params(self._call, replaced)
         leaves = _flat(params)
         prefixes = tuple(f"fused/{key}/" for key in keys)
-        flops = sum(layer_flops(new_layers(one, other)) for one, _, other in replaced)
+        flops = sum(dense_flops(other.layers_for(one)) for one, _, other in replaced)
         return Rebuilt(
             tree=params.tree,
             written=tuple(path for path in leaves if path.startswith(prefixes)),

@@ -1,9 +1,10 @@
 """What the sites of a function cost, and what fusing them saves."""
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection
 from typing import Any
 
+from lcjax.algebra.fuse import dense_flops
 from lcjax.structure.sites import Site, Sites, with_savings, worst_slope
 from lcjax.transform.lowering.bound_call import BoundCall
 from lcjax.transform.matching.find_sites import MatchedSite
@@ -31,14 +32,9 @@ def flops_of(call: BoundCall, paths: Collection[str]) -> int:
     fused = {dense for site in sites if site.path in collapsed for dense in site.products}
     rest = {dense for site in sites if site.path not in collapsed for dense in site.products}
     layers = {dense: math.prod(site.stack) for site in sites for dense in site.products}
-    dense_flops = sum(2 * layers[d] * d.d_in * d.d_out for d in rest - fused)
+    own = sum(2 * layers[d] * d.d_in * d.d_out for d in rest - fused)
     factors = [each for at, each in call.params.factors.items() if not set(at).isdisjoint(paths)]
-    return dense_flops + sum(map(layer_flops, factors))
-
-
-def layer_flops(layers: Iterable[Mapping[str, Any]]) -> int:
-    """Returns multiply-adds times two for one token through Dense layers."""
-    return 2 * sum(math.prod(layer["kernel"].shape) for layer in layers)
+    return own + sum(map(dense_flops, factors))
 
 
 def _site(found: MatchedSite, slope: Any, call: BoundCall) -> Site:

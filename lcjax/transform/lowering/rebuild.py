@@ -35,7 +35,7 @@ def rebuild_params(call: BoundCall, replaced: Replaced) -> tuple[FunctionParams,
     written = []
     for segment, chain, replacement in replaced:
         _check_collapsed(segment, replacement)
-        factors = new_layers(segment, replacement)
+        factors = replacement.layers_for(segment)
         name = str(_key(chain, factors, call))
         fused[name] = _boxed(entry_of(factors), chain, call)
         written.append(name)
@@ -43,14 +43,6 @@ def rebuild_params(call: BoundCall, replaced: Replaced) -> tuple[FunctionParams,
     rebuilt = FunctionParams(params.model, slopes, fused)
     model = remove_leaves(params.model, rebuilt.removed)
     return FunctionParams(model, slopes, fused), tuple(written)
-
-
-def new_layers(segment: Segment, replacement: Replacement) -> list[DenseParams]:
-    """Returns the layers that take the place of a segment's."""
-    return [
-        segment.layers[layer.replaces[-1]] if layer.params is None else layer.params
-        for layer in replacement.layers
-    ]
 
 
 def _check_collapsed(segment: Segment, replacement: Replacement) -> None:
