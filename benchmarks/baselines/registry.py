@@ -24,6 +24,7 @@ class Way:
 
 OURS = {
     "linear": Way("lcjax: one matrix a site, least squares", ours.collapse_sites),
+    "units": Way("lcjax: kept units, the same share", ours.keep_units),
 }
 BASELINES = {
     "variance": Way("units by variance, mean to bias", units.VARIANCE.compress),
