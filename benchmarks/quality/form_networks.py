@@ -19,13 +19,13 @@ class FormNetwork:
     Attributes:
       name: of the network.
       command: module and preset with the flags of the model.
-      counts: numbers of collapsed sites; the size of each is that of the other ways too.
-      rates: the grid of learning rates of healing, the same for every way.
+      counts: numbers of collapsed sites; the size of each is that of the other methods too.
+      rates: the grid of learning rates of healing, the same for every method.
       trained: flags of the deep network's training.
-      fitted: flags of data and healing, which every way has in common.
+      fitted: flags of data and healing, which every method has in common.
       order: which sites collapse, an --order of `train`.
       heal_epochs: length of healing.
-      without: ways that the network does not have, and why.
+      without: methods that the network does not have, and why.
     """
 
     name: str
@@ -40,7 +40,7 @@ class FormNetwork:
 
     @property
     def deep(self) -> Method:
-        """The finished deep network, from which all ways start."""
+        """The finished deep network, from which all methods start."""
         return Method("deep", f"forms-{self.name}-deep", (*self.command, *self.trained))
 
     def source(self, count: int) -> Method:
@@ -105,7 +105,7 @@ NETWORKS = {
         ),
     )
 }
-# Of seconds, to prove that every way runs.
+# Of seconds, to prove that every method runs.
 QUICK_NETWORKS = {
     network.name: network
     for network in (

@@ -1,13 +1,14 @@
 """Forms of MLPs against strong baselines: same network, number of parameters, and healing.
 
 `python -m benchmarks forms`: resumes an interrupted benchmark; runs are kept. The size is that of
-the network with some sites collapsed to one matrix each. Every way compresses the same finished
+the network with some sites collapsed to one matrix each. Every method compresses the same finished
 network to at most that size. It is measured untrained, and after healing with the deep network as
 teacher, at the rate of one grid of three that is best on the validation split of the first seed.
-`--quick` proves in minutes that every way runs, on scikit-learn's digits.
+`--quick` proves in minutes that every method runs, on scikit-learn's digits.
 """
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,48 +30,49 @@ from benchmarks.quality.form_networks import NETWORKS, QUICK_NETWORKS, FormNetwo
 _MODULE = "benchmarks.baselines"
 
 
-def untrained_run(network: FormNetwork, count: int, way: str) -> Run:
-    """Returns the run of a way without healing."""
+def untrained_run(network: FormNetwork, count: int, method: str) -> Run:
+    """Returns the run of a method without healing."""
     source = network.source(count).name
-    return Run(f"{source}-{way}", (_MODULE, way, RunDirectory(source), "--heal-epochs", "0"))
+    return Run(f"{source}-{method}", (_MODULE, method, RunDirectory(source), "--heal-epochs", "0"))
 
 
-def healed_method(network: FormNetwork, count: int, way: str) -> Tuned:
-    """Returns the runs of a way with healing."""
+def healed_runs(network: FormNetwork, count: int, method: str) -> Tuned:
+    """Returns the runs of a method with healing, one for each rate."""
     source = network.source(count).name
-    arguments = (_MODULE, way, RunDirectory(source), "--heal-epochs", network.heal_epochs)
-    return Tuned(f"{source}-{way}-healed", arguments, network.rates)
+    arguments = (_MODULE, method, RunDirectory(source), "--heal-epochs", network.heal_epochs)
+    return Tuned(f"{source}-{method}-healed", arguments, network.rates)
 
 
 def points(
-    network: FormNetwork, ways: tuple[str, ...], seeds: tuple[int, ...], runs_dir: Path
+    network: FormNetwork, methods: tuple[str, ...], seeds: tuple[int, ...], runs_dir: Path
 ) -> list[dict[str, Any]]:
-    """Returns the results of a network: first the deep one, then every way at every size; JSON."""
+    """Returns the results of a network: the deep one, then every method at every size; JSON."""
     deep = network.deep.run
     found = run_all([deep], [deep.name], seeds=seeds, runs_dir=runs_dir)[deep.name]
     results = [_point("deep", "deep", deep, found)]
     for count in network.counts:
         start = [deep, network.source(count).run]
-        for way in ways:
-            title = REGISTRY[way].title
-            if way in network.without:
-                results.append({"way": title, "sites": count, "skipped": network.without[way]})
+        for method in methods:
+            title = REGISTRY[method].title
+            if method in network.without:
+                reason = network.without[method]
+                results.append({"method": title, "sites": count, "skipped": reason})
                 continue
-            own = untrained_run(network, count, way)
+            own = untrained_run(network, count, method)
             runs = run_all([*start, own], [own.name], seeds=seeds, runs_dir=runs_dir)
             results.append(_point(title, "untrained", own, runs[own.name], sites=count))
-            method = healed_method(network, count, way)
-            rate, scores, runs = run_tuned(method, start, seeds=seeds, runs_dir=runs_dir)
+            tuned = healed_runs(network, count, method)
+            rate, scores, runs = run_tuned(tuned, start, seeds=seeds, runs_dir=runs_dir)
             more = {"sites": count, "rate": rate, "validation_score_by_rate": scores}
-            results.append(_point(title, "healed", method.run(rate), runs, **more))
+            results.append(_point(title, "healed", tuned.run(rate), runs, **more))
     return results
 
 
 def _point(
-    way: str, state: str, run: Run, found: list[Summary], **more: Any
+    method: str, state: str, run: Run, found: list[Summary], **more: Any
 ) -> dict[str, Any]:  # fmt: skip
     return {
-        "way": way,
+        "method": method,
         "state": state,
         "command": run.command,
         **costs(found),
@@ -86,7 +88,7 @@ def tables(network: FormNetwork, results: list[dict[str, Any]]) -> list[Table]:
     deep, found = results[0], []
     for count in network.counts:
         rows = [each for each in results[1:] if each["sites"] == count]
-        skipped = [f"{row['way']}: {row['skipped']}" for row in rows if "skipped" in row]
+        skipped = [f"{row['method']}: {row['skipped']}" for row in rows if "skipped" in row]
         for state in ("untrained", "healed"):
             own = [deep, *(row for row in rows if row.get("state") == state)]
             title = f"{network.name}, size of {count} collapsed sites, {state}"
@@ -108,7 +110,7 @@ def _quality(split: str) -> Any:
 
 
 _COLUMNS = (
-    Column("way", "way"),
+    Column("method", "method"),
     Column("parameters", sizes),
     Column("time, %", percent("time_ratio"), "{:.1f}"),
     Column("rate", lambda point: point.get("rate")),
@@ -120,7 +122,7 @@ _COLUMNS = (
 
 def main(
     networks: tuple[str, ...] = ("fashion-mlp",),
-    ways: tuple[str, ...] = tuple(REGISTRY),
+    methods: tuple[str, ...] = tuple(REGISTRY),
     counts: tuple[int, ...] = (),
     seeds: tuple[int, ...] = (0, 1, 2),
     quick: bool = False,
@@ -131,19 +133,25 @@ def main(
 
     Args:
       networks: names of networks.
-      ways: names of ways: of lcjax, or of baselines.
+      methods: names of methods: of lcjax, or of baselines.
       counts: numbers of collapsed sites that set the sizes; by default those of the network.
       seeds: of the runs.
-      quick: two small networks with one seed and one rate, to prove that every way runs.
+      quick: two small networks with one seed and one rate, to prove that every method runs.
       runs_dir: directory of the runs.
       results_dir: directory of results.
+
+    Raises:
+      SystemExit: for an unknown network or method; when a run fails (names its log).
     """
+    for name, names, known in (("networks", networks, NETWORKS), ("methods", methods, REGISTRY)):
+        if unknown := sorted(set(names) - known.keys()):
+            sys.exit(f"error: no such {name}: {', '.join(unknown)}; there are {', '.join(known)}.")
     chosen = QUICK_NETWORKS if quick else {name: NETWORKS[name] for name in networks}
     seeds = seeds[:1] if quick else seeds
     for network in chosen.values():
         network = dataclasses.replace(network, counts=counts) if counts else network
-        results = points(network, ways, seeds, runs_dir)
-        config = {"seeds": list(seeds), "rates": list(network.rates), "ways": list(ways)}
+        results = points(network, methods, seeds, runs_dir)
+        config = {"seeds": list(seeds), "rates": list(network.rates), "methods": list(methods)}
         shown = tables(network, results)
         publish(f"forms-{network.name}", config, results, *shown, results_dir=results_dir)
 

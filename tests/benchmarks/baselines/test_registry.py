@@ -1,4 +1,4 @@
-"""Ways to compress a network, healed through one harness and command line."""
+"""Methods that compress a network, healed through one harness and command line."""
 
 import sys
 
@@ -19,8 +19,8 @@ from train.tasks.image import task as image_task
 
 @pytest.mark.slow
 @pytest.mark.promotes
-@pytest.mark.parametrize("way", ["linear", "units", "variance", "whitened"])
-def test_ways_are_healed_alike_to_the_size_asked_for(way, tmp_path, monkeypatch):
+@pytest.mark.parametrize("method", ["linear", "units", "variance", "whitened"])
+def test_ways_are_healed_alike_to_the_size_asked_for(method, tmp_path, monkeypatch):
     monkeypatch.setattr(
         outcome, "evaluate_in_new_process", lambda *_: {"accuracy": 1.0, "loss": 0.0}
     )
@@ -35,19 +35,19 @@ def test_ways_are_healed_alike_to_the_size_asked_for(way, tmp_path, monkeypatch)
     command = base.BaselineConfig(
         tmp_path / "run",
         runs_dir=tmp_path,
-        name=way,
+        name=method,
         heal_epochs=0.3,
         heal_learning_rate=3e-3,
         deep_teacher=True,
         calibration_images=256,
     )
-    base.heal(command, REGISTRY[way].compress)
-    summary = read_json(tmp_path / way / SUMMARY)
+    base.heal(command, REGISTRY[method].compress)
+    summary = read_json(tmp_path / method / SUMMARY)
     left = summary["compact"]["parameters"] - summary.get("removed", 0)
     assert 0.9 * size < left <= size
-    assert ("removed" in summary) == ("materialized" in summary) == (way == "whitened")
+    assert ("removed" in summary) == ("materialized" in summary) == (method == "whitened")
     assert summary["steps"] == task.steps_in(0.3) > 0
-    records = [each for each in read_metrics(tmp_path / way) if "train/loss" in each]
+    records = [each for each in read_metrics(tmp_path / method) if "train/loss" in each]
     assert records and all("train/divergence" in record for record in records)
 
 

@@ -19,10 +19,10 @@ def test_runs_start_from_the_deep_run_or_from_a_size(name):
     for count in network.counts:
         source = network.source(count).run
         assert source.needs == (deep.name,)
-        for way in REGISTRY:
-            runs = [forms.untrained_run(network, count, way)]
-            runs += map(forms.healed_method(network, count, way).run, network.rates)
-            assert all(run.needs == (source.name,) and way in run.arguments for run in runs)
+        for method in REGISTRY:
+            runs = [forms.untrained_run(network, count, method)]
+            runs += map(forms.healed_runs(network, count, method).run, network.rates)
+            assert all(run.needs == (source.name,) and method in run.arguments for run in runs)
             assert len({run.name for run in runs}) == 1 + len(network.rates)
 
 
@@ -47,8 +47,8 @@ def test_results_have_untrained_and_healed_tables(tmp_path, monkeypatch):
 
     monkeypatch.setattr(forms, "run_all", run_all)
     monkeypatch.setattr("benchmarks.harness.tuning.run_all", run_all)
-    ways = ("linear", "variance", "blocks")
-    forms.main(("fashion-mlp",), ways, (0, 1), runs_dir=tmp_path, results_dir=tmp_path)
+    methods = ("linear", "variance", "blocks")
+    forms.main(("fashion-mlp",), methods, seeds=(0, 1), runs_dir=tmp_path, results_dir=tmp_path)
     results = json.loads((tmp_path / "forms-fashion-mlp.json").read_text())["results"]
     assert [each.get("rate") for each in results if each.get("state") == "healed"] == ["1e-3"] * 4
     assert sum("skipped" in each for each in results) == 2
@@ -56,3 +56,10 @@ def test_results_have_untrained_and_healed_tables(tmp_path, monkeypatch):
     for state in ("untrained", "healed"):
         assert f"fashion-mlp, size of 2 collapsed sites, {state}" in text
     assert "the network has no blocks" in text and "70.00 ± 0.00" in text
+
+
+def test_unknown_names_are_refused(tmp_path):
+    with pytest.raises(SystemExit, match="no such networks: resnet; there are fashion-mlp, "):
+        forms.main(("resnet",), runs_dir=tmp_path, results_dir=tmp_path)
+    with pytest.raises(SystemExit, match="no such methods: obs; there are linear, units, "):
+        forms.main(methods=("obs",), runs_dir=tmp_path, results_dir=tmp_path)
