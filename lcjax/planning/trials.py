@@ -12,11 +12,17 @@ from lcjax.calibration.fits import Fit, check_fit
 from lcjax.calibration.statistics import SplitMoments, collect_statistics
 from lcjax.structure.front_end import Collapsible, Observed
 from lcjax.structure.replacement import Replacement
-from lcjax.structure.segment import Segment
+from lcjax.structure.segment import Segment, SegmentId
 from lcjax.surgery.checks import solve_checked
 from lcjax.surgery.collapse import collapse_model
 from lcjax.surgery.report import CollapseReport, make_report
-from lcjax.surgery.sequential import Solved, forward_paths, solve_in_order
+from lcjax.surgery.sequential import (
+    SolvedStep,
+    SolvedSteps,
+    forward_paths,
+    run_steps,
+    steps_in_order,
+)
 from lcjax.validation.batches import check_batches
 from lcjax.validation.functions import check_metric, score
 
@@ -58,7 +64,8 @@ class Trials:
             check_batches(self._data.batches, more_than_once="each trial")
         self._sequential = fit.sequential if sequential is None else sequential
         self._moments: dict[Hashable, tuple[Moments, Moments]] = {}
-        self._solved: Solved = {}
+        self._alone: dict[SegmentId, Replacement] = {}
+        self._solved: SolvedSteps = {}
 
     @property
     def progress(self) -> bool:
@@ -89,13 +96,15 @@ class Trials:
         if not fit.needs_data:
             return collapse_model(model, sites, fit.at_any_gap())
         assert self._data is not None
-        segments = segments_to_fit(model, sites)
+        segments = segments_to_fit(model, sites, fit)
         if self._sequential and len(segments) > 1:
-            ordered = sorted(segments, key=lambda segment: self._order.index(segment.sites[0]))
-            self._solve_alone(ordered[:1])
-            replacements = solve_in_order(model, ordered, self._data, fit, self._solved)
-        else:
-            replacements = self._solve_alone(segments)
+            steps = steps_in_order(model, dict.fromkeys(sites, fit), self._order)
+            if (steps[0],) not in self._solved:
+                (first,) = (each for each in segments if each.sites == steps[0].sites)
+                alone = self._solve_alone([first])
+                self._solved[steps[0],] = SolvedStep(first, alone[first], model.rebuild(alone))
+            return run_steps(model, steps, self._data, self._solved)
+        replacements = self._solve_alone(segments)
         rebuilt = model.rebuild(replacements)
         return rebuilt.tree, make_report(model.sites, replacements, rebuilt, ())
 
@@ -107,11 +116,11 @@ class Trials:
 
     def _solve_alone(self, segments: Sequence[Segment]) -> dict[Segment, Replacement]:
         """Returns the replacements of segments of which none is fitted behind another."""
-        missing = [segment for segment in segments if (segment.id,) not in self._solved]
+        missing = [segment for segment in segments if segment.id not in self._alone]
         if missing:
             statistics = self._collect(missing)
-            self._solved |= {(s.id,): solve_checked(self._fit, s, statistics) for s in missing}
-        return {segment: self._solved[segment.id,] for segment in segments}
+            self._alone |= {s.id: solve_checked(self._fit, s, statistics) for s in missing}
+        return {segment: self._alone[segment.id] for segment in segments}
 
     def _collect(self, segments: Sequence[Segment]) -> SplitMoments:
         """Returns the statistics of segments; a pass collects those that are not known yet."""

@@ -1,24 +1,58 @@
 """Collapse segment by segment in forward order, so that later fits correct earlier errors."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+from flax.core import meta
 
 from lcjax.calibration.calibrate import segments_to_fit
 from lcjax.calibration.data import CalibrationData, as_data
 from lcjax.calibration.fits import LEAST_SQUARES, Fit, check_fit
 from lcjax.calibration.statistics import collect_statistics
-from lcjax.structure.choice import SiteSelector, select_for_fit
-from lcjax.structure.front_end import Collapsible
+from lcjax.errors import CollapseError
+from lcjax.structure.choice import SiteSelector, Skip, select_for_fit, select_linear
+from lcjax.structure.front_end import Collapsible, Rebuilt, Size
 from lcjax.structure.params_tree import ParamsTree
 from lcjax.structure.replacement import Replacement
-from lcjax.structure.segment import Segment, SegmentId
+from lcjax.structure.segment import Segment
+from lcjax.structure.sites import params_of
 from lcjax.surgery.checks import solve_checked
 from lcjax.surgery.report import CollapseReport, make_report
+from lcjax.tree.paths import in_params, leaf_path
 from lcjax.validation.batches import check_batches
 from lcjax.validation.functions import check_function
 
-# Replacements by the segments up to and with theirs, in forward order.
-Solved = dict[tuple[SegmentId, ...], Replacement]
+
+class Step(NamedTuple):
+    """One segment of a sequential collapse.
+
+    Attributes:
+      sites: its sites, neighbours in one chain.
+      fit: how its replacement is found.
+    """
+
+    sites: tuple[str, ...]
+    fit: Fit
+
+
+class SolvedStep(NamedTuple):
+    """A step carried out.
+
+    Attributes:
+      segment: as it is in the tree that the steps before leave.
+      replacement: of the segment.
+      rebuilt: that tree, with the segment replaced.
+    """
+
+    segment: Segment
+    replacement: Replacement
+    rebuilt: Rebuilt
+
+
+# Steps carried out, by all steps up to and with them.
+SolvedSteps = dict[tuple[Step, ...], SolvedStep]
 
 
 def collapse_sequential(
@@ -26,7 +60,7 @@ def collapse_sequential(
     variables: Mapping[str, Any],
     data: CalibrationData | Iterable[Any],
     sites: SiteSelector = None,
-    fit: Fit = LEAST_SQUARES,
+    fit: Fit | Mapping[str, Fit] = LEAST_SQUARES,
 ) -> tuple[Any, CollapseReport]:
     """Returns the tree with these sites collapsed one segment after another, and the report.
 
@@ -36,12 +70,16 @@ def collapse_sequential(
     as in a residual block, least squares fits the sum: `t + r − r'`, with r added in the deep model
     and r' in the compact one. It takes one pass over the batches for every segment.
 
+    With a mapping each site gets a fit of its own; neighbouring sites of a chain with the same
+    one make a segment together, but for `Units`, which fits each site alone.
+
     Args:
       apply_fn: runs Flax linen modules in inference mode, such as `model.apply`; jitted or not.
       variables: params or variables, as apply_fn takes them; nested dicts.
       data: batches, or `CalibrationData`; in memory or re-iterable.
       sites: paths, globs, Sites or a Plan; None takes every paired site.
-      fit: `LeastSquares(...)` or `PerUnit(...)`.
+      fit: `LeastSquares(...)`, `PerUnit(...)`, `Units(...)` or `Remove()`; or a fit for each site,
+        `Exact(...)` too, by path or glob, in the place of sites: sites that are not named stay.
 
     Returns:
       `(compact, report)`, as `lcjax.collapse`; the report's errors are of each segment alone, with
@@ -49,7 +87,7 @@ def collapse_sequential(
 
     Raises:
       TypeError: batches that can be iterated only once.
-      ValueError: as `lcjax.calibrate` and `lcjax.collapse`.
+      ValueError: as `lcjax.calibrate` and `lcjax.collapse`; sites with a fit for each.
 
     Example:
       >>> import flax.linen as nn, jax, jax.numpy as jnp, lcjax
@@ -59,6 +97,10 @@ def collapse_sequential(
       >>> compact, report = lcjax.collapse_sequential(model.apply, variables, [x])
       >>> report.collapsed
       ('act_0', 'act_1')
+      >>> fits = {"act_0": lcjax.Units(8), "act_1": lcjax.LeastSquares()}
+      >>> compact, report = lcjax.collapse_sequential(model.apply, variables, [x], fit=fits)
+      >>> sorted(compact["params"])
+      ['act_0', 'bypass_0', 'dense_0', 'dense_2']
     """
     check_function(apply_fn)
     model = ParamsTree(variables, apply_fn, "collapse_sequential")
@@ -69,18 +111,17 @@ def collapse_model_sequential(
     model: Collapsible,
     data: CalibrationData | Iterable[Any],
     sites: SiteSelector = None,
-    fit: Fit = LEAST_SQUARES,
+    fit: Fit | Mapping[str, Fit] = LEAST_SQUARES,
 ) -> tuple[Any, CollapseReport]:
     """Returns what `collapse_sequential` does, for a model of any front end."""
     data = as_data(data)
     check_batches(data.batches, more_than_once="each segment of sites")
-    check_fit(fit, needs_data=True)
-    selection = select_for_fit(model.sites, sites, model.collapsed)
-    segments, order = segments_to_fit(model, selection.chosen), forward_paths(model, data)
-    segments.sort(key=lambda segment: order.index(segment.sites[0]))
-    replacements = solve_in_order(model, segments, data, fit, {})
-    rebuilt = model.rebuild(replacements)
-    return rebuilt.tree, make_report(model.sites, replacements, rebuilt, selection.skipped)
+    fits, skipped = _fits_by_site(model, sites, fit)
+    steps = steps_in_order(model, fits, forward_paths(model, data))
+    if not steps:
+        raise CollapseError("fit: got no site; expected a fit for one site at least.")
+    tree, report = run_steps(model, steps, data, {})
+    return tree, replace(report, skipped=tuple(skipped))
 
 
 def forward_paths(model: Collapsible, data: CalibrationData) -> Sequence[str]:
@@ -88,29 +129,116 @@ def forward_paths(model: Collapsible, data: CalibrationData) -> Sequence[str]:
     return model.forward_order(data.first_batch()) or model.sites.paths
 
 
-def solve_in_order(
-    model: Collapsible,
-    segments: Sequence[Segment],
-    data: CalibrationData,
-    fit: Fit,
-    solved: Solved,
-) -> dict[Segment, Replacement]:
-    """Returns the replacements of segments, each fitted behind the replacements before it.
+def steps_in_order(model: Collapsible, fits: Mapping[str, Fit], order: Sequence[str]) -> list[Step]:
+    """Returns the steps that replace sites by fits, in forward order.
 
     Args:
-      model: that the segments are of.
-      segments: in forward order.
-      data: re-iterable.
-      fit: with data.
-      solved: replacements that are known already; the new ones are added.
+      model: deep.
+      fits: by site; sites that are not in it stay.
+      order: all sites in forward order.
     """
-    replacements: dict[Segment, Replacement] = {}
-    for end, segment in enumerate(segments, 1):
-        so_far = tuple(each.id for each in segments[:end])
+    chosen = [path for path in order if path in fits]
+    steps = []
+    for fit in dict.fromkeys(fits[path].reduced() for path in chosen):
+        sites = [path for path in chosen if fits[path].reduced() == fit]
+        segments = segments_to_fit(model, sites, fit)
+        steps += [Step(segment.sites, fit) for segment in segments]
+    return sorted(steps, key=lambda step: order.index(step.sites[0]))
+
+
+def run_steps(
+    model: Collapsible, steps: Sequence[Step], data: CalibrationData, solved: SolvedSteps
+) -> tuple[Any, CollapseReport]:
+    """Returns the tree with segments replaced one after another, and the report.
+
+    Each segment is found in the tree that the steps before it left, takes its inputs from there,
+    and its outputs from the deep model.
+
+    Args:
+      model: deep.
+      steps: in forward order; at least one.
+      data: re-iterable.
+      solved: steps that were carried out already, in this order; new ones are added.
+    """
+    done: list[SolvedStep] = []
+    for end, step in enumerate(steps, 1):
+        so_far = tuple(steps[:end])
         if so_far not in solved:
-            compact = model.rebuild(replacements).tree if replacements else None
-            observe = model.observe([segment], fit.observed)
-            statistics = collect_statistics(observe, model.variables, data, fit.observed, compact)
-            solved[so_far] = solve_checked(fit, segment, statistics)
-        replacements[segment] = solved[so_far]
-    return replacements
+            compact = done[-1].rebuilt.tree if done else None
+            solved[so_far] = _run_step(model, step, data, compact)
+        done.append(solved[so_far])
+    replacements = {each.segment: each.replacement for each in done}
+    rebuilt = _merged(model, [each.rebuilt for each in done])
+    return rebuilt.tree, make_report(model.sites, replacements, rebuilt, ())
+
+
+def _run_step(model: Collapsible, step: Step, data: CalibrationData, compact: Any) -> SolvedStep:
+    """Carries out a step in the tree `compact`, or in the model's own where it is None."""
+    now = model if compact is None else model.with_variables(compact)
+    (segment,) = segments_to_fit(now, step.sites, step.fit)
+    statistics = None
+    if step.fit.needs_data:
+        observed = step.fit.observed
+        observe = model.observe([segment], observed)
+        statistics = collect_statistics(observe, model.variables, data, observed, compact)
+    replacement = solve_checked(step.fit, segment, statistics)
+    return SolvedStep(segment, replacement, now.rebuild({segment: replacement}))
+
+
+def _merged(model: Collapsible, parts: Sequence[Rebuilt]) -> Rebuilt:
+    """Returns what several rebuilds of a model, each of the tree of the one before, make."""
+    flat = jax.tree_util.tree_leaves_with_path(meta.unbox(params_of(model.variables)))
+    own = {in_params(leaf_path(keys)) for keys, _ in flat}
+    written: set[str] = set()
+    removed: set[str] = set()
+    seen: set[str] = set()
+    before = change = 0
+    for part in parts:
+        written = (written | set(part.written)) - set(part.removed)
+        removed |= own & set(part.removed)
+        if not part.touched or seen.isdisjoint(part.touched):
+            before += part.before.flops
+        change += part.after.flops - part.before.flops
+        seen |= set(part.touched)
+    size = model.size.parameters
+    return Rebuilt(
+        tree=parts[-1].tree,
+        written=tuple(sorted(written, key=_tree_order)),
+        removed=tuple(sorted(removed - written, key=_tree_order)),
+        before=Size(size, before),
+        after=Size(parts[-1].after.parameters, before + change),
+    )
+
+
+def _fits_by_site(
+    model: Collapsible, sites: SiteSelector, fit: Fit | Mapping[str, Fit]
+) -> tuple[dict[str, Fit], Sequence[Skip]]:
+    """Returns a fit for each chosen site, and the sites that stay.
+
+    Raises:
+      TypeError: something other than fits.
+      ValueError: sites and a fit for each.
+      CollapseError: as `select_for_fit`; a site over the gap of an exact fit.
+    """
+    if not isinstance(fit, Mapping):
+        check_fit(fit, needs_data=True)
+        selection = select_for_fit(model.sites, sites, model.collapsed)
+        return dict.fromkeys(selection.chosen, fit), selection.skipped
+    if sites is not None:
+        raise ValueError("sites: got sites, and a fit for each in `fit`; expected one of the two.")
+    fits, gaps = {}, {}
+    for name, each in fit.items():
+        check_fit(each)
+        for path in select_for_fit(model.sites, [name], model.collapsed).chosen:
+            fits[path] = each
+            if not each.needs_data:
+                gaps[path] = each.max_gap
+    for gap in set(gaps.values()):
+        exact = [path for path in gaps if gaps[path] == gap]
+        select_linear(model.sites, exact, gap, model.collapsed)
+    stay = [path for path in model.sites.paths if path not in fits]
+    return fits, [Skip(path, "not_chosen") for path in stay]
+
+
+def _tree_order(path: str) -> list[str]:
+    return path.split("/")
