@@ -23,7 +23,7 @@ class FitPlan:
     Carry it out with `lcjax.collapse_sequential(apply_fn, variables, data, fit=plan.fits)`.
 
     Attributes:
-      table: what each fit of each site costs alone; after rounds of refinement, around the choice.
+      table: what each fit of each site costs alone.
       choice: index of the option of each site in the table.
       budgets: as the user wrote them.
       unmet: those of them that the model, where it was measured, does not keep to.
