@@ -25,8 +25,12 @@ from lcjax.optim.opt_state import carry_opt_state, update_site_selection
 from lcjax.optim.penalty import add_linearity_penalty, linearity_penalty, proximal_linearity_penalty
 from lcjax.optim.strength import strength_for_gap
 from lcjax.optim.wrapper import with_linearity_penalty
-from lcjax.planning.budgets import Count, Flops, MaxDrop, Params
+from lcjax.planning.budgets import Count, Flops, Latency, MaxDrop, Memory, Params
+from lcjax.planning.candidates import Candidates
+from lcjax.planning.fit_plan import FitPlan
+from lcjax.planning.measuring.outputs import KLDivergence, RelativeError
 from lcjax.planning.plan import plan
+from lcjax.planning.plan_fits import plan_fits
 from lcjax.planning.results import Plan, Sensitivity
 from lcjax.planning.sensitivity import sensitivity
 from lcjax.stablehlo.exporting import export
@@ -52,6 +56,7 @@ if _TYPE_CHECKING:
 __all__ = [
     "Calibration",
     "CalibrationData",
+    "Candidates",
     "CheckpointError",
     "CollapseError",
     "CollapseReport",
@@ -63,12 +68,17 @@ __all__ = [
     "Count",
     "Exact",
     "ExportedModel",
+    "FitPlan",
     "Flops",
+    "KLDivergence",
+    "Latency",
     "LeastSquares",
     "MaxDrop",
+    "Memory",
     "Params",
     "PerUnit",
     "Plan",
+    "RelativeError",
     "Remove",
     "SegmentFit",
     "Sensitivity",
@@ -96,6 +106,7 @@ __all__ = [
     "map_slopes",
     "models",
     "plan",
+    "plan_fits",
     "proximal_linearity_penalty",
     "read_metadata",
     "restore",

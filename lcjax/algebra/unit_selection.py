@@ -6,6 +6,8 @@ import numpy as np
 
 # A unit of which less than this part of its variance is left has nothing to add but rounding.
 _DEPENDENT = 1e-6
+# Units after which the matrices are updated, by one product instead of one for each unit.
+_BLOCK = 32
 
 
 class UnitOrder(NamedTuple):
@@ -29,8 +31,7 @@ def order_units(
 
     Orthogonal least squares: of the units left, the next is the one whose part orthogonal to those
     taken explains most of the output. This is a Cholesky decomposition of the Gram matrix whose
-    pivots are chosen by the output. A step costs O(n (steps + d_out)), so all of n units
-    O(n² (n + d_out)) at most.
+    pivots are chosen by the output, updated in blocks. All of n units cost O(n² (n + d_out)).
 
     Args:
       gram: Σ (v − E v)(v − E v)ᵀ of v = [x, h], inputs given before units; (n, n).
@@ -47,30 +48,59 @@ def order_units(
     size = len(gram) - given
     count = size if count is None else min(count, size)
     rows, coefficients = _eliminated(gram, cross, given)
-    factor = np.zeros((len(rows) + count, size))  # rows of the pivoted Cholesky factor
-    factor[: len(rows)] = rows
-    units = gram[given:, given:]
-    variance = np.diagonal(units).copy()
-    left = variance - (rows**2).sum(0)
+    variance = np.diagonal(gram)[given:]
+    left = gram[given:, given:] - rows.T @ rows  # what those taken leave of the Gram matrix
     residual = cross[given:] - rows.T @ coefficients
     explained = [float((coefficients**2).sum())]
     taken: list[int] = []
-    for step in range(len(rows), len(rows) + count):
-        usable = left > _DEPENDENT * variance
-        usable[taken] = False
-        gain = np.divide((residual**2).sum(1), left, out=np.zeros(size), where=usable)
+    while len(taken) < count:
+        block = _block(left, residual, variance, taken, min(_BLOCK, count - len(taken)))
+        if not len(block.units):
+            break
+        left -= block.rows.T @ block.rows
+        residual -= block.rows.T @ block.along
+        taken += block.units
+        explained += (explained[-1] + np.cumsum((block.along**2).sum(1))).tolist()
+    return UnitOrder(np.array(taken, int), np.array(explained))
+
+
+class _Block(NamedTuple):
+    """Units taken one after another before matrices are updated for all of them at once.
+
+    Attributes:
+      units: their indices.
+      rows: of the Cholesky factor, (len(units), n).
+      along: what the output has along each, (len(units), d_out).
+    """
+
+    units: list[int]
+    rows: np.ndarray
+    along: np.ndarray
+
+
+def _block(
+    left: np.ndarray, residual: np.ndarray, variance: np.ndarray, taken: list[int], count: int
+) -> _Block:
+    """Returns the units that are taken next; fewer than `count` where the others add nothing."""
+    rows, along = np.zeros((count, len(left))), np.zeros((count, residual.shape[1]))
+    squares, spare = (residual**2).sum(1), np.diagonal(left).copy()
+    units: list[int] = []
+    for step in range(count):
+        usable = spare > _DEPENDENT * variance
+        usable[taken + units] = False
+        gain = np.divide(squares, spare, out=np.zeros(len(left)), where=usable)
         unit = int(gain.argmax())
         if not gain[unit] > 0:
             break
-        pivot = np.sqrt(left[unit])
-        row = (units[unit] - factor[:step, unit] @ factor[:step]) / pivot
-        factor[step] = row
-        along = residual[unit] / pivot
-        residual -= row[:, None] * along
-        left -= row**2
-        taken.append(unit)
-        explained.append(explained[-1] + float(gain[unit]))
-    return UnitOrder(np.array(taken, int), np.array(explained))
+        before, part = rows[:step], rows[:step, unit]
+        row = (left[unit] - part @ before) / np.sqrt(spare[unit])
+        own = (residual[unit] - part @ along[:step]) / np.sqrt(spare[unit])
+        shared = residual @ own - (along[:step] @ own) @ before  # of each residual with own
+        squares = np.maximum(squares - 2 * row * shared + row**2 * (own @ own), 0)
+        spare -= row**2
+        rows[step], along[step] = row, own
+        units.append(unit)
+    return _Block(units, rows[: len(units)], along[: len(units)])
 
 
 def _eliminated(gram: np.ndarray, cross: np.ndarray, given: int) -> tuple[np.ndarray, np.ndarray]:

@@ -70,7 +70,7 @@ def collect_statistics(
         total = moments if total is None else _merge(total, moments)
         # At most one batch waits on the device: memory does not grow where batches come fast.
         check_mask(behind)
-        behind, start = negative, start + _rows(batch)
+        behind, start = negative, start + rows_of(batch)
     if total is None:
         raise ValueError(
             "batches is empty: give at least one batch of the model's inputs; a generator can be "
@@ -101,7 +101,7 @@ def _measure(
     collected = SplitMoments({}, {})
     for key, calls in pairs.items():
         split = [
-            _measure_call(key, x, t, counts, start, _rows(batch), data.holdout, unitwise)
+            _measure_call(key, x, t, counts, start, rows_of(batch), data.holdout, unitwise)
             for x, t in calls
         ]
         for group, moments in zip(collected, zip(*split, strict=True), strict=True):
@@ -129,12 +129,22 @@ def _measure_call(
     count = jnp.ones(tokens, bool) if counts is None else over_tokens(key, counts, tokens)
     length = tokens[0] if tokens else 1
     row = start + (jnp.arange(length) // max(length // max(rows, 1), 1)).astype(jnp.uint32)
-    out = (row + 1) * np.uint32(_GOLDEN) < np.uint32(min(holdout * _WORD, _WORD - 1))
+    out = is_held_out(row, holdout)
     out = out.reshape(length, *(1,) * (len(tokens) - 1)) if tokens else out[0]
     train = measure(x, t, count & ~out, unitwise=unitwise)
     if not holdout:
         return train, jax.tree.map(jnp.zeros_like, train)
     return train, measure(x, t, count & out, unitwise=unitwise)
+
+
+def is_held_out(row: Any, holdout: float) -> Any:
+    """Returns which rows are held out.
+
+    Args:
+      row: numbers of rows from the first batch on, uint32.
+      holdout: the fraction of them, in [0, 1).
+    """
+    return (row + np.uint32(1)) * np.uint32(_GOLDEN) < np.uint32(min(holdout * _WORD, _WORD - 1))
 
 
 _merge = jax.jit(
@@ -160,7 +170,7 @@ def _mesh(tree: Any) -> Mesh | None:
     return next((mesh for mesh in meshes if isinstance(mesh, Mesh) and mesh.size > 1), None)
 
 
-def _rows(batch: tuple[Any, ...]) -> int:
+def rows_of(batch: tuple[Any, ...]) -> int:
     """Returns the length of a batch's first axis."""
     return next((np.shape(leaf)[0] for leaf in jax.tree.leaves(batch) if np.ndim(leaf)), 1)
 

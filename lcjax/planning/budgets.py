@@ -1,40 +1,55 @@
-"""Budgets: the limit that a plan keeps to, a drop of the metric, a size, or a number of sites."""
+"""Budgets: the limit that a plan keeps to, of a drop, a size, a time, or a number of sites."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from lcjax._messages import describe
-from lcjax.planning.results import PlanStep
 from lcjax.validation.arguments import check_number, is_count
+
+Quantity = Literal["drop", "parameters", "flops", "kept", "bytes", "ms"]
+
+
+class Usage(NamedTuple):
+    """What a model costs, in every quantity that a budget can limit.
+
+    Attributes:
+      drop: of the metric from the deep model's, in the metric's unit.
+      parameters: of the whole model, slopes left out.
+      flops: multiply-adds times two for one token through the model's chains of Dense layers.
+      kept: number of sites that stay.
+      bytes: of all arrays of the tree; None where nobody asks.
+      ms: time of one batch in milliseconds; None where it is not measured.
+    """
+
+    drop: float
+    parameters: int
+    flops: int
+    kept: int
+    bytes: int | None = None
+    ms: float | None = None
 
 
 @dataclass(frozen=True)
 class Budget(ABC):
-    """Base of the budgets. A plan collapses site after site until its budget is met or exceeded.
+    """Base of the budgets.
 
     Attributes:
-      limit: the largest accepted value.
+      limit: as the user gives it.
     """
+
+    quantity: ClassVar[Quantity]  # the attribute of Usage that is limited
 
     limit: Any
 
     @abstractmethod
-    def met(self, steps: Sequence[PlanStep]) -> bool:
-        """Returns whether no further step is needed; steps[0] is the deep model."""
+    def most(self, deep: Usage) -> float:
+        """Returns the largest accepted value of the quantity, given the deep model's."""
 
-    def exceeded(self, steps: Sequence[PlanStep]) -> bool:
-        """Returns whether the last step is one too far."""
-        return False
-
-    def met_by(self, steps: Sequence[PlanStep]) -> bool:
-        """Returns whether a finished plan with these steps keeps to the budget."""
-        return self.met(steps)
-
-    def most_steps(self, available: int) -> int:
-        """Returns how many of the available sites a plan may try at most."""
-        return available
+    def met(self, usage: Usage, deep: Usage) -> bool:
+        """Returns whether a model keeps to the budget."""
+        return getattr(usage, self.quantity) <= self.most(deep)
 
     def __str__(self) -> str:
         """Returns the budget as the user writes it."""
@@ -51,6 +66,8 @@ class MaxDrop(Budget):
       MaxDrop(0.5)
     """
 
+    quantity: ClassVar[Quantity] = "drop"
+
     limit: float
 
     def __post_init__(self):
@@ -60,17 +77,9 @@ class MaxDrop(Budget):
                 f"MaxDrop: got {self.limit}, expected at least 0, in the metric's unit."
             )
 
-    def met(self, steps: Sequence[PlanStep]) -> bool:
-        """Returns False: a drop asks for every site that it allows."""
-        return False
-
-    def exceeded(self, steps: Sequence[PlanStep]) -> bool:
-        """Returns whether the metric has dropped by more."""
-        return steps[0].metric - steps[-1].metric > self.limit
-
-    def met_by(self, steps: Sequence[PlanStep]) -> bool:
-        """Returns whether any site is collapsed."""
-        return len(steps) > 1
+    def most(self, deep: Usage) -> float:
+        """Returns the limit."""
+        return self.limit
 
 
 @dataclass(frozen=True)
@@ -87,8 +96,9 @@ class _SizeBudget(Budget):
                 "of the deep model's in (0, 1)."
             )
 
-    def _within(self, deep: int, now: int) -> bool:
-        return now <= (self.limit if is_count(self.limit) else self.limit * deep)
+    def most(self, deep: Usage) -> float:
+        """Returns the number, or the fraction of the deep model's."""
+        return self.limit if is_count(self.limit) else self.limit * getattr(deep, self.quantity)
 
 
 @dataclass(frozen=True)
@@ -98,9 +108,7 @@ class Params(_SizeBudget):
     Slopes are not counted.
     """
 
-    def met(self, steps: Sequence[PlanStep]) -> bool:
-        """Returns whether the last step has no more parameters."""
-        return self._within(steps[0].parameters, steps[-1].parameters)
+    quantity: ClassVar[Quantity] = "parameters"
 
 
 @dataclass(frozen=True)
@@ -110,14 +118,72 @@ class Flops(_SizeBudget):
     Multiply-adds times two for one token through the model's chains of Dense layers.
     """
 
-    def met(self, steps: Sequence[PlanStep]) -> bool:
-        """Returns whether the last step has no more FLOPs."""
-        return self._within(steps[0].flops, steps[-1].flops)
+    quantity: ClassVar[Quantity] = "flops"
+
+
+@dataclass(frozen=True)
+class Memory(_SizeBudget):
+    """Bytes of the variables to reach: a number (int), or a fraction of the deep model's.
+
+    All arrays of the tree count, in the dtypes that they have.
+    """
+
+    quantity: ClassVar[Quantity] = "bytes"
+
+
+@dataclass(frozen=True)
+class Latency(Budget):
+    """Time of one batch to reach on the device that plans, with the function compiled.
+
+    Attributes:
+      limit: a fraction of the deep model's time, in (0, 1).
+      batch: the model's inputs, a tuple of them or one array; None takes the first batch of data.
+      ms: milliseconds, in the place of a fraction.
+
+    Example:
+      >>> print(Latency(0.7), Latency(ms=2.5))
+      Latency(0.7) Latency(ms=2.5)
+    """
+
+    quantity: ClassVar[Quantity] = "ms"
+
+    limit: float | None = None
+    batch: Any = field(default=None, compare=False, repr=False)
+    _: KW_ONLY
+    ms: float | None = None
+
+    def __post_init__(self):
+        if (self.limit is None) == (self.ms is None):
+            raise ValueError(
+                f"Latency: got limit={self.limit} and ms={self.ms}; expected a fraction of the "
+                "deep model's time, Latency(0.7), or milliseconds, Latency(ms=2.5)."
+            )
+        given = self.ms if self.limit is None else self.limit
+        check_number("Latency", given, like=0.7)
+        if self.limit is not None and not 0 < self.limit < 1:
+            raise ValueError(
+                f"Latency: got {self.limit}, expected a fraction of the deep model's time in "
+                "(0, 1). Give milliseconds by ms=."
+            )
+        if not given > 0:
+            raise ValueError(f"Latency: got ms={self.ms}, expected more than 0.")
+
+    def most(self, deep: Usage) -> float:
+        """Returns the milliseconds."""
+        if self.limit is None:
+            return self.ms or 0.0
+        return self.limit * (deep.ms or 0.0)
+
+    def __str__(self) -> str:
+        """Returns the budget as the user writes it, without the batch."""
+        return f"Latency(ms={self.ms:g})" if self.limit is None else f"Latency({self.limit:g})"
 
 
 @dataclass(frozen=True)
 class Count(Budget):
-    """The number of sites to collapse, at least 1."""
+    """The number of sites to replace, at least 1."""
+
+    quantity: ClassVar[Quantity] = "kept"
 
     limit: int
 
@@ -128,19 +194,36 @@ class Count(Budget):
                 f"Count: got {self.limit!r}, expected a number of sites of at least 1."
             )
 
-    def met(self, steps: Sequence[PlanStep]) -> bool:
-        """Returns whether so many sites are collapsed."""
-        return len(steps) - 1 >= self.limit
-
-    def most_steps(self, available: int) -> int:
-        """Returns the number of sites to collapse, where there are as many."""
-        return min(self.limit, available)
+    def most(self, deep: Usage) -> float:
+        """Returns how many sites stay."""
+        return deep.kept - self.limit
 
 
 def check_budget(budget: Any) -> None:
-    """Raises TypeError unless this is a budget."""
+    """Raises TypeError unless this is one budget that a plan of one fit can keep to."""
+    if isinstance(budget, Memory | Latency):
+        raise TypeError(
+            f"budget is {budget}; lcjax.plan keeps to lcjax.MaxDrop, lcjax.Params, lcjax.Flops and "
+            "lcjax.Count. Plan with lcjax.plan_fits, which measures memory and time."
+        )
     if not isinstance(budget, Budget):
         raise TypeError(
             f"budget is {describe(budget)}; expected one of lcjax.MaxDrop(0.5), lcjax.Params(0.8), "
             "lcjax.Flops(0.8), lcjax.Count(3). Pass one such object, with your limit in it."
         )
+
+
+def as_budgets(budget: Any) -> tuple[Budget, ...]:
+    """Returns one budget or several as a tuple.
+
+    Raises:
+      TypeError: something other than budgets; none.
+    """
+    budgets = tuple(budget) if isinstance(budget, Sequence) else (budget,)
+    wrong = next((describe(each) for each in budgets if not isinstance(each, Budget)), "empty")
+    if not budgets or wrong != "empty":
+        raise TypeError(
+            f"budget is {wrong}; expected one or several of lcjax.Params(0.8), lcjax.Flops(0.8), "
+            "lcjax.Memory(0.8), lcjax.Latency(0.8), lcjax.Count(3), lcjax.MaxDrop(0.5)."
+        )
+    return budgets

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from lcjax.calibration.data import CalibrationData, as_data
 from lcjax.calibration.fits import LEAST_SQUARES, Fit
 from lcjax.calibration.statistics import with_progress
-from lcjax.planning.budgets import Budget, check_budget
+from lcjax.planning.budgets import Budget, Count, MaxDrop, Usage, check_budget
 from lcjax.planning.results import Plan, PlanStep
 from lcjax.planning.sensitivity import measure_sites
 from lcjax.planning.trials import MetricFn, Trials
@@ -99,9 +99,11 @@ def plan_model(
     steps = [deep]
     paths = _ordered(trials, baseline, left, order, fit, forward)
     saves = _Savings(model)
-    bar = range(budget.most_steps(len(paths)))
-    bar = iter(with_progress(bar, "planning", "site") if trials.progress else bar)
-    while paths and not budget.met(steps) and not budget.exceeded(steps):
+    uses = [Usage(0.0, deep.parameters, deep.flops, kept=len(paths))]
+    goal = not isinstance(budget, MaxDrop)  # to be reached; else a bound to stay within
+    count = min(budget.limit, len(paths)) if isinstance(budget, Count) else len(paths)
+    bar = iter(with_progress(range(count), "planning", "site") if trials.progress else range(count))
+    while paths and budget.met(uses[-1], uses[0]) != goal:
         next(bar)
         taken = [step.site for step in steps if step.site is not None]
         site = next((p for p in paths if fit.rank is not None or saves(taken, p)), None)
@@ -109,15 +111,16 @@ def plan_model(
             break
         paths.remove(site)
         steps.append(_step(trials, deep, [*taken, site]))
-    too_far = budget.exceeded(steps)
-    if not too_far and not budget.met(steps):
+        uses.append(_usage(steps[-1], baseline, kept=uses[-1].kept - 1))
+    met = budget.met(uses[-1], uses[0])
+    if goal != met:
         skipped += [Skip(path, "grows") for path in paths]
-    num_taken = len(steps) - 1 - too_far
+    num_taken = len(steps) - 1 - (not goal and not met)
     return Plan(
         steps=tuple(steps),
         num_taken=num_taken,
         budget=str(budget),
-        budget_met=budget.met_by(steps[: num_taken + 1]),
+        budget_met=met if goal else num_taken > 0,
         fit=fit.name,
         order=order,
         skipped=tuple(sorted(skipped, key=lambda skip: natural_sort_key(skip.site))),
@@ -184,6 +187,10 @@ def _step(trials: Trials, deep: PlanStep, sites: list[str]) -> PlanStep:
         parameters=report.parameters_after,
         flops=deep.flops - report.flops_before + report.flops_after,
     )
+
+
+def _usage(step: PlanStep, baseline: float, kept: int) -> Usage:
+    return Usage(baseline - step.metric, step.parameters, step.flops, kept)
 
 
 class _Savings:

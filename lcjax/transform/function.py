@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from lcjax.errors import CollapseError
+from lcjax.transform.call import run_call
 from lcjax.transform.lowering.bound_call import BoundCall, bind_call
-from lcjax.transform.lowering.call import run_call
 from lcjax.transform.matching.explain import Explanation
 from lcjax.transform.params.tree import FunctionParams, is_function_tree, read_params
 from lcjax.transform.traced_call import TracedCall

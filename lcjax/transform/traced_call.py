@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 
-from lcjax.algebra.fuse import dense_flops
 from lcjax.calibration.calibrate import Calibration, calibrate_model
 from lcjax.calibration.data import CalibrationData
 from lcjax.calibration.fits import LEAST_SQUARES, Fit
@@ -23,12 +22,12 @@ from lcjax.structure.sites import Sites
 from lcjax.surgery.collapse import abstract_collapse_model, collapse_model
 from lcjax.surgery.report import CollapseReport
 from lcjax.surgery.sequential import collapse_model_sequential
+from lcjax.transform.costs import flops_of, sites_of
 from lcjax.transform.lowering.bound_call import BoundCall, bind_call
-from lcjax.transform.lowering.costs import flops_of, sites_of
 from lcjax.transform.lowering.observe import check_observable, observed_values
 from lcjax.transform.lowering.rebuild import rebuild_params
 from lcjax.transform.lowering.segments import segments_of
-from lcjax.transform.lowering.site_chains import chains_with
+from lcjax.transform.lowering.site_chains import neighbours
 from lcjax.transform.matching.explain import Explanation
 from lcjax.transform.params.tree import FunctionParams, read_params, shapes_of
 from lcjax.tree.paths import leaf_path
@@ -228,39 +227,49 @@ class TracedCall:
 
     def segments(self, chosen: Collection[str]) -> list[Segment]:
         """Returns the segments that removing the chosen sites makes; see `Collapsible`."""
-        return list(segments_of(self._call, chosen))
+        return segments_of(self._call, chosen)
 
     def observe(self, segments: Sequence[Segment], observed: Observed) -> Observe:
         """Returns a function that runs the function and returns what flows through segments."""
-        groups = [segment.sites for segment in segments]
-        check_observable(self._call, groups)
+        check_observable(self._call, segments)
 
         def observe(variables: Any, compact: Any, batch: tuple[Any, ...]) -> Pairs:
             args, params = (*self._fixed, *batch), read_params(variables)
             call = bind_call(self._fn, params, args, self._kwargs, has_state=bool(self._fixed))
             inputs = call if compact is None else call.with_params(read_params(compact))
-            return observed_values(call, inputs, groups, observed)
+            return observed_values(call, inputs, segments, observed)
 
         return observe
 
     def rebuild(self, replacements: Mapping[Segment, Replacement]) -> Rebuilt:
         """Returns the tree with segments replaced; see `Collapsible`."""
         if not replacements:
-            return Rebuilt(self.variables, (), (), *[Size(self.size.parameters, 0)] * 2)
+            size = Size(self.size.parameters, 0)
+            return Rebuilt(self.variables, (), (), size, size)
+        params, keys = rebuild_params(self._call, replacements)
         sites = {path for segment in replacements for path in segment.sites}
-        chains = {path: chain for chain in chains_with(self._call, sites) for path in chain.paths}
-        replaced = [(one, chains[one.sites[0]], other) for one, other in replacements.items()]
-        params, keys = rebuild_params(self._call, replaced)
+        touched = [
+            path
+            for chain in neighbours(self._call.analysis.sites)
+            if not sites.isdisjoint(chain.paths)
+            for path in chain.paths
+        ]
         leaves = _flat(params)
         prefixes = tuple(f"fused/{key}/" for key in keys)
-        flops = sum(dense_flops(other.layers_for(one)) for one, _, other in replaced)
+        after = self._call.with_params(params)
         return Rebuilt(
             tree=params.tree,
             written=tuple(path for path in leaves if path.startswith(prefixes)),
             removed=tuple(path for path in self._leaves if path not in leaves),
-            before=Size(count_parameters(self.variables), flops_of(self._call, chains)),
-            after=Size(count_parameters(params.tree), flops),
+            before=Size(count_parameters(self.variables), flops_of(self._call, touched)),
+            after=Size(count_parameters(params.tree), flops_of(after, touched)),
+            touched=tuple(touched),
         )
+
+    def with_variables(self, variables: Any) -> "TracedCall":
+        """Returns the call with another tree of the same function; see `Collapsible`."""
+        call = self._call.with_params(read_params(variables))
+        return TracedCall(self._fn, call, self._fixed, self._kwargs)
 
     def abstract(self) -> "TracedCall":
         """Returns the call with ShapeDtypeStructs, with their shardings, for arrays."""

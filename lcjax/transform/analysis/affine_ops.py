@@ -83,7 +83,7 @@ def read_affine_op(
     if is_passthrough(op):
         return AffineOp(op, value, out, None, roles)
     if op.name in ("slice", "split"):
-        unit_slice = _unit_slice(op, value, roles, out)
+        unit_slice = unit_slice_of(op, value, roles, out)
         return AffineOp(op, value, out, None, roles, unit_slice) if unit_slice else None
     if data_operands(op, dependences, roles) != [value] or op.ins.count(value) > 1:
         return None
@@ -222,7 +222,7 @@ def _is_zero(value: Value) -> bool:
     return known and not np.any(np.asarray(value.constant))
 
 
-def _unit_slice(op: Op, value: Value, roles: AxisRoles, out: Value) -> tuple[int, int] | None:
+def unit_slice_of(op: Op, value: Value, roles: AxisRoles, out: Value) -> tuple[int, int] | None:
     """Returns which units a slice along the one axis of units keeps; None for other slices."""
     (axis, *more) = axes_of(roles, "unit")
     if more or len(out.shape) != len(value.shape):

@@ -1,7 +1,7 @@
 """How a call runs with the tree that it is given."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -14,10 +14,14 @@ from lcjax.transform.ir.interpreter import Env
 from lcjax.transform.ir.program import Region, Value
 from lcjax.transform.ir.rewrites import Rewrites, Substitution, make_rewrites
 from lcjax.transform.lowering.bound_call import BoundCall
-from lcjax.transform.lowering.fusion import fused_substitution
-from lcjax.transform.lowering.site_chains import fused_chains, why_no_site
+from lcjax.transform.lowering.fusion import FusedChain, fused_substitution
+from lcjax.transform.lowering.narrow_site import NarrowRun, narrow_run
+from lcjax.transform.lowering.site_chains import SiteChain, fused_chains, why_no_site
 from lcjax.transform.lowering.slope_substitution import slope_substitution
+from lcjax.transform.matching.find_sites import MatchedSite
 from lcjax.transform.matching.lost_outputs import Instead, lost_outputs
+from lcjax.transform.matching.unit_path import unit_path
+from lcjax.transform.params.entries import FusedEntry, NarrowSite
 from lcjax.transform.params.keys import readable, strip_box_suffix
 
 
@@ -59,16 +63,18 @@ def plan_execution(call: BoundCall) -> ExecutionPlan:
     _check_slopes(call)
     execution = ExecutionPlan()
     substitutions: list[Substitution] = []
-    for name, chain in fused_chains(call).items():
-        scans = chain.sites[0].scans
-        factors = [
-            {leaf: execution.add(f"fused/{name}", array, scans) for leaf, array in factor.items()}
-            for factor in call.params.factors[call.params.keys[name].sites]
-        ]
-        substitutions.append(fused_substitution(chain, factors))
+    for name, fused in fused_entries(call).items():
+        scans = fused.chain.sites[0].scans
+
+        def hold(array: Any, path: str = f"fused/{name}", scans: Any = scans) -> Value:
+            return execution.add(path, array, scans)
+
+        narrow = tuple(_with_slope(each, execution) for each in fused.narrow)
+        held = FusedChain(fused.chain, fused.entry.map(hold), narrow)
+        substitutions.append(fused_substitution(held))
     for site in call.analysis.sites:
         slope = call.params.slopes.get(site.path, {}).get("slope")
-        if slope is not None and not _is_zero(slope):
+        if site.path not in call.params.narrow and slope is not None and not _is_zero(slope):
             value = execution.add(f"slopes/{site.path}", slope, site.scans)
             substitutions.append(slope_substitution(site.match, value, call.analysis.dependences))
     removed = {strip_box_suffix(path) for path in call.params.removed}
@@ -82,6 +88,69 @@ def plan_execution(call: BoundCall) -> ExecutionPlan:
     )
     execution.rewrites = make_rewrites(substitutions, execution.layers, execution.instead)
     return execution
+
+
+def fused_entries(call: BoundCall) -> dict[str, FusedChain]:
+    """Returns the chains that are fused or keep some units, by their keys in the tree.
+
+    Raises:
+      CollapseError: an entry of another function, or of another shape; a site whose activation
+        cannot run on some units.
+    """
+    found = {}
+    for name, chain in fused_chains(call).items():
+        entry, key = call.params.entries[name], call.params.keys[name]
+        found[name] = fused_chain(call, chain, entry, key.narrow)
+        for run, stored in zip(found[name].narrow, entry.narrow, strict=False):
+            _check_vectors(name, run, stored, key.narrow[run.site.path])
+    return found
+
+
+def fused_chain(
+    call: BoundCall, chain: SiteChain, entry: FusedEntry, narrow: Mapping[str, int]
+) -> FusedChain:
+    """Returns a chain of sites with what replaces it.
+
+    Args:
+      call: the call.
+      chain: the sites.
+      entry: what replaces them.
+      narrow: how many units stay, by the sites that keep some.
+
+    Raises:
+      CollapseError: a site whose activation cannot run on some units.
+    """
+    runs = [
+        narrow_run(chain, position, unit_path(call.analysis, site), _slope(call, site))
+        for position, site in enumerate(chain.sites)
+        if site.path in narrow
+    ]
+    return FusedChain(chain, entry, tuple(runs))
+
+
+def _slope(call: BoundCall, site: MatchedSite) -> Any:
+    """Returns a site's slope; None where it is known to be 0."""
+    slope = call.params.slopes.get(site.path, {}).get("slope")
+    return None if slope is None or _is_zero(slope) else slope
+
+
+def _with_slope(run: NarrowRun, execution: ExecutionPlan) -> NarrowRun:
+    """Returns a site with the value that holds its slope."""
+    if run.slope is None:
+        return run
+    return replace(run, slope=execution.add(f"slopes/{run.site.path}", run.slope, ()))
+
+
+def _check_vectors(name: str, run: NarrowRun, stored: NarrowSite, k: int) -> None:
+    path = run.path
+    expected = [(k,)] * len(path.vectors), path.gate is not None
+    got = [tuple(np.shape(vector)) for vector in stored.vectors], stored.gate is not None
+    if got != expected:
+        raise CollapseError(
+            f"fused/{name}: got vectors of {got[0]}{' and a gate' * got[1]}, expected "
+            f"{expected[0]}{' and a gate' * expected[1]}. Pass a tree that was made for this "
+            "function, or call the function as it was called when the tree was made."
+        )
 
 
 def bind_arrays(call: BoundCall, execution: ExecutionPlan) -> Env:

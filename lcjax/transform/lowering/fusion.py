@@ -1,37 +1,138 @@
-"""The substitution that runs fused sites."""
+"""The substitution that runs the entries of `fused`: fused layers, and units that stay."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 from jax import lax
 
+from lcjax.algebra.fuse import DenseParams
+from lcjax.transform.analysis.dense import DenseOp
 from lcjax.transform.ir.program import Value
 from lcjax.transform.ir.rewrites import Read, Substitution
-from lcjax.transform.lowering.site_chains import SiteChain
+from lcjax.transform.lowering.narrow_site import NarrowRun, activate
+from lcjax.transform.lowering.site_chains import SiteChain, dense_input, input_tokens
+from lcjax.transform.params.entries import FusedEntry
 
 
-def fused_substitution(chain: SiteChain, factors: Sequence[Mapping[str, Value]]) -> Substitution:
-    """Returns the substitution that computes the output of a chain from its factors."""
-    first, last = chain.first, chain.last
-    params, out = last.product.eqn.params, last.out
-    kind = {name: params[name] for name in ("precision", "preferred_element_type")}
+@dataclass(frozen=True, eq=False, repr=False)
+class FusedChain:
+    """A chain of sites with what replaces it.
+
+    Attributes:
+      chain: the sites.
+      entry: what replaces them, of arrays, or of values that hold them.
+      narrow: the sites that keep units, as they run.
+    """
+
+    chain: SiteChain
+    entry: FusedEntry
+    narrow: tuple[NarrowRun, ...] = ()
+
+    @property
+    def reads(self) -> tuple[Value, ...]:
+        """The values of the program that it is computed from."""
+        return (self.chain.first.x, *(value for each in self.narrow for value in each.reads))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A layer of a chain as it runs.
+
+    Attributes:
+      x: its input, (tokens..., d_in).
+      y: its output, (tokens..., d_out), with a bypass that is added there.
+    """
+
+    x: jax.Array
+    y: jax.Array
+
+
+def fused_substitution(fused: FusedChain) -> Substitution:
+    """Returns the substitution that computes the output of a chain from its entry."""
+    chain = fused.chain
 
     def compute(read: Read) -> jax.Array:
-        y = lax.convert_element_type(read(first.x), last.x.aval.dtype)
-        axes, size = first.x_axes, [first.x.shape[axis] for axis in first.x_axes]
-        for factor in factors:
-            kernel = lax.convert_element_type(read(factor["kernel"]), last.kernel.aval.dtype)
-            kernel = lax.reshape(kernel, (*size, kernel.shape[-1]))
-            y = lax.dot_general(y, kernel, ((axes, tuple(range(len(size)))), ((), ())), **kind)
-            if "bias" in factor:
-                bias = lax.convert_element_type(read(factor["bias"]), y.dtype)
-                y = lax.add(y, lax.broadcast_in_dim(bias, y.shape, (y.ndim - 1,)))
-            if factor is not factors[-1]:
-                y = lax.convert_element_type(y, last.x.aval.dtype)
-            axes, size = (y.ndim - 1,), [y.shape[-1]]
-        return lax.convert_element_type(_laid_out(y, chain), out.aval.dtype)
+        y = run_stages(fused, read)[-1][-1].y if fused.entry.runs else _removed(fused, read)
+        return lax.convert_element_type(_laid_out(y, chain), chain.last.out.aval.dtype)
 
-    return Substitution(last.last, (first.x,), compute)
+    return Substitution(chain.last.last, fused.reads, compute)
+
+
+def run_stages(fused: FusedChain, read: Read) -> list[list[Stage]]:
+    """Returns every layer of a chain as it runs, by runs."""
+    chain, entry = fused.chain, fused.entry
+    ends = [*(each.site.match.up for each in fused.narrow), chain.last]
+    y, stages = dense_input(chain.first, read(chain.first.x)), []
+    for r, (run, like) in enumerate(zip(entry.runs, ends, strict=True)):
+        ran: list[Stage] = []
+        for layer in run:
+            x = y
+            y = run_dense(x, layer, like, read)
+            if r and not ran:
+                bypass = entry.narrow[r - 1].bypass
+                y = y if bypass is None else _with_bypass(y, stages[-1][-1].x, bypass, like, read)
+            ran.append(Stage(x, y))
+        stages.append(ran)
+        if r < len(fused.narrow):
+            gate = entry.narrow[r].gate
+            gate_of = _gate(gate, read)
+            y = activate(fused.narrow[r], entry.narrow[r].vectors, ran[-1].x, y, gate_of, read)
+    return stages
+
+
+def _gate(gate: DenseParams | None, read: Read) -> Callable[[jax.Array, DenseOp], jax.Array]:
+    """Returns the function that runs a gate's Dense, given its input and its place."""
+
+    def run(x: jax.Array, like: DenseOp) -> jax.Array:
+        assert gate is not None
+        return run_dense(x, gate, like, read)
+
+    return run
+
+
+def run_dense(x: jax.Array, layer: DenseParams, like: DenseOp, read: Read) -> jax.Array:
+    """Returns the output of a Dense, with the dtypes and the precision of the program's.
+
+    Args:
+      x: input, (tokens..., d_in).
+      layer: kernel (d_in, d_out) and perhaps bias (d_out,).
+      like: the layer of the program in whose place it is.
+      read: returns the arrays.
+    """
+    params = like.product.eqn.params
+    kind = {name: params[name] for name in ("precision", "preferred_element_type")}
+    kernel = lax.convert_element_type(read(layer["kernel"]), like.kernel.aval.dtype)
+    x = lax.convert_element_type(x, like.x.aval.dtype)
+    y = lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), **kind)
+    return _with_bias(y, layer, read)
+
+
+def _with_bias(y: jax.Array, layer: DenseParams, read: Read) -> jax.Array:
+    if "bias" not in layer:
+        return y
+    bias = lax.convert_element_type(read(layer["bias"]), y.dtype)
+    return lax.add(y, lax.broadcast_in_dim(bias, y.shape, (y.ndim - 1,)))
+
+
+def _with_bypass(
+    y: jax.Array, x: jax.Array, bypass: DenseParams, like: DenseOp, read: Read
+) -> jax.Array:
+    if "kernel" not in bypass:
+        return _with_bias(y, bypass, read)
+    return lax.add(y, run_dense(x, bypass, like, read))
+
+
+def _removed(fused: FusedChain, read: Read) -> jax.Array:
+    """Returns the output of a pair of layers that was removed: its bypass alone."""
+    chain, (site,) = fused.chain, fused.entry.narrow
+    bypass = site.bypass
+    assert bypass is not None
+    if "kernel" in bypass:
+        return run_dense(dense_input(chain.first, read(chain.first.x)), bypass, chain.last, read)
+    bias = read(bypass["bias"])
+    tokens = input_tokens(chain)
+    return lax.broadcast_in_dim(bias, (*tokens, bias.shape[0]), (len(tokens),))
 
 
 def _laid_out(y: jax.Array, chain: SiteChain) -> jax.Array:

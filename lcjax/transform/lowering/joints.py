@@ -1,6 +1,6 @@
 """The affine maps between two Dense layers around the activation, as vectors over units."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ from lcjax.transform.analysis.affine_ops import AffineOp, compose
 from lcjax.transform.lowering.weights import Leaves, vector
 from lcjax.transform.matching.find_sites import MatchedSite
 from lcjax.transform.matching.match import Match
+from lcjax.transform.matching.unit_path import Outside, UnitPath
 
 
 class SiteJoint(NamedTuple):
@@ -42,9 +43,13 @@ def joint_of(site: MatchedSite, leaves: Leaves) -> SiteJoint:
     """
     match = site.match
     input_units, output_units = joint_units(match)
-    before = _affine(site, match.before, match.up.d_out, leaves)
-    on_gate = _affine(site, match.on_gate, len(input_units), leaves)
-    after = _affine(site, match.after, len(input_units), leaves)
+
+    def by(step: AffineOp) -> Any:
+        return _vector(step, site, leaves)
+
+    before = _affine(match.before, match.up.d_out, by)
+    on_gate = _affine(match.on_gate, len(input_units), by)
+    after = _affine(match.after, len(input_units), by)
     return SiteJoint(
         _of_units(before, output_units),
         _of_units(on_gate, output_units),
@@ -52,6 +57,44 @@ def joint_of(site: MatchedSite, leaves: Leaves) -> SiteJoint:
         input_units,
         output_units,
     )
+
+
+def narrow_joint_of(
+    site: MatchedSite, path: UnitPath, vectors: Sequence[Any], k: int, leaves: Leaves
+) -> tuple[Affine | None, Affine | None, Affine | None]:
+    """Returns the affine maps before the activation, of its gate and after it, over k units.
+
+    Args:
+      site: keeps k of its units.
+      path: its operations.
+      vectors: the values of `path.vectors`, cut by these units.
+      k: number of units.
+      leaves: arrays or ShapeDtypeStructs.
+    """
+    match = site.match
+    own = {each: vector for each, vector in zip(path.vectors, vectors, strict=True)}
+    steps = {(step.op, step.out.start): step for step in path.steps}
+
+    def affine(ops: Sequence[AffineOp], start: int) -> Affine | None:
+        """Returns a map, given which unit of its output is the first."""
+        starts = [
+            start + sum(o.unit_slice[0] for o in ops[i + 1 :] if o.unit_slice)
+            for i in range(len(ops))
+        ]
+        kept = [step for step in ops if not step.unit_slice]
+        at = {id(step): each for step, each in zip(ops, starts, strict=True)}
+
+        def by(step: AffineOp) -> Any:
+            for operand in steps[step.op, at[id(step)]].ins:
+                if isinstance(operand, Outside) and operand in own:
+                    return own[operand]
+            whole = _vector(step, site, leaves)
+            return whole if whole.ndim == 0 else select_units(whole, np.arange(k))
+
+        return _affine(kept, k, by)
+
+    inner = sum(step.unit_slice[0] for step in match.after if step.unit_slice)
+    return affine(match.before, inner), affine(match.on_gate, inner), affine(match.after, 0)
 
 
 def joint_units(match: Match) -> tuple[np.ndarray, np.ndarray]:
@@ -70,11 +113,12 @@ def select_units(array: Any, units: np.ndarray) -> Any:
 
 
 def _affine(
-    site: MatchedSite, steps: Sequence[AffineOp], width: int, leaves: Leaves
+    steps: Sequence[AffineOp], width: int, by_of: Callable[[AffineOp], Any]
 ) -> Affine | None:
+    """Returns operations on `width` units as one map, given each one's factor or summand."""
     if not any(step.by is not None or step.op.name == "neg" for step in steps):
         return None
-    vectors = [_vector(step, site, leaves) for step in steps if step.by is not None]
+    vectors = [by_of(step) for step in steps if step.by is not None]
     shifts = any(step.shifts for step in steps)
 
     def fold(*vectors: Any) -> Affine:

@@ -1,7 +1,9 @@
 """The values that flow through the sites of a program while it runs."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,132 +11,225 @@ import jax.numpy as jnp
 from lcjax.errors import CollapseError
 from lcjax.structure.front_end import Observed
 from lcjax.structure.residual import ResidualTracker
-from lcjax.transform.analysis.axes import AxisRole, AxisRoles
+from lcjax.structure.segment import Segment
 from lcjax.transform.ir.interpreter import Env, read, run
-from lcjax.transform.ir.program import Program, scans_around
+from lcjax.transform.ir.program import Value, scans_around
 from lcjax.transform.lowering.bound_call import BoundCall
-from lcjax.transform.lowering.execution_plan import bind_arrays, plan_execution
+from lcjax.transform.lowering.execution_plan import bind_arrays, fused_entries, plan_execution
+from lcjax.transform.lowering.fusion import FusedChain, Stage, run_stages
 from lcjax.transform.lowering.joints import joint_units, select_units
-from lcjax.transform.lowering.site_chains import SiteChain, chains_with
+from lcjax.transform.lowering.links import Link, LinkedChain, linked_chains
+from lcjax.transform.lowering.site_chains import (
+    SiteChain,
+    chains_with,
+    dense_input,
+    input_tokens,
+    tokens_first,
+    with_tokens,
+)
 from lcjax.transform.matching.find_sites import MatchedSite
 
-# The sites of every segment. Segments of different choices may be neighbours: each is found alone.
-Groups = Sequence[Collection[str]]
+Pair = tuple[jax.Array, jax.Array]
 
 
-def check_observable(call: BoundCall, groups: Groups) -> None:
+def check_observable(call: BoundCall, segments: Sequence[Segment]) -> None:
     """Raises CollapseError for segments inside a scan."""
-    for chain in _chains(call, groups):
-        if scans_around(chain.first.product):
+    sites = {site.path: site for site in call.analysis.sites}
+    for segment in segments:
+        path = segment.sites[0]
+        if scans_around(sites[path].match.up.product):
             raise CollapseError(
-                f"{chain.paths[0]}: is inside a scan, from which values cannot be taken. Unroll "
+                f"{path}: is inside a scan, from which values cannot be taken. Unroll "
                 "it, with a tree of params for every layer, or collapse with lcjax.Exact()."
             )
 
 
 def observed_values(
-    call: BoundCall, compact: BoundCall, groups: Groups, observed: Observed
-) -> dict[str, list[tuple[jax.Array, jax.Array]]]:
+    call: BoundCall, compact: BoundCall, segments: Sequence[Segment], observed: Observed
+) -> dict[str, list[Pair]]:
     """Returns what `Collapsible.observe` describes, by running the program once for each tree.
 
     Args:
       call: with the tree that outputs are taken from.
       compact: with the tree that inputs are taken from; the same call for the same tree.
-      groups: the sites of every segment.
+      segments: of any choice of sites.
       observed: which values are taken.
     """
-    env = _run_open(call)
-    input_env = env if compact is call else _run_open(compact)
+    deep = _Run(call)
+    now = deep if compact is call else _Run(compact)
     if observed == "unit":
-        paths = {path for group in groups for path in group}
+        paths = {path for segment in segments for path in segment.sites}
         sites = [site for site in call.analysis.sites if site.path in paths]
-        before = {site.path: _activation_values(site, input_env)[0] for site in sites}
-        after = {site.path: _activation_values(site, env)[1] for site in sites}
-        return {path: [(before[path], after[path])] for path in before}
-    chains = {chain.paths[-1]: chain for chain in _chains(call, groups)}
-    inputs = {key: _chain_input(chain, input_env) for key, chain in chains.items()}
-    outputs = {
-        key: _chain_output(chain, read(env, chain.last.out)) for key, chain in chains.items()
-    }
+        return {site.path: [(now.activation(site)[0], deep.activation(site)[1])] for site in sites}
+    # Segments of different choices may be neighbours: each is found alone.
+    places = {segment.key: now.place(segment, observed) for segment in segments}
+    outputs = {key: deep.output(place) for key, place in places.items()}
     if compact is not call:
-        deep, now = (_residuals(call.program, chains, each) for each in (env, input_env))
-        both = deep.keys() & now.keys()
-        outputs |= {key: outputs[key] + (deep[key] - now[key]) for key in both}
-    return {key: [(inputs[key], outputs[key])] for key in chains}
+        before, after = deep.residuals(places), now.residuals(places)
+        both = before.keys() & after.keys()
+        outputs |= {key: outputs[key] + (before[key] - after[key]) for key in both}
+    return {key: [(now.input(place), outputs[key])] for key, place in places.items()}
 
 
-def _chains(call: BoundCall, groups: Groups) -> list[SiteChain]:
-    return [chain for group in groups for chain in chains_with(call, group)]
+@dataclass(frozen=True)
+class _Place:
+    """Where the values of a segment are.
 
-
-def _run_open(call: BoundCall) -> Env:
-    """Runs a call with its tree and returns every value outside of scans."""
-    execution = plan_execution(call)
-    env = bind_arrays(call, execution)
-    run(call.program.body, replace(execution.rewrites, flat=True), env)
-    return env
-
-
-def _activation_values(site: MatchedSite, env: Env) -> tuple[jax.Array, jax.Array]:
-    """Returns input and output of a site's activation, (tokens..., units of the Dense after)."""
-    match = site.match
-    x, (_, units) = match.up.x, joint_units(match)
-    tokens = tuple(size for axis, size in enumerate(x.shape) if axis not in match.up.x_axes)
-    before, after = (
-        select_units(_tokens_first(read(env, value), match.inner_roles, tokens), units)
-        for value in (match.start, match.end)
-    )
-    return before, after
-
-
-def _chain_input(chain: SiteChain, env: Env) -> jax.Array:
-    """Returns the input of a chain, (tokens..., d_in)."""
-    first, x = chain.first, read(env, chain.first.x)
-    free = [axis for axis in range(x.ndim) if axis not in first.x_axes]
-    x = jnp.transpose(x, [*free, *first.x_axes])
-    return jnp.reshape(x, (*x.shape[: len(free)], first.d_in))
-
-
-def _chain_output(chain: SiteChain, value: jax.Array) -> jax.Array:
-    """Returns a value in the layout of a chain's output as (tokens..., d_out)."""
-    first, last, tokens = chain.first, chain.last, chain.output_tokens
-    roles = tuple(role and _by_input(role, tokens) for role in last.roles)
-    shape = first.x.shape
-    sizes = [shape[axis] for axis in range(len(shape)) if axis not in first.x_axes]
-    return _tokens_first(value, roles, sizes)
-
-
-def _residuals(program: Program, chains: Mapping[str, SiteChain], env: Env) -> dict[str, jax.Array]:
-    """Returns what is added to the outputs of chains, by their keys, (tokens..., d_out).
-
-    Chains whose output is not added to anything are left out.
+    Attributes:
+      chain: its sites, and linear ones next to them.
+      hidden: the one site whose hidden units are observed too; None for the segment as a whole.
     """
-    tracker = ResidualTracker()
-    for key, chain in chains.items():
-        tracker.start(key, read(env, chain.last.out))
-    found: dict[str, jax.Array] = {}
-    for op in program.ops():
-        if all(value in env or value.constant is not None for value in [*op.ins, *op.outs]):
-            operands = [read(env, value) for value in op.ins]
-            added = tracker.added(op.eqn, operands)
-            if added is not None:
-                key = str(added[0])
-                found[key] = _chain_output(chains[key], added[1])
-            tracker.follow(op.eqn, operands, [read(env, value) for value in op.outs])
-    return found
+
+    chain: SiteChain
+    hidden: MatchedSite | None
 
 
-def _by_input(role: tuple[str, int], tokens: dict[int, int | None]) -> AxisRole:
-    """Returns a role in a chain's output whose tokens are counted as those of its input."""
-    if role[0] == "unit":
-        return role
-    number = tokens[role[1]]
-    return None if number is None else ("token", number)
+class _Run:
+    """A call that ran with its tree, with every value outside of scans."""
+
+    def __init__(self, call: BoundCall):
+        self.call = call
+        execution = plan_execution(call)
+        self._env: Env = bind_arrays(call, execution)
+        run(call.program.body, replace(execution.rewrites, flat=True), self._env)
+        self._stages: dict[str, list[list[Stage]]] = {}
+
+    @cached_property
+    def linked(self) -> dict[str, LinkedChain]:
+        """The layers of the tree, by the paths of their sites."""
+        return linked_chains(self.call)
+
+    @cached_property
+    def entries(self) -> dict[str, tuple[str, FusedChain]]:
+        """The entry of every site that has one, with its key."""
+        found = fused_entries(self.call)
+        return {path: (name, each) for name, each in found.items() for path in each.chain.paths}
+
+    def place(self, segment: Segment, observed: Observed) -> _Place:
+        """Returns where the values of a segment are in the tree."""
+        (chain,) = chains_with(self.call, segment.sites)
+        if observed != "hidden":
+            return _Place(chain, None)
+        (path,) = segment.sites
+        return _Place(chain, next(site for site in chain.sites if site.path == path))
+
+    def input(self, place: _Place) -> jax.Array:
+        """Returns the input of a segment, (tokens..., d_in), with its hidden units."""
+        linked = self.linked[place.chain.paths[0]]
+        if place.hidden is None:
+            return self._link_input(linked, linked.place_of(place.chain.first), 0)
+        i = linked.index(place.hidden.path)
+        x = self._link_input(linked, i, -1)
+        h = self._hidden(linked, i, place.chain)
+        dtype = jnp.promote_types(x.dtype, h.dtype)
+        return jnp.concatenate([x.astype(dtype), h.astype(dtype)], axis=-1)
+
+    def output(self, place: _Place) -> jax.Array:
+        """Returns the output of a segment, (tokens..., d_out)."""
+        linked = self.linked[place.chain.paths[0]]
+        last = linked.place_of(place.chain.last)
+        stages = self._stages_of(linked, last)
+        if place.hidden is not None and stages is not None:
+            i = linked.place_of(place.hidden.match.down)
+            ran = self._stages_of(linked, i)
+            if ran is not None and len(ran) > 1:
+                return ran[0].y
+        if stages is not None and last < len(linked.sites):
+            if linked.sites[last].path in linked.narrow:
+                return stages[-1].y
+        return chain_output(place.chain, read(self._env, place.chain.last.out))
+
+    def residuals(self, places: dict[str, _Place]) -> dict[str, jax.Array]:
+        """Returns what is added to the outputs of segments, by their keys, (tokens..., d_out).
+
+        Those whose output is not added to anything are left out.
+        """
+        tracker, found, env = ResidualTracker(), {}, self._env
+        chains = {key: place.chain for key, place in places.items()}
+        for key, chain in chains.items():
+            if chain.last.out in env:
+                tracker.start(key, read(env, chain.last.out))
+        for op in self.call.program.ops():
+            if all(value in env or value.constant is not None for value in [*op.ins, *op.outs]):
+                operands = [read(env, value) for value in op.ins]
+                added = tracker.added(op.eqn, operands)
+                if added is not None:
+                    key = str(added[0])
+                    found[key] = chain_output(chains[key], added[1])
+                tracker.follow(op.eqn, operands, [read(env, value) for value in op.outs])
+        return found
+
+    def activation(self, site: MatchedSite) -> Pair:
+        """Returns input and output of an activation, (tokens..., units of the Dense after)."""
+        if site.path in self.call.params.narrow:
+            raise CollapseError(
+                f"{site.path}: keeps some of its units, for which no gain and offset of every unit "
+                "is fitted. Take lcjax.LeastSquares() or lcjax.Exact()."
+            )
+        match = site.match
+        x, (_, units) = match.up.x, joint_units(match)
+        tokens = tuple(size for axis, size in enumerate(x.shape) if axis not in match.up.x_axes)
+        before, after = (
+            select_units(tokens_first(read(self._env, value), match.inner_roles, tokens), units)
+            for value in (match.start, match.end)
+        )
+        return before, after
+
+    def _link_input(self, linked: LinkedChain, place: int, factor: int) -> jax.Array:
+        """Returns the input of a link's factor, after that of a bypass that is added to it."""
+        stages = self._stages_of(linked, place)
+        if stages is None:
+            dense = linked.links[place].denses[0]
+            return dense_input(dense, read(self._env, dense.x))
+        x, bypass = stages[factor].x, linked.bypass_into(place)
+        earlier = self._stages_of(linked, place - 1) if bypass and "kernel" in bypass else None
+        if earlier is None or stages[factor] is not stages[0]:
+            return x
+        return jnp.concatenate([earlier[-1].x.astype(x.dtype), x], axis=-1)
+
+    def _hidden(self, linked: LinkedChain, place: int, chain: SiteChain) -> jax.Array:
+        """Returns the hidden units of a site, (tokens..., units) as the layer after reads them."""
+        site = linked.sites[place]
+        after = self._stages_of(linked, place + 1)
+        if site.path in linked.narrow and after is not None:
+            return after[0].x
+        down = site.match.down
+        numbers = {axis: ("unit", i) for i, axis in enumerate(down.x_axes)}
+        roles = tuple(numbers.get(axis, role) for axis, role in enumerate(site.match.roles))
+        if position := chain.sites.index(site):
+            roles = with_tokens(roles, SiteChain(chain.sites[:position]).output_tokens)
+        return tokens_first(read(self._env, down.x), roles, input_tokens(chain))
+
+    def _stages_of(self, linked: LinkedChain, place: int) -> list[Stage] | None:
+        """Returns the factors of a link as they ran; None for a Dense of the program."""
+        link = linked.links[place]
+        if link.run is None:
+            return None
+        name, fused = self.entries[_site_in(linked, link, place)]
+        if name not in self._stages:
+            moved = any(a not in (b, None) for b, a in fused.chain.output_tokens.items())
+            if moved and fused.narrow:
+                raise CollapseError(
+                    f"{', '.join(fused.chain.paths)}: the token axes change their order from site "
+                    "to site, so that the values at units that stay cannot be taken. Collapse "
+                    "these sites with lcjax.Exact()."
+                )
+            self._stages[name] = run_stages(fused, self._read)
+        return self._stages[name][place - linked.place_of(fused.chain.first)]
+
+    def _read(self, value: Any) -> Any:
+        return read(self._env, value) if isinstance(value, Value) else value
 
 
-def _tokens_first(array: jax.Array, roles: AxisRoles, tokens: Sequence[int]) -> jax.Array:
-    """Returns an array as (tokens..., d), its axes in the order in which they are counted."""
-    known = sorted((role, axis) for axis, role in enumerate(roles) if role)
-    order = [axis for axis, role in enumerate(roles) if not role]
-    order += [axis for _, axis in known]  # "token" sorts before "unit"
-    return jnp.reshape(jnp.transpose(array, order), (*tokens, -1))
+def _site_in(linked: LinkedChain, link: Link, place: int) -> str:
+    """Returns the path of a site in the entry that a link of the tree is in."""
+    if link.linear:
+        return link.linear[0].path
+    around = linked.sites[max(place - 1, 0) : place + 1]
+    return next(site.path for site in around if site.path in linked.narrow)
+
+
+def chain_output(chain: SiteChain, value: jax.Array) -> jax.Array:
+    """Returns a value in the layout of a chain's output as (tokens..., d_out)."""
+    roles = with_tokens(chain.last.roles, chain.output_tokens)
+    return tokens_first(value, roles, input_tokens(chain))

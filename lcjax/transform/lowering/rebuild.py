@@ -1,84 +1,165 @@
-"""The tree of a function with chains of sites replaced."""
+"""The tree of a function with segments replaced."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
+import numpy as np
 from flax.core import meta
 
-from lcjax.algebra.fuse import DenseParams
 from lcjax.algebra.sharding import rebox_dense
-from lcjax.errors import CollapseError
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment
+from lcjax.transform.ir.dead_code import find_dead_code
 from lcjax.transform.lowering.bound_call import BoundCall
+from lcjax.transform.lowering.edits import collapse_links, narrow_links, remove_links
+from lcjax.transform.lowering.execution_plan import fused_chain
+from lcjax.transform.lowering.links import LinkedChain, layers_of, linked_chains
 from lcjax.transform.lowering.site_chains import SiteChain
+from lcjax.transform.matching.find_sites import MatchedSite
+from lcjax.transform.params.entries import FusedEntry, NarrowSite, Run
 from lcjax.transform.params.keys import FusedKey, encode, strip_box_suffix
-from lcjax.transform.params.tree import FunctionParams, entry_of, remove_leaves
-
-Replaced = Sequence[tuple[Segment, SiteChain, Replacement]]
+from lcjax.transform.params.tree import FunctionParams, remove_leaves
 
 
-def rebuild_params(call: BoundCall, replaced: Replaced) -> tuple[FunctionParams, tuple[str, ...]]:
+def rebuild_params(
+    call: BoundCall, replacements: Mapping[Segment, Replacement]
+) -> tuple[FunctionParams, tuple[str, ...]]:
     """Returns the tree with segments replaced, and the keys of its new entries.
 
     Raises:
-      CollapseError: a replacement that keeps an activation.
+      CollapseError: a site within a scan whose activation is to stay; a pair to remove that is not
+        a whole chain.
     """
+    linked = linked_chains(call)
+    touched: dict[int, LinkedChain] = {}
+    for segment, replacement in replacements.items():
+        chain = linked[segment.sites[0]]
+        touched[id(chain)] = chain
+        if replacement.units is not None:
+            narrow_links(call, chain, segment, replacement)
+        elif replacement.layers:
+            collapse_links(call, chain, segment, replacement)
+        else:
+            remove_links(chain, segment, replacement)
+    paths = {path for path, chain in linked.items() if id(chain) in touched}
     params = call.params
-    inside = {path for _, chain, _ in replaced for path in chain.paths}
     fused = {
-        name: params.fused[name]
-        for name, key in params.keys.items()
-        if inside.isdisjoint(key.sites)
+        name: params.fused[name] for name, key in params.keys.items() if paths.isdisjoint(key.sites)
     }
     written = []
-    for segment, chain, replacement in replaced:
-        _check_collapsed(segment, replacement)
-        factors = replacement.layers_for(segment)
-        name = str(_key(chain, factors, call))
-        fused[name] = _boxed(entry_of(factors), chain, call)
-        written.append(name)
-    slopes = {path: slope for path, slope in params.slopes.items() if path not in inside}
+    for chain in touched.values():
+        for name, entry, changed in _entries(call, chain):
+            fused[name] = entry
+            written += [name] * changed
+    keeping = FunctionParams(params.model, {}, fused)
+    slopes = {path: slope for path, slope in params.slopes.items() if path not in keeping.collapsed}
     rebuilt = FunctionParams(params.model, slopes, fused)
     model = remove_leaves(params.model, rebuilt.removed)
     return FunctionParams(model, slopes, fused), tuple(written)
 
 
-def _check_collapsed(segment: Segment, replacement: Replacement) -> None:
-    if set(replacement.collapsed) != set(segment.sites):
-        raise CollapseError(
-            f"{segment.label}: got a replacement that keeps an activation, but the tree of a "
-            "function holds only sites that are collapsed. Take a fit that collapses them."
-        )
+def _entries(call: BoundCall, linked: LinkedChain) -> Iterable[tuple[str, Any, bool]]:
+    """Yields the key and the entry of every part of a chain that is not the program's own.
+
+    And whether it is new.
+    """
+    if linked.removed is not None:
+        sites = [*(site for link in linked.links for site in link.linear), *linked.sites]
+        chain = SiteChain(tuple(sites))
+        entry = FusedEntry((), (NarrowSite(bypass=linked.removed),))
+        units = tuple(None if site not in linked.sites else 0 for site in sites)
+        yield str(_key(call, chain, entry, units)), _boxed(call, chain, entry), True
+        return
+    start = 0
+    for place in range(len(linked.links)):
+        last = place == len(linked.sites)
+        if not last and linked.sites[place].path in linked.narrow:
+            continue
+        part = linked.links[start : place + 1]
+        narrow = linked.sites[start:place]
+        sites = [site for i, link in enumerate(part) for site in (*link.linear, *narrow[i : i + 1])]
+        if sites:
+            runs = tuple(tuple(layers_of(call, link)) for link in part)
+            entry = FusedEntry(runs, tuple(linked.narrow[site.path] for site in narrow))
+            chain = SiteChain(tuple(sites))
+            yield _entry(call, chain, entry, narrow, any(link.changed for link in part))
+        start = place + 1
 
 
-def _boxed(entry: dict[str, Any], chain: SiteChain, call: BoundCall) -> dict[str, Any]:
-    """Returns a fused Dense in boxes like those of the kernels, if these are boxed matrices."""
-    nodes = jax.tree_util.tree_leaves_with_path(call.params.model, is_leaf=meta.is_axis_metadata)
-    boxes = {encode(keys): node for keys, node in nodes if meta.is_axis_metadata(node)}
-    names = [call.name_of(dense.leaf) for dense in (chain.first, chain.last)]
-    first, last = (boxes.get(strip_box_suffix(name)) for name in names)
-    if first is None or last is None or "kernel" not in entry:
-        return entry
-    axes = 2 + len(chain.sites[0].stack)
-    if any(meta.unbox(box).ndim != axes for box in (first, last)):
-        return entry
-    return rebox_dense(entry, {"kernel": first}, {"kernel": last})
+def _entry(
+    call: BoundCall,
+    chain: SiteChain,
+    entry: FusedEntry,
+    narrow: list[MatchedSite],
+    changed: bool,
+) -> tuple[str, Any, bool]:
+    if not changed:
+        names = {key.sites: name for name, key in call.params.keys.items()}
+        return names[chain.paths], call.params.fused[names[chain.paths]], False
+    units: tuple[int | None, ...] = ()
+    if narrow:
+        counts = {
+            site.path: run[-1]["kernel"].shape[-1]
+            for site, run in zip(narrow, entry.runs, strict=False)
+        }
+        units = tuple(counts.get(path) for path in chain.paths)
+    name = str(_key(call, chain, entry, units))
+    return name, _boxed(call, chain, entry), True
 
 
-def _key(chain: SiteChain, factors: Sequence[DenseParams], call: BoundCall) -> FusedKey:
+def _key(
+    call: BoundCall, chain: SiteChain, entry: FusedEntry, units: tuple[int | None, ...]
+) -> FusedKey:
     """Returns the key of a chain's entry.
 
     Scalars of weak dtype (Python's) stay in the model: shape and dtype do not describe them fully.
     """
-    own, paths, leaves = factors[-1]["kernel"].dtype, call.trace.paths, call.leaves
+    own, paths, leaves = np.dtype(entry.dtype), call.trace.paths, call.leaves
     removed = {
         paths[i]: (
             tuple(leaves[i].shape),
             None if leaves[i].dtype == own else leaves[i].dtype.name,
         )
-        for i in chain.leaves
+        for i in sorted(_leaves(call, chain, units))
         if not jax.typeof(leaves[i]).weak_type
     }
-    return FusedKey(chain.paths, tuple(site.widths[1] for site in chain.sites), removed)
+    widths = tuple(site.widths[1] for site in chain.sites)
+    return FusedKey(chain.paths, widths, removed, units)
+
+
+def _leaves(call: BoundCall, chain: SiteChain, units: tuple[int | None, ...]) -> Iterable[int]:
+    """Returns which leaves of the params only the layers that were replaced need, by index."""
+    if not any(units):
+        return chain.leaves
+    counts = {path: k for path, k in zip(chain.paths, units, strict=True) if k}
+    fused = fused_chain(call, chain, FusedEntry(()), counts)
+    dead = find_dead_code([chain.last.last], fused.reads)
+    return [i for i, leaf in enumerate(call.program.leaves) if leaf in dead]
+
+
+def _boxed(call: BoundCall, chain: SiteChain, entry: FusedEntry) -> dict[str, Any]:
+    """Returns an entry of the tree in boxes like those of the kernels, where those are matrices."""
+    nodes = jax.tree_util.tree_leaves_with_path(call.params.model, is_leaf=meta.is_axis_metadata)
+    boxes = {encode(keys): node for keys, node in nodes if meta.is_axis_metadata(node)}
+    names = [call.name_of(dense.leaf) for dense in (chain.first, chain.last)]
+    first, last = (boxes.get(strip_box_suffix(name)) for name in names)
+    axes = 2 + len(chain.sites[0].stack)
+    if first is None or last is None or not entry.runs:
+        return entry.tree
+    if any(meta.unbox(box).ndim != axes for box in (first, last)):
+        return entry.tree
+    runs = list(entry.runs)
+    if len(runs) > 1:
+        runs[0] = _reboxed(runs[0], first, first)
+        runs[-1] = _reboxed(runs[-1], last, last)
+    else:
+        runs[0] = _reboxed(runs[0], first, last)
+    return replace(entry, runs=tuple(runs)).tree
+
+
+def _reboxed(run: Run, first: Any, last: Any) -> Run:
+    if len(run) > 1:
+        return run
+    return tuple(rebox_dense(dict(each), {"kernel": first}, {"kernel": last}) for each in run)

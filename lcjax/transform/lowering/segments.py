@@ -5,89 +5,111 @@ from collections.abc import Collection
 import numpy as np
 
 from lcjax.algebra.fuse import DenseParams
-from lcjax.structure.segment import Joint, Segment
-from lcjax.transform.analysis.dense import DenseOp, root
+from lcjax.structure.segment import Entry, Joint, Segment
+from lcjax.transform.analysis.dense import root
 from lcjax.transform.lowering.bound_call import BoundCall
-from lcjax.transform.lowering.joints import joint_of, joint_units, select_units
+from lcjax.transform.lowering.joints import joint_of, joint_units, narrow_joint_of, select_units
+from lcjax.transform.lowering.links import (
+    Link,
+    LinkedChain,
+    dense_params,
+    layers_of,
+    linked_chains,
+    with_bypass,
+)
 from lcjax.transform.lowering.site_chains import SiteChain, chains_with
-from lcjax.transform.lowering.weights import matrix, vector
 from lcjax.transform.matching.find_sites import MatchedSite
+from lcjax.transform.matching.unit_path import unit_path
 from lcjax.transform.params.keys import readable
 
 
-def segments_of(call: BoundCall, chosen: Collection[str]) -> dict[Segment, SiteChain]:
-    """Returns the segments that the chosen sites make, each with its sites in the program.
+def segments_of(call: BoundCall, chosen: Collection[str]) -> list[Segment]:
+    """Returns the segments that the chosen sites make.
 
     Raises:
       CollapseError: a site whose norm uses statistics of the batch in this call.
     """
-    return {_segment(call, chain): chain for chain in chains_with(call, chosen)}
+    linked = linked_chains(call)
+    return [_segment(call, chain, linked[chain.paths[0]]) for chain in chains_with(call, chosen)]
 
 
-def _segment(call: BoundCall, chain: SiteChain) -> Segment:
-    earlier = {paths[0]: (paths, factors) for paths, factors in call.params.factors.items()}
+def _segment(call: BoundCall, chain: SiteChain, linked: LinkedChain) -> Segment:
     layers: list[DenseParams] = []
     joints: list[Joint] = []
     names: list[str] = []
-    position, gates = 0, ()
-    while position <= len(chain.sites):
-        ahead = chain.sites[position:]
-        if ahead and ahead[0].path in earlier:
-            paths, factors = earlier[ahead[0].path]
-            position += len(paths)
-            layers += factors
-            joints += [Joint(None)] * (len(factors) - 1)
-            names += [f"fused/{'+'.join(paths)}/{i}" for i in range(len(factors))]
-        else:
-            dense = ahead[0].match.up if ahead else chain.last
-            layers.append(_params(dense, chain, call))
-            names.append(readable(call.name_of(dense.leaf)))
-            gates = _gates(ahead[0], chain, call) if position == 0 else gates
-        if position < len(chain.sites):
-            site = chain.sites[position]
-            joint, units = _joint(site, call)
-            layers[-1] = {name: select_units(each, units) for name, each in layers[-1].items()}
+    start, end = linked.place_of(chain.first), linked.place_of(chain.last)
+    entry = None
+    for place in range(start, end + 1):
+        link = linked.links[place]
+        run = layers_of(call, link)
+        bypass = linked.bypass_into(place) if place == start else None
+        if bypass is not None:
+            run[0] = with_bypass(run[0], bypass)
+            width = bypass["kernel"].shape[0] if "kernel" in bypass else 0
+            entry = Entry(f"fused/{linked.sites[place - 1].path}/bypass", width)
+        layers += run
+        joints += [Joint(None)] * (len(run) - 1)
+        names += _names(call, link)
+        if place < end:
+            joint, units = _joint(linked.sites[place], linked, call)
+            if units is not None:
+                layers[-1] = {name: select_units(each, units) for name, each in layers[-1].items()}
             joints.append(joint)
-        position += 1
     return Segment(
         layers=tuple(layers),
         joints=tuple(joints),
         names=tuple(names),
         key=chain.paths[-1],
-        gates=gates,
+        gates=() if entry else _gates(linked, start, call),
+        entry=entry,
     )
 
 
-def _joint(site: MatchedSite, call: BoundCall) -> tuple[Joint, np.ndarray]:
-    """Returns a site's joint, and the units of the Dense before that go through it."""
-    steps = joint_of(site, call.arrays)
+def _names(call: BoundCall, link: Link) -> list[str]:
+    if link.run is None or not link.linear:
+        return [readable(call.name_of(link.denses[-1].leaf))]
+    paths = "+".join(site.path for site in link.linear)
+    return [f"fused/{paths}/{i}" for i in range(len(link.run))]
+
+
+def _joint(
+    site: MatchedSite, linked: LinkedChain, call: BoundCall
+) -> tuple[Joint, np.ndarray | None]:
+    """Returns a site's joint, and the units of the Dense before that go through it.
+
+    None where the layers in the tree have these units only.
+    """
     slope = call.params.slopes.get(site.path, {"slope": np.zeros(site.stack, np.float32)})["slope"]
-    joint = Joint(site.path, slope, steps.before, steps.on_gate, steps.after)
-    return joint, steps.input_units[steps.output_units]
+    narrow = linked.narrow.get(site.path)
+    if narrow is None:
+        steps = joint_of(site, call.arrays)
+        joint = Joint(site.path, slope, steps.before, steps.on_gate, steps.after)
+        return joint, steps.input_units[steps.output_units]
+    path, k = unit_path(call.analysis, site), call.params.narrow[site.path]
+    maps = narrow_joint_of(site, path, narrow.vectors, k, call.arrays)
+    return Joint(site.path, slope, *maps, bypass=narrow.bypass), None
 
 
-def _gates(site: MatchedSite, chain: SiteChain, call: BoundCall) -> tuple[DenseParams, ...]:
+def _gates(linked: LinkedChain, start: int, call: BoundCall) -> tuple[DenseParams, ...]:
     """Returns the Dense layers that read a site's input and go with it, as its gate does."""
+    if start == len(linked.sites):
+        return ()
+    site = linked.sites[start]
+    narrow = linked.narrow.get(site.path)
+    if narrow is not None:
+        return () if narrow.gate is None else (narrow.gate,)
+    if linked.links[start].run is not None:
+        return ()
     up, down = site.match.up, site.match.down
     source = root(up.x)[0]
     gates = [
-        _params(dense, chain, call)
+        dense_params(call, dense)
         for dense in site.products
         if dense not in (up, down) and root(dense.x)[0] is source and dense.d_in == up.d_in
     ]
     input_units, output_units = joint_units(site.match)
     others = np.setdiff1d(np.arange(up.d_out), input_units[output_units])
     if others.size:  # gate and value are parts of one kernel
-        params = _params(up, chain, call)
+        params = dense_params(call, up)
         gates.append({name: select_units(each, others) for name, each in params.items()})
     return tuple(gates)
-
-
-def _params(dense: DenseOp, chain: SiteChain, call: BoundCall) -> DenseParams:
-    """Returns kernel (..., d_in, d_out) and perhaps bias (..., d_out) of a Dense."""
-    kernel = matrix(dense, call.arrays)
-    if dense.bias is None:
-        return {"kernel": kernel}
-    scans = chain.sites[0].scans
-    bias = vector(dense.bias, dense.roles, dense.out.shape, call.arrays, scans)
-    return {"kernel": kernel, "bias": bias}

@@ -1,18 +1,25 @@
-"""Neighbouring sites of a program that one linear map replaces."""
+"""Neighbouring sites of a program, each of which reads what the one before returns."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from lcjax.errors import CollapseError
+from lcjax.transform.analysis.axes import AxisRole, AxisRoles
 from lcjax.transform.analysis.dense import DenseOp
 from lcjax.transform.lowering.bound_call import BoundCall
 from lcjax.transform.matching.find_sites import MatchedSite
+from lcjax.transform.params.entries import FusedEntry
+from lcjax.transform.params.keys import FusedKey
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SiteChain:
-    """Neighbouring sites, all of them linear: one matrix, or several factors.
+    """Neighbouring sites.
 
     Attributes:
       sites: in forward order; the Dense after one is the Dense before the next.
@@ -56,23 +63,45 @@ class SiteChain:
 
 
 def chains_with(call: BoundCall, chosen: Collection[str]) -> list[SiteChain]:
-    """Returns the chains that the chosen sites make with those that are fused, in forward order.
+    """Returns the chains that the chosen sites make with linear ones next to them, in order.
 
     Raises:
-      CollapseError: a site whose norm uses statistics of the batch in this call.
+      CollapseError: a site whose norm uses statistics of the batch in this call; one whose output
+        nothing reads, since the pair after it was removed.
     """
-    linear = call.params.collapsed.union(chosen)
+    linear = call.params.linear.union(chosen)
+    sites = [site for site in call.analysis.sites if site.path in linear]
+    unread = set(unread_sites(call))
+    for site in sites:
+        _check_inference(site)
+        if site.path in unread and site.path in chosen:
+            raise CollapseError(
+                f"{site.path}: the pair of layers after it was removed, so that nothing reads its "
+                "output. Leave it out of `sites`."
+            )
+    return [chain for chain in neighbours(sites) if not set(chain.paths).isdisjoint(chosen)]
+
+
+def neighbours(sites: Sequence[MatchedSite]) -> list[SiteChain]:
+    """Returns the chains that some sites make, in forward order."""
     groups: list[list[MatchedSite]] = []
-    for site in call.analysis.sites:
-        if site.path in linear:
-            _check_inference(site)
-            before = [group for group in groups if group[-1].match.down is site.match.up]
-            if before:
-                before[0].append(site)
-            else:
-                groups.append([site])
-    chains = [SiteChain(tuple(group)) for group in groups]
-    return [chain for chain in chains if not set(chain.paths).isdisjoint(chosen)]
+    for site in sites:
+        before = [group for group in groups if group[-1].match.down is site.match.up]
+        if before:
+            before[0].append(site)
+        else:
+            groups.append([site])
+    return [SiteChain(tuple(group)) for group in groups]
+
+
+def unread_sites(call: BoundCall) -> list[str]:
+    """Returns the paths of sites whose output nothing reads: a pair after them was removed."""
+    removed = {path for key in call.params.keys.values() if key.removes for path in key.sites}
+    unread = []
+    for chain in neighbours(call.analysis.sites):
+        gone = [i for i, path in enumerate(chain.paths) if path in removed]
+        unread += [path for path in chain.paths[: max(gone, default=0)] if path not in removed]
+    return unread
 
 
 def fused_chains(call: BoundCall) -> dict[str, SiteChain]:
@@ -88,7 +117,7 @@ def fused_chains(call: BoundCall) -> dict[str, SiteChain]:
             if path not in sites:
                 raise CollapseError(f"{path}: is fused in this tree, but {why_no_site(call, path)}")
         chain = SiteChain(tuple(sites[path] for path in key.sites))
-        _check_widths(name, chain, call.params.factors[key.sites])
+        _check_widths(name, key, chain, call.params.entries[name])
         chains[name] = chain
     return chains
 
@@ -113,11 +142,65 @@ def _check_inference(site: MatchedSite) -> None:
         )
 
 
-def _check_widths(key: str, chain: SiteChain, factors: Sequence[Mapping[str, Any]]) -> None:
-    expected = (*chain.sites[0].stack, chain.first.d_in, chain.last.d_out)
-    got = (*factors[0]["kernel"].shape[:-1], factors[-1]["kernel"].shape[-1])
-    if got != expected:
-        raise CollapseError(
-            f"fused/{key}: got a kernel of {got}, expected {expected}. Pass a tree that was made "
-            "for a function of these widths."
-        )
+def _check_widths(name: str, key: FusedKey, chain: SiteChain, entry: FusedEntry) -> None:
+    stack, d_in, d_out = chain.sites[0].stack, chain.first.d_in, chain.last.d_out
+    if not entry.runs:
+        expected, got = (d_out,), _shape(entry.narrow[0].bypass, "bias")
+        if got != expected:
+            raise CollapseError(f"fused/{name}: got a bias of {got}, expected {expected}. {_OTHER}")
+        return
+    first, last = entry.runs[0][0], entry.runs[-1][-1]
+    got = [(*_shape(first, "kernel")[:-1], _shape(last, "kernel")[-1])]
+    expected = [(*stack, d_in, d_out)]
+    for (before, after), k in zip(pairwise(entry.runs), key.narrow.values(), strict=True):
+        got.append((_shape(before[-1], "kernel")[-1], _shape(after[0], "kernel")[0]))
+        expected.append((k, k))
+    for other, wanted in zip(got, expected, strict=True):
+        if other != wanted:
+            raise CollapseError(
+                f"fused/{name}: got a kernel of {other}, expected {wanted}. {_OTHER}"
+            )
+
+
+_OTHER = "Pass a tree that was made for a function of these widths."
+
+
+def _shape(params: Any, name: str) -> tuple[int, ...]:
+    return tuple(params[name].shape)
+
+
+def dense_input(dense: DenseOp, x: jax.Array) -> jax.Array:
+    """Returns the input of a Dense, as the program has it, as (tokens..., d_in)."""
+    free = [axis for axis in range(x.ndim) if axis not in dense.x_axes]
+    x = jnp.transpose(x, [*free, *dense.x_axes])
+    return jnp.reshape(x, (*x.shape[: len(free)], dense.d_in))
+
+
+def input_tokens(chain: SiteChain) -> tuple[int, ...]:
+    """Returns the sizes of the token axes of a chain's input."""
+    first = chain.first
+    return tuple(size for axis, size in enumerate(first.x.shape) if axis not in first.x_axes)
+
+
+def tokens_first(array: jax.Array, roles: AxisRoles, tokens: Sequence[int]) -> jax.Array:
+    """Returns an array as (tokens..., d), its axes in the order in which they are counted."""
+    known = sorted((role, axis) for axis, role in enumerate(roles) if role)
+    order = [axis for axis, role in enumerate(roles) if not role]
+    order += [axis for _, axis in known]  # "token" sorts before "unit"
+    return jnp.reshape(jnp.transpose(array, order), (*tokens, -1))
+
+
+def with_tokens(roles: AxisRoles, tokens: Mapping[int, int | None]) -> AxisRoles:
+    """Returns roles whose tokens are counted in another way.
+
+    Args:
+      roles: of any value.
+      tokens: for each token axis its new number; None for one of size 1.
+    """
+    counted: list[AxisRole] = []
+    for role in roles:
+        if role and role[0] == "token":
+            number = tokens[role[1]]
+            role = None if number is None else ("token", number)
+        counted.append(role)
+    return tuple(counted)

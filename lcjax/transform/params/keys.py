@@ -75,17 +75,43 @@ class FusedKey:
       sites: the paths of its sites, in forward order.
       widths: the width of each.
       removed: shape and dtype of the removed leaves, by encoded path; None for the dtype of
-        the fused kernel.
+        the entry's last layer.
+      units: how many units of each site stay, 0 where the pair is removed; None for a site that is
+        linear. Empty where all are linear.
     """
 
     sites: tuple[str, ...]
     widths: tuple[int, ...]
     removed: dict[str, tuple[tuple[int, ...], str | None]]
+    units: tuple[int | None, ...] = ()
+
+    @property
+    def linear(self) -> tuple[str, ...]:
+        """The sites whose activation was removed together with a map of its own: one matrix."""
+        counts = self.units or (None,) * len(self.sites)
+        return tuple(path for path, k in zip(self.sites, counts, strict=True) if k is None)
+
+    @property
+    def narrow(self) -> dict[str, int]:
+        """How many units stay, by the sites whose activation stays."""
+        pairs = zip(self.sites, self.units, strict=True) if self.units else ()
+        return {path: k for path, k in pairs if k}
+
+    @property
+    def removes(self) -> bool:
+        """Whether a pair of layers was removed, and a bias is in its place."""
+        return 0 in self.units
 
     def __str__(self) -> str:
-        """Returns the key: `block_3/Dense_0|hidden=512|block_3|Dense_0/bias:512,...`."""
+        """Returns the key: `block_3/Dense_0|hidden=512|block_3|Dense_0/bias:512,...`.
+
+        With units that stay, `a+b|hidden=512+512|units=64+linear|...`.
+        """
         sites = "+".join(quote(site, safe=_SAFE + "/") for site in self.sites)
         widths = "+".join(map(str, self.widths))
+        if self.units:
+            counts = ("linear" if k is None else str(k) for k in self.units)
+            widths += f"|units={'+'.join(counts)}"
         folders = [path.split("/")[:-1] for path in self.removed]
         shared = 0
         while len({tuple(names[: shared + 1]) for names in folders}) == 1 and shared < min(
@@ -107,7 +133,7 @@ def parse(key: str) -> FusedKey:
       CollapseError: another key.
     """
     try:
-        sites, widths, prefix, leaves = key.split("|")
+        sites, widths, *units, prefix, leaves = key.split("|")
         removed = {}
         for leaf in leaves.split(","):
             name, shape, *dtype = leaf.split(":")
@@ -115,12 +141,30 @@ def parse(key: str) -> FusedKey:
             path = f"{prefix}/{name}" if prefix else name
             removed[path] = (sizes, dtype[0] if dtype else None)
         numbers = tuple(int(width) for width in widths.removeprefix("hidden=").split("+"))
-        return FusedKey(tuple(unquote(site) for site in sites.split("+")), numbers, removed)
+        paths = tuple(unquote(site) for site in sites.split("+"))
+        return FusedKey(paths, numbers, removed, _counts(units, len(paths)))
     except ValueError as error:
         raise CollapseError(
             f"fused/{key}: got a key that no collapse of a collapsible function makes, expected "
-            "`site|hidden=width|folder|leaf:shape,...`. Restore a tree that `collapse` returned."
+            "`site|hidden=width|folder|leaf:shape,...`, or `site|hidden=width|units=count|...` "
+            "where units stay. Restore a tree that `collapse` returned."
         ) from error
+
+
+def _counts(parts: Sequence[str], sites: int) -> tuple[int | None, ...]:
+    """Returns the units of a key from its part `units=...`, if it has one.
+
+    Raises:
+      ValueError: other parts.
+    """
+    if not parts:
+        return ()
+    (part,) = parts
+    name, counts = part.split("=")
+    found = tuple(None if count == "linear" else int(count) for count in counts.split("+"))
+    if name != "units" or len(found) != sites:
+        raise ValueError(part)
+    return found
 
 
 def abstract(shape: Sequence[int], dtype: str) -> jax.ShapeDtypeStruct:

@@ -9,6 +9,7 @@ import jax
 from flax.core import FrozenDict, meta
 
 from lcjax.errors import CollapseError
+from lcjax.transform.params.entries import FusedEntry, read_entry
 from lcjax.transform.params.keys import FusedKey, abstract, decode, encode, parse
 
 PARTS = ("model", "slopes", "fused")
@@ -21,7 +22,7 @@ class FunctionParams:
     Attributes:
       model: the function's own params, without the leaves that were fused.
       slopes: `{"slope": α}` by site.
-      fused: by key, the Dense that replaces some sites, or its factors.
+      fused: by key, what replaces some sites; see `FusedEntry`.
     """
 
     model: Any
@@ -39,21 +40,34 @@ class FunctionParams:
         return {key: parse(key) for key in self.fused}
 
     @cached_property
-    def factors(self) -> dict[tuple[str, ...], list[Mapping[str, Any]]]:
-        """The Dense layers in `fused`, unboxed, by the paths of the sites that they replace."""
-        return {key.sites: factors_of(self.fused[name]) for name, key in self.keys.items()}
+    def entries(self) -> dict[str, FusedEntry]:
+        """The entries of `fused`, read, by their keys."""
+        return {name: read_entry(self.fused[name], name, self.keys[name]) for name in self.fused}
 
     @property
     def collapsed(self) -> frozenset[str]:
-        """Paths of the sites that are fused."""
-        return frozenset(path for key in self.keys.values() for path in key.sites)
+        """Paths of the sites whose activation is gone."""
+        return frozenset(
+            path for key in self.keys.values() for path in key.sites if path not in key.narrow
+        )
+
+    @property
+    def linear(self) -> frozenset[str]:
+        """Paths of the sites that one matrix, or factors of it, replaces."""
+        keys = [key for key in self.keys.values() if not key.removes]
+        return frozenset(path for key in keys for path in key.linear)
+
+    @cached_property
+    def narrow(self) -> dict[str, int]:
+        """How many units stay, by the sites that have fewer than the function."""
+        return {path: k for key in self.keys.values() for path, k in key.narrow.items()}
 
     @cached_property
     def removed(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape and dtype of the leaves that were fused, by encoded path."""
         missing = {}
-        for key in self.keys.values():
-            own = str(self.factors[key.sites][-1]["kernel"].dtype)
+        for name, key in self.keys.items():
+            own = str(self.entries[name].dtype)
             for path, (shape, dtype) in key.removed.items():
                 missing[path] = abstract(shape, dtype or own)
         return missing
@@ -181,18 +195,3 @@ def _shape(leaf: Any) -> Any:
         sharding=getattr(leaf, "sharding", None),
         weak_type=jax.typeof(leaf).weak_type,
     )
-
-
-def factors_of(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Returns the Dense layers in an entry of `fused`, unboxed."""
-    entry = meta.unbox(entry)
-    if "kernel" in entry:
-        return [entry]
-    return [entry[name] for name in sorted(entry, key=int)]
-
-
-def entry_of(factors: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns the entry of `fused` for these factors: the Dense itself if there is one."""
-    if len(factors) == 1:
-        return dict(factors[0])
-    return {str(i): dict(factor) for i, factor in enumerate(factors)}

@@ -1,0 +1,176 @@
+"""The options of each site: its candidates solved from one calibration, and measured alone."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lcjax.algebra.moments import submoments
+from lcjax.calibration.data import CalibrationData
+from lcjax.calibration.fits import Fit
+from lcjax.calibration.statistics import SplitMoments, collect_statistics
+from lcjax.errors import CollapseError
+from lcjax.planning.budgets import Usage
+from lcjax.planning.measuring.measure import Measure
+from lcjax.planning.measuring.padded import padded
+from lcjax.planning.table import KEEP, Option, SiteOptions
+from lcjax.structure.front_end import Collapsible, Observed, Size
+from lcjax.structure.replacement import Replacement
+from lcjax.structure.segment import Segment
+from lcjax.surgery.checks import solve_checked
+
+# Statistics of one segment by the values that they are of.
+Found = Mapping[Observed, SplitMoments]
+
+
+class Solved(NamedTuple):
+    """One fit of one site.
+
+    Attributes:
+      fit: how it was found; None keeps the site.
+      segment: which it takes the place of.
+      replacement: what takes its place; None keeps the site.
+      size: of the model with it alone, and with no other change.
+      bytes: of that model's tree.
+    """
+
+    fit: Fit | None
+    segment: Segment
+    replacement: Replacement | None
+    size: Size
+    bytes: int
+
+
+def collect_for(
+    model: Collapsible,
+    data: CalibrationData,
+    fits: Mapping[str, Sequence[Fit]],
+    now: Collapsible | None = None,
+) -> dict[str, Found]:
+    """Returns the statistics from which the fits of each site are solved.
+
+    One pass over the batches for all sites where no fit but `PerUnit` is left out: the moments of
+    inputs, hidden units and outputs have those of inputs and outputs in them.
+
+    Args:
+      model: the deep model.
+      data: the batches.
+      fits: to try, by site.
+      now: the model from which inputs are taken, and in which the sites are; None for the deep one.
+    """
+    compact = None if now is None or now is model else now.variables
+    segments = {path: (now or model).segments([path])[0] for path in fits}
+    needed: dict[Observed, list[Segment]] = {}
+    for path, tried in fits.items():
+        for observed in _needed(segments[path], tried):
+            each = segments[path].pair if observed == "hidden" else segments[path]
+            needed.setdefault(observed, []).append(each)
+    found: dict[str, dict[Observed, SplitMoments]] = {path: {} for path in fits}
+    for observed, each in needed.items():
+        observe = model.observe(each, observed)
+        moments = collect_statistics(observe, model.variables, data, observed, compact)
+        for segment in each:
+            found[segment.sites[0]][observed] = moments
+    return found
+
+
+def solve_fits(
+    model: Collapsible, path: str, fits: Sequence[Fit], found: Found
+) -> tuple[list[Solved], list[str]]:
+    """Returns the fits of one site that save something, and remarks about the others.
+
+    Args:
+      model: with the site.
+      path: of the site.
+      fits: to try.
+      found: the statistics of the site.
+    """
+    (segment,), deep = model.segments([path]), model.size
+    solved, notes = [], []
+    for fit in fits:
+        place = segment.pair if fit.observed == "hidden" else segment
+        try:
+            replacement = solve_checked(fit, place, statistics_of(fit, place, found))
+            rebuilt = model.rebuild({place: replacement})
+        except CollapseError as error:
+            notes.append(f"{path}: {fit} left out: {error}")
+            continue
+        size = Size(
+            rebuilt.after.parameters, deep.flops - rebuilt.before.flops + rebuilt.after.flops
+        )
+        if size.parameters >= deep.parameters and size.flops >= deep.flops:
+            notes.append(f"{path}: {fit} left out: saves nothing")
+            continue
+        solved.append(Solved(fit, place, replacement, size, bytes_of(rebuilt.tree)))
+    return solved, notes
+
+
+def measure_alone(
+    model: Collapsible, measure: Measure, baseline: float, path: str, solved: Sequence[Solved]
+) -> SiteOptions:
+    """Returns the options of one site, each measured with all other sites unchanged."""
+    (segment,) = model.segments([path])
+    drops = drops_of(model, measure, baseline, solved)
+    size, whole, options = model.size, bytes_of(model.variables), [KEEP]
+    for each, drop in zip(solved, drops, strict=True):
+        parameters = each.size.parameters - size.parameters
+        flops = each.size.flops - size.flops
+        change = Usage(drop, parameters, flops, -1, each.bytes - whole, 0.0)
+        found = each.replacement.fits if each.replacement else ()
+        r2 = next((fit.held_out_r2 for fit in found if fit.tokens), None)
+        options.append(Option(each.fit, change, r2))
+    return SiteOptions(path, segment.widths, tuple(options), segment.weights)
+
+
+def drops_of(
+    model: Collapsible,
+    measure: Measure,
+    baseline: float,
+    solved: Sequence[Solved],
+    others: Mapping[Segment, Replacement] | None = None,
+) -> list[float]:
+    """Returns the drop of the metric with each fit of one site.
+
+    All are measured together, in one form, but for those of sites with factors or a bypass of
+    earlier collapses before them.
+
+    Args:
+      model: with the site.
+      measure: of trees.
+      baseline: metric of the deep model.
+      solved: fits of the site.
+      others: replacements of other sites that are in place.
+    """
+    others = dict(others or {})
+    if not solved:
+        return []
+    if all(len(each.segment.layers) == 2 and not each.segment.entry for each in solved):
+        forms = [{each.segment: padded(each.segment, each.replacement)} for each in solved]
+        metrics = measure([model.rebuild({**form, **others}).tree for form in forms])
+    else:
+        forms = [{each.segment: each.replacement} if each.replacement else {} for each in solved]
+        metrics = [measure([model.rebuild({**form, **others}).tree])[0] for form in forms]
+    return [baseline - metric for metric in metrics]
+
+
+def statistics_of(fit: Fit, segment: Segment, found: Found) -> SplitMoments:
+    """Returns the statistics that a fit of a segment needs, from those that were collected."""
+    if fit.observed in found:
+        return found[fit.observed]
+    columns, key = np.arange(segment.d_in), segment.key
+    groups = (found["hidden"].train, found["hidden"].held_out)
+    return SplitMoments(*({key: submoments(group[key], columns)} for group in groups))
+
+
+def bytes_of(tree: Any) -> int:
+    """Returns the bytes of a tree's arrays."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _needed(segment: Segment, fits: Sequence[Fit]) -> set[Observed]:
+    """Returns which values the fits of a segment are solved from."""
+    needed: set[Observed] = {fit.observed for fit in fits}
+    if "hidden" in needed and len(segment.layers) == 2:
+        needed.discard("segment")
+    return needed

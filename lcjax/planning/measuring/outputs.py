@@ -1,0 +1,148 @@
+"""Metrics of a model's outputs against those of the deep model: no labels are needed."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lcjax._messages import describe
+from lcjax.calibration.data import CalibrationData
+from lcjax.errors import CollapseError
+from lcjax.validation.batches import check_batches
+
+
+class Positions(NamedTuple):
+    """Which positions of a batch count.
+
+    Attributes:
+      rows: of the first axis, 0 or 1; (rows,).
+      mask: of the leading axes, bool; None where all positions of a row count.
+    """
+
+    rows: jax.Array
+    mask: jax.Array | None = None
+
+    def of(self, leading: tuple[int, ...]) -> jax.Array:
+        """Returns which positions of an output count, float32, of its leading axes.
+
+        The mask is left out where its axes are not those of the output, as of one output a row.
+
+        Raises:
+          CollapseError: a first axis that is not of the rows.
+        """
+        rows = self.rows.shape[0]
+        if not leading or leading[0] % rows:
+            raise CollapseError(
+                f"metric: the output's leading axes are {leading}, the batch has {rows} rows; "
+                "expected the rows first. Return such an output, or pass a metric(variables)."
+            )
+        count = jnp.repeat(self.rows.astype(jnp.float32), leading[0] // rows)
+        count = jnp.broadcast_to(count.reshape(-1, *(1,) * (len(leading) - 1)), leading)
+        mask = self.mask
+        if mask is None or mask.ndim > len(leading):
+            return count
+        mask = mask.reshape(mask.shape + (1,) * (len(leading) - mask.ndim))
+        fits = all(n in (1, wide) for n, wide in zip(mask.shape, leading, strict=True))
+        return count * mask.astype(jnp.float32) if fits else count
+
+
+@dataclass(frozen=True)
+class OutputMetric(ABC):
+    """Base of the metrics that compare outputs; the metric is −Σ distance / Σ scale, at most 0.
+
+    Attributes:
+      batches: on which outputs are compared, or `CalibrationData`, whose mask says which positions
+        count; None takes the rows of the plan's data that are held out.
+    """
+
+    name: ClassVar[str]
+
+    batches: CalibrationData | Iterable[Any] | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self):
+        if self.batches is not None and not isinstance(self.batches, CalibrationData):
+            check_batches(self.batches, more_than_once="each site")
+
+    @abstractmethod
+    def sums(self, deep: Any, now: Any, positions: Positions) -> tuple[jax.Array, jax.Array]:
+        """Returns Σ distance and Σ scale over the positions that count.
+
+        Args:
+          deep: output of the deep model.
+          now: output of another model.
+          positions: which count.
+        """
+
+
+@dataclass(frozen=True)
+class KLDivergence(OutputMetric):
+    """Minus the mean Kullback-Leibler divergence of the output's softmax from the deep model's.
+
+    In nats: `−E Σ p (log p − log q)` with p of the deep model, over the last axis of the logits.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> logits = jnp.array([[0.0, 1.0]])
+      >>> total, count = KLDivergence().sums(logits, logits, Positions(jnp.ones(1)))
+      >>> float(total), float(count)
+      (0.0, 1.0)
+
+    References:
+      Hinton, Vinyals and Dean 2015, arXiv 1503.02531, section 2.
+    """
+
+    name: ClassVar[str] = "KL divergence"
+
+    def sums(self, deep: Any, now: Any, positions: Positions) -> tuple[jax.Array, jax.Array]:
+        """Returns the sum of divergences, and the number of positions."""
+        p, q = (jax.nn.log_softmax(_logits(each).astype(jnp.float32)) for each in (deep, now))
+        divergence = jnp.sum(jnp.exp(p) * (p - q), axis=-1)
+        counts = positions.of(divergence.shape)
+        return jnp.sum(jnp.where(counts > 0, divergence, 0)), jnp.sum(counts)
+
+
+KL_DIVERGENCE = KLDivergence()  # the default of functions that plan
+
+
+@dataclass(frozen=True)
+class RelativeError(OutputMetric):
+    """Minus the squared distance of the outputs from the deep model's, relative to their square.
+
+    `−Σ ‖y − ŷ‖² / Σ ‖y‖²` over all arrays of the output.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> one = Positions(jnp.ones(1))
+      >>> sums = RelativeError().sums(jnp.array([[2.0]]), jnp.array([[1.0]]), one)
+      >>> [float(each) for each in sums]
+      [1.0, 4.0]
+    """
+
+    name: ClassVar[str] = "relative error"
+
+    def sums(self, deep: Any, now: Any, positions: Positions) -> tuple[jax.Array, jax.Array]:
+        """Returns the sums of squares of the difference, and of the deep model's output."""
+
+        def square(values: jax.Array) -> jax.Array:
+            counts = positions.of(values.shape[:-1] or values.shape)
+            counts = counts.reshape(counts.shape + (1,) * (values.ndim - counts.ndim))
+            return jnp.sum(jnp.square(jnp.abs(jnp.where(counts > 0, values, 0))), dtype=jnp.float32)
+
+        pairs = list(zip(jax.tree.leaves(deep), jax.tree.leaves(now), strict=True))
+        return (
+            sum((square(y - other) for y, other in pairs), jnp.float32(0)),
+            sum((square(y) for y, _ in pairs), jnp.float32(0)),
+        )
+
+
+def _logits(output: Any) -> jax.Array:
+    if not hasattr(output, "dtype") or not output.ndim:
+        raise TypeError(
+            f"metric: KLDivergence compares logits, one array whose last axis is the classes; the "
+            f"function returned {describe(output)}. Return the logits alone, or pass "
+            "metric=lcjax.RelativeError()."
+        )
+    return output

@@ -1,0 +1,55 @@
+"""Replacements of one site in one form, so that trees with different fits have equal shapes."""
+
+import numpy as np
+
+from lcjax.algebra.sharding import place_dense
+from lcjax.structure.replacement import NewLayer, Replacement
+from lcjax.structure.segment import Segment
+
+
+def padded(pair: Segment, replacement: Replacement | None) -> Replacement:
+    """Returns a replacement that computes the same with all hidden units and a linear map.
+
+    Units that do not stay have zeros in the last kernel, and a fit without a linear map has zeros
+    in that of the bypass: the same to rounding, at the cost of the largest.
+
+    Args:
+      pair: the two layers around the site.
+      replacement: of the site; None keeps it.
+    """
+    first, last = pair.layers[0], pair.layers[-1]
+    kernel = np.asarray(last["kernel"], np.float64)
+    whole, linear = np.zeros_like(kernel), np.zeros((pair.d_in, pair.d_out))
+    if replacement is None:
+        whole, bias = kernel, last.get("bias", np.zeros(pair.d_out))
+        if pair.joints[0].bypass is not None:
+            bias = pair.joints[0].bypass["bias"]
+            linear = pair.joints[0].bypass.get("kernel", linear)
+    elif not replacement.layers:
+        bias = (replacement.bypass or {})["bias"]
+    elif replacement.collapsed:
+        linear, bias = _product(pair, replacement)
+    elif replacement.units is None:
+        return padded(pair, None)
+    else:
+        bypass = replacement.bypass or {}
+        bias, linear = bypass["bias"], bypass.get("kernel", linear)
+        params = replacement.layers[-1].params or last
+        whole[replacement.units] = np.asarray(params["kernel"], np.float64)
+    bypass = place_dense(np.asarray(linear), np.asarray(bias), first, last)
+    whole = place_dense(whole, None, last, last)["kernel"]
+    return Replacement(
+        layers=(NewLayer(None, (0,)), NewLayer({"kernel": whole}, (1,))),
+        collapsed=(),
+        bypass=bypass,
+    )
+
+
+def _product(pair: Segment, replacement: Replacement) -> tuple[np.ndarray, np.ndarray]:
+    """Returns kernel and bias of a replacement by matrices alone."""
+    kernel, bias = np.eye(pair.d_in), np.zeros(pair.d_in)
+    for params, replaces in replacement.layers:
+        layer = pair.layers[replaces[-1]] if params is None else params
+        factor = np.asarray(layer["kernel"], np.float64)
+        kernel, bias = kernel @ factor, bias @ factor + np.asarray(layer.get("bias", 0.0))
+    return kernel, bias

@@ -1,0 +1,222 @@
+"""Rounds of a plan: a choice is carried out and measured, and made again around what was found."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from lcjax.calibration.data import CalibrationData
+from lcjax.planning.budgets import Budget, Usage
+from lcjax.planning.measuring.latency import times_of
+from lcjax.planning.measuring.measure import Measure
+from lcjax.planning.measuring.options import (
+    Found,
+    Solved,
+    bytes_of,
+    collect_for,
+    drops_of,
+    solve_fits,
+    statistics_of,
+)
+from lcjax.planning.table import FitTable, Round, SiteOptions, agrees
+from lcjax.structure.front_end import Collapsible
+from lcjax.structure.replacement import Replacement
+from lcjax.structure.segment import Segment
+from lcjax.surgery.checks import solve_checked
+
+_MOST_ROUNDS = 3  # after the first
+_NEAR = 2  # options on each side of the chosen one that are measured again
+
+
+class Setting(NamedTuple):
+    """What every part of a plan works with.
+
+    Attributes:
+      model: the deep model.
+      run: `run(tree, *inputs)` returns the output of the model with any of its trees.
+      data: to fit on.
+      measure: of trees.
+      baseline: metric of the deep model.
+      inputs: of the batch that is timed; None where no time is.
+    """
+
+    model: Collapsible
+    run: Callable[..., Any]
+    data: CalibrationData
+    measure: Measure
+    baseline: float
+    inputs: tuple[Any, ...] | None
+
+
+class Step(NamedTuple):
+    """One site's fit, as it was carried out.
+
+    Attributes:
+      before: the model with the fits of all sites before.
+      path: of the site.
+      segment: that was replaced.
+      found: its statistics, with inputs from `before` and outputs from the deep model.
+      replacement: what took its place.
+    """
+
+    before: Collapsible
+    path: str
+    segment: Segment
+    found: Found
+    replacement: Replacement
+
+
+def carry_out_rounds(
+    setting: Setting, table: FitTable, budgets: Sequence[Budget], tolerance: float
+) -> tuple[tuple[int, ...], list[Round]]:
+    """Returns the best choice that was carried out, and all of them.
+
+    Args:
+      setting: of the plan.
+      table: of all fits, each measured alone.
+      budgets: to keep to.
+      tolerance: largest difference of the measured drop from the predicted one, relative to the
+        larger of the two, at which a choice that meets the budgets is taken.
+
+    Raises:
+      ValueError: budgets that cannot be met.
+    """
+    rounds: list[Round] = []
+    choice, excess = table.choose(budgets), {}
+    while True:
+        steps, measured = _carry_out(setting, table, choice)
+        predicted = table.usage(choice)
+        rounds.append(Round(choice, predicted, measured))
+        met = all(budget.met(measured, table.deep) for budget in budgets)
+        if met and agrees(predicted.drop, measured.drop, tolerance) or len(rounds) > _MOST_ROUNDS:
+            break
+        for budget in budgets:
+            name = budget.quantity
+            if name != "drop" and not budget.met(measured, table.deep):
+                more = getattr(measured, name) - getattr(predicted, name)
+                excess[name] = max(more, excess.get(name, 0))
+        table = _around(setting, table, choice, steps, measured)
+        try:
+            choice = table.choose(budgets, excess)
+        except ValueError:  # met by the prediction alone; the nearest was measured
+            break
+        if any(choice == each.choice for each in rounds):
+            break
+    return _best(rounds, table, budgets), rounds
+
+
+def _best(rounds: Sequence[Round], table: FitTable, budgets: Sequence[Budget]) -> tuple[int, ...]:
+    """Returns the measured choice that meets most budgets, and of those costs least."""
+    only_drop = {budget.quantity for budget in budgets} <= {"drop", "kept"}
+    bounded = any(budget.quantity == "drop" for budget in budgets)
+
+    def order(each: Round) -> tuple[float, float]:
+        unmet = sum(not budget.met(each.measured, table.deep) for budget in budgets)
+        by_size = bounded and only_drop and not unmet
+        return unmet, each.measured.parameters if by_size else each.measured.drop
+
+    return min(rounds, key=order).choice
+
+
+def _carry_out(
+    setting: Setting, table: FitTable, choice: Sequence[int]
+) -> tuple[list[Step], Usage]:
+    """Returns the steps of carrying a choice out, and what the model then costs."""
+    now, steps, flops = setting.model, [], setting.model.size.flops
+    for site, i in zip(table.sites, choice, strict=True):
+        fit, path = site.options[i].fit, site.site
+        if fit is None:
+            continue
+        tried = [option.fit for option in site.options if option.fit is not None]
+        found = collect_for(setting.model, setting.data, {path: tried}, now)[path]
+        (segment,) = now.segments([path])
+        place = segment.pair if fit.observed == "hidden" else segment
+        replacement = solve_checked(fit, place, statistics_of(fit, place, found))
+        rebuilt = now.rebuild({place: replacement})
+        steps.append(Step(now, path, place, found, replacement))
+        flops += rebuilt.after.flops - rebuilt.before.flops
+        now = now.with_variables(rebuilt.tree)
+    tree = now.variables
+    (metric,) = setting.measure([tree])
+    ms = None
+    if setting.inputs is not None:
+        ms = times_of(setting.run, {"": tree}, setting.inputs)[""]
+    usage = Usage(
+        drop=setting.baseline - metric,
+        parameters=now.size.parameters,
+        flops=flops,
+        kept=table.deep.kept - len(steps),
+        bytes=bytes_of(tree),
+        ms=ms,
+    )
+    return steps, usage
+
+
+def _around(
+    setting: Setting,
+    table: FitTable,
+    choice: Sequence[int],
+    steps: Sequence[Step],
+    measured: Usage,
+) -> FitTable:
+    """Returns the table with drops as they are around a choice that was carried out.
+
+    The options next to the chosen one are measured with the fits of all other sites in place; the
+    options farther off keep their distance to the nearest of these. Sites that share a layer with
+    another keep the drops that they have alone. The offset makes the choice cost what was measured.
+
+    Args:
+      setting: of the plan.
+      table: before.
+      choice: that was carried out.
+      steps: of carrying it out.
+      measured: what it costs.
+    """
+    of_site = {step.path: n for n, step in enumerate(steps)}
+    rows = []
+    for site, chosen in zip(table.sites, choice, strict=True):
+        n = of_site.get(site.site)
+        if n is not None and _is_apart(steps, n):
+            site = _site_around(setting, site, chosen, steps, n, measured.drop)
+        rows.append(site)
+    moved = replace(table, sites=tuple(rows), offset=0.0)
+    return replace(moved, offset=measured.drop - moved.usage(choice).drop)
+
+
+def _site_around(
+    setting: Setting,
+    site: SiteOptions,
+    chosen: int,
+    steps: Sequence[Step],
+    n: int,
+    drop: float,
+) -> SiteOptions:
+    """Returns the options of one site with the drops that they have around a choice."""
+    order = sorted(range(len(site.options)), key=lambda i: site.options[i].change.parameters)
+    at = order.index(chosen)
+    near = [i for i in order[max(at - _NEAR, 0) : at + _NEAR + 1] if i != chosen]
+    step, later = steps[n], {each.segment: each.replacement for each in steps[n + 1 :]}
+    places = {site.options[i].fit: i for i in near}
+    fits = [fit for fit in places if fit is not None]
+    solved, _ = solve_fits(step.before, site.site, fits, step.found)
+    if None in places:
+        solved.append(Solved(None, step.segment.pair, None, step.before.size, 0))
+    drops = drops_of(step.before, setting.measure, setting.baseline, solved, later)
+    own = site.options[chosen].change.drop
+    moved = {chosen: 0.0}
+    for each, now in zip(solved, drops, strict=True):
+        i = places[each.fit]
+        moved[i] = own + (now - drop) - site.options[i].change.drop
+    options = []
+    for place, i in enumerate(order):
+        nearest = min(moved, key=lambda j: abs(order.index(j) - place))
+        change = site.options[i].change
+        options.append(
+            (i, site.options[i]._replace(change=change._replace(drop=change.drop + moved[nearest])))
+        )
+    return replace(site, options=tuple(option for _, option in sorted(options)))
+
+
+def _is_apart(steps: Sequence[Step], n: int) -> bool:
+    """Returns whether the segment of a step shares no layer with another's."""
+    own = set(steps[n].segment.names)
+    return all(own.isdisjoint(each.segment.names) for i, each in enumerate(steps) if i != n)

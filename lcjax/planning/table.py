@@ -1,0 +1,210 @@
+"""The table of fits: what each fit of each site costs, and the best choice within budgets."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from lcjax.calibration.fits import Fit, LeastSquares, Remove, Units
+from lcjax.planning.budgets import Budget, Quantity, Usage
+from lcjax.planning.knapsack import cheapest, pareto_front
+
+
+class Option(NamedTuple):
+    """One fit of one site, all other sites unchanged.
+
+    Attributes:
+      fit: takes the site's place; None keeps it.
+      change: of every quantity from the deep model's; `change.kept` is -1, or 0 where it stays.
+      held_out_r2: of the fit, on tokens held out; None where it is not known.
+    """
+
+    fit: Fit | None
+    change: Usage
+    held_out_r2: float | None = None
+
+
+KEEP = Option(None, Usage(0.0, 0, 0, 0, 0, 0.0))
+
+
+@dataclass(frozen=True)
+class SiteOptions:
+    """The options of one site.
+
+    Attributes:
+      site: its path.
+      widths: d_0, d_1, ..., d_n of the Dense layers around it.
+      options: the first keeps the site.
+      weights: a fingerprint of those layers.
+    """
+
+    site: str
+    widths: tuple[int, ...]
+    options: tuple[Option, ...]
+    weights: str | None = None
+
+
+@dataclass(frozen=True)
+class FitTable:
+    """What each fit of each site costs.
+
+    Attributes:
+      deep: usage of the deep model.
+      sites: in forward order.
+      offset: the drop of a choice beyond the sum of its options' drops.
+    """
+
+    deep: Usage
+    sites: tuple[SiteOptions, ...]
+    offset: float = 0.0
+
+    def usage(self, choice: Sequence[int]) -> Usage:
+        """Returns what a model is predicted to cost: the deep model's and the sum of changes.
+
+        Args:
+          choice: index of an option, a site each.
+        """
+        changes = [site.options[i].change for site, i in zip(self.sites, choice, strict=True)]
+        total = {
+            name: None
+            if getattr(self.deep, name) is None
+            else getattr(self.deep, name) + sum(getattr(change, name) or 0 for change in changes)
+            for name in Usage._fields
+        }
+        return Usage(**total)._replace(drop=total["drop"] + self.offset)
+
+    def fits(self, choice: Sequence[int]) -> dict[str, Fit]:
+        """Returns the fits of a choice by site, without the sites that stay."""
+        chosen = {s.site: s.options[i].fit for s, i in zip(self.sites, choice, strict=True)}
+        return {path: fit for path, fit in chosen.items() if fit is not None}
+
+    def front(self, quantity: Quantity = "parameters") -> list[tuple[int, ...]]:
+        """Returns the choices than which none is smaller and drops less, the smallest first."""
+        found = pareto_front(self._changes("drop"), self._changes(quantity))
+        return [choice.options for choice in found]
+
+    def choose(
+        self, budgets: Sequence[Budget], excess: Mapping[Quantity, float] | None = None
+    ) -> tuple[int, ...]:
+        """Returns the option of each site that keeps to budgets and costs least.
+
+        The least drop of the metric; where `MaxDrop` is the only limit, but for `Count`, the fewest
+        parameters.
+
+        Args:
+          budgets: at least one.
+          excess: of quantities of which more was measured than predicted, by how much: limits are
+            lowered by it.
+
+        Raises:
+          ValueError: no choice keeps to them; says the nearest that is possible.
+        """
+        limits = self._limits(budgets, excess or {})
+        only_drop = "drop" in limits and limits.keys() <= {"drop", "kept"}
+        goal: Quantity = "parameters" if only_drop else "drop"
+        if len(limits) == 1:
+            choice = self._best_within_one(goal, *limits.items())
+        else:
+            choice = cheapest(
+                self._changes(goal), {name: self._changes(name) for name in limits}, limits
+            )
+        if choice is None:
+            raise ValueError(self._contradiction(budgets, limits))
+        return choice
+
+    def _best_within_one(
+        self, goal: Quantity, limit: tuple[Quantity, float]
+    ) -> tuple[int, ...] | None:
+        quantity, most = limit
+        front = pareto_front(self._changes(goal), self._changes(quantity))
+        within = [choice for choice in front if choice.size <= most]
+        return within[-1].options if within else None
+
+    def _changes(self, quantity: Quantity) -> list[list[float]]:
+        return [
+            [getattr(option.change, quantity) or 0 for option in site.options]
+            for site in self.sites
+        ]
+
+    def _limits(
+        self, budgets: Sequence[Budget], excess: Mapping[Quantity, float]
+    ) -> dict[Quantity, float]:
+        """Returns the largest sum of changes of each limited quantity."""
+        limits: dict[Quantity, float] = {}
+        for budget in budgets:
+            name = budget.quantity
+            start = self.offset if name == "drop" else getattr(self.deep, name)
+            if start is None:
+                raise ValueError(
+                    f"budget: got {budget}, but {name} was not measured. Plan again with this "
+                    "budget."
+                )
+            most = budget.most(self.deep) - start - excess.get(name, 0)
+            limits[name] = min(most, limits.get(name, most))
+        return limits
+
+    def _contradiction(self, budgets: Sequence[Budget], limits: Mapping[Quantity, float]) -> str:
+        """Returns the message for budgets that no choice keeps to."""
+        alone, together = [], []
+        for name in limits:
+            others = {other: most for other, most in limits.items() if other != name}
+            least = sum(min(changes) for changes in self._changes(name))
+            start = self.offset if name == "drop" else getattr(self.deep, name)
+            if least > limits[name]:
+                alone.append(_shown(name, start + least))
+            choice = cheapest(
+                self._changes(name), {other: self._changes(other) for other in others}, others
+            )
+            if choice is not None and not alone:
+                nearest = _shown(name, getattr(self.usage(choice), name))
+                together.append(f"{nearest} within the others")
+        asked = ", ".join(map(str, budgets))
+        how = "cannot be met together" if len(budgets) > 1 and not alone else "cannot be met"
+        return (
+            f"budget: {asked} {how} by these candidates; the least possible: "
+            f"{', '.join(alone or together)}. Raise a limit, or give more candidates."
+        )
+
+
+def agrees(predicted: float, measured: float, tolerance: float) -> bool:
+    """Returns whether a measured drop is as predicted, relative to the larger of the two."""
+    return abs(measured - predicted) <= tolerance * max(abs(predicted), abs(measured))
+
+
+def became(fit: Fit | None, widths: Sequence[int]) -> str:
+    """Returns what takes a site's place in a few words.
+
+    Example:
+      >>> became(Units(192, linear=True), (384, 1536, 384))
+      'linear map + 192 of 1,536 units'
+    """
+    match fit:
+        case None:
+            return "kept"
+        case Units():
+            units = f"{fit.count:,} of {widths[-2]:,} units"
+            return f"linear map + {units}" if fit.linear else units
+        case Remove():
+            return "removed"
+        case LeastSquares():
+            return "linear map" if fit.rank is None else f"linear map, rank {fit.rank}"
+        case _:
+            return fit.name.replace("_", " ")
+
+
+def _shown(quantity: str, value: Any) -> str:
+    name = "sites that stay" if quantity == "kept" else quantity
+    return f"{name} {value:.4g}" if quantity in ("drop", "ms") else f"{name} {value:,.0f}"
+
+
+class Round(NamedTuple):
+    """One choice that was carried out and measured.
+
+    Attributes:
+      choice: index of an option, a site each.
+      predicted: from the table.
+      measured: of the model with these fits, found one after another.
+    """
+
+    choice: tuple[int, ...]
+    predicted: Usage
+    measured: Usage

@@ -1,0 +1,187 @@
+"""Replacements written into the layers of a chain."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lcjax.algebra.fuse import DenseParams
+from lcjax.errors import CollapseError
+from lcjax.structure.replacement import Replacement
+from lcjax.structure.segment import Segment
+from lcjax.transform.ir.program import scans_around
+from lcjax.transform.lowering.bound_call import BoundCall
+from lcjax.transform.lowering.joints import select_units
+from lcjax.transform.lowering.links import Link, LinkedChain, dense_params, layers_of
+from lcjax.transform.lowering.weights import vector
+from lcjax.transform.matching.find_sites import MatchedSite
+from lcjax.transform.matching.unit_path import UnitPath, unit_path
+from lcjax.transform.params.entries import NarrowSite
+
+
+def narrow_links(
+    call: BoundCall, linked: LinkedChain, segment: Segment, replacement: Replacement
+) -> None:
+    """Writes a replacement that keeps some hidden units of one site.
+
+    The units are cut from the layer before as the chain has it by now, so that neighbouring sites
+    are written one after another in forward order.
+
+    Raises:
+      CollapseError: a site within a scan; no units; an operation that needs all units.
+    """
+    (path,) = segment.sites
+    assert replacement.units is not None
+    place, units = linked.index(path), np.asarray(replacement.units)
+    site, width = linked.sites[place], segment.layers[-1]["kernel"].shape[-2]
+    layers = [layer.params for layer in replacement.layers]
+    last = layers[-1] if layers else None
+    if last is None or len(units) != last["kernel"].shape[-2] or not 0 < len(units) <= width:
+        raise CollapseError(
+            f"{path}: got {len(units)} units and layers {_shapes(layers)}, expected from 1 to "
+            f"{width} units and a last kernel with a row for each. Take Remove() to keep none."
+        )
+    before, after = linked.links[place], linked.links[place + 1]
+    stays = _narrowed(call, linked, place, units)
+    run = layers_of(call, before)
+    columns = units if path in linked.narrow else _columns(call, site)[units]
+    run[-1] = {name: select_units(each, columns) for name, each in run[-1].items()}
+    bypass = linked.bypass_into(place)
+    if bypass is not None and len(run) == 1:
+        previous = linked.sites[place - 1].path
+        cut = {name: select_units(each, columns) for name, each in bypass.items()}
+        linked.narrow[previous] = linked.narrow[previous]._replace(bypass=cut)
+    linked.narrow[path] = stays._replace(bypass=replacement.bypass)
+    before.run, before.changed = run, True
+    after.run, after.changed = [last, *layers_of(call, after)[1:]], True
+
+
+def collapse_links(
+    call: BoundCall, linked: LinkedChain, segment: Segment, replacement: Replacement
+) -> None:
+    """Writes a replacement of whole layers, which collapses all or some activations of a segment.
+
+    Raises:
+      CollapseError: a site within a scan whose activation stays.
+    """
+    running = {site.path: i for i, site in enumerate(linked.sites)}
+    places = [running[path] for path in segment.sites]
+    start, end = min(places), max(places) + 1
+    runs: list[list[DenseParams]] = [[]]
+    kept: list[MatchedSite] = []
+    for layer, params in zip(replacement.layers, replacement.layers_for(segment), strict=True):
+        runs[-1].append(params)
+        joints = segment.joints[layer.replaces[-1] :][:1]
+        if joints and joints[0].site not in (None, *replacement.collapsed):
+            kept.append(linked.sites[running[joints[0].site]])
+            runs.append([])
+    if segment.entry is not None:
+        runs[0][0] = _take_bypass(linked, start, segment.entry.width, runs[0][0])
+    narrow = {}
+    for site in kept:
+        width = segment.layers[_layer_after(segment, site.path)]["kernel"].shape[-2]
+        narrow[site.path] = _narrowed(call, linked, running[site.path], np.arange(width))
+    links, gone = [Link([], [])], linked.sites[start:end]
+    for link, site in zip(linked.links[start : end + 1], [None, *gone], strict=True):
+        if site in kept:
+            links.append(Link([], []))
+        elif site is not None:
+            links[-1].linear.append(site)
+            linked.narrow.pop(site.path, None)
+        links[-1].denses += link.denses
+        links[-1].linear += link.linear
+    for link, run in zip(links, runs, strict=True):
+        link.run, link.changed = run, True
+    linked.narrow |= narrow
+    linked.links[start : end + 1], linked.sites[start:end] = links, kept
+
+
+def remove_links(linked: LinkedChain, segment: Segment, replacement: Replacement) -> None:
+    """Writes the removal of a pair of layers, the only one of its chain.
+
+    Raises:
+      CollapseError: a chain with other pairs; no bypass.
+    """
+    bypass = replacement.bypass
+    if len(linked.sites) > 1 or bypass is None:
+        others = ", ".join(site.path for site in linked.sites if site.path not in segment.sites)
+        raise CollapseError(
+            f"{segment.label}: its pair of layers cannot be removed, since it is one of a chain "
+            f"with {others or 'no bypass in its place'}; expected a pair that is a whole chain. "
+            "Take another fit."
+        )
+    linked.removed = bypass
+
+
+def _take_bypass(linked: LinkedChain, place: int, width: int, first: DenseParams) -> DenseParams:
+    """Returns a first layer without the bypass that it includes, which goes to its own place."""
+    previous = linked.sites[place - 1].path
+    bypass = {"bias": first["bias"]}
+    if width:
+        bypass["kernel"] = first["kernel"][:width]
+    linked.narrow[previous] = linked.narrow[previous]._replace(bypass=bypass)
+    return {"kernel": first["kernel"][width:]}
+
+
+def _narrowed(call: BoundCall, linked: LinkedChain, place: int, units: np.ndarray) -> NarrowSite:
+    """Returns what a site has next to its layers, on some units; the bypass that it had, too.
+
+    Raises:
+      CollapseError: a site within a scan; an operation that needs all units.
+    """
+    site, link = linked.sites[place], linked.links[place]
+    path = unit_path(call.analysis, site)
+    if scans_around(site.match.up.product):
+        raise CollapseError(
+            f"{site.path}: is inside a scan, in which no units can be cut. Unroll it, with a tree "
+            "of params for every layer, or collapse with lcjax.Exact()."
+        )
+    narrow = linked.narrow.get(site.path)
+    if narrow is not None:
+        gate = narrow.gate and _cut(narrow.gate, units)
+        vectors = tuple(select_units(each, units) for each in narrow.vectors)
+        return NarrowSite(gate, vectors, narrow.bypass)
+    gate = None
+    if path.gate is not None:
+        source = path.sources[path.gate]
+        if source.dense is not site.match.up:
+            whole = dense_params(call, source.dense)
+        elif linked.bypass_into(place) is None:
+            whole = layers_of(call, link)[-1]
+        else:
+            raise CollapseError(
+                f"{site.path}: gate and value are parts of one kernel, to whose output "
+                f"{linked.sites[place - 1].path} adds a bypass. Give each its own kernel, or take "
+                "another fit for one of the two."
+            )
+        gate = _cut(whole, source.columns[units])
+    return NarrowSite(gate, _vectors(call, site, path, units))
+
+
+def _vectors(
+    call: BoundCall, site: MatchedSite, path: UnitPath, units: np.ndarray
+) -> tuple[object, ...]:
+    """Returns the fixed values that differ from unit to unit, of some units."""
+    cut = []
+    for each in path.vectors:
+        shape = each.value.shape
+        whole = vector(each.value, each.roles, shape, call.arrays, site.scans)
+        cut.append(select_units(whole, each.start + units))
+    return tuple(cut)
+
+
+def _columns(call: BoundCall, site: MatchedSite) -> np.ndarray:
+    """Returns which outputs of the Dense before are the site's units, in order."""
+    path = unit_path(call.analysis, site)
+    return path.sources[path.value].columns
+
+
+def _cut(dense: DenseParams, units: np.ndarray) -> DenseParams:
+    return {name: select_units(each, units) for name, each in dense.items()}
+
+
+def _layer_after(segment: Segment, path: str) -> int:
+    return 1 + next(i for i, joint in enumerate(segment.joints) if joint.site == path)
+
+
+def _shapes(layers: Sequence[DenseParams | None]) -> str:
+    return ", ".join(str(tuple(each["kernel"].shape)) for each in layers if each) or "none"

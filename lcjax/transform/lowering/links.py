@@ -1,0 +1,120 @@
+"""The layers of a whole chain of sites as the tree has them: of the program, or of entries."""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+
+from lcjax.algebra.fuse import DenseParams
+from lcjax.transform.analysis.dense import DenseOp, layer_scans
+from lcjax.transform.lowering.bound_call import BoundCall
+from lcjax.transform.lowering.site_chains import SiteChain, neighbours
+from lcjax.transform.lowering.weights import matrix, vector
+from lcjax.transform.matching.find_sites import MatchedSite
+from lcjax.transform.params.entries import NarrowSite
+
+
+@dataclass(eq=False, repr=False)
+class Link:
+    """One linear map of a chain: a Dense of the program, or the factors that replace several.
+
+    Attributes:
+      denses: the Dense layers of the program that it is made of, in order.
+      linear: the sites between them, whose activations are gone.
+      run: the factors in the tree; None for the one Dense of the program.
+      changed: whether the run is new.
+    """
+
+    denses: list[DenseOp]
+    linear: list[MatchedSite] = field(default_factory=list)
+    run: list[DenseParams] | None = None
+    changed: bool = False
+
+
+@dataclass(eq=False, repr=False)
+class LinkedChain:
+    """All neighbouring sites of a place in the program.
+
+    Attributes:
+      links: n + 1 linear maps.
+      sites: the n sites between them, whose activations run.
+      narrow: those that keep fewer units than the function has, or whose layers are in the tree's
+        `fused`, by path.
+      removed: the bypass in the place of the whole chain, where a pair of layers is removed.
+    """
+
+    links: list[Link]
+    sites: list[MatchedSite]
+    narrow: dict[str, NarrowSite] = field(default_factory=dict)
+    removed: DenseParams | None = None
+
+    def index(self, path: str) -> int:
+        """Returns the place of a site whose activation runs; links[i] is before it."""
+        return next(i for i, site in enumerate(self.sites) if site.path == path)
+
+    def place_of(self, dense: DenseOp) -> int:
+        """Returns the place of the link that a Dense of the program is part of."""
+        return next(i for i, link in enumerate(self.links) if dense in link.denses)
+
+    def bypass_into(self, link: int) -> DenseParams | None:
+        """Returns the bypass that is added to the output of a link's first factor."""
+        narrow = self.narrow.get(self.sites[link - 1].path) if link else None
+        return None if narrow is None else narrow.bypass
+
+
+def linked_chains(call: BoundCall) -> dict[str, LinkedChain]:
+    """Returns the chains of a call with its tree, by the paths of all their sites."""
+    found = {}
+    for chain in neighbours(call.analysis.sites):
+        found |= dict.fromkeys(chain.paths, _linked(call, chain))
+    return found
+
+
+def _linked(call: BoundCall, chain: SiteChain) -> LinkedChain:
+    linear = call.params.linear
+    linked = LinkedChain([Link([chain.first])], [])
+    for site in chain.sites:
+        if site.path in linear:
+            linked.links[-1].linear.append(site)
+            linked.links[-1].denses.append(site.match.down)
+        else:
+            linked.sites.append(site)
+            linked.links.append(Link([site.match.down]))
+    by_path = {site.path: site for site in chain.sites}
+    for name, key in call.params.keys.items():
+        if key.sites[0] in by_path and not key.removes:
+            entry = call.params.entries[name]
+            start = linked.place_of(by_path[key.sites[0]].match.up)
+            for link, run in zip(linked.links[start:], entry.runs, strict=False):
+                link.run = list(run)
+            linked.narrow |= zip(key.narrow, entry.narrow, strict=False)
+    return linked
+
+
+def layers_of(call: BoundCall, link: Link) -> list[DenseParams]:
+    """Returns the factors of a link; a Dense of the program with all its units, in its order."""
+    return [dense_params(call, link.denses[0])] if link.run is None else list(link.run)
+
+
+def dense_params(call: BoundCall, dense: DenseOp) -> DenseParams:
+    """Returns kernel (..., d_in, d_out) and perhaps bias (..., d_out) of a Dense."""
+    kernel = matrix(dense, call.arrays)
+    if dense.bias is None:
+        return {"kernel": kernel}
+    scans = layer_scans(dense.kernel)
+    bias = vector(dense.bias, dense.roles, dense.out.shape, call.arrays, scans)
+    return {"kernel": kernel, "bias": bias}
+
+
+def with_bypass(layer: DenseParams, bypass: DenseParams) -> DenseParams:
+    """Returns a Dense that reads the input of a bypass before its own, and adds it."""
+    if "kernel" not in bypass:
+        return {"kernel": layer["kernel"], "bias": bypass["bias"]}
+    rows = [bypass["kernel"], layer["kernel"]]
+
+    def stack(first: jax.Array, second: jax.Array) -> jax.Array:
+        return jnp.concatenate([first.astype(second.dtype), second])
+
+    abstract = any(isinstance(each, jax.ShapeDtypeStruct) for each in rows)
+    kernel = jax.eval_shape(stack, *rows) if abstract else stack(*map(jnp.asarray, rows))
+    return {"kernel": kernel, "bias": bypass["bias"]}

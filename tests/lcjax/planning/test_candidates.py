@@ -1,0 +1,62 @@
+"""The fits that are tried at a site, by its width."""
+
+import pytest
+
+from lcjax import Exact, LeastSquares
+from lcjax.calibration.fits import Remove, Units
+from lcjax.planning.candidates import Candidates, check_candidates, fits_for_widths, fits_to_try
+from lcjax.structure.params_tree import ParamsTree
+from tests.helpers.trees import random_chain
+
+
+def test_candidates_follow_the_width():
+    tried = fits_for_widths(Candidates(multiple_of=64), 1536)
+    counts = [fit.count for fit in tried if isinstance(fit, Units) and not fit.linear]
+    assert counts == [128, 192, 384, 768, 1152]
+    assert tried[0] == LeastSquares() and tried[-1] == Remove() and len(tried) == 12
+    assert Units(192, linear=True) in tried
+    few = Candidates(linear=False, remove=False, linear_and_units=False, multiple_of=16)
+    assert fits_for_widths(few, 48) == (Units(16), Units(32))
+
+
+def test_a_width_without_multiples_has_no_units_by_default():
+    assert fits_for_widths(Candidates(), 8) == (LeastSquares(), Remove())
+    with pytest.raises(ValueError, match="got 64, which leaves no number of units under 48"):
+        fits_for_widths(Candidates(multiple_of=64), 48)
+
+
+def test_a_list_of_fits_is_tried_where_it_fits():
+    _, variables = random_chain((8, 3), 4)
+    (segment,) = ParamsTree(variables).segments(["act_0"])
+    fits = [Units(8), Remove(), Units(8)]
+    assert fits_to_try(fits, segment) == (Units(8), Remove())
+    with pytest.raises(ValueError, match="act_0: got Units.* expected at most its 8 units"):
+        fits_to_try([Units(9)], segment)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ("units", TypeError, "got a str, expected lcjax.Candidates"),
+        (LeastSquares(), TypeError, "got a LeastSquares, expected lcjax.Candidates"),
+        ([Units(3), 4], TypeError, "got an int, expected lcjax.Candidates"),
+        ([], ValueError, "got none, expected at least one fit"),
+        ([Exact()], ValueError, "got Exact.*, which takes no data; expected fits to data"),
+    ],
+)
+def test_something_other_than_candidates_is_refused(given, error, message):
+    with pytest.raises(error, match=message):
+        check_candidates(given)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fractions": (0.5, 1.0)}, "fractions: got 1.0, expected parts of units"),
+        ({"multiple_of": 0}, "multiple_of: got 0, expected None or a number"),
+        ({"fractions": (), "linear": False, "remove": False}, "got nothing to try"),
+    ],
+)
+def test_candidates_reject_numbers_out_of_range(options, message):
+    with pytest.raises(ValueError, match=message):
+        Candidates(**options)

@@ -1,0 +1,183 @@
+"""Planning a fit for each site: measured alone, chosen, carried out, refined, on real models."""
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from lcjax import (
+    CalibrationData,
+    Candidates,
+    CollapsibleGLU,
+    CollapsibleMLP,
+    FitPlan,
+    KLDivergence,
+    Latency,
+    LeastSquares,
+    MaxDrop,
+    Memory,
+    Params,
+    RelativeError,
+    Remove,
+    Units,
+    collapse_sequential,
+    count_parameters,
+    plan_fits,
+)
+from lcjax.errors import CollapseError
+from lcjax.structure.params_tree import ParamsTree
+
+X = np.random.default_rng(0).normal(size=(384, 8)).astype(np.float32)
+DATA = CalibrationData([X[:192], X[192:]], holdout=0.25, progress=False)
+FEW = [LeastSquares(), Units(4), Units(8), Units(4, linear=True), Remove()]
+
+
+class Blocks(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = x + CollapsibleMLP((16, 8), nn.gelu, name="block_0")(x)
+        x = x + CollapsibleGLU(16, 8, nn.silu, name="block_1")(x)
+        return nn.Dense(3, name="head")(x)
+
+
+MODEL = Blocks()
+
+
+@pytest.fixture(scope="module")
+def variables():
+    tree = jax.jit(MODEL.init)(jax.random.key(1), X[:1])
+    return jax.tree.map(lambda leaf: leaf * 2, tree)
+
+
+@pytest.fixture(scope="module")
+def half(variables):
+    return plan_fits(
+        MODEL.apply, variables, DATA, budget=Params(0.5), candidates=FEW, metric=KLDivergence(DATA)
+    )
+
+
+def divergence(variables, tree):
+    rows = np.concatenate([batch for batch in DATA.batches])
+    p, q = (jax.nn.log_softmax(MODEL.apply(each, rows)) for each in (variables, tree))
+    return float((np.exp(p) * (p - q)).sum(-1).mean())
+
+
+def test_the_plan_is_carried_out_by_a_sequential_collapse(variables, half):
+    compact, report = collapse_sequential(MODEL.apply, variables, DATA, fit=half.fits)
+    assert half.measured.parameters == report.parameters_after == count_parameters(compact)
+    assert half.measured.parameters <= 0.5 * count_parameters(variables)
+    assert half.measured.drop == pytest.approx(divergence(variables, compact), rel=1e-2)
+    assert half.unmet == () and half.baseline == 0
+
+
+def test_each_fit_is_measured_alone(variables, half):
+    assert [site.site for site in half.table.sites] == ["block_0/act_0", "block_1/act"]
+    for site in half.table.sites:
+        assert [option.fit for option in site.options] == [None, *FEW]
+        for option in site.options[1:]:
+            fit = {site.site: option.fit}
+            compact, report = collapse_sequential(MODEL.apply, variables, DATA, fit=fit)
+            drop = divergence(variables, compact)
+            assert option.change.drop == pytest.approx(drop, rel=1e-2, abs=1e-6)
+            saved = report.parameters_after - report.parameters_before
+            assert option.change.parameters == saved
+            assert option.change.flops == report.flops_after - report.flops_before
+            assert option.held_out_r2 == pytest.approx(report.fits[0].held_out_r2, abs=1e-4)
+
+
+def test_a_metric_of_the_user_is_asked_by_trees_of_one_form(variables):
+    shapes = set()
+
+    def metric(tree):
+        shapes.add(str(jax.tree.map(np.shape, tree)))
+        return -divergence(variables, tree)
+
+    found = plan_fits(
+        MODEL.apply, variables, DATA, budget=MaxDrop(0.02), candidates=FEW, metric=metric
+    )
+    assert found.metric == "metric" and found.unmet == () and found.measured.drop <= 0.02
+    assert len(shapes) <= 3 + len(found.rounds)  # the deep tree, one form a site, and the results
+    others = [each for each in found.pareto_front if each.predicted.drop <= 0.02]
+    assert found.predicted.parameters <= min(each.predicted.parameters for each in others) * 1.2
+
+
+def test_time_and_memory_are_measured(variables):
+    found = plan_fits(
+        MODEL.apply,
+        variables,
+        DATA,
+        budget=[Memory(0.7), Latency(ms=1e4, batch=X[:32])],
+        candidates=[LeastSquares(), Remove()],
+        metric=RelativeError(),
+    )
+    deep = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
+    assert found.table.deep.bytes == deep and found.measured.bytes <= 0.7 * deep
+    assert found.table.deep.ms > 0 and found.measured.ms > 0 and found.unmet == ()
+    for site in found.table.sites:
+        assert all(np.isfinite(option.change.ms) for option in site.options)
+
+
+def test_a_plan_that_was_wrong_is_refined_around_its_choice():
+    """Two blocks that each make up for the other: alone both are costly, together free."""
+    model, x = Blocks(), X
+    variables = jax.jit(model.init)(jax.random.key(3), x[:1])
+    variables = jax.tree.map(lambda leaf: leaf * 3, variables)
+    found = plan_fits(
+        model.apply, variables, DATA, budget=Params(0.45), candidates=FEW, tolerance=0.0
+    )
+    assert 1 <= len(found.rounds) <= 4
+    choices = [each.choice for each in found.rounds]
+    assert len(set(choices)) == len(choices) and found.choice in choices
+    assert found.measured.drop == min(each.measured.drop for each in found.rounds)
+    if len(found.rounds) > 1:
+        assert "differs by more than 0%" in str(found)
+
+
+def test_chains_of_several_sites_are_planned():
+    model = CollapsibleMLP((16, 16, 4), nn.relu)
+    variables = jax.jit(model.init)(jax.random.key(0), X[:1])
+    found = plan_fits(
+        model.apply,
+        variables,
+        DATA,
+        budget=Params(0.6),
+        candidates=Candidates(multiple_of=4),
+    )
+    compact, report = collapse_sequential(model.apply, variables, DATA, fit=found.fits)
+    assert found.measured.parameters == count_parameters(compact) == report.parameters_after
+    assert found.unmet == () and found.measured.parameters <= 0.6 * count_parameters(variables)
+    assert any("Remove" in note and "left out" in note for note in found.notes)
+
+
+def test_the_file_of_a_plan_is_of_its_model(variables, half, tmp_path):
+    half.save(tmp_path / "plan.json")
+    found = FitPlan.load(tmp_path / "plan.json")
+    assert found == half
+    found.check(ParamsTree(variables))
+    other = jax.tree.map(lambda leaf: leaf + 1, variables)
+    with pytest.raises(CollapseError, match="the plan is of other weights"):
+        found.check(ParamsTree(other))
+
+
+def test_bad_arguments_are_refused(variables):
+    ask = lambda data=DATA, **options: plan_fits(
+        MODEL.apply, variables, data, **{"budget": Params(0.5), "candidates": FEW} | options
+    )
+    with pytest.raises(ValueError, match="cannot be met by these candidates; the least possible"):
+        ask(budget=Params(1))
+    with pytest.raises(ValueError, match="cannot be met together"):
+        ask(budget=[Params(0.5), MaxDrop(0.0)])
+    with pytest.raises(ValueError, match="expected at most its 16 units"):
+        ask(candidates=[Units(17)])
+    with pytest.raises(ValueError, match="metric returned nan; expected a finite number"):
+        ask(metric=lambda tree: float("nan"))
+    with pytest.raises(TypeError, match="metric is an int; expected a function"):
+        ask(metric=3)
+    with pytest.raises(TypeError, match="budget is a float"):
+        ask(budget=0.5)
+    with pytest.raises(TypeError, match="only once, but each site needs a separate pass"):
+        ask(iter([X]))
+    with pytest.raises(ValueError, match="tolerance is -1; expected a number of at least 0"):
+        ask(tolerance=-1)
+    with pytest.raises(CollapseError, match="matches no site|expected"):
+        ask(sites="nothing*")
