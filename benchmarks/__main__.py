@@ -104,6 +104,7 @@ BENCHMARKS = (
         concurrent=True,
         needs=("tokenizers", "safetensors", _MINILM),
     ),
+    Benchmark("quality.forms", quick=("--quick",), trains=True, concurrent=True),
     Benchmark("quality.cifar10_mixer", trains=True, concurrent=True),
     Benchmark("quality.unit_slopes", trains=True, listed=False),
     Benchmark("quality.small_networks", trains=True, concurrent=True),

@@ -2,13 +2,13 @@
 
 A baseline keeps shapes that the model's module can run, so that everything that reads a run can
 read it: the parameters that its lower width or rank saves are in the summary as "removed". FLOPs
-and times in that summary are those of the shapes.
+and times in that summary are those of the shapes; "materialized" has those of the smaller ones.
 """
 
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ import optax
 import tyro
 
 import lcjax
+from benchmarks.baselines import trees
 from benchmarks.harness.finished_runs import fit_heal_config
 from lcjax.structure.chains import Chain, find_chains
-from lcjax.tree.paths import in_params, leaf_path
 from train.config.base import RunConfig
 from train.config.protocol import FitHealConfig
 from train.engine.loop import TrainState
@@ -30,6 +30,7 @@ from train.engine.stages import History, Stage
 from train.protocols.healing import Healing
 from train.runs import command
 from train.runs.flags import configure_warnings
+from train.runs.latency import compile_forward, flops, latencies
 from train.runs.protocol import RunResult
 from train.runtime.memory import keep_freed_memory
 from train.tasks.base import Task
@@ -53,16 +54,39 @@ class Compressed:
       constrain: wraps an optimizer so that its updates keep the compression.
       removed: parameters among the variables that need not be stored.
       report: of the compression, as text.
+      small: returns a function and its variables that compute the same in the real, smaller shapes,
+        from healed variables, to be timed; None where `variables` have these shapes.
     """
 
     variables: Any
     constrain: Constraint
     removed: int
     report: str
+    small: Callable[[Any], tuple[Callable[[Any, Any], Any], Any]] | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What a compressed model is compared with.
+
+    Attributes:
+      sites: that the run collapsed.
+      parameters: the most that the compressed model may have.
+    """
+
+    sites: tuple[str, ...]
+    parameters: int
+
+
+# Compresses the first model of a task.
+Compress = Callable[[Task, Target], Compressed]
 # Compresses a deep model's variables, given the sites that the run collapsed.
-Compress = Callable[[Any, Sequence[str]], Compressed]
+WeightsOnly = Callable[[Any, Sequence[str]], Compressed]
+
+
+def from_weights(compress: WeightsOnly) -> Compress:
+    """Returns a compression that needs no data, for the sites of the target."""
+    return lambda task, target: compress(task.variables, target.sites)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +94,21 @@ class BaselineConfig:
     """Command line of a baseline."""
 
     source: tyro.conf.Positional[Path]
-    """A finished run that collapsed sites of a deep model."""
+    """A finished run, whose deep model is compressed and healed as the run heals."""
+    parameters: int | None = None
+    """Most parameters of the compressed model; by default those of the run's compact model."""
+    heal_epochs: float | None = None
+    """Epochs of healing; by default those of the run."""
+    heal_learning_rate: float | None = None
+    """Peak learning rate of healing; by default that of the run."""
+    deep_teacher: bool | None = None
+    """Heal with the deep model as teacher; by default as the run."""
+    calibration_images: int | None = None
+    """Training examples that are calibrated with; by default as many as the run."""
+    weight_decay: float | None = None
+    """Weight decay of healing; by default that of the run."""
+    warmup: float | None = None
+    """Fraction of the steps of healing over which the rate rises; by default that of the run."""
     runs_dir: Path = Path("runs/benchmark")
     """Directory of the run."""
     name: str | None = None
@@ -97,15 +135,38 @@ def heal(command_line: BaselineConfig, compress: Compress) -> None:
     """
     try:
         config = fit_heal_config(command_line.source)
-        sites = read_json(command_line.source / SUMMARY)["collapsed"]
+        target = target_of(command_line.source, command_line.parameters)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
-    run = RunConfig(**{k: v for k, v in vars(command_line).items() if k != "source"})
-    config = dataclasses.replace(config, run=run)
-    command.execute(config, {"fit-heal": healing(compress, sites)})
+    given = vars(command_line)
+    config = dataclasses.replace(
+        config,
+        run=RunConfig(**{name: given[name] for name in ("runs_dir", "name", "seed", "resume")}),
+        protocol=_replaced(config.protocol, given),
+        optimizer=_replaced(config.optimizer, given),
+    )
+    command.execute(config, {"fit-heal": healing(compress, target)})
 
 
-def healing(compress: Compress, sites: Sequence[str]) -> type[Healing]:
+def target_of(source: Path, parameters: int | None = None) -> Target:
+    """Returns the target that a finished run sets, with another number of parameters if given.
+
+    Raises:
+      FileNotFoundError: for a run that is not finished.
+    """
+    summary = read_json(source / SUMMARY)
+    own = summary["compact"]["parameters"] - summary.get("removed", 0)
+    return Target(tuple(summary["collapsed"]), own if parameters is None else parameters)
+
+
+def _replaced(section: Any, given: dict[str, Any]) -> Any:
+    """Returns a section of a configuration with the fields that are given."""
+    names = {field.name for field in dataclasses.fields(section)}
+    chosen = {n: value for n, value in given.items() if n in names and value is not None}
+    return dataclasses.replace(section, **chosen)
+
+
+def healing(compress: Compress, target: Target) -> type[Healing]:
     """Returns the protocol that heals a task's first model, compressed by a baseline."""
 
     class HealedBaseline(Healing[FitHealConfig]):
@@ -113,7 +174,7 @@ def healing(compress: Compress, sites: Sequence[str]) -> type[Healing]:
 
         def __init__(self, task: Task):
             super().__init__(task)
-            self._compressed = compress(task.variables, sites)
+            self._compressed = compress(task, target)
 
         def initial_state(self) -> TrainState:
             variables = jax.tree.map(jnp.copy, self._compressed.variables)
@@ -129,9 +190,16 @@ def healing(compress: Compress, sites: Sequence[str]) -> type[Healing]:
 
         def finish(self, directory: Path, history: History, variables: Any) -> RunResult:
             done = self._compressed
-            extra = {"removed": done.removed}
-            deep = self.task.variables
-            return RunResult(deep, variables, tuple(sites), done.report, extra=extra)
+            deep, extra = self.task.variables, {}
+            if done.removed:
+                extra["removed"] = done.removed
+            if done.small is not None:
+                forms = {
+                    "deep": (self.task.classifier.logits, deep),
+                    "compact": done.small(variables),
+                }
+                extra["materialized"] = measured(self.task, forms)
+            return RunResult(deep, variables, target.sites, done.report, extra=extra)
 
     return HealedBaseline
 
@@ -156,11 +224,7 @@ def budgets(deep: Any, sites: Sequence[str]) -> list[tuple[Chain, int]]:
             )
     compact, _ = lcjax.abstract_collapse(deep, sites)
     params = compact["params"]
-    return [(chain, lcjax.count_parameters(_subtree(params, chain.path))) for chain in chains]
-
-
-def _subtree(params: Any, path: str) -> Any:
-    return reduce(lambda node, name: node[name], path.split("/") if path else [], params)
+    return [(chain, lcjax.count_parameters(trees.at_path(params, chain.path))) for chain in chains]
 
 
 def widths(chain: Chain) -> list[int]:
@@ -169,28 +233,21 @@ def widths(chain: Chain) -> list[int]:
     return [kernels[0].shape[0], *(kernel.shape[1] for kernel in kernels)]
 
 
-def masked_updates(inner: optax.GradientTransformation, mask: Any) -> optax.GradientTransformation:
-    """Returns an optimizer whose updates are 0 where the mask is False."""
-    return optax.chain(inner, optax.stateless(lambda updates, _: apply_mask(updates, mask)))
+def measured(
+    task: Task, forms: Mapping[str, tuple[Callable[[Any, Any], Any], Any]]
+) -> dict[str, dict[str, Any]]:
+    """Returns FLOPs per input and interleaved milliseconds of a batch, as summaries have them.
 
-
-def apply_mask(params: Any, mask: Any) -> Any:
-    """Returns params with zeros where the mask, a tree of arrays to broadcast, is False."""
-    return jax.tree.map(
-        lambda leaf, keep: jnp.where(keep, leaf, 0).astype(leaf.dtype), params, mask
-    )
-
-
-def count_masked(params: Any, mask: Any) -> int:
-    """Returns the number of entries of params where the mask is False."""
-    masked = jax.tree.map(
-        lambda leaf, keep: leaf.size - np.broadcast_to(keep, leaf.shape).sum(), params, mask
-    )
-    return int(sum(jax.tree.leaves(masked)))
-
-
-def mask_tree(params: Any, masks: Mapping[str, np.ndarray]) -> Any:
-    """Returns a tree like params with the masks at their paths, and True elsewhere."""
-    return jax.tree_util.tree_map_with_path(
-        lambda keys, _: masks.get(in_params(leaf_path(keys)), np.array(True)), params
-    )
+    Args:
+      task: with an example of the inputs.
+      forms: functions of variables and inputs, each with its variables, by name.
+    """
+    example, batch = task.data.example, task.config.data.batch_size
+    inputs = jax.device_put(np.zeros((batch, *example.shape), example.dtype))
+    compiled = {n: compile_forward(apply, tree, inputs) for n, (apply, tree) in forms.items()}
+    timed = latencies({n: partial(compiled[n], forms[n][1], inputs) for n in forms})
+    key = f"flops_per_{task.data.each.split()[1]}"
+    return {
+        name: {"latency_ms": {str(batch): timed[name]}, key: flops(compiled[name]) / batch}
+        for name in forms
+    }

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.baselines import base
+from benchmarks.baselines import base, trees
 from lcjax.structure.chains import Chain, join
 from train.validation import ConfigError
 
@@ -30,10 +30,10 @@ def prune(deep: Any, sites: Sequence[str]) -> base.Compressed:
         masks |= _masks(chain, after)
         change = " → ".join("-".join(map(str, each)) for each in (before, after))
         lines.append(f"{chain.path or 'the MLP'}: {change}, {size(chain, after):,} parameters")
-    mask = base.mask_tree(deep["params"], masks)
-    removed = base.count_masked(deep["params"], mask)
-    variables = deep | {"params": base.apply_mask(deep["params"], mask)}
-    constrain = partial(base.masked_updates, mask=mask)
+    mask = trees.mask_tree(deep["params"], masks)
+    removed = trees.count_masked(deep["params"], mask)
+    variables = deep | {"params": trees.apply_mask(deep["params"], mask)}
+    constrain = partial(trees.masked_updates, mask=mask)
     return base.Compressed(variables, constrain, removed, "\n".join(lines))
 
 
@@ -79,4 +79,4 @@ def _masks(chain: Chain, after: Sequence[int]) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    base.main(prune, __doc__)
+    base.main(base.from_weights(prune), __doc__)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.baselines import base, magnitude, svd
+from benchmarks.baselines import base, magnitude, svd, trees
 from lcjax import CollapsibleMLP
 from lcjax.nn.activations import interpolate
 from lcjax.structure.chains import find_chains, join
@@ -38,19 +38,19 @@ def narrow(deep: Any, sites: Sequence[str]) -> Any:
                 for name, leaf in dense.items()
             }
             into = out
-    return deep | {"params": svd.replace_at(params, cut)}
+    return deep | {"params": trees.replace_at(params, cut)}
 
 
 def factored(deep: Any, sites: Sequence[str]) -> Any:
     """Returns the variables of the baseline `svd`, with two factors for each of its kernels."""
     factors = svd.split(deep["params"], svd.affordable_ranks(deep, sites))
-    return deep | {"params": svd.replace_at(deep["params"], factors)}
+    return deep | {"params": trees.replace_at(deep["params"], factors)}
 
 
 def without_mlps(deep: Any, sites: Sequence[str]) -> Any:
     """Returns the variables of the baseline `drop`, without params of its MLPs."""
     empty = {site.rpartition("/")[0]: {} for site in sites}
-    return deep | {"params": svd.replace_at(deep["params"], empty)}
+    return deep | {"params": trees.replace_at(deep["params"], empty)}
 
 
 def runnable() -> AbstractContextManager[None]:

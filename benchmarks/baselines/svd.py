@@ -10,8 +10,8 @@ References:
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from functools import partial, reduce
+from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -19,9 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax.traverse_util import flatten_dict, unflatten_dict
 
-from benchmarks.baselines import base
+from benchmarks.baselines import base, trees
 from lcjax.algebra.regression import low_rank_factors, svd_in_metric
 from lcjax.structure.chains import Chain, join
 from train.validation import ConfigError
@@ -46,14 +45,16 @@ def factorize(deep: Any, sites: Sequence[str]) -> base.Compressed:
     """Returns the deep model with kernels of a rank at which each MLP has its fused size."""
     chains = _ranked(deep, sites)
     ranks = _factored_ranks(chains)
-    shapes = {path: kernel.shape for path, kernel in at_paths(deep["params"], ranks).items()}
+    shapes = {path: kernel.shape for path, kernel in trees.at_paths(deep["params"], ranks).items()}
     removed = sum(math.prod(shape) - ranks[path] * sum(shape) for path, shape in shapes.items())
     lines = [
         f"{chain.path or 'the MLP'}: rank {rank}, {size(chain, rank):,} parameters"
         for chain, rank in chains
     ]
     factors = split(deep["params"], ranks)
-    params = replace_at(deep["params"], {path: product(each) for path, each in factors.items()})
+    params = trees.replace_at(
+        deep["params"], {path: product(each) for path, each in factors.items()}
+    )
     constrain = partial(train_factors, ranks=ranks)
     return base.Compressed(deep | {"params": params}, constrain, removed, "\n".join(lines))
 
@@ -111,16 +112,16 @@ def train_factors(
 
     def init(params: Any) -> FactoredState:
         factors = split(params, ranks)
-        return FactoredState(factors, inner.init(replace_at(params, factors)))
+        return FactoredState(factors, inner.init(trees.replace_at(params, factors)))
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
-        trained = replace_at(params, state.factors)
-        grads = replace_at(updates, _factor_gradients(updates, state.factors))
+        trained = trees.replace_at(params, state.factors)
+        grads = trees.replace_at(updates, _factor_gradients(updates, state.factors))
         moves, inner_state = inner.update(grads, state.inner, trained)
-        factors = at_paths(optax.apply_updates(trained, moves), ranks)
-        old = at_paths(params, ranks)
+        factors = trees.at_paths(optax.apply_updates(trained, moves), ranks)
+        old = trees.at_paths(params, ranks)
         differences = {path: product(pair) - old[path] for path, pair in factors.items()}
-        return replace_at(moves, differences), FactoredState(factors, inner_state)
+        return trees.replace_at(moves, differences), FactoredState(factors, inner_state)
 
     return optax.GradientTransformation(init, update)
 
@@ -128,7 +129,7 @@ def train_factors(
 def split(params: Any, ranks: Mapping[str, int]) -> dict[str, Factors]:
     """Returns the nearest factors of kernels; both take the square roots of the singular values."""
     found = {}
-    for path, kernel in at_paths(params, ranks).items():
+    for path, kernel in trees.at_paths(params, ranks).items():
         wide = np.asarray(kernel, np.float64)
         pair = low_rank_factors(wide, svd_in_metric(wide)[1][: ranks[path]])
         names = ("in_kernel", "out_kernel")
@@ -148,7 +149,7 @@ def _factor_gradients(updates: Any, factors: Mapping[str, Factors]) -> dict[str,
             "in_kernel": _multiply(gradient, factors[path]["out_kernel"].T),
             "out_kernel": _multiply(factors[path]["in_kernel"].T, gradient),
         }
-        for path, gradient in at_paths(updates, factors).items()
+        for path, gradient in trees.at_paths(updates, factors).items()
     }
 
 
@@ -156,16 +157,5 @@ def _multiply(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-def at_paths(params: Any, paths: Collection[str]) -> dict[str, Any]:
-    """Returns the leaves or subtrees at these paths."""
-    return {path: reduce(lambda node, name: node[name], path.split("/"), params) for path in paths}
-
-
-def replace_at(params: Any, found: dict[str, Any]) -> Any:
-    """Returns nested dicts with other leaves or subtrees at these paths."""
-    flat = flatten_dict(params, sep="/", is_leaf=lambda keys, _: "/".join(keys) in found)
-    return unflatten_dict(flat | found, sep="/")
-
-
 if __name__ == "__main__":
-    base.main(factorize, __doc__)
+    base.main(base.from_weights(factorize), __doc__)

@@ -87,7 +87,7 @@ def costs(found: Sequence[Summary]) -> dict[str, Any]:
     FLOPs and time are ratios of the compact form to the deep form of the same run (with the
     published method's ReLU where that was trained); times are those of the larger batch,
     interleaved. None where a run does not have both forms: nothing was collapsed, or a baseline
-    keeps the shapes of the deep one.
+    keeps the shapes of the deep one and was not measured in its own.
     """
     return {
         "parameters": [parameters(summary) for summary in found],
@@ -135,9 +135,10 @@ COLUMNS = (
 
 
 def _ratio(summary: Summary, of: Callable[[dict[str, Any]], float]) -> float | None:
-    if "removed" in summary or not summary["collapsed"]:
+    rows = summary.get("materialized") if "removed" in summary else summary
+    if rows is None or not summary["collapsed"]:
         return None
-    return of(summary["compact"]) / of(summary["deep"])
+    return of(rows["compact"]) / of(rows["deep"])
 
 
 def _flops(row: dict[str, Any]) -> float:

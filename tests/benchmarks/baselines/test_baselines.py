@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import lcjax
-from benchmarks.baselines import base, drop, magnitude, materialized, svd
+from benchmarks.baselines import base, drop, magnitude, materialized, svd, trees
 from lcjax import CollapsibleGLU
 from tests.helpers.runs import configured
 from tests.helpers.trees import random_chain
@@ -94,17 +94,17 @@ def test_train_factors_equals_training_factors_directly():
     ranks = {"mlp/dense_0/kernel": 2, "mlp/dense_1/kernel": 1}
     whole, tx = network()["params"], svd.train_factors(inner, ranks)
     factors = svd.split(whole, ranks)
-    direct = svd.replace_at(whole, factors)
-    params = svd.replace_at(whole, {p: svd.product(f) for p, f in factors.items()})
+    direct = trees.replace_at(whole, factors)
+    params = trees.replace_at(whole, {p: svd.product(f) for p, f in factors.items()})
     state, own = tx.init(params), inner.init(direct)
 
     def loss(params):
         return (logits({"params": params}, x) ** 2).mean()
 
     def through(direct):
-        pairs = svd.at_paths(direct, ranks)
+        pairs = trees.at_paths(direct, ranks)
         kernels = {path: svd.product(pair) for path, pair in pairs.items()}
-        return loss(svd.replace_at(direct, kernels))
+        return loss(trees.replace_at(direct, kernels))
 
     @jax.jit
     def step(params, state, direct, own):
@@ -114,8 +114,8 @@ def test_train_factors_equals_training_factors_directly():
 
     for _ in range(3):
         params, state, direct, own = step(params, state, direct, own)
-    for path, pair in svd.at_paths(direct, ranks).items():
-        (got,) = svd.at_paths(params, [path]).values()
+    for path, pair in trees.at_paths(direct, ranks).items():
+        (got,) = trees.at_paths(params, [path]).values()
         np.testing.assert_allclose(got, svd.product(pair), rtol=1e-4, atol=1e-5)
         assert np.linalg.matrix_rank(got, tol=1e-4) == ranks[path]
     last, other = (tree["mlp"]["dense_2"]["bias"] for tree in (params, direct))
@@ -160,9 +160,10 @@ def test_heal_follows_the_run(compress, distilled, tmp_path, monkeypatch):
     task = image_task.make_task(config)
     create_directory(tmp_path / "run", as_json(config))
     lcjax.save(tmp_path / "run" / DEEP, task.variables)
-    write_json(tmp_path / "run" / SUMMARY, {"collapsed": ["mlp/act_1"]})
+    summary = {"collapsed": ["mlp/act_1"], "compact": {"parameters": 10_000}}
+    write_json(tmp_path / "run" / SUMMARY, summary)
     command = base.BaselineConfig(tmp_path / "run", runs_dir=tmp_path, name="baseline")
-    base.heal(command, compress)
+    base.heal(command, base.from_weights(compress))
     summary = read_json(tmp_path / "baseline" / SUMMARY)
     compact, _ = lcjax.collapse(task.variables, ["mlp/act_1"], lcjax.Exact(max_gap=1.0))
     left = summary["compact"]["parameters"] - summary["removed"]
@@ -189,7 +190,7 @@ def test_heal_follows_the_run(compress, distilled, tmp_path, monkeypatch):
 
 def test_heal_rejects_directory_without_run(tmp_path):
     with pytest.raises(SystemExit, match="error: .*gone is not a run: it has no config.json"):
-        base.heal(base.BaselineConfig(tmp_path / "gone"), magnitude.prune)
+        base.heal(base.BaselineConfig(tmp_path / "gone"), base.from_weights(magnitude.prune))
 
 
 @pytest.mark.parametrize(

@@ -28,4 +28,8 @@ def test_point_has_ratios_where_both_forms_exist_and_the_larger_batch_is_timed()
         "90.00 ± 0.00",
         "3",
     ]
+    own = {"deep": {"flops_per_text": 8e6, "latency_ms": {"32": 5.0}}}
+    own["compact"] = {"flops_per_text": 2e6, "latency_ms": {"32": 1.0}}
+    smaller = methods.costs([made_up(["a"], removed=10, materialized=own)])
+    assert smaller["flops_ratio"] == [0.25] and smaller["time_ratio"] == [0.2]
     assert tabulate(methods.COLUMNS, [found | {"time_ratio": [None]}]).rows[0][3] == "–"

@@ -1,0 +1,32 @@
+"""The forms of lcjax, compressed and healed in the same harness as the baselines."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import lcjax
+from benchmarks.baselines import base
+from benchmarks.baselines.allocation import uniform_counts
+from benchmarks.baselines.pairs import find_pairs
+from benchmarks.harness.finished_runs import fit_heal_settings
+from train.protocols.fitting import calibration_data, collapse_by_fit
+from train.tasks.base import Task
+
+
+def collapse_sites(task: Task, target: base.Target) -> base.Compressed:
+    """Returns the model of a task with the sites of the target collapsed by the fit of the run."""
+    settings = fit_heal_settings(task.config)
+    compact, report = collapse_by_fit(task, settings, task.variables, target.sites)
+    return base.Compressed(compact, lambda tx: tx, 0, str(report))
+
+
+def keep_units(task: Task, target: base.Target) -> base.Compressed:
+    """Returns the model with the same share of units at every site, chosen and refitted."""
+    params = task.variables["params"]
+    counts = uniform_counts(params, find_pairs(params), target.parameters)
+    return _fitted(task, {site: lcjax.Units(count) for site, count in counts.items()})
+
+
+def _fitted(task: Task, fits: Mapping[str, Any]) -> base.Compressed:
+    apply, data = task.classifier.logits, calibration_data(task)
+    compact, report = lcjax.collapse_sequential(apply, task.variables, data, fit=fits)
+    return base.Compressed(compact, lambda tx: tx, 0, str(report))
