@@ -88,9 +88,13 @@ class TracedCall:
 
         As `lcjax.collapse`: each chosen activation is taken for the identity, exact at slope 1 in
         inference, or replaced by what `calibrate` found on data; the kernels around it fuse, with
-        biases and norms between them folded in. In `compact["fused"]` the key of every entry names
-        its sites, their widths, and the removed leaves of the model: all that is needed to trace
-        the original function again.
+        biases and norms between them folded in. With `Units` it stays, and the function's own
+        operations run on fewer units. In `compact["fused"]` the key of every entry names its sites,
+        their widths, how many units stay, and the removed leaves of the model: all that is needed
+        to trace the original function again.
+
+        An entry is a Dense or its factors; where units stay, `layers` with `bypass`, which is added
+        to the output, `gates`, and `vectors`: what differs from unit to unit, as in a norm.
 
         Args:
           sites: paths, globs, Sites or a Plan; None takes every site within the fit's `max_gap`, or
@@ -134,7 +138,7 @@ class TracedCall:
         Args:
           data: `CalibrationData`, or an iterable of batches.
           sites: paths, globs, Sites or a Plan; None takes every site.
-          fit: `LeastSquares` or `PerUnit`.
+          fit: `LeastSquares`, `PerUnit`, `Units` or `Remove`.
 
         Raises:
           CollapseError: as `collapse` for sites; a site within a scan; a mask of another shape;
@@ -143,7 +147,10 @@ class TracedCall:
         return calibrate_model(self, data, sites, fit)
 
     def collapse_sequential(
-        self, data: Data, sites: SiteSelector = None, fit: Fit = LEAST_SQUARES
+        self,
+        data: Data,
+        sites: SiteSelector = None,
+        fit: Fit | Mapping[str, Fit] = LEAST_SQUARES,
     ) -> tuple[dict[str, Any], CollapseReport]:
         """Returns the tree with sites collapsed one segment after another, and the report.
 
@@ -153,7 +160,7 @@ class TracedCall:
         Args:
           data: `CalibrationData`, or batches that can be iterated more than once.
           sites: paths, globs, Sites or a Plan; None takes every site.
-          fit: `LeastSquares` or `PerUnit`.
+          fit: as for `calibrate`; or, in the place of sites, a mapping from sites to fits.
         """
         return collapse_model_sequential(self, data, sites, fit)
 
@@ -249,13 +256,7 @@ class TracedCall:
             size = Size(self.size.parameters, 0)
             return Rebuilt(self.variables, (), (), size, size)
         params, keys = rebuild_params(self._call, replacements)
-        sites = {path for segment in replacements for path in segment.sites}
-        touched = [
-            path
-            for chain in neighbours(self._call.analysis.sites)
-            if not sites.isdisjoint(chain.paths)
-            for path in chain.paths
-        ]
+        touched = _touched(self._call, replacements)
         leaves = _flat(params)
         prefixes = tuple(f"fused/{key}/" for key in keys)
         after = self._call.with_params(params)
@@ -265,7 +266,7 @@ class TracedCall:
             removed=tuple(path for path in self._leaves if path not in leaves),
             before=Size(count_parameters(self.variables), flops_of(self._call, touched)),
             after=Size(count_parameters(params.tree), flops_of(after, touched)),
-            touched=tuple(touched),
+            touched=touched,
         )
 
     def with_variables(self, variables: Any) -> "TracedCall":
@@ -285,6 +286,13 @@ class TracedCall:
     @cached_property
     def _leaves(self) -> dict[str, Any]:
         return _flat(self._call.params)
+
+
+def _touched(call: BoundCall, segments: Iterable[Segment]) -> tuple[str, ...]:
+    """Returns the paths of all sites of the chains that segments are in."""
+    sites = {path for segment in segments for path in segment.sites}
+    chains = [chain.paths for chain in neighbours(call.analysis.sites)]
+    return tuple(path for paths in chains if not sites.isdisjoint(paths) for path in paths)
 
 
 def _flat(params: FunctionParams) -> dict[str, Any]:
