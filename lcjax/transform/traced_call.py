@@ -39,10 +39,10 @@ Data = CalibrationData | Iterable[Any]
 class TracedCall:
     """One call of a collapsible function with its tree; made by `lcjax.collapsible(fn).trace`.
 
-    It is a snapshot: it keeps the tree, the keyword arguments and, of a function with state, the
-    state that it was traced with. Where data is taken, a batch is the tuple of the function's
-    inputs (those after the params, and after the state), or the one array that it takes; what the
-    function reads from outside is read again for every shape of batch.
+    It is a snapshot: of the tree, the keyword arguments and, of a function with state, the state.
+    Where data is taken, a batch is the tuple of the function's inputs (those after the params, and
+    after the state), or the one array that it takes; what the function reads from outside is read
+    again for every shape of batch.
 
     Example:
       >>> import jax, jax.numpy as jnp, lcjax
@@ -97,9 +97,7 @@ class TracedCall:
         to the output, `gates`, and `vectors`: what differs from unit to unit, as in a norm.
 
         Args:
-          sites: paths, globs, Sites or a Plan; None takes every site within the fit's `max_gap`, or
-            those that were calibrated. Under `jax.jit` they must be given, and gaps are not
-            checked.
+          sites: as for `lcjax.collapse`.
           fit: as for `lcjax.collapse`.
           calibration: what `calibrate` returned for this tree.
           slopes_from: as for `lcjax.collapse`.
