@@ -38,10 +38,10 @@ Data = CalibrationData | Iterable[Any]
 class TracedCall:
     """One call of a collapsible function with its tree; made by `lcjax.collapsible(fn).trace`.
 
-    It is a snapshot: it keeps the tree, the keyword arguments and, of a function with state, the
-    state that it was traced with. Where data is taken, a batch is the tuple of the function's
-    inputs (those after the params, and after the state), or the one array that it takes; what the
-    function reads from outside is read again for every shape of batch.
+    It is a snapshot: of the tree, the keyword arguments and, of a function with state, the state.
+    Where data is taken, a batch is the tuple of the function's inputs (those after the params, and
+    after the state), or the one array that it takes; what the function reads from outside is read
+    again for every shape of batch.
 
     Example:
       >>> import jax, jax.numpy as jnp, lcjax
@@ -86,9 +86,12 @@ class TracedCall:
         """Returns a smaller tree for the same function, and a report of what was done.
 
         As `lcjax.collapse`, with its arguments; call the function with the compact tree in the
-        place of its params. In `compact["fused"]` the key of every entry names its sites, their
-        widths, and the removed leaves of the model: all that is needed to trace the original
-        function again.
+        place of its params. With `Units` an activation stays, and the function's own operations
+        run on fewer units. In `compact["fused"]` the key of every entry names its sites, their
+        widths, how many units stay, and the removed leaves of the model: all that is needed to
+        trace the original function again. An entry is a Dense or its factors; where units stay,
+        `layers` with `bypass`, which is added to the output, `gates`, and `vectors`: what differs
+        from unit to unit, as in a norm.
 
         Raises:
           CollapseError: as `lcjax.collapse`; a site that is collapsed already; one whose norm uses
@@ -118,7 +121,10 @@ class TracedCall:
         return calibrate_model(self, data, sites, fit)
 
     def collapse_sequential(
-        self, data: Data, sites: SiteSelector = None, fit: Fit = LEAST_SQUARES
+        self,
+        data: Data,
+        sites: SiteSelector = None,
+        fit: Fit | Mapping[str, Fit] = LEAST_SQUARES,
     ) -> tuple[dict[str, Any], CollapseReport]:
         """Returns the tree with sites collapsed one segment after another, and the report.
 
@@ -207,13 +213,7 @@ class TracedCall:
             size = Size(self.size.parameters, 0)
             return Rebuilt(self.variables, (), (), size, size)
         params, keys = rebuild_params(self._call, replacements)
-        sites = {path for segment in replacements for path in segment.sites}
-        touched = [
-            path
-            for chain in neighbours(self._call.analysis.sites)
-            if not sites.isdisjoint(chain.paths)
-            for path in chain.paths
-        ]
+        touched = _touched(self._call, replacements)
         leaves = leaves_by_path(params.tree)
         prefixes = tuple(f"fused/{key}/" for key in keys)
         after = self._call.with_params(params)
@@ -223,7 +223,7 @@ class TracedCall:
             removed=tuple(path for path in leaves_by_path(self.variables) if path not in leaves),
             before=Size(count_parameters(self.variables), flops_of(self._call, touched)),
             after=Size(count_parameters(params.tree), flops_of(after, touched)),
-            touched=tuple(touched),
+            touched=touched,
         )
 
     def with_variables(self, variables: Any) -> "TracedCall":
@@ -239,3 +239,10 @@ class TracedCall:
     @cached_property
     def _sites(self) -> Sites:
         return sites_of(self._call)
+
+
+def _touched(call: BoundCall, segments: Iterable[Segment]) -> tuple[str, ...]:
+    """Returns the paths of all sites of the chains that segments are in."""
+    sites = {path for segment in segments for path in segment.sites}
+    chains = [chain.paths for chain in neighbours(call.analysis.sites)]
+    return tuple(path for paths in chains if not sites.isdisjoint(paths) for path in paths)
