@@ -133,19 +133,21 @@ def test_a_plan_that_was_wrong_is_refined_around_its_choice():
         assert "differs by more than 0%" in str(found)
 
 
-def test_chains_of_several_sites_are_planned():
+@pytest.mark.parametrize(
+    ("budget", "candidates"),
+    [(0.6, Candidates(multiple_of=4)), (0.2, [LeastSquares(), Remove()])],
+    ids=["mixed", "one matrix for both"],
+)
+def test_chains_of_several_sites_are_planned(budget, candidates):
     model = CollapsibleMLP((16, 16, 4), nn.relu)
     variables = jax.jit(model.init)(jax.random.key(0), X[:1])
-    found = plan_fits(
-        model.apply,
-        variables,
-        DATA,
-        budget=Params(0.6),
-        candidates=Candidates(multiple_of=4),
-    )
+    found = plan_fits(model.apply, variables, DATA, budget=Params(budget), candidates=candidates)
     compact, report = collapse_sequential(model.apply, variables, DATA, fit=found.fits)
     assert found.measured.parameters == count_parameters(compact) == report.parameters_after
-    assert found.unmet == () and found.measured.parameters <= 0.6 * count_parameters(variables)
+    assert found.measured.flops == 2 * sum(
+        leaf.size for leaf in jax.tree.leaves(compact) if leaf.ndim == 2
+    )
+    assert found.unmet == () and found.measured.parameters <= budget * count_parameters(variables)
     assert any("Remove" in note and "left out" in note for note in found.notes)
 
 
