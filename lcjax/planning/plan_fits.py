@@ -52,12 +52,14 @@ def plan_fits(
     """Returns the fit of each site that together keep to budgets and cost least; changes nothing.
 
     One pass over the batches collects the moments from which the candidates of all sites are
-    solved; more than one where they would take over 4 GiB. Each candidate is measured once, alone; the drops of sites are taken to add up, and an
-    exact knapsack chooses for all sites: the least drop within the budgets, or, where `MaxDrop` is
-    the only one, the fewest parameters. The choice is carried out as `lcjax.collapse_sequential`
-    does, one pass a site, and measured. Where the drop differs from the predicted one by more than
-    the tolerance, or a budget is not met, the candidates around the choice are measured again with
-    the other sites' fits in place, and the choice is made again; at most three times.
+    solved; more than one where they would take over 4 GiB. Each candidate is measured once, alone;
+    the drops of sites are taken to add up, and an exact knapsack chooses for all sites: the least
+    drop within the budgets, or, where `MaxDrop` is the only one, the fewest parameters. The choice
+    is carried out as `lcjax.collapse_sequential` does, one pass a site, and measured. Where the
+    drop differs from the predicted one by more than the tolerance, or a budget is not met, the
+    candidates around the choice are measured again with the other sites' fits in place, and the
+    choice is made again; at most three times. The best of the choices that were carried out is
+    returned.
 
     Args:
       apply_fn: runs Flax linen modules in inference mode, such as `model.apply`.
