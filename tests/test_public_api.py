@@ -78,6 +78,7 @@ PUBLIC = {
         "unstack_layers",
         "update_site_selection",
         "with_linearity_penalty",
+        "without_bypasses",
     ],
     "lcjax.interop": [
         "WeightsError",

@@ -150,7 +150,7 @@ def plan_fits_of_model(
     (baseline,) = measure([model.variables])
     setting = Setting(model, run, data, measure, baseline, inputs)
     table, more = _measured_table(setting, fits)
-    table, choice, rounds = carry_out_rounds(setting, table, budgets, tolerance)
+    choice, rounds = carry_out_rounds(setting, table, budgets, tolerance)
     measured = next(each.measured for each in rounds if each.choice == choice)
     return FitPlan(
         table=table,

@@ -26,7 +26,7 @@ from lcjax.transform.costs import flops_of, sites_of
 from lcjax.transform.lowering.bound_call import BoundCall, bind_call
 from lcjax.transform.lowering.observe import check_observable, observed_values
 from lcjax.transform.lowering.rebuild import rebuild_params
-from lcjax.transform.lowering.segments import segments_of
+from lcjax.transform.lowering.segments import check_unread, segments_of
 from lcjax.transform.lowering.site_chains import neighbours
 from lcjax.transform.matching.explain import Explanation
 from lcjax.transform.params.tree import FunctionParams, read_params, shapes_of
@@ -227,7 +227,9 @@ class TracedCall:
 
     def segments(self, chosen: Collection[str]) -> list[Segment]:
         """Returns the segments that removing the chosen sites makes; see `Collapsible`."""
-        return segments_of(self._call, chosen)
+        segments = segments_of(self._call, chosen)
+        check_unread(self._call, segments)
+        return segments
 
     def observe(self, segments: Sequence[Segment], observed: Observed) -> Observe:
         """Returns a function that runs the function and returns what flows through segments."""

@@ -28,16 +28,16 @@ class Solved(NamedTuple):
     """One fit of one site.
 
     Attributes:
-      fit: how it was found.
+      fit: how it was found; None keeps the site.
       segment: which it takes the place of.
-      replacement: what takes its place.
+      replacement: what takes its place; None keeps the site.
       size: of the model with it alone, and with no other change.
       bytes: of that model's tree.
     """
 
-    fit: Fit
+    fit: Fit | None
     segment: Segment
-    replacement: Replacement
+    replacement: Replacement | None
     size: Size
     bytes: int
 
@@ -117,7 +117,8 @@ def measure_alone(
         parameters = each.size.parameters - size.parameters
         flops = each.size.flops - size.flops
         change = Usage(drop, parameters, flops, -1, each.bytes - whole, 0.0)
-        r2 = next((fit.held_out_r2 for fit in each.replacement.fits if fit.tokens), None)
+        found = each.replacement.fits if each.replacement else ()
+        r2 = next((fit.held_out_r2 for fit in found if fit.tokens), None)
         options.append(Option(each.fit, change, r2))
     return SiteOptions(path, segment.widths, tuple(options), segment.weights)
 
@@ -148,7 +149,7 @@ def drops_of(
         forms = [{each.segment: padded(each.segment, each.replacement)} for each in solved]
         metrics = measure([model.rebuild({**form, **others}).tree for form in forms])
     else:
-        forms = [{each.segment: each.replacement} for each in solved]
+        forms = [{each.segment: each.replacement} if each.replacement else {} for each in solved]
         metrics = [measure([model.rebuild({**form, **others}).tree])[0] for form in forms]
     return [baseline - metric for metric in metrics]
 

@@ -10,6 +10,7 @@ from lcjax.planning.measuring.latency import times_of
 from lcjax.planning.measuring.measure import Measure
 from lcjax.planning.measuring.options import (
     Found,
+    Solved,
     bytes_of,
     collect_for,
     drops_of,
@@ -66,8 +67,8 @@ class Step(NamedTuple):
 
 def carry_out_rounds(
     setting: Setting, table: FitTable, budgets: Sequence[Budget], tolerance: float
-) -> tuple[FitTable, tuple[int, ...], list[Round]]:
-    """Returns the table after refinement, the best choice that was carried out, and all of them.
+) -> tuple[tuple[int, ...], list[Round]]:
+    """Returns the best choice that was carried out, and all of them.
 
     Args:
       setting: of the plan.
@@ -100,7 +101,7 @@ def carry_out_rounds(
             break
         if any(choice == each.choice for each in rounds):
             break
-    return table, _best(rounds, table, budgets), rounds
+    return _best(rounds, table, budgets), rounds
 
 
 def _best(rounds: Sequence[Round], table: FitTable, budgets: Sequence[Budget]) -> tuple[int, ...]:
@@ -194,13 +195,16 @@ def _site_around(
     at = order.index(chosen)
     near = [i for i in order[max(at - _NEAR, 0) : at + _NEAR + 1] if i != chosen]
     step, later = steps[n], {each.segment: each.replacement for each in steps[n + 1 :]}
-    fits = {site.options[i].fit: i for i in near if site.options[i].fit is not None}
-    solved, _ = solve_fits(step.before, site.site, list(fits), step.found)
+    places = {site.options[i].fit: i for i in near}
+    fits = [fit for fit in places if fit is not None]
+    solved, _ = solve_fits(step.before, site.site, fits, step.found)
+    if None in places:
+        solved.append(Solved(None, step.segment.pair, None, step.before.size, 0))
     drops = drops_of(step.before, setting.measure, setting.baseline, solved, later)
     own = site.options[chosen].change.drop
     moved = {chosen: 0.0}
     for each, now in zip(solved, drops, strict=True):
-        i = fits[each.fit]
+        i = places[each.fit]
         moved[i] = own + (now - drop) - site.options[i].change.drop
     options = []
     for place, i in enumerate(order):

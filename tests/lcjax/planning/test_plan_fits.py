@@ -10,7 +10,6 @@ from lcjax import (
     Candidates,
     CollapsibleGLU,
     CollapsibleMLP,
-    Count,
     FitPlan,
     KLDivergence,
     Latency,
@@ -52,7 +51,9 @@ def variables():
 
 @pytest.fixture(scope="module")
 def half(variables):
-    return plan_fits(MODEL.apply, variables, DATA, budget=Params(0.5), candidates=FEW)
+    return plan_fits(
+        MODEL.apply, variables, DATA, budget=Params(0.5), candidates=FEW, metric=KLDivergence(DATA)
+    )
 
 
 def divergence(variables, tree):
@@ -65,21 +66,13 @@ def test_the_plan_is_carried_out_by_a_sequential_collapse(variables, half):
     compact, report = collapse_sequential(MODEL.apply, variables, DATA, fit=half.fits)
     assert half.measured.parameters == report.parameters_after == count_parameters(compact)
     assert half.measured.parameters <= 0.5 * count_parameters(variables)
-    held = DATA.holdout
-    again = plan_fits(
-        MODEL.apply, variables, DATA, budget=Params(0.5), candidates=FEW, metric=KLDivergence(DATA)
-    )
-    assert again.fits == half.fits and held
-    assert again.measured.drop == pytest.approx(divergence(variables, compact), rel=1e-2)
+    assert half.measured.drop == pytest.approx(divergence(variables, compact), rel=1e-2)
     assert half.unmet == () and half.baseline == 0
 
 
 def test_each_fit_is_measured_alone(variables, half):
-    whole = plan_fits(
-        MODEL.apply, variables, DATA, budget=Count(1), candidates=FEW, metric=KLDivergence(DATA)
-    )
-    assert [site.site for site in whole.table.sites] == ["block_0/act_0", "block_1/act"]
-    for site in whole.table.sites:
+    assert [site.site for site in half.table.sites] == ["block_0/act_0", "block_1/act"]
+    for site in half.table.sites:
         assert [option.fit for option in site.options] == [None, *FEW]
         for option in site.options[1:]:
             fit = {site.site: option.fit}
@@ -133,9 +126,9 @@ def test_a_plan_that_was_wrong_is_refined_around_its_choice():
         model.apply, variables, DATA, budget=Params(0.45), candidates=FEW, tolerance=0.0
     )
     assert 1 <= len(found.rounds) <= 4
-    last = found.rounds[-1]
+    choices = [each.choice for each in found.rounds]
+    assert len(set(choices)) == len(choices) and found.choice in choices
     assert found.measured.drop == min(each.measured.drop for each in found.rounds)
-    assert found.table.usage(last.choice).drop == pytest.approx(last.measured.drop, rel=1e-5)
     if len(found.rounds) > 1:
         assert "differs by more than 0%" in str(found)
 
