@@ -59,20 +59,40 @@ def collect_for(
       fits: to try, by site.
       now: the model from which inputs are taken, and in which the sites are; None for the deep one.
     """
-    compact = None if now is None or now is model else now.variables
     segments = {path: (now or model).segments([path])[0] for path in fits}
     needed: dict[Observed, list[Segment]] = {}
     for path, tried in fits.items():
         for observed in _needed(segments[path], tried):
             each = segments[path].pair if observed == "hidden" else segments[path]
             needed.setdefault(observed, []).append(each)
-    found: dict[str, dict[Observed, SplitMoments]] = {path: {} for path in fits}
-    for observed, each in needed.items():
-        observe = model.observe(each, observed)
-        moments = collect_statistics(observe, model.variables, data, observed, compact)
-        for segment in each:
-            found[segment.sites[0]][observed] = moments
-    return found
+    found = collect_segments(model, data, needed, now)
+    return {
+        path: {observed: found[observed] for observed in _needed(segments[path], tried)}
+        for path, tried in fits.items()
+    }
+
+
+def collect_segments(
+    model: Collapsible,
+    data: CalibrationData,
+    needed: Mapping[Observed, Sequence[Segment]],
+    now: Collapsible | None = None,
+) -> dict[Observed, SplitMoments]:
+    """Returns statistics of segments, one pass over the batches for each kind of values.
+
+    Args:
+      model: the deep model.
+      data: the batches.
+      needed: segments by the values that are observed.
+      now: as for `collect_for`.
+    """
+    compact = None if now is None or now is model else now.variables
+    return {
+        observed: collect_statistics(
+            model.observe(segments, observed), model.variables, data, observed, compact
+        )
+        for observed, segments in needed.items()
+    }
 
 
 def solve_fits(

@@ -21,6 +21,7 @@ from lcjax import (
     Remove,
     Units,
     collapse_sequential,
+    collapsible,
     count_parameters,
     plan_fits,
 )
@@ -133,20 +134,45 @@ def test_a_plan_that_was_wrong_is_refined_around_its_choice():
         assert "differs by more than 0%" in str(found)
 
 
-def test_chains_of_several_sites_are_planned():
+@pytest.mark.parametrize(
+    ("budget", "candidates"),
+    [(0.6, Candidates(multiple_of=4)), (0.2, [LeastSquares(), Remove()])],
+    ids=["mixed", "one matrix for both"],
+)
+def test_chains_of_several_sites_are_planned(budget, candidates):
     model = CollapsibleMLP((16, 16, 4), nn.relu)
     variables = jax.jit(model.init)(jax.random.key(0), X[:1])
-    found = plan_fits(
-        model.apply,
-        variables,
-        DATA,
-        budget=Params(0.6),
-        candidates=Candidates(multiple_of=4),
-    )
+    found = plan_fits(model.apply, variables, DATA, budget=Params(budget), candidates=candidates)
     compact, report = collapse_sequential(model.apply, variables, DATA, fit=found.fits)
     assert found.measured.parameters == count_parameters(compact) == report.parameters_after
-    assert found.unmet == () and found.measured.parameters <= 0.6 * count_parameters(variables)
+    assert found.measured.flops == 2 * sum(
+        leaf.size for leaf in jax.tree.leaves(compact) if leaf.ndim == 2
+    )
+    assert found.unmet == () and found.measured.parameters <= budget * count_parameters(variables)
     assert any("Remove" in note and "left out" in note for note in found.notes)
+
+
+def test_a_function_is_planned_as_the_same_model_of_modules():
+    model = CollapsibleMLP((16, 8), nn.gelu)
+    variables = jax.jit(model.init)(jax.random.key(2), X[:1])
+
+    def function(params, x):
+        first, last = params["dense_0"], params["dense_1"]
+        hidden = nn.gelu(x @ first["kernel"] + first["bias"])
+        return hidden @ last["kernel"] + last["bias"]
+
+    f = collapsible(function)
+    params = {name: variables["params"][name] for name in ("dense_0", "dense_1")}
+    call = f.trace(f.init(params, X[:1]), X[:1])
+    options = dict(budget=Params(0.6), candidates=FEW, metric=RelativeError())
+    got = call.plan_fits(DATA, **options)
+    want = plan_fits(model.apply, variables, DATA, **options)
+    assert list(got.fits.values()) == list(want.fits.values())
+    for ours, theirs in zip(got.table.sites[0].options, want.table.sites[0].options, strict=True):
+        assert ours.change.drop == pytest.approx(theirs.change.drop, rel=1e-2, abs=1e-6)
+        assert ours.change[1:] == theirs.change[1:]
+    compact, _ = call.collapse_sequential(DATA, fit=got.fits)
+    assert count_parameters(compact) == got.measured.parameters == want.measured.parameters
 
 
 def test_the_file_of_a_plan_is_of_its_model(variables, half, tmp_path):
