@@ -42,6 +42,7 @@ from lcjax.structure.sites import Site, Sites, find_sites
 from lcjax.structure.tabulate import tabulate
 from lcjax.structure.unstack import unstack_layers
 from lcjax.surgery.collapse import abstract_collapse, collapse
+from lcjax.surgery.plain import without_bypasses
 from lcjax.surgery.report import CollapseReport
 from lcjax.surgery.sequential import collapse_sequential
 from lcjax.transform.collapsible import collapsible
@@ -123,6 +124,7 @@ __all__ = [
     "update_site_selection",
     "with_linearity_penalty",
     "with_unit_slopes",
+    "without_bypasses",
 ]
 __version__ = "0.1.0"
 

@@ -79,6 +79,7 @@ PUBLIC = {
         "update_site_selection",
         "with_linearity_penalty",
         "with_unit_slopes",
+        "without_bypasses",
     ],
     "lcjax.interop": [
         "WeightsError",

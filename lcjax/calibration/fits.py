@@ -126,8 +126,9 @@ class LeastSquares(Fit):
         """Returns the fit of a linear map next to kept units.
 
         Example:
-          >>> LeastSquares(ridge=0.01) + Units(64)
-          Units(rank=None, tolerance=0.05, count=64, linear=True, ridge=0.01, sequential=True)
+          >>> fit = LeastSquares(ridge=0.01) + Units(64)
+          >>> fit.count, fit.linear, fit.ridge
+          (64, True, 0.01)
         """
         if not isinstance(units, Units):
             return NotImplemented

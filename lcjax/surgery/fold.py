@@ -82,6 +82,7 @@ def fold_linear_units(
             report,
             skipped=skipped,
             units=report.units | part.units,
+            narrowed=(*report.narrowed, *part.narrowed),
             new_leaves=_in_order({*report.new_leaves, *rebuilt.written} & left),
             removed_leaves=_in_order(input_leaves - left),
             parameters_after=part.parameters_after,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,27 @@ from lcjax.structure.segment import Segment
 from lcjax.structure.sites import Sites
 
 _STATIC = {"static": True}
+
+
+class Narrowed(NamedTuple):
+    """A site of which some hidden units stay.
+
+    Attributes:
+      site: its path.
+      count: how many units stay.
+      width: of how many.
+      linear: whether a linear map of the input was put next to them.
+    """
+
+    site: str
+    count: int
+    width: int
+    linear: bool
+
+    def __str__(self) -> str:
+        """Returns what the site became."""
+        units = f"{self.count:,} of {self.width:,} units"
+        return f"{units} and a linear map" if self.linear else units
 
 
 @jax.tree_util.register_dataclass
@@ -39,6 +60,8 @@ class CollapseReport:
       flops_after: the same once collapsed.
       fits: how well the fits do that took sites' places, and which ranks were lowered.
       units: indices of the hidden units that stay, increasing, by the site that was narrowed.
+      narrowed: the sites of which some hidden units stay, in forward order.
+      removed: paths of the collapsed sites in whose place a bias stays.
     """
 
     gaps: dict[str, Any]
@@ -53,14 +76,28 @@ class CollapseReport:
     flops_after: int = field(metadata=_STATIC)
     fits: tuple[SegmentFit, ...] = field(default=(), metadata=_STATIC)
     units: dict[str, Any] = field(default_factory=dict)
+    narrowed: tuple[Narrowed, ...] = field(default=(), metadata=_STATIC)
+    removed: tuple[str, ...] = field(default=(), metadata=_STATIC)
+
+    @property
+    def hidden_width(self) -> int | None:
+        """The one hidden width of all sites that were touched; None where there is no such one.
+
+        Then the model is a standard one with that hidden width: `lcjax.without_bypasses` gives its
+        tree.
+        """
+        counts = {each.count for each in self.narrowed}
+        others = self.collapsed or any(each.linear for each in self.narrowed)
+        return None if others or len(counts) != 1 else counts.pop()
 
     def __str__(self) -> str:
         """Returns a table of the sites, the totals, and how well fits do."""
-        forms = {path: "two factors" for path in self.factored}
+        forms = dict.fromkeys(self.factored, "two factors") | dict.fromkeys(self.removed, "removed")
         rows = [
             (path, _shown(self.gaps[path]), forms.get(path, "one matrix"))
             for path in self.collapsed
         ]
+        rows += [(each.site, "", str(each)) for each in self.narrowed]
         rows += [(skip.site, "", f"stays: {skip}") for skip in self.skipped]
         lines = [render(("site", "gap", "became"), rows, left=3)]
         if any(fit.tokens for fit in self.fits):
@@ -71,6 +108,11 @@ class CollapseReport:
             f"parameters {self.parameters_before:,} → {self.parameters_after:,}, "
             f"FLOPs/token of the chains touched {self.flops_before:,} → {self.flops_after:,}"
         )
+        if self.hidden_width is not None:
+            lines.append(
+                f"every MLP that was touched has {self.hidden_width:,} hidden units: a standard "
+                "model of that width, whose tree lcjax.without_bypasses gives"
+            )
         return "\n".join(lines)
 
 
@@ -96,6 +138,17 @@ def make_report(
     factored = {
         segment.joints[cut].site for segment, each in replacements.items() for cut in each.cuts
     }
+    narrowed = {
+        segment.sites[0]: Narrowed(
+            segment.sites[0],
+            len(each.units),
+            segment.layers[-1]["kernel"].shape[-2],
+            "kernel" in (each.bypass or ()),
+        )
+        for segment, each in replacements.items()
+        if each.units is not None
+    }
+    removed = {s for each in replacements.values() if not each.layers for s in each.collapsed}
     return CollapseReport(
         gaps={site: _gap((slopes or own)[site]) for site in own if site is not None},
         collapsed=tuple(path for path in sites.paths if path in collapsed),
@@ -113,6 +166,8 @@ def make_report(
             for segment, each in replacements.items()
             if each.units is not None
         },
+        narrowed=tuple(narrowed[path] for path in sites.paths if path in narrowed),
+        removed=tuple(path for path in sites.paths if path in removed),
     )
 
 
