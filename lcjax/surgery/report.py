@@ -184,6 +184,8 @@ def merge_reports(
     """
     collapsed = {site for part in parts for site in part.collapsed}
     factored = {site for part in parts for site in part.factored}
+    narrowed = {each.site: each for part in parts for each in part.narrowed}
+    removed = {site for part in parts for site in part.removed}
     saved = sum(part.parameters_before - part.parameters_after for part in parts)
     return CollapseReport(
         gaps={site: gap for part in parts for site, gap in part.gaps.items()},
@@ -200,6 +202,8 @@ def merge_reports(
         flops_after=sum(part.flops_after for part in parts),
         fits=tuple(fit for part in parts for fit in part.fits),
         units={site: units for part in parts for site, units in part.units.items()},
+        narrowed=tuple(narrowed[path] for path in sites.paths if path in narrowed),
+        removed=tuple(path for path in sites.paths if path in removed),
     )
 
 
