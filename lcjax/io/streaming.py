@@ -22,6 +22,7 @@ from lcjax.structure.choice import SiteSelector, Skip, select_for_fit, select_li
 from lcjax.structure.params_tree import ParamsTree
 from lcjax.structure.sites import Sites
 from lcjax.surgery.collapse import collapse
+from lcjax.surgery.fold import partly_linear, worth_folding
 from lcjax.surgery.report import CollapseReport, merge_reports
 from lcjax.tree.paths import slope_paths
 
@@ -104,6 +105,7 @@ def collapse_checkpoint(
             yield read_leaves(read, {path: left[path] for path in paths}, {}, partial=True)
 
     write_incrementally(target, pieces(), read.manifest["containers"], read.manifest["metadata"])
+    skipped += tuple(skip for report in reports for skip in report.skipped if skip.site in fits)
     return merge_reports(reports, model.sites, skipped, model.size.parameters)
 
 
@@ -121,8 +123,13 @@ def _choose(
         selection, fits = select_for_fit(model.sites, list(fit)), dict(fit)
     elif calibration is None and (fit is None or not fit.needs_data):
         fit = exact if fit is None else fit
-        selection = select_linear(model.sites, sites, fit.max_gap)
-        fits = dict.fromkeys(selection.chosen, fit)
+        partly = partly_linear(model.sites, model.variables, fit.max_gap)
+        selection = select_linear(model.sites, sites, fit.max_gap, partly=partly)
+        over = {skip.site for skip in selection.skipped if skip.reason == "gap"}
+        folded = worth_folding(model, {path: partly[path] for path in partly if path in over})
+        fits = dict.fromkeys((*selection.chosen, *folded), fit)
+        rest = tuple(skip for skip in selection.skipped if skip.site not in folded)
+        selection = selection._replace(skipped=rest)
     else:
         usual = exact if calibration is None else calibration.fit
         calibrated = None if calibration is None else calibration.sites

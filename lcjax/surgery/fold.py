@@ -8,15 +8,16 @@ gate is then 1 and A the kernel of `up`; a norm after the activation scales and 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from lcjax.algebra.fuse import Affine, DenseParams, affine, compose, fuse_dense
 from lcjax.algebra.sharding import place_dense
 from lcjax.calibration.fits import Fit
+from lcjax.errors import CollapseError
 from lcjax.structure.choice import Skip
 from lcjax.structure.front_end import Collapsible, Rebuilt
 from lcjax.structure.replacement import NewLayer, Replacement
@@ -47,6 +48,12 @@ def partly_linear(found: Sites, variables: Any, max_gap: float) -> Linear:
     return {path: mask for path, mask in partly.items() if mask.ndim == 1}
 
 
+def worth_folding(model: Collapsible, linear: Linear) -> Linear:
+    """Returns those of the sites whose linear units have more weights than a map for them."""
+    pairs = {path: model.segments([path])[0].pair for path in linear}
+    return {path: mask for path, mask in linear.items() if not _too_few(pairs[path], mask)}
+
+
 def fold_linear_units(
     model: Collapsible, rebuilt: Rebuilt, report: CollapseReport, linear: Linear
 ) -> tuple[Any, CollapseReport]:
@@ -75,6 +82,7 @@ def fold_linear_units(
             report,
             skipped=skipped,
             units=report.units | part.units,
+            narrowed=(*report.narrowed, *part.narrowed),
             new_leaves=_in_order({*report.new_leaves, *rebuilt.written} & left),
             removed_leaves=_in_order(input_leaves - left),
             parameters_after=part.parameters_after,
@@ -102,28 +110,25 @@ class FoldUnits(Fit):
 
 @solve.register
 def _(fit: FoldUnits, segment: Segment, statistics: Any = None) -> Replacement:
-    """Returns the pair with values, or with ShapeDtypeStructs where it has those."""
-    linear = fit.linear
+    leaves = jax.tree.leaves(segment.layers)
+    if any(isinstance(leaf, (Tracer, jax.ShapeDtypeStruct)) for leaf in leaves):
+        raise CollapseError(
+            f"{segment.label}: traced or abstract kernels, but folding some of its units needs "
+            "values. Collapse outside jit."
+        )
     first, last = segment.layers
-    kept = np.flatnonzero(~linear)
-    leaves = jax.tree.leaves((segment.layers, segment.joints[0][1:]))
-    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
-        rows, bypass = _abstract(segment, len(kept))
-    else:
-        rows, bypass = _folded(segment, linear)
-        rows = place_dense(rows, None, last, last)
-        bypass = place_dense(*bypass, first, last)
-    layers = (NewLayer(None, (0,)), NewLayer(rows, (1,)))
-    return Replacement(layers=layers, collapsed=(), units=kept, bypass=bypass)
+    rows, kernel, bias = _folded(segment, fit.linear)
+    kept = NewLayer(place_dense(rows, None, last, last), (1,))
+    return Replacement(
+        layers=(NewLayer(None, (0,)), kept),
+        collapsed=(),
+        units=np.flatnonzero(~fit.linear),
+        bypass=place_dense(kernel, bias, first, last),
+    )
 
 
-def _folded(
-    segment: Segment, linear: np.ndarray
-) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Returns the kernel of the last layer for the units that stay; kernel and bias of the bypass.
-
-    In float64.
-    """
+def _folded(segment: Segment, linear: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the last kernel of the units that stay, and kernel and bias of the bypass; wide."""
     first, last = (_wide(layer) for layer in segment.layers)
     joint = segment.joints[0]
     between = compose(*jax.tree.map(np.asarray, (joint.before, joint.linear, joint.after)))
@@ -136,15 +141,7 @@ def _folded(
     if joint.bypass is not None:
         earlier = _wide(joint.bypass)
         kernel, bias = kernel + earlier.get("kernel", 0), bias + earlier["bias"]
-    return rows[~linear], (kernel, bias)
-
-
-def _abstract(segment: Segment, kept: int) -> tuple[DenseParams, DenseParams]:
-    """Returns the shapes of the last layer and of the bypass."""
-    like = segment.layers[1]["kernel"]
-    shape = partial(jax.ShapeDtypeStruct, dtype=like.dtype)
-    bypass = {"kernel": shape((segment.d_in, segment.d_out)), "bias": shape((segment.d_out,))}
-    return {"kernel": shape((kept, segment.d_out))}, bypass
+    return rows[~linear], kernel, bias
 
 
 def _too_few(segment: Segment, linear: np.ndarray) -> Skip | None:
@@ -211,4 +208,8 @@ def _some(each: Affine, units: np.ndarray) -> Affine:
 
 
 def _wide(dense: DenseParams) -> dict[str, np.ndarray]:
-    return {name: np.asarray(leaf, np.float64) for name, leaf in dense.items()}
+    arrays = {name: np.asarray(leaf) for name, leaf in dense.items()}
+    return {
+        name: array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
+        for name, array in arrays.items()
+    }

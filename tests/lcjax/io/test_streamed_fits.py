@@ -175,3 +175,20 @@ def test_the_command_refuses_a_plan_of_another_model(source, variables, tmp_path
     plan_of(wider, {"chain/act_0": lcjax.Exact(max_gap=1)}).save(tmp_path / "plan.json")
     with pytest.raises(SystemExit, match="chain/act_0: the plan is of layers"):
         main(["collapse", str(source), str(tmp_path / "a"), "--plan", str(tmp_path / "plan.json")])
+
+
+def test_linear_units_fold_in_a_stream_as_in_memory(variables, tmp_path):
+    def start(slope):
+        linear = 9 if len(slope) == 12 else len(slope) if len(slope) == 7 else 2
+        return slope.at[:linear].set(1)
+
+    units = lcjax.map_slopes(start, lcjax.with_unit_slopes(variables))
+    lcjax.save(tmp_path / "units", units)
+    report = lcjax.collapse_checkpoint(tmp_path / "units", tmp_path / "compact")
+    compact, own = lcjax.collapse(units)
+    assert bits(lcjax.restore(tmp_path / "compact")) == bits(compact)
+    assert report.collapsed == own.collapsed == ("chain/act_1",)
+    assert list(report.units) == list(own.units) == ["gated/act"]
+    assert {skip.site: skip.reason for skip in own.skipped}["pair/act_0"] == "few_linear_units"
+    assert {skip.site for skip in report.skipped} == {skip.site for skip in own.skipped}
+    assert report.parameters_after == own.parameters_after

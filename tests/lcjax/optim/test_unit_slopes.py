@@ -96,6 +96,22 @@ def test_each_unit_rests_at_one_exactly_where_its_gradient_is_below_its_share():
     assert (slope[3:5] < 0).all() and slope[5] > 1.5
 
 
+def test_units_that_stay_after_a_fold_keep_their_price_and_momentum():
+    model, x = CollapsibleMLP((24, 4), nn.gelu, slope_per="unit"), jnp.ones((2, 5))
+    params = model.init(jax.random.key(0), x)["params"]
+    params["act_0"] = {"slope": jnp.linspace(0, 0.6, 24).at[4:20].set(1)}
+    tx = with_linearity_penalty(optax.adam(1e-3), strength=0.1)
+    _, state = tx.update(params, tx.init(params), params)
+    compact, report = lcjax.collapse(params)
+    carried = lcjax.carry_opt_state(tx, state, params, compact, report)
+    old, new = state.shrink.weights["act_0"]["slope"], carried.shrink.weights["act_0"]["slope"]
+    assert float(old) == float(new) == pytest.approx(1 / 24)
+    assert bool(carried.selected["act_0"]["slope"])
+    momentum = state.momentum["act_0"]["slope"][report.units["act_0"]]
+    np.testing.assert_array_equal(carried.momentum["act_0"]["slope"], momentum)
+    tx.update(compact, carried, compact)
+
+
 def test_warns_of_steps_that_do_not_suffice_as_for_one_slope():
     make = lambda steps: with_linearity_penalty(
         optax.sgd(0.1), strength=0.1, slope_learning_rate=0.5, steps=steps
