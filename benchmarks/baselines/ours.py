@@ -26,6 +26,18 @@ def keep_units(task: Task, target: base.Target) -> base.Compressed:
     return _fitted(task, {site: lcjax.Units(count) for site, count in counts.items()})
 
 
+def keep_to_plan(task: Task, target: base.Target) -> base.Compressed:
+    """Returns the model with the fit that a plan within the parameters gives each site."""
+    plan = lcjax.plan_fits(
+        task.classifier.logits,
+        task.variables,
+        calibration_data(task),
+        budget=lcjax.Params(target.parameters),
+    )
+    done = _fitted(task, plan.fits)
+    return base.Compressed(done.variables, done.constrain, 0, f"{plan}\n\n{done.report}")
+
+
 def _fitted(task: Task, fits: Mapping[str, Any]) -> base.Compressed:
     apply, data = task.classifier.logits, calibration_data(task)
     compact, report = lcjax.collapse_sequential(apply, task.variables, data, fit=fits)

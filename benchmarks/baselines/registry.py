@@ -22,6 +22,7 @@ class Compression:
 OURS = {
     "linear": Compression("lcjax: one matrix a site, least squares", ours.collapse_sites),
     "units": Compression("lcjax: kept units, the same share", ours.keep_units),
+    "plan": Compression("lcjax: the fit of a plan for each site", ours.keep_to_plan),
 }
 BASELINES = {
     "variance": Compression("units by variance, mean to bias", units.VARIANCE.compress),

@@ -121,7 +121,7 @@ _COLUMNS = (
 
 
 def main(
-    networks: tuple[str, ...] = ("fashion-mlp",),
+    networks: tuple[str, ...] = tuple(NETWORKS),
     methods: tuple[str, ...] = tuple(REGISTRY),
     counts: tuple[int, ...] = (),
     seeds: tuple[int, ...] = (0, 1, 2),

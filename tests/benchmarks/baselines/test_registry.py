@@ -19,8 +19,8 @@ from train.tasks.image import task as image_task
 
 @pytest.mark.slow
 @pytest.mark.promotes
-@pytest.mark.parametrize("method", ["linear", "units", "variance", "whitened"])
-def test_ways_are_healed_alike_to_the_size_asked_for(method, tmp_path, monkeypatch):
+@pytest.mark.parametrize("method", ["linear", "units", "plan", "variance", "whitened"])
+def test_methods_are_healed_alike_to_the_size_asked_for(method, tmp_path, monkeypatch):
     monkeypatch.setattr(
         outcome, "evaluate_in_new_process", lambda *_: {"accuracy": 1.0, "loss": 0.0}
     )
@@ -51,7 +51,7 @@ def test_ways_are_healed_alike_to_the_size_asked_for(method, tmp_path, monkeypat
     assert records and all("train/divergence" in record for record in records)
 
 
-def test_command_line_names_the_ways(monkeypatch):
+def test_command_line_names_the_methods(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["baselines", "flop"])
-    with pytest.raises(SystemExit, match="got 'flop', expected one of linear, units, variance"):
+    with pytest.raises(SystemExit, match="got 'flop', expected one of linear, units, plan, "):
         command_line.main()

@@ -61,5 +61,5 @@ def test_results_have_untrained_and_healed_tables(tmp_path, monkeypatch):
 def test_unknown_names_are_refused(tmp_path):
     with pytest.raises(SystemExit, match="no such networks: resnet; there are fashion-mlp, "):
         forms.main(("resnet",), runs_dir=tmp_path, results_dir=tmp_path)
-    with pytest.raises(SystemExit, match="no such methods: obs; there are linear, units, "):
+    with pytest.raises(SystemExit, match="no such methods: obs; there are linear, units, plan, "):
         forms.main(methods=("obs",), runs_dir=tmp_path, results_dir=tmp_path)
