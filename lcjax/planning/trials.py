@@ -5,11 +5,14 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from lcjax.algebra.moments import Moments
 from lcjax.calibration.calibrate import segments_to_fit
+from lcjax.calibration.candidates import collect_for
 from lcjax.calibration.data import CalibrationData, as_data
 from lcjax.calibration.fits import Fit, check_fit
-from lcjax.calibration.statistics import SplitMoments, collect_statistics
+from lcjax.calibration.statistics import SplitMoments
 from lcjax.structure.front_end import Collapsible, Observed
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment, SegmentId
@@ -63,7 +66,7 @@ class Trials:
         if fit.needs_data and self._data is not None:
             check_batches(self._data.batches, more_than_once="each trial")
         self._sequential = fit.sequential if sequential is None else sequential
-        self._moments: dict[Hashable, tuple[Moments, Moments]] = {}
+        self._moments: dict[Hashable, tuple[Moments, Moments, np.ndarray | None]] = {}
         self._alone: dict[SegmentId, Replacement] = {}
         self._solved: SolvedSteps = {}
 
@@ -130,17 +133,16 @@ class Trials:
         ]
         if missing:
             assert self._data is not None
-            observe = self._model.observe(missing, observed)
-            train, held_out = collect_statistics(
-                observe, self._model.variables, self._data, observed
-            )
+            found = collect_for(self._model, missing, self._data, self._fit)
             for segment in missing:
+                units = found.candidates.get(segment.key)
                 for key, name in _keys(segment, observed):
-                    self._moments[name] = (train[key], held_out[key])
+                    self._moments[name] = (found.train[key], found.held_out[key], units)
         known = {key: self._moments[name] for s in segments for key, name in _keys(s, observed)}
         return SplitMoments(
-            {key: train for key, (train, _) in known.items()},
-            {key: held_out for key, (_, held_out) in known.items()},
+            {key: train for key, (train, _, _) in known.items()},
+            {key: held_out for key, (_, held_out, _) in known.items()},
+            {key: units for key, (_, _, units) in known.items() if units is not None},
         )
 
 

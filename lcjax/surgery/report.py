@@ -182,10 +182,11 @@ def merge_reports(
       skipped: the sites that stay.
       parameters: of the whole model before.
     """
-    collapsed = {site for part in parts for site in part.collapsed}
-    factored = {site for part in parts for site in part.factored}
-    narrowed = {each.site: each for part in parts for each in part.narrowed}
-    removed = {site for part in parts for site in part.removed}
+    place = {path: i for i, path in enumerate(sites.paths)}
+
+    def together(name: str, key: Any) -> tuple[Any, ...]:
+        return tuple(sorted((one for part in parts for one in getattr(part, name)), key=key))
+
     saved = sum(part.parameters_before - part.parameters_after for part in parts)
     return CollapseReport(
         gaps={site: gap for part in parts for site, gap in part.gaps.items()},
@@ -200,8 +201,8 @@ def merge_reports(
         flops_after=sum(part.flops_after for part in parts),
         fits=tuple(fit for part in parts for fit in part.fits),
         units={site: units for part in parts for site, units in part.units.items()},
-        narrowed=tuple(narrowed[path] for path in sites.paths if path in narrowed),
-        removed=tuple(path for path in sites.paths if path in removed),
+        narrowed=together("narrowed", lambda each: place[each.site]),
+        removed=together("removed", place.get),
     )
 
 

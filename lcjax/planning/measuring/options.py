@@ -179,8 +179,10 @@ def statistics_of(fit: Fit, segment: Segment, found: Found) -> SplitMoments:
     if fit.observed in found:
         return found[fit.observed]
     columns, key = np.arange(segment.d_in), segment.key
-    groups = (found["hidden"].train, found["hidden"].held_out)
-    return SplitMoments(*({key: submoments(group[key], columns)} for group in groups))
+    train, held_out, _ = found["hidden"]
+    return SplitMoments(
+        {key: submoments(train[key], columns)}, {key: submoments(held_out[key], columns)}
+    )
 
 
 def bytes_of(tree: Any) -> int:
