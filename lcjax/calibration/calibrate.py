@@ -95,7 +95,8 @@ def calibrate(
     units: any count of units, with a linear map or without, follows from one calibration. A site's
     slope may be anything.
 
-    One pass, compiled once for every shape of batch, and anew in every call: values that apply_fn
+    One pass (two for `Units` with candidates), compiled once for every shape of batch, and anew in
+    every call: values that apply_fn
     and mask read from outside (an attribute, a global) are read again, except by functions that you
     compiled yourself with `jax.jit`. Moments are float32 (float64 where activations are), centred
     and merged, and do not depend on how the data is split into batches. On a mesh they are
