@@ -96,11 +96,11 @@ def calibrate(
     slope may be anything.
 
     One pass (two for `Units` with candidates), compiled once for every shape of batch, and anew in
-    every call: values that apply_fn
-    and mask read from outside (an attribute, a global) are read again, except by functions that you
-    compiled yourself with `jax.jit`. Moments are float32 (float64 where activations are), centred
-    and merged, and do not depend on how the data is split into batches. On a mesh they are
-    reduced over it. Values that do not lead to a chosen segment are not computed.
+    every call: values that apply_fn and mask read from outside (an attribute, a global) are read
+    again, except by functions that you compiled yourself with `jax.jit`. Moments are float32
+    (float64 where activations are), centred and merged, and do not depend on how the data is split
+    into batches. On a mesh they are reduced over it. Values that do not lead to a chosen segment
+    are not computed.
 
     Args:
       apply_fn: runs Flax linen modules in inference mode, such as `model.apply`; jitted or not.
