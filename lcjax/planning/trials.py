@@ -131,12 +131,10 @@ class Trials:
         if missing:
             assert self._data is not None
             observe = self._model.observe(missing, observed)
-            train, held_out = collect_statistics(
-                observe, self._model.variables, self._data, observed
-            )
+            found = collect_statistics(observe, self._model.variables, self._data, observed)
             for segment in missing:
                 for key, name in _keys(segment, observed):
-                    self._moments[name] = (train[key], held_out[key])
+                    self._moments[name] = (found.train[key], found.held_out[key])
         known = {key: self._moments[name] for s in segments for key, name in _keys(s, observed)}
         return SplitMoments(
             {key: train for key, (train, _) in known.items()},
