@@ -137,10 +137,10 @@ class Trials:
         ]
         if missing:
             assert self._data is not None
-            train, held_out = collect_for(self._model, missing, self._data, self._fit)
+            found = collect_for(self._model, missing, self._data, self._fit)
             for segment in missing:
                 for key, name in _keys(segment, observed):
-                    self._moments[name] = (train[key], held_out[key])
+                    self._moments[name] = (found.train[key], found.held_out[key])
         known = {key: self._moments[name] for s in segments for key, name in _keys(s, observed)}
         return SplitMoments(
             {key: train for key, (train, _) in known.items()},

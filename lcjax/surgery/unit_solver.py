@@ -8,7 +8,7 @@ import numpy as np
 from lcjax.algebra import regression
 from lcjax.algebra.moments import Moments, submoments
 from lcjax.algebra.sharding import place_dense
-from lcjax.algebra.unit_selection import order_units
+from lcjax.algebra.unit_selection import Order, order_units
 from lcjax.calibration.candidates import candidates_of
 from lcjax.calibration.fits import Remove, Units
 from lcjax.calibration.statistics import SplitMoments
@@ -33,7 +33,9 @@ def _(fit: Remove, segment: Segment, statistics: Any = None) -> Replacement:
 
 
 @solve.register
-def _(fit: Units, segment: Segment, statistics: Any = None) -> Replacement:
+def _(
+    fit: Units, segment: Segment, statistics: Any = None, order: Order = order_units
+) -> Replacement:
     require_values(segment)
     first, last = segment.layers
     width, d_in = last["kernel"].shape[-2], segment.d_in
@@ -54,7 +56,7 @@ def _(fit: Units, segment: Segment, statistics: Any = None) -> Replacement:
     if not fit.count:
         return solve(fit.reduced(), segment, _of_columns(statistics, segment.key, np.arange(d_in)))
     moments = statistics.train[segment.key]
-    selected, dead = _selected(moments, fit, own if fit.linear else own[:0], d_in)
+    selected, dead = _selected(moments, fit, own if fit.linear else own[:0], d_in, order)
     units = pool[selected]
     columns = np.concatenate([own[: len(own) * fit.linear], d_in + selected])
     chosen = _of_columns(statistics, segment.key, columns)
@@ -73,7 +75,9 @@ def _(fit: Units, segment: Segment, statistics: Any = None) -> Replacement:
     return Replacement(layers=layers, collapsed=(), units=units, bypass=bypass, fits=(score,))
 
 
-def _selected(moments: Moments, fit: Units, given: np.ndarray, d_in: int) -> tuple[np.ndarray, int]:
+def _selected(
+    moments: Moments, fit: Units, given: np.ndarray, d_in: int, order: Order
+) -> tuple[np.ndarray, int]:
     """Returns the units that stay, increasing, and how many of all never vary.
 
     Args:
@@ -81,14 +85,15 @@ def _selected(moments: Moments, fit: Units, given: np.ndarray, d_in: int) -> tup
       fit: says how many.
       given: columns of x that explain the output before any unit does.
       d_in: width of x.
+      order: returns the order in which units explain the output.
     """
     width = len(moments.mean_x) - d_in
     constant = regression.constant_inputs(moments)
     alive = np.flatnonzero(~constant[d_in:])
     columns = np.concatenate([given[~constant[given]], d_in + alive])
     part = submoments(moments, columns)
-    order = order_units(part.xx, part.xt, fit.count, given=len(columns) - len(alive))
-    units = alive[order.units]
+    found = order(part.xx, part.xt, fit.count, given=len(columns) - len(alive))
+    units = alive[found.units]
     # Those that remain add nothing to these; they fill up the number asked for.
     rest = np.setdiff1d(np.arange(width), units)
     rest = rest[np.argsort(constant[d_in + rest], kind="stable")]

@@ -7,9 +7,11 @@ import jax
 import numpy as np
 
 from lcjax.algebra.moments import submoments
+from lcjax.algebra.unit_selection import NestedOrder
+from lcjax.calibration.candidates import collect_for as collect_statistics_for
 from lcjax.calibration.data import CalibrationData
-from lcjax.calibration.fits import Fit
-from lcjax.calibration.statistics import SplitMoments, collect_statistics
+from lcjax.calibration.fits import Fit, Units
+from lcjax.calibration.statistics import SplitMoments
 from lcjax.errors import CollapseError
 from lcjax.planning.budgets import Usage
 from lcjax.planning.measuring.measure import Measure
@@ -65,33 +67,15 @@ def collect_for(
         for observed in _needed(segments[path], tried):
             each = segments[path].pair if observed == "hidden" else segments[path]
             needed.setdefault(observed, []).append(each)
-    found = collect_segments(model, data, needed, now)
+    compact = None if now is None or now is model else now.variables
+    every = [fit for tried in fits.values() for fit in tried]
+    found = {
+        observed: collect_statistics_for(model, some, data, _widest(every, observed), compact)
+        for observed, some in needed.items()
+    }
     return {
         path: {observed: found[observed] for observed in _needed(segments[path], tried)}
         for path, tried in fits.items()
-    }
-
-
-def collect_segments(
-    model: Collapsible,
-    data: CalibrationData,
-    needed: Mapping[Observed, Sequence[Segment]],
-    now: Collapsible | None = None,
-) -> dict[Observed, SplitMoments]:
-    """Returns statistics of segments, one pass over the batches for each kind of values.
-
-    Args:
-      model: the deep model.
-      data: the batches.
-      needed: segments by the values that are observed.
-      now: as for `collect_for`.
-    """
-    compact = None if now is None or now is model else now.variables
-    return {
-        observed: collect_statistics(
-            model.observe(segments, observed), model.variables, data, observed, compact
-        )
-        for observed, segments in needed.items()
     }
 
 
@@ -108,10 +92,12 @@ def solve_fits(
     """
     (segment,), deep = model.segments([path]), model.size
     solved, notes = [], []
+    order = NestedOrder(max((fit.count for fit in fits if isinstance(fit, Units)), default=0))
     for fit in fits:
         place = segment.pair if fit.observed == "hidden" else segment
         try:
-            replacement = solve_checked(fit, place, statistics_of(fit, place, found))
+            shared = {"order": order} if isinstance(fit, Units) else {}
+            replacement = solve_checked(fit, place, statistics_of(fit, place, found), **shared)
             rebuilt = model.rebuild({place: replacement})
         except CollapseError as error:
             notes.append(f"{path}: {fit} left out: {error}")
@@ -178,16 +164,22 @@ def statistics_of(fit: Fit, segment: Segment, found: Found) -> SplitMoments:
     """Returns the statistics that a fit of a segment needs, from those that were collected."""
     if fit.observed in found:
         return found[fit.observed]
-    columns, key = np.arange(segment.d_in), segment.key
-    train, held_out, _ = found["hidden"]
+    columns, key, hidden = np.arange(segment.d_in), segment.key, found["hidden"]
     return SplitMoments(
-        {key: submoments(train[key], columns)}, {key: submoments(held_out[key], columns)}
+        {key: submoments(hidden.train[key], columns)},
+        {key: submoments(hidden.held_out[key], columns)},
     )
 
 
 def bytes_of(tree: Any) -> int:
     """Returns the bytes of a tree's arrays."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _widest(fits: Sequence[Fit], observed: Observed) -> Fit:
+    """Returns the fit that needs most of the statistics of some values."""
+    some = [fit for fit in fits if fit.observed == observed]
+    return max(some, key=lambda fit: fit.count if isinstance(fit, Units) else 0)
 
 
 def _needed(segment: Segment, fits: Sequence[Fit]) -> set[Observed]:

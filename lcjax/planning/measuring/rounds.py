@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from lcjax.calibration.calibrate import segments_to_fit
+from lcjax.calibration.candidates import collect_for as collect_statistics_for
 from lcjax.calibration.data import CalibrationData
 from lcjax.planning.budgets import Budget, Usage
 from lcjax.planning.measuring.latency import times_of
@@ -14,7 +15,6 @@ from lcjax.planning.measuring.options import (
     Solved,
     bytes_of,
     collect_for,
-    collect_segments,
     drops_of,
     solve_fits,
     statistics_of,
@@ -130,10 +130,12 @@ def _carry_out(
     now, steps, flops = model, [], model.size.flops
     for sites, fit in steps_in_order(model, fits, forward_paths(model, data)) if fits else []:
         (segment,) = segments_to_fit(now, sites, fit)
+        found: Found
         if len(sites) == 1:
             found = collect_for(model, data, {sites[0]: options[sites[0]]}, now)[sites[0]]
         else:
-            found = collect_segments(model, data, {fit.observed: [segment]}, now)
+            moments = collect_statistics_for(model, [segment], data, fit, now.variables)
+            found = {fit.observed: moments}
         replacement = solve_checked(fit, segment, statistics_of(fit, segment, found))
         rebuilt = now.rebuild({segment: replacement})
         steps.append(Step(now, segment, found, replacement))
