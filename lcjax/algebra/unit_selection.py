@@ -1,6 +1,6 @@
 """Hidden units in the order in which they explain an output; float64, NumPy, on the host."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -22,6 +22,37 @@ class UnitOrder(NamedTuple):
 
     units: np.ndarray
     explained: np.ndarray
+
+
+class Order(Protocol):
+    """Returns the order in which hidden units explain an output; see `order_units`."""
+
+    def __call__(
+        self, gram: np.ndarray, cross: np.ndarray, count: int | None = None, *, given: int = 0
+    ) -> UnitOrder:
+        """Returns the order."""
+        ...
+
+
+class NestedOrder:
+    """The order of the units of one output, found once for all counts: each begins the next.
+
+    Args:
+      most: the largest count that is asked for.
+    """
+
+    def __init__(self, most: int):
+        self._most = most
+        self._known: dict[int, UnitOrder] = {}
+
+    def __call__(
+        self, gram: np.ndarray, cross: np.ndarray, count: int | None = None, *, given: int = 0
+    ) -> UnitOrder:
+        """Returns what `order_units` does, for the same matrices in every call of one `given`."""
+        if given not in self._known:
+            self._known[given] = order_units(gram, cross, self._most, given=given)
+        whole, end = self._known[given], self._most if count is None else count
+        return UnitOrder(whole.units[:end], whole.explained[: end + 1])
 
 
 def order_units(

@@ -165,7 +165,7 @@ class Latency(Budget):
                 f"Latency: got {self.limit}, expected a fraction of the deep model's time in "
                 "(0, 1). Give milliseconds by ms=."
             )
-        if not given > 0:
+        if self.ms is not None and not self.ms > 0:
             raise ValueError(f"Latency: got ms={self.ms}, expected more than 0.")
 
     def most(self, deep: Usage) -> float:

@@ -25,9 +25,9 @@ def plot_front(
     Raises:
       ImportError: without matplotlib, which lcjax's extra `train` brings.
     """
-    axes: tuple[tuple[Quantity, str], ...] = (("parameters", "parameters"),)
+    axes: list[tuple[Quantity, str]] = [("parameters", "parameters")]
     if table.deep.ms is not None:
-        axes += (("ms", "ms for a batch"),)
+        axes.append(("ms", "ms for a batch"))
     figure = _figure(len(axes))
     for number, (quantity, label) in enumerate(axes, 1):
         panel = figure.add_subplot(1, len(axes), number)

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import coo_array
+
+from lcjax._optional import import_optional
 
 
 class Choice(NamedTuple):
@@ -75,25 +75,29 @@ def cheapest(
 
     Raises:
       ValueError: items without options; costs that are not finite; a quantity without sizes.
+      ImportError: without SciPy, which JAX brings.
     """
+    use = "several budgets at once need SciPy"
+    optimize = import_optional("scipy.optimize", use, "scipy")
+    sparse = import_optional("scipy.sparse", use, "scipy")
     for name in limits:
         if name not in sizes:
             raise ValueError(f"limits: got a budget of {name}, expected one of {sorted(sizes)}.")
         _check(costs, sizes[name])
     counts = [len(item) for item in costs]
     item = np.repeat(np.arange(len(counts)), counts)
-    one_each = coo_array((np.ones(len(item)), (item, np.arange(len(item)))))
-    constraints = [LinearConstraint(one_each.tocsr(), 1, 1)]
+    one_each = sparse.coo_array((np.ones(len(item)), (item, np.arange(len(item)))))
+    constraints = [optimize.LinearConstraint(one_each.tocsr(), 1, 1)]
     for name, limit in limits.items():
         row = np.concatenate([np.asarray(part, float) for part in sizes[name]])
         scale = max(np.abs(row).max(), 1e-300)  # HiGHS works to absolute tolerances
-        constraints.append(LinearConstraint(row / scale, ub=limit / scale))
+        constraints.append(optimize.LinearConstraint(row / scale, ub=limit / scale))
     flat = np.concatenate([np.asarray(part, float) for part in costs])
     scale = max(np.abs(flat).max(), 1e-300)
-    result = milp(
+    result = optimize.milp(
         flat / scale,
         integrality=np.ones(len(flat)),
-        bounds=Bounds(0, 1),
+        bounds=optimize.Bounds(0, 1),
         constraints=constraints,
         options={"mip_rel_gap": 0},
     )

@@ -64,13 +64,15 @@ class FitTable:
           choice: index of an option, a site each.
         """
         changes = [site.options[i].change for site, i in zip(self.sites, choice, strict=True)]
-        total = {
-            name: None
-            if getattr(self.deep, name) is None
-            else getattr(self.deep, name) + sum(getattr(change, name) or 0 for change in changes)
-            for name in Usage._fields
-        }
-        return Usage(**total)._replace(drop=total["drop"] + self.offset)
+        deep = self.deep
+        return Usage(
+            drop=deep.drop + self.offset + sum(change.drop for change in changes),
+            parameters=deep.parameters + sum(change.parameters for change in changes),
+            flops=deep.flops + sum(change.flops for change in changes),
+            kept=deep.kept + sum(change.kept for change in changes),
+            bytes=None if deep.bytes is None else deep.bytes + sum(c.bytes or 0 for c in changes),
+            ms=None if deep.ms is None else deep.ms + sum(c.ms or 0 for c in changes),
+        )
 
     def fits(self, choice: Sequence[int]) -> dict[str, Fit]:
         """Returns the fits of a choice by site, without the sites that stay."""
@@ -104,9 +106,7 @@ class FitTable:
         if len(limits) == 1:
             choice = self._best_within_one(goal, *limits.items())
         else:
-            choice = cheapest(
-                self._changes(goal), {name: self._changes(name) for name in limits}, limits
-            )
+            choice = self._best_within(goal, limits)
         if choice is None:
             raise ValueError(self._contradiction(budgets, limits))
         return choice
@@ -118,6 +118,13 @@ class FitTable:
         front = pareto_front(self._changes(goal), self._changes(quantity))
         within = [choice for choice in front if choice.size <= most]
         return within[-1].options if within else None
+
+    def _best_within(
+        self, goal: Quantity, limits: Mapping[Quantity, float]
+    ) -> tuple[int, ...] | None:
+        sizes: dict[str, list[list[float]]] = {name: self._changes(name) for name in limits}
+        most: dict[str, float] = {name: limit for name, limit in limits.items()}
+        return cheapest(self._changes(goal), sizes, most)
 
     def _changes(self, quantity: Quantity) -> list[list[float]]:
         return [
@@ -146,14 +153,12 @@ class FitTable:
         """Returns the message for budgets that no choice keeps to."""
         alone, together = [], []
         for name in limits:
-            others = {other: most for other, most in limits.items() if other != name}
+            others: dict[Quantity, float] = {q: most for q, most in limits.items() if q != name}
             least = sum(min(changes) for changes in self._changes(name))
             start = self.offset if name == "drop" else getattr(self.deep, name)
             if least > limits[name]:
                 alone.append(_shown(name, start + least))
-            choice = cheapest(
-                self._changes(name), {other: self._changes(other) for other in others}, others
-            )
+            choice = self._best_within(name, others)
             if choice is not None and not alone:
                 nearest = _shown(name, getattr(self.usage(choice), name))
                 together.append(f"{nearest} within the others")

@@ -16,10 +16,18 @@ from lcjax.structure.segment import Segment
 from lcjax.surgery.unit_solver import behind, solve
 
 
-def solve_checked(fit: Fit, segment: Segment, statistics: Any = None) -> Replacement:
+def solve_checked(
+    fit: Fit, segment: Segment, statistics: Any = None, **options: Any
+) -> Replacement:
     """Returns what `solve` does, with all numbers finite.
 
     Tracers and ShapeDtypeStructs have no numbers to check.
+
+    Args:
+      fit: as for `solve`.
+      segment: as for `solve`.
+      statistics: as for `solve`.
+      **options: of the solver of this kind of fit: `order` of that of `Units`.
 
     Raises:
       CollapseError: arrays that are not real or complex floats, or that hold more than a kernel and
@@ -29,7 +37,7 @@ def solve_checked(fit: Fit, segment: Segment, statistics: Any = None) -> Replace
         _check_dense(f"{segment.label}: {name}", layer)
     _check_devices(segment, jax.tree.leaves(segment.layers))
     with np.errstate(all="ignore"):
-        replacement = solve(fit, segment, statistics)
+        replacement = solve(fit, segment, statistics, **options)
     for params in (*(layer.params for layer in replacement.layers), replacement.bypass):
         if params is not None and not _finite(params):
             raise CollapseError(_why_not_finite(segment, params))

@@ -1,6 +1,6 @@
 """A traced call of a function: the front end by which any JAX function is collapsed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lcjax.calibration.calibrate import Calibration, calibrate_model
@@ -28,10 +28,10 @@ Data = CalibrationData | Iterable[Any]
 class TracedCall(TracedModel):
     """One call of a collapsible function with its tree; made by `lcjax.collapsible(fn).trace`.
 
-    It is a snapshot: it keeps the tree, the keyword arguments and, of a function with state, the
-    state that it was traced with. Where data is taken, a batch is the tuple of the function's
-    inputs (those after the params, and after the state), or the one array that it takes; what the
-    function reads from outside is read again for every shape of batch.
+    It is a snapshot: of the tree, the keyword arguments and, of a function with state, the state.
+    Where data is taken, a batch is the tuple of the function's inputs (those after the params, and
+    after the state), or the one array that it takes; what the function reads from outside is read
+    again for every shape of batch.
 
     Example:
       >>> import jax, jax.numpy as jnp, lcjax
@@ -59,14 +59,16 @@ class TracedCall(TracedModel):
 
         As `lcjax.collapse`: each chosen activation is taken for the identity, exact at slope 1 in
         inference, or replaced by what `calibrate` found on data; the kernels around it fuse, with
-        biases and norms between them folded in. In `compact["fused"]` the key of every entry names
-        its sites, their widths, and the removed leaves of the model: all that is needed to trace
-        the original function again.
+        biases and norms between them folded in. With `Units` it stays, and the function's own
+        operations run on fewer units. In `compact["fused"]` the key of every entry names its sites,
+        their widths, how many units stay, and the removed leaves of the model: all that is needed
+        to trace the original function again.
+
+        An entry is a Dense or its factors; where units stay, `layers` with `bypass`, which is added
+        to the output, `gates`, and `vectors`: what differs from unit to unit, as in a norm.
 
         Args:
-          sites: paths, globs, Sites or a Plan; None takes every site within the fit's `max_gap`, or
-            those that were calibrated. Under `jax.jit` they must be given, and gaps are not
-            checked.
+          sites: as for `lcjax.collapse`.
           fit: as for `lcjax.collapse`.
           calibration: what `calibrate` returned for this tree.
           slopes_from: as for `lcjax.collapse`.
@@ -105,7 +107,7 @@ class TracedCall(TracedModel):
         Args:
           data: `CalibrationData`, or an iterable of batches.
           sites: paths, globs, Sites or a Plan; None takes every site.
-          fit: `LeastSquares` or `PerUnit`.
+          fit: `LeastSquares`, `PerUnit`, `Units` or `Remove`.
 
         Raises:
           CollapseError: as `collapse` for sites; a site within a scan; a mask of another shape;
@@ -114,7 +116,10 @@ class TracedCall(TracedModel):
         return calibrate_model(self, data, sites, fit)
 
     def collapse_sequential(
-        self, data: Data, sites: SiteSelector = None, fit: Fit = LEAST_SQUARES
+        self,
+        data: Data,
+        sites: SiteSelector = None,
+        fit: Fit | Mapping[str, Fit] = LEAST_SQUARES,
     ) -> tuple[dict[str, Any], CollapseReport]:
         """Returns the tree with sites collapsed one segment after another, and the report.
 
@@ -124,7 +129,7 @@ class TracedCall(TracedModel):
         Args:
           data: `CalibrationData`, or batches that can be iterated more than once.
           sites: paths, globs, Sites or a Plan; None takes every site.
-          fit: `LeastSquares` or `PerUnit`.
+          fit: as for `calibrate`; or, in the place of sites, a mapping from sites to fits.
         """
         return collapse_model_sequential(self, data, sites, fit)
 

@@ -1,6 +1,6 @@
 """A traced call of a function as a model whose sites are observed and rewritten."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Self
 
@@ -99,13 +99,7 @@ class TracedModel:
             size = Size(self.size.parameters, 0)
             return Rebuilt(self.variables, (), (), size, size)
         params, keys = rebuild_params(self._call, replacements)
-        sites = {path for segment in replacements for path in segment.sites}
-        touched = [
-            path
-            for chain in neighbours(self._call.analysis.sites)
-            if not sites.isdisjoint(chain.paths)
-            for path in chain.paths
-        ]
+        touched = _touched(self._call, replacements)
         leaves = _flat(params)
         prefixes = tuple(f"fused/{key}/" for key in keys)
         after = self._call.with_params(params)
@@ -115,7 +109,7 @@ class TracedModel:
             removed=tuple(path for path in self._leaves if path not in leaves),
             before=Size(count_parameters(self.variables), flops_of(self._call, touched)),
             after=Size(count_parameters(params.tree), flops_of(after, touched)),
-            touched=tuple(touched),
+            touched=touched,
         )
 
     def with_variables(self, variables: Any) -> Self:
@@ -135,6 +129,13 @@ class TracedModel:
     @cached_property
     def _leaves(self) -> dict[str, Any]:
         return _flat(self._call.params)
+
+
+def _touched(call: BoundCall, segments: Iterable[Segment]) -> tuple[str, ...]:
+    """Returns the paths of all sites of the chains that segments are in."""
+    sites = {path for segment in segments for path in segment.sites}
+    chains = [chain.paths for chain in neighbours(call.analysis.sites)]
+    return tuple(path for paths in chains if not sites.isdisjoint(paths) for path in paths)
 
 
 def _flat(params: FunctionParams) -> dict[str, Any]:

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 
 from lcjax.algebra.moments import submoments
+from lcjax.algebra.unit_selection import NestedOrder
 from lcjax.calibration.data import CalibrationData
-from lcjax.calibration.fits import Fit
+from lcjax.calibration.fits import Fit, Units
 from lcjax.calibration.statistics import SplitMoments, collect_statistics
 from lcjax.errors import CollapseError
 from lcjax.planning.budgets import Usage
@@ -108,10 +109,12 @@ def solve_fits(
     """
     (segment,), deep = model.segments([path]), model.size
     solved, notes = [], []
+    order = NestedOrder(max((fit.count for fit in fits if isinstance(fit, Units)), default=0))
     for fit in fits:
         place = segment.pair if fit.observed == "hidden" else segment
         try:
-            replacement = solve_checked(fit, place, statistics_of(fit, place, found))
+            shared = {"order": order} if isinstance(fit, Units) else {}
+            replacement = solve_checked(fit, place, statistics_of(fit, place, found), **shared)
             rebuilt = model.rebuild({place: replacement})
         except CollapseError as error:
             notes.append(f"{path}: {fit} left out: {error}")

@@ -123,7 +123,10 @@ def _carry_out(
 ) -> tuple[list[Step], Usage]:
     """Returns the steps of carrying a choice out, and what the model then costs."""
     model, data, fits = setting.model, setting.data, table.fits(choice)
-    options = {site.site: [each.fit for each in site.options[1:]] for site in table.sites}
+    options = {
+        site.site: [each.fit for each in site.options if each.fit is not None]
+        for site in table.sites
+    }
     now, steps, flops = model, [], model.size.flops
     for sites, fit in steps_in_order(model, fits, forward_paths(model, data)) if fits else []:
         (segment,) = segments_to_fit(now, sites, fit)

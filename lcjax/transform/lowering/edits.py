@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lcjax.algebra.bypasses import split_dense
 from lcjax.algebra.fuse import DenseParams
+from lcjax.algebra.sharding import take_units
 from lcjax.errors import CollapseError
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment
 from lcjax.transform.ir.program import scans_around
 from lcjax.transform.lowering.bound_call import BoundCall
-from lcjax.transform.lowering.joints import select_units
 from lcjax.transform.lowering.links import Link, LinkedChain, dense_params, layers_of
 from lcjax.transform.lowering.weights import vector
 from lcjax.transform.matching.find_sites import MatchedSite
@@ -44,11 +45,11 @@ def narrow_links(
     stays = _narrowed(call, linked, place, units)
     run = layers_of(call, before)
     columns = units if path in linked.narrow else _columns(call, site)[units]
-    run[-1] = {name: select_units(each, columns) for name, each in run[-1].items()}
+    run[-1] = {name: take_units(each, columns) for name, each in run[-1].items()}
     bypass = linked.bypass_into(place)
     if bypass is not None and len(run) == 1:
         previous = linked.sites[place - 1].path
-        cut = {name: select_units(each, columns) for name, each in bypass.items()}
+        cut = {name: take_units(each, columns) for name, each in bypass.items()}
         linked.narrow[previous] = linked.narrow[previous]._replace(bypass=cut)
     linked.narrow[path] = stays._replace(bypass=replacement.bypass)
     before.run, before.changed = run, True
@@ -118,11 +119,9 @@ def remove_links(linked: LinkedChain, segment: Segment, replacement: Replacement
 def _take_bypass(linked: LinkedChain, place: int, width: int, first: DenseParams) -> DenseParams:
     """Returns a first layer without the bypass that it includes, which goes to its own place."""
     previous = linked.sites[place - 1].path
-    bypass = {"bias": first["bias"]}
-    if width:
-        bypass["kernel"] = first["kernel"][:width]
+    bypass, own = split_dense(first, width)
     linked.narrow[previous] = linked.narrow[previous]._replace(bypass=bypass)
-    return {"kernel": first["kernel"][width:]}
+    return own
 
 
 def _narrowed(call: BoundCall, linked: LinkedChain, place: int, units: np.ndarray) -> NarrowSite:
@@ -141,7 +140,7 @@ def _narrowed(call: BoundCall, linked: LinkedChain, place: int, units: np.ndarra
     narrow = linked.narrow.get(site.path)
     if narrow is not None:
         gate = narrow.gate and _cut(narrow.gate, units)
-        vectors = tuple(select_units(each, units) for each in narrow.vectors)
+        vectors = tuple(take_units(each, units) for each in narrow.vectors)
         return NarrowSite(gate, vectors, narrow.bypass)
     gate = None
     if path.gate is not None:
@@ -168,7 +167,7 @@ def _vectors(
     for each in path.vectors:
         shape = each.value.shape
         whole = vector(each.value, each.roles, shape, call.arrays, site.scans)
-        cut.append(select_units(whole, each.start + units))
+        cut.append(take_units(whole, each.start + units))
     return tuple(cut)
 
 
@@ -179,7 +178,7 @@ def _columns(call: BoundCall, site: MatchedSite) -> np.ndarray:
 
 
 def _cut(dense: DenseParams, units: np.ndarray) -> DenseParams:
-    return {name: select_units(each, units) for name, each in dense.items()}
+    return {name: take_units(each, units) for name, each in dense.items()}
 
 
 def _layer_after(segment: Segment, path: str) -> int:

@@ -1,7 +1,7 @@
 """The substitution that runs the entries of `fused`: fused layers, and units that stay."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 from jax import lax
@@ -10,7 +10,7 @@ from lcjax.algebra.fuse import DenseParams
 from lcjax.transform.analysis.dense import DenseOp
 from lcjax.transform.ir.program import Value
 from lcjax.transform.ir.rewrites import Read, Substitution
-from lcjax.transform.lowering.narrow_site import NarrowRun, activate
+from lcjax.transform.lowering.narrow_site import Activated, NarrowRun, activate
 from lcjax.transform.lowering.site_chains import SiteChain, dense_input, input_tokens
 from lcjax.transform.params.entries import FusedEntry
 
@@ -42,10 +42,12 @@ class Stage:
     Attributes:
       x: its input, (tokens..., d_in).
       y: its output, (tokens..., d_out), with a bypass that is added there.
+      activated: the activation after it, where one of fewer units follows.
     """
 
     x: jax.Array
     y: jax.Array
+    activated: Activated | None = None
 
 
 def fused_substitution(fused: FusedChain) -> Substitution:
@@ -75,9 +77,10 @@ def run_stages(fused: FusedChain, read: Read) -> list[list[Stage]]:
             ran.append(Stage(x, y))
         stages.append(ran)
         if r < len(fused.narrow):
-            gate = entry.narrow[r].gate
-            gate_of = _gate(gate, read)
-            y = activate(fused.narrow[r], entry.narrow[r].vectors, ran[-1].x, y, gate_of, read)
+            gate_of = _gate(entry.narrow[r].gate, read)
+            found = activate(fused.narrow[r], entry.narrow[r].vectors, ran[-1].x, y, gate_of, read)
+            ran[-1] = replace(ran[-1], activated=found)
+            y = found.h
     return stages
 
 

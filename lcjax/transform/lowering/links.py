@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -111,17 +109,3 @@ def dense_params(call: BoundCall, dense: DenseOp) -> DenseParams:
 
 def _is_zero(constant: Any) -> bool:
     return constant is not None and not isinstance(constant, Tracer) and not np.any(constant)
-
-
-def with_bypass(layer: DenseParams, bypass: DenseParams) -> DenseParams:
-    """Returns a Dense that reads the input of a bypass before its own, and adds it."""
-    if "kernel" not in bypass:
-        return {"kernel": layer["kernel"], "bias": bypass["bias"]}
-    rows = [bypass["kernel"], layer["kernel"]]
-
-    def stack(first: jax.Array, second: jax.Array) -> jax.Array:
-        return jnp.concatenate([first.astype(second.dtype), second])
-
-    abstract = any(isinstance(each, jax.ShapeDtypeStruct) for each in rows)
-    kernel = jax.eval_shape(stack, *rows) if abstract else stack(*map(jnp.asarray, rows))
-    return {"kernel": kernel, "bias": bypass["bias"]}

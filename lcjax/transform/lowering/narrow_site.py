@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,20 @@ class NarrowRun:
         return None if gate is self.site.match.up else gate
 
 
+class Activated(NamedTuple):
+    """Values of some units of a site, each (tokens..., k).
+
+    Attributes:
+      z: input of the activation; of a gated unit the value.
+      a: its output.
+      h: what the Dense after reads.
+    """
+
+    z: jax.Array
+    a: jax.Array
+    h: jax.Array
+
+
 def narrow_run(chain: SiteChain, position: int, path: UnitPath, slope: Any = None) -> NarrowRun:
     """Returns a site of a chain, with the operations that run on its units."""
     before = SiteChain(chain.sites[:position])
@@ -71,8 +85,8 @@ def activate(
     y: jax.Array,
     gate_of: Callable[[jax.Array, DenseOp], jax.Array],
     read: Read,
-) -> jax.Array:
-    """Returns the hidden units of a site from the output of the Dense before.
+) -> Activated:
+    """Returns the values of a site's activation from the output of the Dense before.
 
     Args:
       run: the site.
@@ -103,7 +117,9 @@ def activate(
         if step.out.value is match.end and run.slope is not None:
             z = env[Node(match.start, step.out.start)]
             env[step.out] = _mixed(run, z, env[step.out], outside, read)
-    return jnp.broadcast_to(env[path.end], y.shape)
+    ends = [next(node for node in env if node.value is value) for value in (match.start, match.end)]
+    z, a, h = (jnp.broadcast_to(env[node], y.shape) for node in (*ends, path.end))
+    return Activated(z, a, h)
 
 
 def _mixed(

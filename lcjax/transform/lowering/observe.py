@@ -161,11 +161,12 @@ class _Run:
 
     def activation(self, site: MatchedSite) -> Pair:
         """Returns input and output of an activation, (tokens..., units of the Dense after)."""
-        if site.path in self.call.params.narrow:
-            raise CollapseError(
-                f"{site.path}: keeps some of its units, for which no gain and offset of every unit "
-                "is fitted. Take lcjax.LeastSquares() or lcjax.Exact()."
-            )
+        linked = self.linked[site.path]
+        if site.path in linked.narrow:
+            stages = self._stages_of(linked, linked.index(site.path))
+            activated = None if stages is None else stages[-1].activated
+            assert activated is not None
+            return activated.z, activated.a
         match = site.match
         x, (_, units) = match.up.x, joint_units(match)
         tokens = tuple(size for axis, size in enumerate(x.shape) if axis not in match.up.x_axes)

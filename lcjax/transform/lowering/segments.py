@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from lcjax.algebra.bypasses import stack_dense
 from lcjax.algebra.fuse import DenseParams
 from lcjax.errors import CollapseError
 from lcjax.structure.segment import Entry, Joint, Segment
@@ -16,7 +17,6 @@ from lcjax.transform.lowering.links import (
     dense_params,
     layers_of,
     linked_chains,
-    with_bypass,
 )
 from lcjax.transform.lowering.site_chains import SiteChain, chains_with
 from lcjax.transform.matching.find_sites import MatchedSite
@@ -59,7 +59,7 @@ def _segment(call: BoundCall, chain: SiteChain, linked: LinkedChain) -> Segment:
         run = layers_of(call, link)
         bypass = linked.bypass_into(place) if place == start else None
         if bypass is not None:
-            run[0] = with_bypass(run[0], bypass)
+            run[0] = stack_dense(bypass, run[0])
             width = bypass["kernel"].shape[0] if "kernel" in bypass else 0
             entry = Entry(f"fused/{linked.sites[place - 1].path}/bypass", width)
         layers += run

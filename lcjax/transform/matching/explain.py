@@ -1,5 +1,6 @@
 """Which places of a function are sites, and why others are not, as a table."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lcjax._table import render
@@ -18,24 +19,34 @@ class Explanation:
     Attributes:
       sites: the paths of the sites, in forward order.
       fused: the paths of those that are fused already.
+      units: how many units stay, by the sites that keep fewer than the function has.
       rejected: what is not a site: the path of the Dense before, and the reason, typed; `str` gives
         its text.
     """
 
     sites: tuple[str, ...]
     fused: tuple[str, ...]
+    units: Mapping[str, int]
     rejected: tuple[Rejected, ...]
 
     @classmethod
     def of(cls, analysis: Analysis, params: FunctionParams) -> "Explanation":
         """Returns the explanation of a program that runs with a tree."""
-        fused = tuple(path for key in params.keys.values() for path in key.sites)
+        fused = tuple(path for path in _paths(params) if path in params.collapsed)
         sites = tuple(site.path for site in analysis.sites if site.path not in fused)
-        return cls(sites, fused, analysis.rejected)
+        return cls(sites, fused, params.narrow, analysis.rejected)
 
     def __str__(self) -> str:
         """Returns the table."""
-        rows = [(path, "a site") for path in self.sites]
+        rows = [(path, self._site(path)) for path in self.sites]
         rows += [(path, "fused") for path in self.fused]
         rows += [(path, f"not a site: {reason}") for path, reason in self.rejected]
         return render(("after", ""), rows or [("", "no Dense feeds another")], left=2)
+
+    def _site(self, path: str) -> str:
+        k = self.units.get(path)
+        return "a site" if k is None else f"a site, of which {k:,} units stay"
+
+
+def _paths(params: FunctionParams) -> list[str]:
+    return [path for key in params.keys.values() for path in key.sites]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lcjax.algebra.unit_selection import order_units
+from lcjax.algebra.unit_selection import NestedOrder, order_units
 
 
 def sums(values, t):
@@ -84,3 +84,17 @@ def explained_by_rank(values, t):
     values, t = values - values.mean(0), t - t.mean(0)
     solved = np.linalg.lstsq(values, t, rcond=1e-10)[0]
     return (t**2).sum() - ((t - values @ solved) ** 2).sum()
+
+
+@pytest.mark.parametrize("given", [0, 6])
+def test_nested_order_begins_that_of_larger_counts(given):
+    x, h, t = data(seed=6, hidden=70)
+    gram, cross, _ = sums(np.hstack([x, h]) if given else h, t)
+    nested = NestedOrder(60)
+    for count in (5, 60, 33):
+        got, want = (
+            nested(gram, cross, count, given=given),
+            order_units(gram, cross, count, given=given),
+        )
+        np.testing.assert_array_equal(got.units, want.units)
+        np.testing.assert_allclose(got.explained, want.explained, rtol=1e-9)

@@ -9,6 +9,7 @@ from lcjax import (
     LeastSquares,
     PerUnit,
     Skip,
+    Units,
     calibrate,
     collapse,
     collapse_sequential,
@@ -87,3 +88,17 @@ def test_collapse_sequential_rejects_generators_and_no_batch(blocks):
         collapse_sequential(Blocks().apply, blocks, (x for x in [X]))
     with pytest.raises(ValueError, match="batches is empty"):
         collapse_sequential(Blocks().apply, blocks, [])
+
+
+def test_sequential_units_correct_the_residual_stream(blocks):
+    data = CalibrationData([X], holdout=0.0, progress=False)
+    fits = {"c/act_0": LeastSquares(), "a/act_0": LeastSquares() + Units(40)}
+    compact, report = collapse_sequential(Blocks().apply, blocks, data, fit=fits)
+    stats = calibrate(Blocks().apply, blocks, data, "c/*")
+    before, _ = collapse(blocks, calibration=stats)
+    alone = calibrate(Blocks().apply, blocks, data, "a/*", LeastSquares() + Units(40))
+    other, _ = collapse(blocks, calibration=alone)
+    one_pass = {"params": {**before["params"], "a": other["params"]["a"]}}
+    assert compact["params"]["a"]["dense_0"]["kernel"].shape == (64, 40)
+    assert error(Blocks(), compact, blocks, X) < error(Blocks(), one_pass, blocks, X)
+    assert report.collapsed == ("c/act_0",) and list(report.units) == ["a/act_0"]
