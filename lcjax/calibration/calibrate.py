@@ -36,8 +36,6 @@ class Calibration:
       fit: that it was made for, and that a collapse takes by default.
       segments: which segments are replaced, each by one linear map.
       weights: a fingerprint of the weights that each segment had.
-      candidates: of wide hidden layers the units that were measured, by the key of the segment;
-        see `Units`.
     """
 
     train: dict[str, Moments]
@@ -45,7 +43,6 @@ class Calibration:
     fit: Fit = field(metadata=_STATIC)
     segments: tuple[SegmentId, ...] = field(metadata=_STATIC)
     weights: tuple[str | None, ...] = field(metadata=_STATIC)
-    candidates: dict[str, Any] = field(default_factory=dict)
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -151,7 +148,6 @@ def calibrate_model(
         fit=fit,
         segments=tuple(segment.id for segment in segments),
         weights=tuple(segment.weights for segment in segments),
-        candidates=dict(moments.candidates),
     )
 
 
