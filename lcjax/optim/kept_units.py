@@ -6,73 +6,42 @@ fitted again, but near to its old values: its rows keep the statistics of their 
 that takes over the bias of the last Dense takes over its state as well.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+from flax.core import meta
 
-from lcjax.optim.seeding import LEVELS, field_of
+from lcjax.optim.entry_units import taken_in_entries
+from lcjax.optim.taken import Taken
 from lcjax.structure.chains import Chain, find_chains, join
 from lcjax.structure.sites import params_of
-
-# Fields of optax's states with averages or sums of gradients, besides those of their magnitudes.
-# Others can hold old values of params, which a kernel that was fitted again must not return to.
-_AVERAGES = LEVELS | {"mu", "trace", "ema", "m1", "m2", "exp_avg", "acc_grads", "grad_acc"}
-
-
-@dataclass(frozen=True)
-class Taken:
-    """How a leaf of narrowed params is taken from one of the old params.
-
-    Attributes:
-      source: path of the old param.
-      shape: of the old param.
-      axes: indices that stay, by axis counted from the end; -1 the outputs, -2 the inputs.
-      refitted: whether the leaf has new values.
-    """
-
-    source: str
-    shape: tuple[int, ...]
-    axes: Mapping[int, Any] = field(default_factory=dict)
-    refitted: bool = False
+from lcjax.tree.paths import in_params, leaf_path
 
 
 def taken_leaves(
-    old_params: Any, units: Mapping[str, Any], new: Mapping[str, Any]
+    old_params: Any,
+    removed: Iterable[str],
+    units: Mapping[str, Any],
+    new: Mapping[str, Any],
 ) -> dict[str, Taken]:
     """Returns where the leaves come from that the narrowing of some sites wrote, by their paths.
 
     Args:
       old_params: params or variables from before the collapse.
+      removed: paths of the old params that are not in the tree any more.
       units: indices of the hidden units that stay, increasing, by site.
       new: the new params that surgery wrote, by path.
     """
     if not units:
         return {}
-    found: dict[str, Taken] = {}
+    leaves = jax.tree_util.tree_leaves_with_path(meta.unbox(old_params))
+    old = {in_params(leaf_path(keys)): leaf for keys, leaf in leaves}
+    found = taken_in_entries(old, removed, units, new)
     for chain in find_chains(params_of(old_params)):
         found |= _taken_in(chain, units)
-    return {path: one for path, one in found.items() if path in new and _fits(one, new[path])}
-
-
-def taken_state(fresh: Any, owner: str, path: str, taken: Taken, old: Mapping[str, Any]) -> Any:
-    """Returns the state of a narrowed param, taken from the old one; None where it has none.
-
-    Args:
-      fresh: the value that `init` gives.
-      owner: path of the new param.
-      path: of the leaf of the state; it ends in owner.
-      taken: where the param comes from.
-      old: the leaves of the old state by path.
-    """
-    before = path[: len(path) - len(owner)]
-    value = old.get(before + taken.source)
-    if value is None or (taken.refitted and field_of(before) not in _AVERAGES):
-        return None
-    if jnp.shape(value) == taken.shape:
-        value = _cut(value, taken.axes)
-    return value if jnp.shape(value) == jnp.shape(fresh) else None
+    return {path: one for path, one in found.items() if path in new and one.fits(new[path])}
 
 
 def _taken_in(chain: Chain, units: Mapping[str, Any]) -> dict[str, Taken]:
@@ -107,18 +76,3 @@ def _taken_in(chain: Chain, units: Mapping[str, Any]) -> dict[str, Taken]:
         if chain.acts[i].ndim:
             take(chain.act_name(i), "slope", chain.act_name(i), chain.acts[i], outs, False)
     return found
-
-
-def _fits(taken: Taken, leaf: Any) -> bool:
-    shape = list(taken.shape)
-    for axis, indices in taken.axes.items():
-        if -axis > len(shape):
-            return False
-        shape[axis] = len(indices)
-    return tuple(shape) == jnp.shape(leaf)
-
-
-def _cut(value: Any, axes: Mapping[int, Any]) -> Any:
-    for axis, indices in axes.items():
-        value = jnp.take(value, indices, axis=axis)
-    return value

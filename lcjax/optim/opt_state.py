@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import optax
 
 from lcjax.optim.anneal import AnnealState
-from lcjax.optim.kept_units import taken_leaves, taken_state
+from lcjax.optim.kept_units import taken_leaves
 from lcjax.optim.param_states import init_marked, param_paths, unmarked
 from lcjax.optim.proximal_step import LinearityState
 from lcjax.optim.seeding import origins, seeded
+from lcjax.optim.taken import taken_state
 from lcjax.optim.wrapper import WithLinearityPenaltyState
 from lcjax.surgery.report import CollapseReport
 from lcjax.tree.paths import in_params, leaf_path, leaves_by_path
@@ -33,10 +34,10 @@ def carry_opt_state(
     are kept, so schedules do not restart. Leaves that surgery made, which the report names, start
     with first moments of 0 and second moments at the level of the leaves that they were made of,
     so that updates grow to their stationary size and not beyond it. Where an MLP is narrowed, the
-    hidden units that stay keep their states, in both layers, and a bias that moves from the last
-    Dense to the bypass takes its state with it. The states of `optax.lbfgs`
-    and `optax.contrib.galore` are initialised again. The penalized sites were selected when the
-    old state was made; the selection is kept.
+    hidden units that stay keep their states in both layers, and a bias that moves from the last
+    Dense to the bypass takes its state with it; under `jax.jit` those of functions start anew. The
+    states of `optax.lbfgs` and `optax.contrib.galore` are initialised again. The penalized sites
+    were selected when the old state was made; the selection is kept.
 
     Args:
       tx: the optimizer of opt_state.
@@ -74,7 +75,8 @@ def carry_opt_state(
     new = set(report.new_leaves)
     gone = [*report.removed_leaves, *report.new_leaves]
     sources = {path: origins(path, params[path], before, gone) for path in new & params.keys()}
-    taken = taken_leaves(old_params, report.units, {path: params[path] for path in sources})
+    written = {path: params[path] for path in sources}
+    taken = taken_leaves(old_params, report.removed_leaves, report.units, written)
     nodes = leaves_by_path(opt_state, is_leaf=_is_belief)
     beliefs = tuple(f"{path}/" for path, node in nodes.items() if _is_belief(node))
 

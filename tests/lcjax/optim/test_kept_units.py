@@ -139,6 +139,39 @@ def test_units_of_a_gated_mlp_keep_their_states(fit):
     assert carried[0].nu["bypass"].keys() == compact["bypass"].keys()
 
 
+@pytest.mark.parametrize("fit", [lcjax.Units(3), lcjax.Units(3, linear=True)], ids=str)
+@pytest.mark.parametrize("gated", [False, True])
+def test_units_of_a_function_keep_their_states(fit, gated):
+    def net(params, x):
+        hidden = x @ params["up"] + params["bias"]
+        hidden = jax.nn.silu(x @ params["gate"]) * hidden if gated else jax.nn.gelu(hidden)
+        return hidden @ params["down"] + params["shift"]
+
+    shapes = {"up": (D_IN, 8), "bias": (8,), "down": (8, 5), "shift": (5,)}
+    shapes |= {"gate": (D_IN, 8)} if gated else {}
+    rng = np.random.default_rng(0)
+    model = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    f = lcjax.collapsible(net)
+    params = f.init(model, X)
+    tx = optax.adam(1e-3)
+    grads = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(1), leaf.shape), params)
+    state = tx.update(grads, tx.init(params), params)[1]
+    compact, report = f.trace(params, X).collapse_sequential([X], fit=fit)
+    carried = carry_opt_state(tx, state, params, compact, report)
+    (units,) = report.units.values()
+    for old, new in zip(state[0][1:], carried[0][1:], strict=True):
+        old, (entry,) = old["model"], new["fused"].values()
+        first = entry["layers"]["0"]
+        np.testing.assert_array_equal(first["kernel"], old["up"][:, units])
+        np.testing.assert_array_equal(first["bias"], old["bias"][units])
+        np.testing.assert_array_equal(entry["layers"]["1"]["kernel"], old["down"][units])
+        np.testing.assert_array_equal(entry["bypass"]["0"]["bias"], old["shift"])
+        if gated:
+            np.testing.assert_array_equal(entry["gates"]["0"]["kernel"], old["gate"][:, units])
+    jitted = jax.jit(lambda *args: carry_opt_state(tx, *args))(state, params, compact, report)
+    assert jax.tree.map(jnp.shape, jitted) == jax.tree.map(jnp.shape, carried)
+
+
 def test_the_state_can_be_carried_under_jit():
     tx = optax.adam(1e-3)
     _, params, state = trained(tx)
