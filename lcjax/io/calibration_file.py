@@ -43,7 +43,7 @@ def save_calibration(path: PathLike, calibration: Calibration) -> None:
     if not isinstance(calibration, Calibration):
         raise TypeError(
             f"calibration is {describe(calibration)}; expected a Calibration. Pass what "
-            "lcjax.calibrate(apply_fn, variables, data) returns."
+            "lcjax.calibrate(apply_fn, variables, data) or call.calibrate(data) returns."
         )
     known = {
         "fit": fit_to_json(calibration.fit),

@@ -7,13 +7,10 @@ from typing import Any
 import jax
 
 from lcjax._messages import describe
+from lcjax.calibration.counts import multiple_for
 from lcjax.calibration.fits import Fit, LeastSquares, Remove, Units
 from lcjax.structure.segment import Segment
 from lcjax.validation.arguments import check_number, is_count
-
-# Widths that matrix units of a device work on whole.
-_MULTIPLES = {"tpu": 128, "gpu": 64, "cuda": 64, "rocm": 64}
-_MULTIPLE_ELSEWHERE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +63,7 @@ def fits_for_widths(candidates: Candidates, units: int) -> tuple[Fit, ...]:
     Raises:
       ValueError: a multiple that leaves no number of units.
     """
-    multiple = candidates.multiple_of or _MULTIPLES.get(jax.default_backend(), _MULTIPLE_ELSEWHERE)
+    multiple = candidates.multiple_of or multiple_for(jax.default_backend())
     fits: list[Fit] = [LeastSquares()] if candidates.linear else []
     if candidates.fractions and (candidates.units or candidates.linear_and_units):
         wide = {max(round(part * units / multiple), 1) * multiple for part in candidates.fractions}

@@ -23,13 +23,13 @@ class FitPlan:
     Carry it out with `lcjax.collapse_sequential(apply_fn, variables, data, fit=plan.fits)`.
 
     Attributes:
-      table: what each fit of each site costs alone; after rounds of refinement, around the choice.
+      table: what each fit of each site costs alone.
       choice: index of the option of each site in the table.
       budgets: as the user wrote them.
       unmet: those of them that the model, where it was measured, does not keep to.
       metric: name of the metric.
       baseline: metric of the deep model.
-      rounds: the choices that were carried out; empty where this one was not.
+      rounds: the choices that were carried out.
       tolerance: largest difference of the measured drop from the predicted one, relative to the
         larger of the two, that is not refined.
       notes: further remarks: fits that a site cannot have, sites that cannot be fitted.
@@ -52,8 +52,9 @@ class FitPlan:
 
     @property
     def predicted(self) -> Usage:
-        """What the model costs by the table."""
-        return self.table.usage(self.choice)
+        """What the model was predicted to cost, before it was measured if it was."""
+        found = (each.predicted for each in self.rounds if each.choice == self.choice)
+        return next(found, self.table.usage(self.choice))
 
     @property
     def measured(self) -> Usage | None:
@@ -64,7 +65,9 @@ class FitPlan:
     @property
     def pareto_front(self) -> tuple["FitPlan", ...]:
         """The plans than which none is both smaller and drops less, the smallest first."""
-        return tuple(self._with(choice, ()) for choice in self.table.front())
+        return tuple(
+            replace(self, choice=choice, budgets=(), unmet=()) for choice in self.table.front()
+        )
 
     def at(self, budget: Budget | Sequence[Budget]) -> "FitPlan":
         """Returns the plan within another budget, from the same measurements.
@@ -76,7 +79,16 @@ class FitPlan:
           ValueError: budgets that cannot be met; says the nearest that is possible.
         """
         budgets = as_budgets(budget)
-        return self._with(self.table.choose(budgets), tuple(map(str, budgets)))
+        other = replace(
+            self,
+            choice=self.table.choose(budgets),
+            budgets=tuple(map(str, budgets)),
+            unmet=(),
+        )
+        if other.measured is None:
+            return other
+        unmet = [str(each) for each in budgets if not each.met(other.measured, self.table.deep)]
+        return replace(other, unmet=tuple(unmet))
 
     def check(self, model: Collapsible) -> None:
         """Raises CollapseError unless the plan is of this model: its sites, widths and weights."""
@@ -139,7 +151,7 @@ class FitPlan:
         models = [("deep", self.table.deep), ("predicted", self.predicted)]
         models += [] if measured is None else [("measured", measured)]
         lines += [f"{name}: {_totals(usage)}" for name, usage in models]
-        lines += [self._agreement(measured)] if measured is not None else []
+        lines += [] if measured is None else [self._agreement()]
         lines += self.notes
         for budget in self.budgets:
             state = "predicted" if measured is None else "met"
@@ -147,21 +159,17 @@ class FitPlan:
         lines.append(f"metric {self.metric}: {self.baseline:.6g} of the deep model")
         return "\n".join(lines)
 
-    def _agreement(self, measured: Usage) -> str:
-        (first, *_, last) = (self.rounds[0], self.rounds[-1])
+    def _agreement(self) -> str:
+        """Returns how the measured drop compares with the predicted one, and what was done."""
+        first = self.rounds[0]
         text = f"drop predicted {first.predicted.drop:.4g}, measured {first.measured.drop:.4g}"
         if agrees(first.predicted.drop, first.measured.drop, self.tolerance):
             return f"{text}: within the tolerance of {self.tolerance:.0%}"
-        rounds = len(self.rounds) - 1
-        return (
-            f"{text}: differs by more than {self.tolerance:.0%}; after {rounds} more "
-            f"round{'' if rounds == 1 else 's'} around the choice {last.predicted.drop:.4g}, "
-            f"measured {measured.drop:.4g}"
-        )
-
-    def _with(self, choice: tuple[int, ...], budgets: tuple[str, ...]) -> "FitPlan":
-        carried = tuple(each for each in self.rounds if each.choice == choice)
-        return replace(self, choice=choice, budgets=budgets, unmet=(), rounds=carried)
+        text += f": differs by more than {self.tolerance:.0%}; measured again around the choice"
+        others = len(self.rounds) - 1
+        if not others:
+            return f"{text}, which stays"
+        return f"{text}, {others} other{'' if others == 1 else 's'} carried out, the best taken"
 
     def _file(self, details: dict[str, Any]) -> PlanFile:
         sites = {

@@ -35,6 +35,8 @@ from lcjax.validation.arguments import check_number
 from lcjax.validation.batches import as_batch, check_batches
 from lcjax.validation.functions import check_function, check_metric
 
+_MOMENTS = 2**32  # bytes of the moments that are collected in one pass
+
 
 def plan_fits(
     apply_fn: Callable[..., Any],
@@ -50,12 +52,14 @@ def plan_fits(
     """Returns the fit of each site that together keep to budgets and cost least; changes nothing.
 
     One pass over the batches collects the moments from which the candidates of all sites are
-    solved. Each candidate is measured once, alone; the drops of sites are taken to add up, and an
-    exact knapsack chooses for all sites: the least drop within the budgets, or, where `MaxDrop` is
-    the only one, the fewest parameters. The choice is carried out as `lcjax.collapse_sequential`
-    does, one pass a site, and measured. Where the drop differs from the predicted one by more than
-    the tolerance, or a budget is not met, the candidates around the choice are measured again with
-    the other sites' fits in place, and the choice is made again; at most three times.
+    solved; more than one where they would take over 4 GiB. Each candidate is measured once, alone;
+    the drops of sites are taken to add up, and an exact knapsack chooses for all sites: the least
+    drop within the budgets, or, where `MaxDrop` is the only one, the fewest parameters. The choice
+    is carried out as `lcjax.collapse_sequential` does, one pass a site, and measured. Where the
+    drop differs from the predicted one by more than the tolerance, or a budget is not met, the
+    candidates around the choice are measured again with the other sites' fits in place, and the
+    choice is made again; at most three times. The best of the choices that were carried out is
+    returned.
 
     Args:
       apply_fn: runs Flax linen modules in inference mode, such as `model.apply`.
@@ -150,7 +154,7 @@ def plan_fits_of_model(
     (baseline,) = measure([model.variables])
     setting = Setting(model, run, data, measure, baseline, inputs)
     table, more = _measured_table(setting, fits)
-    table, choice, rounds = carry_out_rounds(setting, table, budgets, tolerance)
+    choice, rounds = carry_out_rounds(setting, table, budgets, tolerance)
     measured = next(each.measured for each in rounds if each.choice == choice)
     return FitPlan(
         table=table,
@@ -189,18 +193,34 @@ def _measured_table(
     setting: Setting, fits: Mapping[str, Sequence[Fit]]
 ) -> tuple[FitTable, list[str]]:
     """Returns the table of all fits, each measured alone, and remarks about those left out."""
-    model, found = setting.model, collect_for(setting.model, setting.data, fits)
+    model, data = setting.model, setting.data
     rows, notes, solved = [], [], {}
-    paths = with_progress(fits, "measuring fits", "site") if setting.data.progress else fits
-    for path in paths:
-        each, more = solve_fits(model, path, fits[path], found.pop(path))
-        rows.append(measure_alone(model, setting.measure, setting.baseline, path, each))
-        notes += more
-        if setting.inputs is not None:
-            solved[path] = each
+    for paths in _groups(model, list(fits)):
+        found = collect_for(model, data, {path: fits[path] for path in paths})
+        for path in with_progress(paths, "measuring fits", "site") if data.progress else paths:
+            each, more = solve_fits(model, path, fits[path], found[path])
+            rows.append(measure_alone(model, setting.measure, setting.baseline, path, each))
+            notes += more
+            if setting.inputs is not None:
+                solved[path] = each
     size = model.size
     deep = Usage(0.0, size.parameters, size.flops, len(rows), bytes_of(model.variables))
     table = FitTable(deep, tuple(rows))
     if setting.inputs is not None:
         table = timed_table(table, model, setting.run, setting.inputs, solved)
     return table, notes
+
+
+def _groups(model: Collapsible, paths: Sequence[str]) -> list[list[str]]:
+    """Returns the sites in groups whose moments fit in memory together; most often one group."""
+    groups: list[list[str]] = []
+    free = 0
+    for path in paths:
+        widths = model.segments([path])[0].widths
+        size = 2 * 4 * (widths[0] + widths[-2]) * (widths[0] + widths[-2] + widths[-1])
+        if not groups or size > free:
+            groups.append([])
+            free = _MOMENTS
+        groups[-1].append(path)
+        free -= size
+    return groups

@@ -182,28 +182,27 @@ def merge_reports(
       skipped: the sites that stay.
       parameters: of the whole model before.
     """
-    collapsed = {site for part in parts for site in part.collapsed}
-    factored = {site for part in parts for site in part.factored}
-    narrowed = {each.site: each for part in parts for each in part.narrowed}
-    removed = {site for part in parts for site in part.removed}
+    place = {path: i for i, path in enumerate(sites.paths)}
+
+    def together(name: str, key: Any) -> tuple[Any, ...]:
+        return tuple(sorted((one for part in parts for one in getattr(part, name)), key=key))
+
     saved = sum(part.parameters_before - part.parameters_after for part in parts)
     return CollapseReport(
         gaps={site: gap for part in parts for site, gap in part.gaps.items()},
-        collapsed=tuple(path for path in sites.paths if path in collapsed),
-        factored=tuple(path for path in sites.paths if path in factored),
+        collapsed=together("collapsed", place.get),
+        factored=together("factored", place.get),
         skipped=tuple(skipped),
-        new_leaves=tuple(sorted((p for part in parts for p in part.new_leaves), key=_in_tree)),
-        removed_leaves=tuple(
-            sorted((p for part in parts for p in part.removed_leaves), key=_in_tree)
-        ),
+        new_leaves=together("new_leaves", _in_tree),
+        removed_leaves=together("removed_leaves", _in_tree),
         parameters_before=parameters,
         parameters_after=parameters - saved,
         flops_before=sum(part.flops_before for part in parts),
         flops_after=sum(part.flops_after for part in parts),
         fits=tuple(fit for part in parts for fit in part.fits),
         units={site: units for part in parts for site, units in part.units.items()},
-        narrowed=tuple(narrowed[path] for path in sites.paths if path in narrowed),
-        removed=tuple(path for path in sites.paths if path in removed),
+        narrowed=together("narrowed", lambda each: place[each.site]),
+        removed=together("removed", place.get),
     )
 
 

@@ -95,7 +95,7 @@ def _all_kept(fit: Units, segment: Segment, statistics: Any) -> Replacement:
     if "kernel" in bypass:
         through = np.asarray(bypass["kernel"], np.float64)
         kernel[segment.d_in - len(through) : segment.d_in] = through
-    bias = bypass.get("bias", last.get("bias", np.zeros(kernel.shape[1])))
+    bias = bypass.get("bias", last.get("bias", np.zeros(segment.d_out)))
     bias = np.asarray(bias, np.float64)
     score = score_fit(fit, segment.sites, statistics, segment.key, kernel, bias, ())
     layers = (NewLayer(None, (0,)), NewLayer(None, (1,)))

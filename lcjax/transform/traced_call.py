@@ -1,42 +1,31 @@
 """A traced call of a function: the front end by which any JAX function is collapsed."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Sequence
 from typing import Any
-
-import jax
 
 from lcjax.calibration.calibrate import Calibration, calibrate_model
 from lcjax.calibration.data import CalibrationData
 from lcjax.calibration.fits import LEAST_SQUARES, Fit
 from lcjax.planning.budgets import Budget
+from lcjax.planning.candidates import ALL_CANDIDATES, Candidates
+from lcjax.planning.fit_plan import FitPlan
+from lcjax.planning.measuring.outputs import KL_DIVERGENCE, OutputMetric
 from lcjax.planning.plan import Order, plan_model
+from lcjax.planning.plan_fits import plan_fits_of_model
 from lcjax.planning.results import Plan, Sensitivity
 from lcjax.planning.sensitivity import sensitivity_of_model
 from lcjax.planning.trials import MetricFn
 from lcjax.structure.choice import SiteSelector
-from lcjax.structure.front_end import Observe, Observed, Pairs, Rebuilt, Size
-from lcjax.structure.replacement import Replacement
-from lcjax.structure.segment import Segment
-from lcjax.structure.sites import Sites
 from lcjax.surgery.collapse import abstract_collapse_model, collapse_model
 from lcjax.surgery.report import CollapseReport
 from lcjax.surgery.sequential import collapse_model_sequential
-from lcjax.transform.costs import flops_of, sites_of
-from lcjax.transform.lowering.bound_call import BoundCall, bind_call
-from lcjax.transform.lowering.observe import check_observable, observed_values
-from lcjax.transform.lowering.rebuild import rebuild_params
-from lcjax.transform.lowering.segments import segments_of
-from lcjax.transform.lowering.site_chains import neighbours
 from lcjax.transform.matching.explain import Explanation
-from lcjax.transform.params.tree import FunctionParams, read_params, shapes_of
-from lcjax.tree.paths import leaf_path
-from lcjax.tree.slopes import count_parameters
+from lcjax.transform.traced_model import TracedModel
 
 Data = CalibrationData | Iterable[Any]
 
 
-class TracedCall:
+class TracedCall(TracedModel):
     """One call of a collapsible function with its tree; made by `lcjax.collapsible(fn).trace`.
 
     It is a snapshot: it keeps the tree, the keyword arguments and, of a function with state, the
@@ -53,24 +42,6 @@ class TracedCall:
       >>> f(compact, x).shape, report.collapsed
       ((64, 2), ('up',))
     """
-
-    def __init__(
-        self,
-        fn: Callable[..., Any],
-        call: BoundCall,
-        fixed: Sequence[Any],
-        kwargs: Mapping[str, Any],
-    ):
-        """Not called by users.
-
-        Args:
-          fn: the function.
-          call: the call, with the tree.
-          fixed: the state, of a function that has one.
-          kwargs: the function's arguments given by name.
-        """
-        self._fn, self._call = fn, call
-        self._fixed, self._kwargs = tuple(fixed), dict(kwargs)
 
     def explain(self) -> Explanation:
         """Returns every Dense → … → Dense of the function, and why it is a site or why not."""
@@ -198,94 +169,34 @@ class TracedCall:
         """
         return plan_model(self, metric, data, budget=budget, sites=sites, order=order, fit=fit)
 
-    # What follows implements `lcjax.structure.front_end.Collapsible`.
+    def plan_fits(
+        self,
+        data: Data,
+        *,
+        budget: Budget | Sequence[Budget],
+        candidates: Candidates | Sequence[Fit] = ALL_CANDIDATES,
+        metric: OutputMetric | MetricFn = KL_DIVERGENCE,
+        sites: SiteSelector = None,
+        tolerance: float = 0.2,
+    ) -> FitPlan:
+        """Returns the fit of each site within budgets, as `lcjax.plan_fits`.
 
-    @property
-    def variables(self) -> dict[str, Any]:
-        """The tree: `{"model": ..., "slopes": ..., "fused": ...}`."""
-        return self._call.params.tree
-
-    @property
-    def sites(self) -> Sites:
-        """The sites that are not fused yet, in forward order; prints as a table."""
-        return self._sites
-
-    @property
-    def collapsed(self) -> Collection[str]:
-        """Paths of the sites that are fused."""
-        return self._call.params.collapsed
-
-    @property
-    def size(self) -> Size:
-        """Parameters of the tree, and FLOPs of all Dense layers that sites connect."""
-        paths = [site.path for site in self._call.analysis.sites]
-        return Size(count_parameters(self.variables), flops_of(self._call, paths))
-
-    def forward_order(self, batch: tuple[Any, ...] | None) -> Sequence[str]:
-        """Returns the paths of the sites in the order of the program."""
-        return self.sites.paths
-
-    def segments(self, chosen: Collection[str]) -> list[Segment]:
-        """Returns the segments that removing the chosen sites makes; see `Collapsible`."""
-        return segments_of(self._call, chosen)
-
-    def observe(self, segments: Sequence[Segment], observed: Observed) -> Observe:
-        """Returns a function that runs the function and returns what flows through segments."""
-        check_observable(self._call, segments)
-
-        def observe(variables: Any, compact: Any, batch: tuple[Any, ...]) -> Pairs:
-            args, params = (*self._fixed, *batch), read_params(variables)
-            call = bind_call(self._fn, params, args, self._kwargs, has_state=bool(self._fixed))
-            inputs = call if compact is None else call.with_params(read_params(compact))
-            return observed_values(call, inputs, segments, observed)
-
-        return observe
-
-    def rebuild(self, replacements: Mapping[Segment, Replacement]) -> Rebuilt:
-        """Returns the tree with segments replaced; see `Collapsible`."""
-        if not replacements:
-            size = Size(self.size.parameters, 0)
-            return Rebuilt(self.variables, (), (), size, size)
-        params, keys = rebuild_params(self._call, replacements)
-        sites = {path for segment in replacements for path in segment.sites}
-        touched = [
-            path
-            for chain in neighbours(self._call.analysis.sites)
-            if not sites.isdisjoint(chain.paths)
-            for path in chain.paths
-        ]
-        leaves = _flat(params)
-        prefixes = tuple(f"fused/{key}/" for key in keys)
-        after = self._call.with_params(params)
-        return Rebuilt(
-            tree=params.tree,
-            written=tuple(path for path in leaves if path.startswith(prefixes)),
-            removed=tuple(path for path in self._leaves if path not in leaves),
-            before=Size(count_parameters(self.variables), flops_of(self._call, touched)),
-            after=Size(count_parameters(params.tree), flops_of(after, touched)),
-            touched=tuple(touched),
+        Args:
+          data: as for `collapse_sequential`.
+          budget: one or several, as for `lcjax.plan_fits`.
+          candidates: `Candidates(...)`, or a list of fits.
+          metric: `KLDivergence()` or `RelativeError()` of what the function returns, or
+            `metric(tree)`, which returns a number, higher is better.
+          sites: paths, globs or Sites that may be taken; None takes every site.
+          tolerance: as for `lcjax.plan_fits`.
+        """
+        return plan_fits_of_model(
+            self,
+            self.run,
+            data,
+            budget=budget,
+            candidates=candidates,
+            metric=metric,
+            sites=sites,
+            tolerance=tolerance,
         )
-
-    def with_variables(self, variables: Any) -> "TracedCall":
-        """Returns the call with another tree of the same function; see `Collapsible`."""
-        call = self._call.with_params(read_params(variables))
-        return TracedCall(self._fn, call, self._fixed, self._kwargs)
-
-    def abstract(self) -> "TracedCall":
-        """Returns the call with ShapeDtypeStructs, with their shardings, for arrays."""
-        params = read_params(shapes_of(self._call.params.tree))
-        return TracedCall(self._fn, self._call.with_params(params), self._fixed, self._kwargs)
-
-    @cached_property
-    def _sites(self) -> Sites:
-        return sites_of(self._call)
-
-    @cached_property
-    def _leaves(self) -> dict[str, Any]:
-        return _flat(self._call.params)
-
-
-def _flat(params: FunctionParams) -> dict[str, Any]:
-    """Returns the leaves of a tree by path."""
-    flat = jax.tree_util.tree_flatten_with_path(params.tree)[0]
-    return {leaf_path(keys): leaf for keys, leaf in flat}

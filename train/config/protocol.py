@@ -56,9 +56,11 @@ class FitHealConfig(PlannedConfig, HealedConfig):
 
     protocol: Annotated[Literal["fit-heal"], _NAME] = "fit-heal"
     fit: Annotated[AnyFitName, fit_names(AnyFitName)] = "least_squares"
-    """How a site is collapsed: as for every protocol; units keeps --keep-units hidden units of
-    every site and fits the last kernel again; mix chooses among all fits, site by site, within
-    --target-params. Units and mixes are fitted one site after another."""
+    """How a site is collapsed: exact, as if its slope were 1; per-unit, a gain and an offset for
+    every hidden unit; least-squares, one regression per segment; units, --keep-units hidden units
+    of every site stay and the last kernel is fitted again; mix, a plan chooses among least squares,
+    units, both and removal for every site, within --target-params. Units and mixes are fitted one
+    site after another."""
     keep_units: int | float | None = None
     """Hidden units that --fit units keeps of every site: their number, or their fraction."""
     linear: bool = False

@@ -48,7 +48,8 @@ def timed_table(
     for key, paths in groups.items():
         for fit in {each.fit: None for path in paths for each in solved[path]}:
             chosen = _apart([each for path in paths for each in solved[path] if each.fit == fit])
-            trees[key, fit] = model.rebuild({s.segment: s.replacement for s in chosen}).tree
+            parts = {each.segment: each.replacement for each in chosen if each.replacement}
+            trees[key, fit] = model.rebuild(parts).tree
             counts[key, fit] = len(chosen)
     times = times_of(run, trees, inputs)
     step = times[None] / _STEPS

@@ -119,7 +119,9 @@ class _Pool:
             raise ValueError("trees: got different structures, expected one.")
         columns = list(zip(*self._leaves, strict=True))
         self._own = [
-            i for i, column in enumerate(columns) if any(leaf is not column[0] for leaf in column)
+            i
+            for i, column in enumerate(columns)
+            if not all(_same(leaf, column[0]) for leaf in column)
         ]
         known: dict[int, int] = {}
         self.shared: list[Any] = []
@@ -156,6 +158,14 @@ class _Pool:
             known[id(leaf)] = len(self.shared)
             self.shared.append(leaf)
         return known[id(leaf)]
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Returns whether two leaves are one array, or equal arrays."""
+    if a is b:
+        return True
+    alike = np.shape(a) == np.shape(b) and jnp.result_type(a) == jnp.result_type(b)
+    return alike and bool(jnp.array_equal(a, b))
 
 
 def _finite(value: float) -> float:

@@ -28,16 +28,16 @@ class Solved(NamedTuple):
     """One fit of one site.
 
     Attributes:
-      fit: how it was found.
+      fit: how it was found; None keeps the site.
       segment: which it takes the place of.
-      replacement: what takes its place.
+      replacement: what takes its place; None keeps the site.
       size: of the model with it alone, and with no other change.
       bytes: of that model's tree.
     """
 
-    fit: Fit
+    fit: Fit | None
     segment: Segment
-    replacement: Replacement
+    replacement: Replacement | None
     size: Size
     bytes: int
 
@@ -59,20 +59,40 @@ def collect_for(
       fits: to try, by site.
       now: the model from which inputs are taken, and in which the sites are; None for the deep one.
     """
-    compact = None if now is None or now is model else now.variables
     segments = {path: (now or model).segments([path])[0] for path in fits}
     needed: dict[Observed, list[Segment]] = {}
     for path, tried in fits.items():
         for observed in _needed(segments[path], tried):
             each = segments[path].pair if observed == "hidden" else segments[path]
             needed.setdefault(observed, []).append(each)
-    found: dict[str, dict[Observed, SplitMoments]] = {path: {} for path in fits}
-    for observed, each in needed.items():
-        observe = model.observe(each, observed)
-        moments = collect_statistics(observe, model.variables, data, observed, compact)
-        for segment in each:
-            found[segment.sites[0]][observed] = moments
-    return found
+    found = collect_segments(model, data, needed, now)
+    return {
+        path: {observed: found[observed] for observed in _needed(segments[path], tried)}
+        for path, tried in fits.items()
+    }
+
+
+def collect_segments(
+    model: Collapsible,
+    data: CalibrationData,
+    needed: Mapping[Observed, Sequence[Segment]],
+    now: Collapsible | None = None,
+) -> dict[Observed, SplitMoments]:
+    """Returns statistics of segments, one pass over the batches for each kind of values.
+
+    Args:
+      model: the deep model.
+      data: the batches.
+      needed: segments by the values that are observed.
+      now: as for `collect_for`.
+    """
+    compact = None if now is None or now is model else now.variables
+    return {
+        observed: collect_statistics(
+            model.observe(segments, observed), model.variables, data, observed, compact
+        )
+        for observed, segments in needed.items()
+    }
 
 
 def solve_fits(
@@ -117,7 +137,8 @@ def measure_alone(
         parameters = each.size.parameters - size.parameters
         flops = each.size.flops - size.flops
         change = Usage(drop, parameters, flops, -1, each.bytes - whole, 0.0)
-        r2 = next((fit.held_out_r2 for fit in each.replacement.fits if fit.tokens), None)
+        found = each.replacement.fits if each.replacement else ()
+        r2 = next((fit.held_out_r2 for fit in found if fit.tokens), None)
         options.append(Option(each.fit, change, r2))
     return SiteOptions(path, segment.widths, tuple(options), segment.weights)
 
@@ -148,7 +169,7 @@ def drops_of(
         forms = [{each.segment: padded(each.segment, each.replacement)} for each in solved]
         metrics = measure([model.rebuild({**form, **others}).tree for form in forms])
     else:
-        forms = [{each.segment: each.replacement} for each in solved]
+        forms = [{each.segment: each.replacement} if each.replacement else {} for each in solved]
         metrics = [measure([model.rebuild({**form, **others}).tree])[0] for form in forms]
     return [baseline - metric for metric in metrics]
 

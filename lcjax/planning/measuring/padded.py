@@ -41,6 +41,7 @@ def padded(pair: Segment, replacement: Replacement | None) -> Replacement:
     return Replacement(
         layers=(NewLayer(None, (0,)), NewLayer({"kernel": whole}, (1,))),
         collapsed=(),
+        units=np.arange(pair.widths[1]),
         bypass=bypass,
     )
 

@@ -4,14 +4,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from lcjax.calibration.calibrate import segments_to_fit
 from lcjax.calibration.data import CalibrationData
 from lcjax.planning.budgets import Budget, Usage
 from lcjax.planning.measuring.latency import times_of
 from lcjax.planning.measuring.measure import Measure
 from lcjax.planning.measuring.options import (
     Found,
+    Solved,
     bytes_of,
     collect_for,
+    collect_segments,
     drops_of,
     solve_fits,
     statistics_of,
@@ -21,6 +24,7 @@ from lcjax.structure.front_end import Collapsible
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment
 from lcjax.surgery.checks import solve_checked
+from lcjax.surgery.sequential import forward_paths, steps_in_order
 
 _MOST_ROUNDS = 3  # after the first
 _NEAR = 2  # options on each side of the chosen one that are measured again
@@ -47,18 +51,16 @@ class Setting(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One site's fit, as it was carried out.
+    """One step of a sequential collapse, as it was carried out.
 
     Attributes:
       before: the model with the fits of all sites before.
-      path: of the site.
       segment: that was replaced.
       found: its statistics, with inputs from `before` and outputs from the deep model.
       replacement: what took its place.
     """
 
     before: Collapsible
-    path: str
     segment: Segment
     found: Found
     replacement: Replacement
@@ -66,8 +68,8 @@ class Step(NamedTuple):
 
 def carry_out_rounds(
     setting: Setting, table: FitTable, budgets: Sequence[Budget], tolerance: float
-) -> tuple[FitTable, tuple[int, ...], list[Round]]:
-    """Returns the table after refinement, the best choice that was carried out, and all of them.
+) -> tuple[tuple[int, ...], list[Round]]:
+    """Returns the best choice that was carried out, and all of them.
 
     Args:
       setting: of the plan.
@@ -100,7 +102,7 @@ def carry_out_rounds(
             break
         if any(choice == each.choice for each in rounds):
             break
-    return table, _best(rounds, table, budgets), rounds
+    return _best(rounds, table, budgets), rounds
 
 
 def _best(rounds: Sequence[Round], table: FitTable, budgets: Sequence[Budget]) -> tuple[int, ...]:
@@ -120,18 +122,18 @@ def _carry_out(
     setting: Setting, table: FitTable, choice: Sequence[int]
 ) -> tuple[list[Step], Usage]:
     """Returns the steps of carrying a choice out, and what the model then costs."""
-    now, steps, flops = setting.model, [], setting.model.size.flops
-    for site, i in zip(table.sites, choice, strict=True):
-        fit, path = site.options[i].fit, site.site
-        if fit is None:
-            continue
-        tried = [option.fit for option in site.options if option.fit is not None]
-        found = collect_for(setting.model, setting.data, {path: tried}, now)[path]
-        (segment,) = now.segments([path])
-        place = segment.pair if fit.observed == "hidden" else segment
-        replacement = solve_checked(fit, place, statistics_of(fit, place, found))
-        rebuilt = now.rebuild({place: replacement})
-        steps.append(Step(now, path, place, found, replacement))
+    model, data, fits = setting.model, setting.data, table.fits(choice)
+    options = {site.site: [each.fit for each in site.options[1:]] for site in table.sites}
+    now, steps, flops = model, [], model.size.flops
+    for sites, fit in steps_in_order(model, fits, forward_paths(model, data)) if fits else []:
+        (segment,) = segments_to_fit(now, sites, fit)
+        if len(sites) == 1:
+            found = collect_for(model, data, {sites[0]: options[sites[0]]}, now)[sites[0]]
+        else:
+            found = collect_segments(model, data, {fit.observed: [segment]}, now)
+        replacement = solve_checked(fit, segment, statistics_of(fit, segment, found))
+        rebuilt = now.rebuild({segment: replacement})
+        steps.append(Step(now, segment, found, replacement))
         flops += rebuilt.after.flops - rebuilt.before.flops
         now = now.with_variables(rebuilt.tree)
     tree = now.variables
@@ -143,7 +145,7 @@ def _carry_out(
         drop=setting.baseline - metric,
         parameters=now.size.parameters,
         flops=flops,
-        kept=table.deep.kept - len(steps),
+        kept=table.deep.kept - len(fits),
         bytes=bytes_of(tree),
         ms=ms,
     )
@@ -170,7 +172,7 @@ def _around(
       steps: of carrying it out.
       measured: what it costs.
     """
-    of_site = {step.path: n for n, step in enumerate(steps)}
+    of_site = {step.segment.sites[0]: n for n, step in enumerate(steps)}
     rows = []
     for site, chosen in zip(table.sites, choice, strict=True):
         n = of_site.get(site.site)
@@ -194,13 +196,16 @@ def _site_around(
     at = order.index(chosen)
     near = [i for i in order[max(at - _NEAR, 0) : at + _NEAR + 1] if i != chosen]
     step, later = steps[n], {each.segment: each.replacement for each in steps[n + 1 :]}
-    fits = {site.options[i].fit: i for i in near if site.options[i].fit is not None}
-    solved, _ = solve_fits(step.before, site.site, list(fits), step.found)
+    places = {site.options[i].fit: i for i in near}
+    fits = [fit for fit in places if fit is not None]
+    solved, _ = solve_fits(step.before, site.site, fits, step.found)
+    if None in places:
+        solved.append(Solved(None, step.segment.pair, None, step.before.size, 0))
     drops = drops_of(step.before, setting.measure, setting.baseline, solved, later)
     own = site.options[chosen].change.drop
     moved = {chosen: 0.0}
     for each, now in zip(solved, drops, strict=True):
-        i = fits[each.fit]
+        i = places[each.fit]
         moved[i] = own + (now - drop) - site.options[i].change.drop
     options = []
     for place, i in enumerate(order):
@@ -213,6 +218,7 @@ def _site_around(
 
 
 def _is_apart(steps: Sequence[Step], n: int) -> bool:
-    """Returns whether the segment of a step shares no layer with another's."""
-    own = set(steps[n].segment.names)
-    return all(own.isdisjoint(each.segment.names) for i, each in enumerate(steps) if i != n)
+    """Returns whether the segment of a step has one site, and shares no layer with another's."""
+    own, others = steps[n].segment, [each.segment for i, each in enumerate(steps) if i != n]
+    shared = [other for other in others if not set(own.names).isdisjoint(other.names)]
+    return len(own.sites) == 1 and not shared

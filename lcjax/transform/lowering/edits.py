@@ -63,6 +63,8 @@ def collapse_links(
     Raises:
       CollapseError: a site within a scan whose activation stays.
     """
+    if not replacement.collapsed and all(layer.params is None for layer in replacement.layers):
+        return
     running = {site.path: i for i, site in enumerate(linked.sites)}
     places = [running[path] for path in segment.sites]
     start, end = min(places), max(places) + 1
@@ -96,18 +98,19 @@ def collapse_links(
 
 
 def remove_links(linked: LinkedChain, segment: Segment, replacement: Replacement) -> None:
-    """Writes the removal of a pair of layers, the only one of its chain.
+    """Writes the removal of all layers of a chain.
 
     Raises:
       CollapseError: a chain with other pairs; no bypass.
     """
     bypass = replacement.bypass
-    if len(linked.sites) > 1 or bypass is None:
-        others = ", ".join(site.path for site in linked.sites if site.path not in segment.sites)
+    others = [site.path for site in linked.sites if site.path not in segment.sites]
+    if others or bypass is None:
         raise CollapseError(
-            f"{segment.label}: its pair of layers cannot be removed, since it is one of a chain "
-            f"with {others or 'no bypass in its place'}; expected a pair that is a whole chain. "
-            "Take another fit."
+            f"{segment.label}: got a pair to remove that is a part of a chain, with "
+            f"{', '.join(others) or 'no bypass in its place'}; expected the whole chain, since its "
+            "output would be a constant. Remove all sites of the chain, or take another fit for "
+            "this one."
         )
     linked.removed = bypass
 

@@ -1,9 +1,12 @@
 """The layers of a whole chain of sites as the tree has them: of the program, or of entries."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from lcjax.algebra.fuse import DenseParams
 from lcjax.transform.analysis.dense import DenseOp, layer_scans
@@ -99,11 +102,15 @@ def layers_of(call: BoundCall, link: Link) -> list[DenseParams]:
 def dense_params(call: BoundCall, dense: DenseOp) -> DenseParams:
     """Returns kernel (..., d_in, d_out) and perhaps bias (..., d_out) of a Dense."""
     kernel = matrix(dense, call.arrays)
-    if dense.bias is None:
+    if dense.bias is None or _is_zero(dense.bias.constant):
         return {"kernel": kernel}
     scans = layer_scans(dense.kernel)
     bias = vector(dense.bias, dense.roles, dense.out.shape, call.arrays, scans)
     return {"kernel": kernel, "bias": bias}
+
+
+def _is_zero(constant: Any) -> bool:
+    return constant is not None and not isinstance(constant, Tracer) and not np.any(constant)
 
 
 def with_bypass(layer: DenseParams, bypass: DenseParams) -> DenseParams:

@@ -1,6 +1,6 @@
 """The tree of a function with segments replaced."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from lcjax.transform.ir.dead_code import find_dead_code
 from lcjax.transform.lowering.bound_call import BoundCall
 from lcjax.transform.lowering.edits import collapse_links, narrow_links, remove_links
 from lcjax.transform.lowering.execution_plan import fused_chain
-from lcjax.transform.lowering.links import LinkedChain, layers_of, linked_chains
+from lcjax.transform.lowering.links import Link, LinkedChain, layers_of, linked_chains
 from lcjax.transform.lowering.site_chains import SiteChain
 from lcjax.transform.matching.find_sites import MatchedSite
 from lcjax.transform.params.entries import FusedEntry, NarrowSite, Run
@@ -66,7 +66,7 @@ def _entries(call: BoundCall, linked: LinkedChain) -> Iterable[tuple[str, Any, b
     And whether it is new.
     """
     if linked.removed is not None:
-        sites = [*(site for link in linked.links for site in link.linear), *linked.sites]
+        sites = _in_order(linked.links, linked.sites)
         chain = SiteChain(tuple(sites))
         entry = FusedEntry((), (NarrowSite(bypass=linked.removed),))
         units = tuple(None if site not in linked.sites else 0 for site in sites)
@@ -79,13 +79,18 @@ def _entries(call: BoundCall, linked: LinkedChain) -> Iterable[tuple[str, Any, b
             continue
         part = linked.links[start : place + 1]
         narrow = linked.sites[start:place]
-        sites = [site for i, link in enumerate(part) for site in (*link.linear, *narrow[i : i + 1])]
+        sites = _in_order(part, narrow)
         if sites:
             runs = tuple(tuple(layers_of(call, link)) for link in part)
             entry = FusedEntry(runs, tuple(linked.narrow[site.path] for site in narrow))
             chain = SiteChain(tuple(sites))
             yield _entry(call, chain, entry, narrow, any(link.changed for link in part))
         start = place + 1
+
+
+def _in_order(links: Sequence[Link], between: Sequence[MatchedSite]) -> list[MatchedSite]:
+    """Returns the sites in some links and between them, in forward order."""
+    return [site for i, link in enumerate(links) for site in (*link.linear, *between[i : i + 1])]
 
 
 def _entry(

@@ -1,10 +1,11 @@
 """Segments of a program: Dense layers that one replacement stands for, as surgery takes them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from lcjax.algebra.fuse import DenseParams
+from lcjax.errors import CollapseError
 from lcjax.structure.segment import Entry, Joint, Segment
 from lcjax.transform.analysis.dense import root
 from lcjax.transform.lowering.bound_call import BoundCall
@@ -31,6 +32,20 @@ def segments_of(call: BoundCall, chosen: Collection[str]) -> list[Segment]:
     """
     linked = linked_chains(call)
     return [_segment(call, chain, linked[chain.paths[0]]) for chain in chains_with(call, chosen)]
+
+
+def check_unread(call: BoundCall, segments: Sequence[Segment]) -> None:
+    """Raises CollapseError for segments whose inside a linear map next to later units reads."""
+    linked = linked_chains(call)
+    for segment in segments:
+        chain = linked[segment.sites[-1]]
+        after = chain.sites[chain.index(segment.sites[-1]) + 1 :]
+        narrow = chain.narrow.get(after[0].path) if after else None
+        if narrow is not None and narrow.bypass is not None and "kernel" in narrow.bypass:
+            raise CollapseError(
+                f"{segment.label}: its hidden units are read by the linear map next to the units "
+                f"of {after[0].path}, which cannot be rewritten. Collapse both sites at once."
+            )
 
 
 def _segment(call: BoundCall, chain: SiteChain, linked: LinkedChain) -> Segment:

@@ -103,7 +103,7 @@ def test_states_of_a_bypass_stay_where_fewer_units_are_kept_again():
     state = carry_opt_state(tx, state, params, compact, report)
     compact, state, _ = step(compact, state)
     model, _ = random_chain(WIDTHS, D_IN)
-    fit = lcjax.Units(1, linear=True)
+    fit = {"act_1": lcjax.Units(1, linear=True)}
     again, report = lcjax.collapse_sequential(
         lambda params, x: model.apply({"params": params}, x), compact, [X], fit=fit
     )

@@ -10,7 +10,6 @@ from lcjax import (
     Candidates,
     CollapsibleGLU,
     CollapsibleMLP,
-    Count,
     FitPlan,
     KLDivergence,
     Latency,
@@ -22,6 +21,7 @@ from lcjax import (
     Remove,
     Units,
     collapse_sequential,
+    collapsible,
     count_parameters,
     plan_fits,
 )
@@ -52,7 +52,9 @@ def variables():
 
 @pytest.fixture(scope="module")
 def half(variables):
-    return plan_fits(MODEL.apply, variables, DATA, budget=Params(0.5), candidates=FEW)
+    return plan_fits(
+        MODEL.apply, variables, DATA, budget=Params(0.5), candidates=FEW, metric=KLDivergence(DATA)
+    )
 
 
 def divergence(variables, tree):
@@ -65,21 +67,13 @@ def test_the_plan_is_carried_out_by_a_sequential_collapse(variables, half):
     compact, report = collapse_sequential(MODEL.apply, variables, DATA, fit=half.fits)
     assert half.measured.parameters == report.parameters_after == count_parameters(compact)
     assert half.measured.parameters <= 0.5 * count_parameters(variables)
-    held = DATA.holdout
-    again = plan_fits(
-        MODEL.apply, variables, DATA, budget=Params(0.5), candidates=FEW, metric=KLDivergence(DATA)
-    )
-    assert again.fits == half.fits and held
-    assert again.measured.drop == pytest.approx(divergence(variables, compact), rel=1e-2)
+    assert half.measured.drop == pytest.approx(divergence(variables, compact), rel=1e-2)
     assert half.unmet == () and half.baseline == 0
 
 
 def test_each_fit_is_measured_alone(variables, half):
-    whole = plan_fits(
-        MODEL.apply, variables, DATA, budget=Count(1), candidates=FEW, metric=KLDivergence(DATA)
-    )
-    assert [site.site for site in whole.table.sites] == ["block_0/act_0", "block_1/act"]
-    for site in whole.table.sites:
+    assert [site.site for site in half.table.sites] == ["block_0/act_0", "block_1/act"]
+    for site in half.table.sites:
         assert [option.fit for option in site.options] == [None, *FEW]
         for option in site.options[1:]:
             fit = {site.site: option.fit}
@@ -133,27 +127,52 @@ def test_a_plan_that_was_wrong_is_refined_around_its_choice():
         model.apply, variables, DATA, budget=Params(0.45), candidates=FEW, tolerance=0.0
     )
     assert 1 <= len(found.rounds) <= 4
-    last = found.rounds[-1]
+    choices = [each.choice for each in found.rounds]
+    assert len(set(choices)) == len(choices) and found.choice in choices
     assert found.measured.drop == min(each.measured.drop for each in found.rounds)
-    assert found.table.usage(last.choice).drop == pytest.approx(last.measured.drop, rel=1e-5)
     if len(found.rounds) > 1:
         assert "differs by more than 0%" in str(found)
 
 
-def test_chains_of_several_sites_are_planned():
+@pytest.mark.parametrize(
+    ("budget", "candidates"),
+    [(0.6, Candidates(multiple_of=4)), (0.2, [LeastSquares(), Remove()])],
+    ids=["mixed", "one matrix for both"],
+)
+def test_chains_of_several_sites_are_planned(budget, candidates):
     model = CollapsibleMLP((16, 16, 4), nn.relu)
     variables = jax.jit(model.init)(jax.random.key(0), X[:1])
-    found = plan_fits(
-        model.apply,
-        variables,
-        DATA,
-        budget=Params(0.6),
-        candidates=Candidates(multiple_of=4),
-    )
+    found = plan_fits(model.apply, variables, DATA, budget=Params(budget), candidates=candidates)
     compact, report = collapse_sequential(model.apply, variables, DATA, fit=found.fits)
     assert found.measured.parameters == count_parameters(compact) == report.parameters_after
-    assert found.unmet == () and found.measured.parameters <= 0.6 * count_parameters(variables)
+    assert found.measured.flops == 2 * sum(
+        leaf.size for leaf in jax.tree.leaves(compact) if leaf.ndim == 2
+    )
+    assert found.unmet == () and found.measured.parameters <= budget * count_parameters(variables)
     assert any("Remove" in note and "left out" in note for note in found.notes)
+
+
+def test_a_function_is_planned_as_the_same_model_of_modules():
+    model = CollapsibleMLP((16, 8), nn.gelu)
+    variables = jax.jit(model.init)(jax.random.key(2), X[:1])
+
+    def function(params, x):
+        first, last = params["dense_0"], params["dense_1"]
+        hidden = nn.gelu(x @ first["kernel"] + first["bias"])
+        return hidden @ last["kernel"] + last["bias"]
+
+    f = collapsible(function)
+    params = {name: variables["params"][name] for name in ("dense_0", "dense_1")}
+    call = f.trace(f.init(params, X[:1]), X[:1])
+    options = dict(budget=Params(0.6), candidates=FEW, metric=RelativeError())
+    got = call.plan_fits(DATA, **options)
+    want = plan_fits(model.apply, variables, DATA, **options)
+    assert list(got.fits.values()) == list(want.fits.values())
+    for ours, theirs in zip(got.table.sites[0].options, want.table.sites[0].options, strict=True):
+        assert ours.change.drop == pytest.approx(theirs.change.drop, rel=1e-2, abs=1e-6)
+        assert ours.change[1:] == theirs.change[1:]
+    compact, _ = call.collapse_sequential(DATA, fit=got.fits)
+    assert count_parameters(compact) == got.measured.parameters == want.measured.parameters
 
 
 def test_the_file_of_a_plan_is_of_its_model(variables, half, tmp_path):

@@ -89,7 +89,7 @@ def test_without_bypasses_is_the_tree_of_the_narrow_module(name):
 
 @pytest.mark.parametrize("fit", [Units(7), MIXED, Remove()], ids=lambda fit: fit.name)
 def test_bfloat16_kernels(fit):
-    model = CollapsibleMLP((12, 5), nn.relu, param_dtype=jnp.bfloat16)
+    model = CollapsibleMLP((12, 5), nn.relu, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
     variables = model.init(jax.random.key(0), X)
     compact, _ = narrowed(model, variables, fit)
     dtypes = {leaf.dtype for name, leaf in _leaves(compact) if "slope" not in name}

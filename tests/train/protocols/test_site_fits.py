@@ -1,6 +1,5 @@
 """fit-heal with a fit for every site: units kept everywhere, plan files, mixes."""
 
-import dataclasses
 import json
 
 import jax
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 
 import lcjax
+from lcjax.cli.command import main as lcjax_main
 from lcjax.planning.plan_file import PlanFile, PlannedSite
 from lcjax.structure.params_tree import ParamsTree, abstracted
 from tests.helpers.runs import configured, main, prepare, same_bits
@@ -132,13 +132,13 @@ def test_a_run_with_kept_units_that_breaks_off_ends_bit_for_bit_the_same(tmp_pat
 def test_a_plan_of_a_finished_run_is_carried_out(tmp_path):
     _, first = ran(tmp_path / "a", **SMALL | {"epochs": 1, "heal_epochs": 0.0, "count": 1})
     lcjax.save(tmp_path / "a" / "deep", first.deep)
-    fits = {"mlp/act_0": lcjax.Units(8), "mlp/act_1": None, "mlp/act_2": lcjax.Remove()}
+    fits = {"mlp/act_0": lcjax.Units(8), "mlp/act_1": None, "mlp/act_2": lcjax.LeastSquares()}
     plan_of(first.deep, fits).save(tmp_path / "plan.json")
     run = SMALL | {"deep": tmp_path / "a", "plan": tmp_path / "plan.json"}
     job, result = ran(tmp_path / "b", **run)
     assert set(result.extra["fits"]) == {"mlp/act_0", "mlp/act_2"}
     assert widths(result.compact) == [8, 24]
-    assert result.compact["params"]["mlp"]["bypass_2"].keys() == {"bias"}
+    assert result.collapsed == ("mlp/act_2",)
     conclude(job.task, result, tmp_path / "b")
     plan_of(jax.tree.map(lambda leaf: leaf + 1, first.deep), fits).save(tmp_path / "plan.json")
     with pytest.raises(ConfigError, match="--plan: mlp/act_0: the plan is of other weights"):
@@ -161,10 +161,9 @@ def test_a_mix_reaches_the_number_of_parameters(tmp_path, capsys):
 def test_students_of_a_run_with_kept_units_have_its_widths(tmp_path):
     job, result = ran(tmp_path / "a", **UNITS, linear=True)
     conclude(job.task, result, tmp_path / "a")
-    fields = dataclasses.asdict(job.task.config.optimizer)
     plain = {"slope_learning_rate": 0.0, "strength": 0.0, "collapsed_from": tmp_path / "a"}
-    small = {name: SMALL[name] for name in ("hidden", "epochs") if name in SMALL or fields}
-    student = prepare(configured(**small, **plain)).state.variables
+    hidden = SMALL["hidden"]
+    student = prepare(configured(hidden=hidden, **plain)).state.variables
     assert jax.tree.map(np.shape, student) == jax.tree.map(np.shape, result.compact)
     kernel = student["params"]["mlp"]["dense_0"]["kernel"]
     assert not np.allclose(kernel, result.compact["params"]["mlp"]["dense_0"]["kernel"])
@@ -181,9 +180,12 @@ def test_the_command_keeps_units_of_a_mixer_from_end_to_end(tmp_path, monkeypatc
     summary = read_json(tmp_path / "a" / "summary.json")
     assert summary["compact"]["parameters"] < summary["deep"]["parameters"]
     (fits,) = summary["fits"].items()
-    assert fits == ("block_0/channels/act_0", {"fit": "units", "count": 64})
+    assert fits == ("block_0/mlp_2_channels/act_0", {"fit": "units", "count": 64})
     assert fits[0] in shown
     assert json.loads((tmp_path / "a" / "config.json").read_text())["protocol"]["fit"] == "units"
     compact = lcjax.restore(tmp_path / "a" / "compact")
-    assert widths(compact) == [64, 32]
+    assert widths(compact) == [32, 64]
     assert evaluate(tmp_path / "a" / "compact") == summary["compact"]["restored"]
+    lcjax_main(["export", str(tmp_path / "a" / "compact"), str(tmp_path / "b"), "--platforms=cpu"])
+    lcjax_main(["inspect", str(tmp_path / "a" / "compact")])
+    assert "block_0/mlp_2_channels/act_0 became 64 hidden units" in capsys.readouterr().out
