@@ -60,16 +60,17 @@ def widen(
     """
     widths = [layer["kernel"].shape[-2] for layer in layers]
     widths[0] -= offset
-    layers, between = [dict(layer) for layer in layers], list(between)
+    layers, between = list(layers), list(between)
     for i, bypass in enumerate(bypasses):
         if bypass is None:
             continue
         if "kernel" in bypass:
             first, n = layers[i], widths[i]
             passed = np.eye(first["kernel"].shape[-2], n, k=0 if i else -offset)
-            layers[i] = {"kernel": _concatenate([first["kernel"], passed], -1)}
-            if "bias" in first:
-                layers[i]["bias"] = _concatenate([first["bias"], np.zeros(n)], -1)
+            bias = (
+                {"bias": _concatenate([first["bias"], np.zeros(n)], -1)} if "bias" in first else {}
+            )
+            layers[i] = {"kernel": _concatenate([first["kernel"], passed], -1), **bias}
             between[i] = _extended(between[i], n)
             kernel = _concatenate([layers[i + 1]["kernel"], bypass["kernel"]], -2)
             layers[i + 1] = {"kernel": kernel, "bias": bypass["bias"]}

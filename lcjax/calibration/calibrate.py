@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from lcjax._table import render
 from lcjax.algebra.moments import Moments
+from lcjax.calibration.candidates import collect_for
 from lcjax.calibration.data import CalibrationData, as_data
 from lcjax.calibration.fits import LEAST_SQUARES, Fit, check_fit
-from lcjax.calibration.statistics import collect_statistics
 from lcjax.errors import CollapseError
 from lcjax.structure.choice import SiteSelector, select_for_fit
 from lcjax.structure.front_end import Collapsible
@@ -36,6 +36,8 @@ class Calibration:
       fit: that it was made for, and that a collapse takes by default.
       segments: which segments are replaced, each by one linear map.
       weights: a fingerprint of the weights that each segment had.
+      candidates: of wide hidden layers the units that were measured, by the key of the segment;
+        see `Units`.
     """
 
     train: dict[str, Moments]
@@ -43,6 +45,7 @@ class Calibration:
     fit: Fit = field(metadata=_STATIC)
     segments: tuple[SegmentId, ...] = field(metadata=_STATIC)
     weights: tuple[str | None, ...] = field(metadata=_STATIC)
+    candidates: dict[str, Any] = field(default_factory=dict)
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -141,14 +144,14 @@ def calibrate_model(
     fit = fit.reduced()
     chosen = select_for_fit(model.sites, sites, model.collapsed).chosen
     segments = segments_to_fit(model, chosen, fit)
-    observe = model.observe(segments, fit.observed)
-    moments = collect_statistics(observe, model.variables, data, fit.observed)
+    moments = collect_for(model, segments, data, fit)
     return Calibration(
         train=moments.train,
         held_out=moments.held_out,
         fit=fit,
         segments=tuple(segment.id for segment in segments),
         weights=tuple(segment.weights for segment in segments),
+        candidates=dict(moments.candidates),
     )
 
 

@@ -151,6 +151,11 @@ class Units(Fit):
         result is that of `LeastSquares()`, without it that of `Remove()`; with all and without
         `linear` nothing changes.
       linear: whether a linear map of the input is added: `LeastSquares() + Units(count)`.
+      candidates: how many units are measured together, at least count: those of largest variance
+        times squared norm of their row of the last kernel, from a pass over the data of its own.
+        Moments of c candidates take `16 (d_in + c) (d_in + c + d_out)` bytes on the device at
+        most. None takes all units where that is below 512 MiB, otherwise as many as keep it below
+        three times the bytes of the pair's kernels (but count).
       ridge: as for `LeastSquares`.
       sequential: as for `LeastSquares`.
       rank: None; units have no factors.
@@ -175,6 +180,7 @@ class Units(Fit):
     linear: bool = False
     ridge: float = 1e-3
     sequential: bool = True
+    candidates: int | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -183,6 +189,13 @@ class Units(Fit):
             raise ValueError(f"rank is {self.rank}; expected None: kept units have no factors.")
         if isinstance(self.count, bool) or (self.count != 0 and not is_count(self.count)):
             raise ValueError(f"count is {self.count!r}; expected a number of units, at least 0.")
+        if self.candidates is not None and not (
+            is_count(self.candidates) and self.candidates >= self.count
+        ):
+            raise ValueError(
+                f"candidates is {self.candidates!r}; expected None or a number of units, at least "
+                f"count {self.count:,}."
+            )
 
     def reduced(self) -> Fit:
         """Returns `LeastSquares` or `Remove` in the place of no unit."""

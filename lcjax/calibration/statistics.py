@@ -1,8 +1,9 @@
 """One pass over batches that collects moments of the values that a fit needs."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial, reduce
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -31,10 +32,13 @@ class SplitMoments(NamedTuple):
     Attributes:
       train: of the tokens to fit on.
       held_out: of the tokens held out, by which fits are judged.
+      candidates: of values `[x, h]` of which some hidden units alone are measured, their indices,
+        increasing, (n,).
     """
 
     train: dict[str, Moments]
     held_out: dict[str, Moments]
+    candidates: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 def collect_statistics(
@@ -77,7 +81,7 @@ def collect_statistics(
             "consumed only once."
         )
     check_mask(behind)
-    collected = jax.device_get(total)
+    collected = SplitMoments(*jax.device_get(total))
     for key, moments in collected.train.items():
         _check_moments(key, moments, collected.held_out[key])
     return collected
@@ -93,12 +97,12 @@ def _measure(
     data: CalibrationData,
     unitwise: bool,
     mesh: Mesh | None,
-) -> tuple[SplitMoments, jax.Array]:
+) -> tuple[tuple[dict[str, Moments], dict[str, Moments]], jax.Array]:
     """Returns the moments of one batch, and whether its mask has numbers that it must not have."""
     pairs = observe(variables, compact, batch)
     mask = None if data.mask is None else data.mask(*batch)
     counts, negative = (None, jnp.asarray(False)) if data.mask is None else counted(mask)
-    collected = SplitMoments({}, {})
+    collected: tuple[dict[str, Moments], dict[str, Moments]] = ({}, {})
     for key, calls in pairs.items():
         split = [
             _measure_call(key, x, t, counts, start, _rows(batch), data.holdout, unitwise)

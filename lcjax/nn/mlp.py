@@ -184,6 +184,11 @@ class CollapsibleMLP(nn.Module):
         """Raises unless the output of a bypass is added to that of a Dense, or ends the chain."""
         width = params[f"bypass_{i}"]["bias"].shape[-1]
         later = [j for j in range(i + 1, len(self.features)) if f"dense_{j}" in params]
+        if later and f"act_{i}" not in params:
+            raise CollapseError(
+                f"{child_path(self, f'bypass_{i}')}: found without act_{i}, though params have "
+                f"dense_{later[0]}: half collapsed. Restore a tree that lcjax.collapse made."
+            )
         expected = stored_width(params, f"dense_{later[0]}") if later else self.features[-1]
         if width != expected or i == len(self.features) - 1:
             raise CollapseError(

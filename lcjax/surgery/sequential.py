@@ -8,9 +8,9 @@ import jax
 from flax.core import meta
 
 from lcjax.calibration.calibrate import segments_to_fit
+from lcjax.calibration.candidates import collect_for
 from lcjax.calibration.data import CalibrationData, as_data
 from lcjax.calibration.fits import LEAST_SQUARES, Fit, check_fit
-from lcjax.calibration.statistics import collect_statistics
 from lcjax.errors import CollapseError
 from lcjax.structure.choice import SiteSelector, Skip, select_for_fit, select_linear
 from lcjax.structure.front_end import Collapsible, Rebuilt, Size
@@ -178,9 +178,7 @@ def _run_step(model: Collapsible, step: Step, data: CalibrationData, compact: An
     (segment,) = segments_to_fit(now, step.sites, step.fit)
     statistics = None
     if step.fit.needs_data:
-        observed = step.fit.observed
-        observe = model.observe([segment], observed)
-        statistics = collect_statistics(observe, model.variables, data, observed, compact)
+        statistics = collect_for(model, [segment], data, step.fit, compact)
     replacement = solve_checked(step.fit, segment, statistics)
     return SolvedStep(segment, replacement, now.rebuild({segment: replacement}))
 

@@ -9,6 +9,7 @@ from lcjax.algebra import regression
 from lcjax.algebra.moments import Moments, submoments
 from lcjax.algebra.sharding import place_dense
 from lcjax.algebra.unit_selection import order_units
+from lcjax.calibration.candidates import candidates_of
 from lcjax.calibration.fits import Remove, Units
 from lcjax.calibration.statistics import SplitMoments
 from lcjax.errors import CollapseError
@@ -41,21 +42,28 @@ def _(fit: Units, segment: Segment, statistics: Any = None) -> Replacement:
             f"{segment.label}: got {fit.count:,} units to keep, expected at most its width, "
             f"{width:,}. Give a smaller count."
         )
+    pool = candidates_of(statistics, segment)
     if fit.count == width and not fit.linear:
-        return _all_kept(fit, segment, statistics)
+        return _all_kept(fit, segment, statistics, pool)
+    if fit.count > len(pool):
+        raise CollapseError(
+            f"{segment.label}: got {fit.count:,} units to keep, but moments of {len(pool):,} "
+            "candidates. Calibrate for this count, or with more candidates."
+        )
     own = np.arange(segment.entry.width if segment.entry else 0, d_in)
     if not fit.count:
         return solve(fit.reduced(), segment, _of_columns(statistics, segment.key, np.arange(d_in)))
     moments = statistics.train[segment.key]
-    units, dead = _selected(moments, fit, own if fit.linear else own[:0], d_in)
-    columns = np.concatenate([own[: len(own) * fit.linear], d_in + units])
+    selected, dead = _selected(moments, fit, own if fit.linear else own[:0], d_in)
+    units = pool[selected]
+    columns = np.concatenate([own[: len(own) * fit.linear], d_in + selected])
     chosen = _of_columns(statistics, segment.key, columns)
     groups = [readers(segment)[own]] if fit.linear else []
     rows = np.asarray(last["kernel"], np.float64)[units]
     train = chosen.train[segment.key]
     kernel, bias, _, rank = regression.least_squares(train, fit.ridge, *groups, rows)
     notes = regression.rank_deficiency(int(train.count), len(columns), rank)
-    notes += [f"{dead:,} of {width:,} units never vary"] if dead else []
+    notes += [f"{dead:,} of {len(pool):,} units never vary"] if dead else []
     score = score_fit(fit, segment.sites, chosen, segment.key, kernel, bias, notes)
     placed = place_dense(kernel[-len(units) :], bias, last, last)
     bypass = {"bias": placed["bias"]}
@@ -87,18 +95,20 @@ def _selected(moments: Moments, fit: Units, given: np.ndarray, d_in: int) -> tup
     return np.sort(np.concatenate([units, rest[: fit.count - len(units)]])), width - len(alive)
 
 
-def _all_kept(fit: Units, segment: Segment, statistics: Any) -> Replacement:
+def _all_kept(fit: Units, segment: Segment, statistics: Any, pool: np.ndarray) -> Replacement:
     """Returns the replacement that leaves every unit and the last kernel unchanged."""
+    layers = (NewLayer(None, (0,)), NewLayer(None, (1,)))
+    if len(pool) < segment.layers[-1]["kernel"].shape[-2]:
+        return Replacement(layers=layers, collapsed=())
     last, bypass = segment.layers[-1], segment.joints[0].bypass or {}
     kernel = np.zeros(statistics.train[segment.key].xt.shape)
     kernel[segment.d_in :] = np.asarray(last["kernel"], np.float64)
     if "kernel" in bypass:
         through = np.asarray(bypass["kernel"], np.float64)
         kernel[segment.d_in - len(through) : segment.d_in] = through
-    bias = bypass.get("bias", last.get("bias", np.zeros(kernel.shape[1])))
+    bias = bypass.get("bias", last.get("bias", np.zeros(segment.d_out)))
     bias = np.asarray(bias, np.float64)
     score = score_fit(fit, segment.sites, statistics, segment.key, kernel, bias, ())
-    layers = (NewLayer(None, (0,)), NewLayer(None, (1,)))
     return Replacement(layers=layers, collapsed=(), fits=(score,))
 
 
@@ -112,8 +122,8 @@ def behind(segment: Segment, statistics: Any, units: np.ndarray) -> tuple[Segmen
     """
     start, d_in = segment.entry.width if segment.entry else 0, segment.d_in
     inputs = np.concatenate([np.arange(start), start + units])
-    width = segment.layers[1]["kernel"].shape[-2]
-    columns = np.concatenate([inputs, d_in + np.arange(width)])
+    pool = candidates_of(statistics, segment)
+    columns = np.concatenate([inputs, d_in + np.arange(len(pool))])
     first, *gates = (
         {**layer, "kernel": layer["kernel"][inputs]}
         for layer in (segment.layers[0], *segment.gates)
@@ -125,4 +135,5 @@ def behind(segment: Segment, statistics: Any, units: np.ndarray) -> tuple[Segmen
 def _of_columns(statistics: Any, key: str, columns: np.ndarray) -> SplitMoments:
     """Returns the moments of a segment with some of its inputs alone."""
     groups = (statistics.train, statistics.held_out)
-    return SplitMoments(*({key: submoments(group[key], columns)} for group in groups))
+    train, held_out = ({key: submoments(group[key], columns)} for group in groups)
+    return SplitMoments(train, held_out, statistics.candidates)

@@ -92,6 +92,7 @@ def without(params, *names):
         (without(narrow_chain(), "bypass_0"), r"dense_0: the kernel is 3 wide"),
         (without(narrow_chain(), "dense_2"), r"dense_2: missing"),
         (without(narrow_chain(), "dense_0"), r"dense_0: missing, though params have act_0"),
+        (without(narrow_chain(), "dense_0", "act_0"), r"bypass_0: found without act_0"),
         (
             narrow_chain() | {"bypass_0": {"bias": jnp.ones(4)}},
             r"bypass_0: got a bias of width 4, expected 7",

@@ -1,0 +1,70 @@
+"""Kept units on a mesh of four devices, in a process of its own."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+
+import lcjax
+from tests.helpers.devices import devices
+from tests.helpers.trees import random_chain, with_slopes
+
+FITS = [lcjax.Units(8), lcjax.LeastSquares() + lcjax.Units(8), lcjax.Remove()]
+
+
+@pytest.mark.slow
+def test_one_device_equals_four():
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.lcjax.surgery.test_units_on_devices"],
+        env=os.environ | devices(4),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("equal") == 2 * len(FITS)
+
+
+def _sharded(params, mesh):
+    """Returns params split over hidden units, as for tensor parallelism, and the others whole."""
+    specs = {"dense_0": (None, "model"), "dense_1": ("model", None)}
+
+    def place(keys, leaf):
+        name, kind = (key.key for key in keys)
+        spec = specs.get(name, ()) if kind != "slope" else ()
+        spec = spec[-1:] if kind == "bias" else spec
+        return jax.device_put(leaf, NamedSharding(mesh, jax.P(*spec)))
+
+    return jax.tree_util.tree_map_with_path(place, params)
+
+
+def _main():
+    model, variables = random_chain((16, 6), 12)
+    variables = with_slopes(variables, 0.2)
+    x = np.random.default_rng(0).normal(size=(160, 12)).astype(np.float32)
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    split = {"params": _sharded(variables["params"], mesh)}
+    batch = jax.device_put(x, NamedSharding(mesh, jax.P("data")))
+    for fit in FITS:
+        whole, _ = lcjax.collapse_sequential(model.apply, variables, [x], fit=fit)
+        compact, _ = lcjax.collapse_sequential(model.apply, split, [batch], fit=fit)
+        np.testing.assert_allclose(
+            jax.jit(model.apply)(compact, batch), model.apply(whole, x), rtol=1e-3, atol=1e-3
+        )
+        print("values equal")
+        if fit.name == "units":
+            params = compact["params"]
+            assert params["dense_0"]["kernel"].sharding.spec == jax.P(None, "model")
+            assert params["dense_1"]["kernel"].sharding.spec == jax.P("model", None)
+            assert params["dense_0"]["bias"].sharding.spec == jax.P("model")
+        meshes = {leaf.sharding.mesh for leaf in jax.tree.leaves(compact["params"])}
+        assert meshes == {mesh}
+        print("meshes equal")
+
+
+if __name__ == "__main__":
+    _main()
