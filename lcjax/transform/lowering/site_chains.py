@@ -99,8 +99,8 @@ def unread_sites(call: BoundCall) -> list[str]:
     removed = {path for key in call.params.keys.values() if key.removes for path in key.sites}
     unread = []
     for chain in neighbours(call.analysis.sites):
-        gone = [i for i, path in enumerate(chain.paths) if path in removed]
-        unread += [path for path in chain.paths[: max(gone, default=0)] if path not in removed]
+        collapsed = [i for i, path in enumerate(chain.paths) if path in removed]
+        unread += [path for path in chain.paths[: max(collapsed, default=0)] if path not in removed]
     return unread
 
 
@@ -155,11 +155,9 @@ def _check_widths(name: str, key: FusedKey, chain: SiteChain, entry: FusedEntry)
     for (before, after), k in zip(pairwise(entry.runs), key.narrow.values(), strict=True):
         got.append((_shape(before[-1], "kernel")[-1], _shape(after[0], "kernel")[0]))
         expected.append((k, k))
-    for other, wanted in zip(got, expected, strict=True):
-        if other != wanted:
-            raise CollapseError(
-                f"fused/{name}: got a kernel of {other}, expected {wanted}. {_OTHER}"
-            )
+    for other, due in zip(got, expected, strict=True):
+        if other != due:
+            raise CollapseError(f"fused/{name}: got a kernel of {other}, expected {due}. {_OTHER}")
 
 
 _OTHER = "Pass a tree that was made for a function of these widths."
