@@ -8,13 +8,12 @@ from lcjax.algebra.fuse import dense_flops
 from lcjax.structure.sites import Site, Sites, with_savings, worst_slope
 from lcjax.transform.lowering.bound_call import BoundCall
 from lcjax.transform.lowering.segments import segments_of
-from lcjax.transform.lowering.site_chains import unread_sites
 from lcjax.transform.matching.find_sites import MatchedSite
 
 
 def sites_of(call: BoundCall) -> Sites:
     """Returns the sites that are not fused yet, in forward order; without a slope it is 0."""
-    collapsed, slopes = call.params.collapsed.union(unread_sites(call)), call.params.slopes
+    collapsed, slopes = call.params.collapsed, call.params.slopes
     return Sites(
         _site(site, slopes.get(site.path, {}).get("slope"), call)
         for site in call.analysis.sites
