@@ -27,6 +27,8 @@ class Moments:
       xt: Σ (x − E x)(t − E t)ᵀ, (d_in, d_out); unitwise its diagonal.
       tt: Σ ‖t − E t‖², (); unitwise of every unit, (d_out,).
       unitwise: which kind.
+      units: where x ends in values of some hidden units of a layer alone, their indices,
+        increasing; None where it does not.
     """
 
     count: Any
@@ -36,6 +38,7 @@ class Moments:
     xt: Any
     tt: Any
     unitwise: bool = field(default=False, metadata={"static": True})
+    units: Any = None
 
 
 def measure(

@@ -36,8 +36,6 @@ class Calibration:
       fit: that it was made for, and that a collapse takes by default.
       segments: which segments are replaced, each by one linear map.
       weights: a fingerprint of the weights that each segment had.
-      candidates: of wide hidden layers the units that were measured, by the key of the segment;
-        see `Units`.
     """
 
     train: dict[str, Moments]
@@ -45,7 +43,6 @@ class Calibration:
     fit: Fit = field(metadata=_STATIC)
     segments: tuple[SegmentId, ...] = field(metadata=_STATIC)
     weights: tuple[str | None, ...] = field(metadata=_STATIC)
-    candidates: dict[str, Any] = field(default_factory=dict)
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -98,11 +95,12 @@ def calibrate(
     units: any count of units, with a linear map or without, follows from one calibration. A site's
     slope may be anything.
 
-    One pass, compiled once for every shape of batch, and anew in every call: values that apply_fn
-    and mask read from outside (an attribute, a global) are read again, except by functions that you
-    compiled yourself with `jax.jit`. Moments are float32 (float64 where activations are), centred
-    and merged, and do not depend on how the data is split into batches. On a mesh they are
-    reduced over it. Values that do not lead to a chosen segment are not computed.
+    One pass (two for `Units` with candidates), compiled once for every shape of batch, and anew in
+    every call: values that apply_fn and mask read from outside (an attribute, a global) are read
+    again, except by functions that you compiled yourself with `jax.jit`. Moments are float32
+    (float64 where activations are), centred and merged, and do not depend on how the data is split
+    into batches. On a mesh they are reduced over it. Values that do not lead to a chosen segment
+    are not computed.
 
     Args:
       apply_fn: runs Flax linen modules in inference mode, such as `model.apply`; jitted or not.
@@ -151,7 +149,6 @@ def calibrate_model(
         fit=fit,
         segments=tuple(segment.id for segment in segments),
         weights=tuple(segment.weights for segment in segments),
-        candidates=dict(moments.candidates),
     )
 
 

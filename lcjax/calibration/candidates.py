@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,13 +57,19 @@ def collect_for(
         for segment in wide
     }
     observe = _of_columns(observe, columns)
-    statistics = collect_statistics(observe, model.variables, data, fit.observed, compact)
-    return statistics._replace(candidates=chosen)
+    groups = collect_statistics(observe, model.variables, data, fit.observed, compact)
+    return SplitMoments(
+        *(
+            {key: replace(one, units=chosen.get(key)) for key, one in moments.items()}
+            for moments in groups
+        )
+    )
 
 
 def candidates_of(statistics: Any, segment: Segment) -> np.ndarray:
     """Returns the indices of the hidden units whose moments statistics hold, increasing."""
-    return np.asarray(statistics.candidates.get(segment.key, np.arange(_width(segment))))
+    units = statistics.train[segment.key].units
+    return np.arange(_width(segment)) if units is None else np.asarray(units)
 
 
 def candidate_count(fit: Units, segment: Segment) -> int:

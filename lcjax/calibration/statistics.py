@@ -1,9 +1,8 @@
 """One pass over batches that collects moments of the values that a fit needs."""
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial, reduce
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -32,13 +31,10 @@ class SplitMoments(NamedTuple):
     Attributes:
       train: of the tokens to fit on.
       held_out: of the tokens held out, by which fits are judged.
-      candidates: of values `[x, h]` of which some hidden units alone are measured, their indices,
-        increasing, (n,).
     """
 
     train: dict[str, Moments]
     held_out: dict[str, Moments]
-    candidates: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 def collect_statistics(

@@ -7,13 +7,14 @@ from typing import Any
 
 from lcjax.algebra.moments import Moments
 from lcjax.calibration.calibrate import segments_to_fit
+from lcjax.calibration.candidates import collect_for
 from lcjax.calibration.data import CalibrationData, as_data
 from lcjax.calibration.fits import Fit, check_fit
-from lcjax.calibration.statistics import SplitMoments, collect_statistics
+from lcjax.calibration.statistics import SplitMoments
 from lcjax.structure.front_end import Collapsible, Observed
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment, SegmentId
-from lcjax.surgery.checks import solve_checked
+from lcjax.surgery.checks import solve_checked, solve_each
 from lcjax.surgery.collapse import collapse_model
 from lcjax.surgery.report import CollapseReport, make_report
 from lcjax.surgery.sequential import (
@@ -58,7 +59,7 @@ class Trials:
             raise TypeError(
                 f"data: got None, expected batches for {fit}; only lcjax.Exact() needs none."
             )
-        self._model, self._metric, self._fit = model, metric, fit
+        self._model, self._metric, self._fit = model, metric, fit.reduced()
         self._data = None if data is None else as_data(data)
         if fit.needs_data and self._data is not None:
             check_batches(self._data.batches, more_than_once="each trial")
@@ -88,7 +89,7 @@ class Trials:
     def prefetch_statistics(self, choices: Iterable[Sequence[str]]) -> None:
         """Collects, in one pass, the statistics of choices whose segments have different keys."""
         if self._fit.needs_data:
-            self._collect([s for sites in choices for s in segments_to_fit(self._model, sites)])
+            self._collect([s for sites in choices for s in self._segments(sites)])
 
     def collapse(self, sites: Sequence[str]) -> tuple[Any, CollapseReport]:
         """Returns the tree with these sites collapsed, and the report."""
@@ -96,7 +97,7 @@ class Trials:
         if not fit.needs_data:
             return collapse_model(model, sites, fit.at_any_gap())
         assert self._data is not None
-        segments = segments_to_fit(model, sites, fit)
+        segments = self._segments(sites)
         if self._sequential and len(segments) > 1:
             steps = steps_in_order(model, dict.fromkeys(sites, fit), self._order)
             if (steps[0],) not in self._solved:
@@ -104,9 +105,15 @@ class Trials:
                 alone = self._solve_alone([first])
                 self._solved[steps[0],] = SolvedStep(first, alone[first], model.rebuild(alone))
             return run_steps(model, steps, self._data, self._solved)
-        replacements = self._solve_alone(segments)
+        if fit.observed == "hidden":
+            replacements = solve_each(fit, segments, self._collect(segments))
+        else:
+            replacements = self._solve_alone(segments)
         rebuilt = model.rebuild(replacements)
         return rebuilt.tree, make_report(model.sites, replacements, rebuilt, ())
+
+    def _segments(self, sites: Sequence[str]) -> list[Segment]:
+        return segments_to_fit(self._model, sites, self._fit)
 
     @cached_property
     def _order(self) -> Sequence[str]:
@@ -130,11 +137,10 @@ class Trials:
         ]
         if missing:
             assert self._data is not None
-            observe = self._model.observe(missing, observed)
-            found = collect_statistics(observe, self._model.variables, self._data, observed)
+            train, held_out = collect_for(self._model, missing, self._data, self._fit)
             for segment in missing:
                 for key, name in _keys(segment, observed):
-                    self._moments[name] = (found.train[key], found.held_out[key])
+                    self._moments[name] = (train[key], held_out[key])
         known = {key: self._moments[name] for s in segments for key, name in _keys(s, observed)}
         return SplitMoments(
             {key: train for key, (train, _) in known.items()},

@@ -38,8 +38,10 @@ def collapse(
     slopes: `LeastSquares` replaces each segment of Dense layers by the ridge regression of its
     outputs on its inputs, `PerUnit` each activation by a gain and an offset for every unit before
     the fuse. Where one matrix would be larger, the regression is cut to the segment's narrowest
-    width (reduced-rank regression). Solved in float64 on the host; the report says how well each
-    does on its own tokens and on those held out. Biases appear where there were none.
+    width (reduced-rank regression). `Units` keeps some hidden units of each site and fits the last
+    kernel again, with a linear map next to them or without; `Remove` leaves a bias of whole chains.
+    Solved in float64 on the host; the report says how well each does on its own tokens and on those
+    held out. Biases appear where there were none.
 
     The input is not changed. Untouched leaves are shared with it: donating one tree deletes the
     other's. Collapsing sites exactly in any order gives the same function; and the same shapes,
@@ -61,10 +63,11 @@ def collapse(
 
     Raises:
       CollapseError: no site; a pattern that matches none; a named site over `max_gap` or unpaired;
-        other sites, or other weights, than were calibrated; a slope that is not finite; a
-        half-collapsed tree; kernels that do not compose, are not floats or are on different
-        devices; a result that is not finite, as beyond the range of float16; a norm whose
-        statistics are not in the tree; a fit to data or a rank under jit.
+        more units to keep than there are; a part of a chain to remove; other sites, or other
+        weights, than were calibrated; a slope that is not finite; a half-collapsed tree; kernels
+        that do not compose, are not floats or are on different devices; a result that is not
+        finite, as beyond the range of float16; a norm whose statistics are not in the tree; a fit
+        to data or a rank under jit.
       ValueError: a fit that needs a calibration without one, or with one for another kind of fit.
       TypeError: a tree that is not nested dicts; something other than a fit.
 

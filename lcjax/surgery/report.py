@@ -48,7 +48,7 @@ class CollapseReport:
     Attributes:
       gaps: `|1 − α|` that every collapsed site had, by site path; float32, one for each of the
         layers that `nn.scan` stacks. A leaf, as `units`.
-      collapsed: paths of the collapsed sites, in forward order.
+      collapsed: paths of the sites whose activations were removed, in forward order.
       factored: those of them whose Dense pair stays two matrices, because one would be larger.
       skipped: the sites that stay, each with the reason.
       new_leaves: paths inside params of the leaves that surgery made; every other leaf is the

@@ -140,5 +140,4 @@ def behind(segment: Segment, statistics: Any, units: np.ndarray) -> tuple[Segmen
 def _of_columns(statistics: Any, key: str, columns: np.ndarray) -> SplitMoments:
     """Returns the moments of a segment with some of its inputs alone."""
     groups = (statistics.train, statistics.held_out)
-    train, held_out = ({key: submoments(group[key], columns)} for group in groups)
-    return SplitMoments(train, held_out, statistics.candidates)
+    return SplitMoments(*({key: submoments(group[key], columns)} for group in groups))

@@ -39,9 +39,9 @@ def test_candidates_are_the_strongest_units(norm):
     weak = [1, 4, 10]
     kernel[weak] *= 1e-3
     stats = calibrate(model.apply, variables, DATA, fit=Units(4, candidates=9))
-    (pool,) = stats.candidates.values()
-    assert len(pool) == 9 and not set(weak) & set(pool)
     (moments,) = stats.train.values()
+    pool = moments.units
+    assert len(pool) == 9 and not set(weak) & set(pool)
     assert moments.xx.shape == (15, 15)
     compact, report = collapse(variables, calibration=stats)
     assert set(report.units["act_0"]) <= set(pool)
