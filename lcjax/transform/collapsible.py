@@ -17,6 +17,8 @@ def collapsible(fn: Callable[..., Any], *, has_state: bool = False) -> Collapsib
     change. Activations that are not elementwise and kernels that are tied or used twice are not
     sites; `f.trace(...).explain()` gives the reasons.
 
+    With `lcjax.Units` the function's own activation runs on the hidden units that stay.
+
     The result is called like the function, with the tree that its `init` returns in the place of
     the params. `f.trace(params, *inputs)` gives a `TracedCall`, which lists, calibrates, plans and
     collapses sites. A compact tree needs only the function to run: in another process,

@@ -8,17 +8,16 @@ from lcjax.algebra.fuse import dense_flops
 from lcjax.structure.sites import Site, Sites, with_savings, worst_slope
 from lcjax.transform.lowering.bound_call import BoundCall
 from lcjax.transform.lowering.segments import segments_of
-from lcjax.transform.lowering.site_chains import unread_sites
 from lcjax.transform.matching.find_sites import MatchedSite
 
 
 def sites_of(call: BoundCall) -> Sites:
     """Returns the sites that are not fused yet, in forward order; without a slope it is 0."""
-    gone, slopes = call.params.collapsed.union(unread_sites(call)), call.params.slopes
+    collapsed, slopes = call.params.collapsed, call.params.slopes
     return Sites(
         _site(site, slopes.get(site.path, {}).get("slope"), call)
         for site in call.analysis.sites
-        if site.path not in gone
+        if site.path not in collapsed
     )
 
 
@@ -30,9 +29,9 @@ def flops_of(call: BoundCall, paths: Collection[str]) -> int:
       paths: of the sites; those that are fused or keep units count with their entries' layers.
     """
     sites = [site for site in call.analysis.sites if site.path in paths]
-    held = {path for key in call.params.keys.values() for path in key.sites}
-    fused = {dense for site in sites if site.path in held for dense in site.products}
-    rest = {dense for site in sites if site.path not in held for dense in site.products}
+    stored = {path for key in call.params.keys.values() for path in key.sites}
+    fused = {dense for site in sites if site.path in stored for dense in site.products}
+    rest = {dense for site in sites if site.path not in stored for dense in site.products}
     layers = {dense: math.prod(site.stack) for site in sites for dense in site.products}
     entries = [
         call.params.entries[name]

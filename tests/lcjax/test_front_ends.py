@@ -289,9 +289,11 @@ def compare_devices():
         for name in ("chain", "two blocks"):
             front = make(NETS[name])
             tree = jax.device_put(front.tree, jax.NamedSharding(mesh, jax.P()))
-            four, _ = compact_of(front, tree, lcjax.LeastSquares(), data=sharded)
-            one, _ = compact_of(front, front.tree, lcjax.LeastSquares())
-            assert_close(front.run(four, X), front.run(one, X), dtype=np.float32, terms=50_000)
+            last = front.sites(front.tree).paths[-1:]
+            for fit, sites in ((lcjax.LeastSquares(), None), (lcjax.Units(3, linear=True), last)):
+                four, _ = compact_of(front, tree, fit, sites, data=sharded)
+                one, _ = compact_of(front, front.tree, fit, sites)
+                assert_close(front.run(four, X), front.run(one, X), dtype=np.float32, terms=50_000)
 
 
 if __name__ == "__main__":

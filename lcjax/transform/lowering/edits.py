@@ -83,8 +83,8 @@ def collapse_links(
     for site in kept:
         width = segment.layers[_layer_after(segment, site.path)]["kernel"].shape[-2]
         narrow[site.path] = _narrowed(call, linked, running[site.path], np.arange(width))
-    links, gone = [Link([], [])], linked.sites[start:end]
-    for link, site in zip(linked.links[start : end + 1], [None, *gone], strict=True):
+    links, collapsed = [Link([], [])], linked.sites[start:end]
+    for link, site in zip(linked.links[start : end + 1], [None, *collapsed], strict=True):
         if site in kept:
             links.append(Link([], []))
         elif site is not None:

@@ -70,8 +70,8 @@ def plan_execution(call: BoundCall) -> ExecutionPlan:
             return execution.add(path, array, scans)
 
         narrow = tuple(_with_slope(each, execution) for each in fused.narrow)
-        held = FusedChain(fused.chain, fused.entry.map(hold), narrow)
-        substitutions.append(fused_substitution(held))
+        bound = FusedChain(fused.chain, fused.entry.map(hold), narrow)
+        substitutions.append(fused_substitution(bound))
     for site in call.analysis.sites:
         slope = call.params.slopes.get(site.path, {}).get("slope")
         if site.path not in call.params.narrow and slope is not None and not _is_zero(slope):

@@ -21,7 +21,7 @@ class Link:
 
     Attributes:
       denses: the Dense layers of the program that it is made of, in order.
-      linear: the sites between them, whose activations are gone.
+      linear: the sites between them, whose activations were removed.
       run: the factors in the tree; None for the one Dense of the program.
       changed: whether the run is new.
     """

@@ -66,19 +66,12 @@ def chains_with(call: BoundCall, chosen: Collection[str]) -> list[SiteChain]:
     """Returns the chains that the chosen sites make with linear ones next to them, in order.
 
     Raises:
-      CollapseError: a site whose norm uses statistics of the batch in this call; one whose output
-        nothing reads, since the pair after it was removed.
+      CollapseError: a site whose norm uses statistics of the batch in this call.
     """
     linear = call.params.linear.union(chosen)
     sites = [site for site in call.analysis.sites if site.path in linear]
-    unread = set(unread_sites(call))
     for site in sites:
         _check_inference(site)
-        if site.path in unread and site.path in chosen:
-            raise CollapseError(
-                f"{site.path}: the pair of layers after it was removed, so that nothing reads its "
-                "output. Leave it out of `sites`."
-            )
     return [chain for chain in neighbours(sites) if not set(chain.paths).isdisjoint(chosen)]
 
 
@@ -92,16 +85,6 @@ def neighbours(sites: Sequence[MatchedSite]) -> list[SiteChain]:
         else:
             groups.append([site])
     return [SiteChain(tuple(group)) for group in groups]
-
-
-def unread_sites(call: BoundCall) -> list[str]:
-    """Returns the paths of sites whose output nothing reads: a pair after them was removed."""
-    removed = {path for key in call.params.keys.values() if key.removes for path in key.sites}
-    unread = []
-    for chain in neighbours(call.analysis.sites):
-        gone = [i for i, path in enumerate(chain.paths) if path in removed]
-        unread += [path for path in chain.paths[: max(gone, default=0)] if path not in removed]
-    return unread
 
 
 def fused_chains(call: BoundCall) -> dict[str, SiteChain]:
@@ -155,11 +138,9 @@ def _check_widths(name: str, key: FusedKey, chain: SiteChain, entry: FusedEntry)
     for (before, after), k in zip(pairwise(entry.runs), key.narrow.values(), strict=True):
         got.append((_shape(before[-1], "kernel")[-1], _shape(after[0], "kernel")[0]))
         expected.append((k, k))
-    for other, wanted in zip(got, expected, strict=True):
-        if other != wanted:
-            raise CollapseError(
-                f"fused/{name}: got a kernel of {other}, expected {wanted}. {_OTHER}"
-            )
+    for other, due in zip(got, expected, strict=True):
+        if other != due:
+            raise CollapseError(f"fused/{name}: got a kernel of {other}, expected {due}. {_OTHER}")
 
 
 _OTHER = "Pass a tree that was made for a function of these widths."

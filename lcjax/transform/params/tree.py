@@ -46,7 +46,7 @@ class FunctionParams:
 
     @property
     def collapsed(self) -> frozenset[str]:
-        """Paths of the sites whose activation is gone."""
+        """Paths of the sites whose activation was removed."""
         return frozenset(
             path for key in self.keys.values() for path in key.sites if path not in key.narrow
         )

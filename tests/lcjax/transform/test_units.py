@@ -166,11 +166,11 @@ def test_neighbours_are_narrowed_in_forward_order(kernel):
     entry = params["fused"][key]
     layers, bypass = entry["layers"], entry["bypass"]
     assert [layers[i]["kernel"].shape for i in "0123"] == [(6, 4), (4, 3), (3, 4), (4, 4)]
-    beside = lambda i, x: (x @ bypass[i]["kernel"] if kernel else 0) + bypass[i]["bias"]
+    added = lambda i, x: (x @ bypass[i]["kernel"] if kernel else 0) + bypass[i]["bias"]
     h = nn.gelu(X @ layers["0"]["kernel"] + layers["0"]["bias"])
-    z = jnp.tanh(h @ layers["1"]["kernel"] + beside("0", X))
-    y = nn.relu(z @ layers["2"]["kernel"] + beside("1", h))
-    close(f(params, X), y @ layers["3"]["kernel"] + beside("2", z))
+    z = jnp.tanh(h @ layers["1"]["kernel"] + added("0", X))
+    y = nn.relu(z @ layers["2"]["kernel"] + added("1", h))
+    close(f(params, X), y @ layers["3"]["kernel"] + added("2", z))
     assert f.trace(params, X).sites.paths == ("w1", "w2", "w3b")
     assert [site.d_hidden for site in f.trace(params, X).sites] == [4, 3, 4]
 
