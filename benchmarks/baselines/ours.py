@@ -10,6 +10,9 @@ from benchmarks.baselines.pairs import find_pairs
 from benchmarks.harness.finished_runs import fit_heal_settings
 from train.protocols.fitting import calibration_data, collapse_by_fit
 from train.tasks.base import Task
+from train.validation import ConfigError
+
+_CHOICES = 8
 
 
 def collapse_sites(task: Task, target: base.Target) -> base.Compressed:
@@ -27,15 +30,29 @@ def keep_units(task: Task, target: base.Target) -> base.Compressed:
 
 
 def keep_to_plan(task: Task, target: base.Target) -> base.Compressed:
-    """Returns the model with the fit that a plan within the parameters gives each site."""
+    """Returns the model with the fit that a plan within the parameters gives each site.
+
+    Neighbouring sites of a chain share a layer, so that their savings overlap: where the model is
+    larger than planned, the plan is chosen again for less, from the same measurements.
+
+    Raises:
+      ConfigError: when the model is still too large after several choices.
+    """
+    budget = target.parameters
     plan = lcjax.plan_fits(
         task.classifier.logits,
         task.variables,
         calibration_data(task),
-        budget=lcjax.Params(target.parameters),
+        budget=lcjax.Params(budget),
     )
-    done = _fitted(task, plan.fits)
-    return base.Compressed(done.variables, done.constrain, 0, f"{plan}\n\n{done.report}")
+    for _ in range(_CHOICES):
+        done = _fitted(task, plan.fits)
+        excess = lcjax.count_parameters(done.variables) - target.parameters
+        if excess <= 0:
+            return base.Compressed(done.variables, done.constrain, 0, f"{plan}\n\n{done.report}")
+        budget -= excess
+        plan = plan.at(lcjax.Params(budget))
+    raise ConfigError(f"no plan has at most {target.parameters:,} parameters after all fits.")
 
 
 def _fitted(task: Task, fits: Mapping[str, Any]) -> base.Compressed:
