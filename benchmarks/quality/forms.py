@@ -15,6 +15,7 @@ from typing import Any
 import tyro
 
 from benchmarks.baselines.registry import REGISTRY
+from benchmarks.form_networks import NETWORKS, QUICK_NETWORKS, FormNetwork
 from benchmarks.harness.methods import costs, percent, sizes
 from benchmarks.harness.publish import RESULTS, Column, Table, publish, tabulate
 from benchmarks.harness.training_runs import (
@@ -25,7 +26,6 @@ from benchmarks.harness.training_runs import (
     run_all,
 )
 from benchmarks.harness.tuning import Tuned, run_tuned
-from benchmarks.quality.form_networks import NETWORKS, QUICK_NETWORKS, FormNetwork
 
 _MODULE = "benchmarks.baselines"
 

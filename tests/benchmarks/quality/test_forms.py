@@ -5,8 +5,8 @@ import json
 import pytest
 
 from benchmarks.baselines.registry import BASELINES, OURS, REGISTRY
+from benchmarks.form_networks import NETWORKS, QUICK_NETWORKS
 from benchmarks.quality import forms
-from benchmarks.quality.form_networks import NETWORKS, QUICK_NETWORKS
 
 ALL = NETWORKS | QUICK_NETWORKS
 
