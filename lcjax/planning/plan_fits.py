@@ -153,7 +153,9 @@ def plan_fits_of_model(
         inputs = data.first_batch() if timed.batch is None else as_batch(timed.batch)
     (baseline,) = measure([model.variables])
     setting = Setting(model, run, data, measure, baseline, inputs)
-    table, more = _measured_table(setting, fits)
+    table, left_out = _measured_table(setting, fits)
+    if isinstance(candidates, Candidates):  # not chosen by the user one by one
+        left_out = []
     choice, rounds = carry_out_rounds(setting, table, budgets, tolerance)
     measured = next(each.measured for each in rounds if each.choice == choice)
     return FitPlan(
@@ -165,7 +167,7 @@ def plan_fits_of_model(
         tolerance=tolerance,
         unmet=tuple(str(each) for each in budgets if not each.met(measured, table.deep)),
         rounds=tuple(rounds),
-        notes=(*notes, *more),
+        notes=(*notes, *left_out),
     )
 
 
