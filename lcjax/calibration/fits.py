@@ -1,7 +1,7 @@
 """Fits: the options that say how the replacement of a segment is found."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
 from lcjax._messages import describe
@@ -11,7 +11,7 @@ from lcjax.validation.arguments import check_number, is_count
 Rank = int | Literal["auto"] | None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Fit:
     """Base of the fits; `lcjax.surgery.solvers.solve` finds the solver by the class.
 
@@ -52,8 +52,32 @@ class Fit:
         if not 0 <= self.tolerance < 1:
             raise ValueError(f"tolerance is {self.tolerance}; expected a relative error in [0, 1).")
 
+    def non_defaults(self) -> dict[str, Any]:
+        """Returns the options that have no default or another value, positional ones first.
 
-@dataclass(frozen=True, kw_only=True)
+        Example:
+          >>> Units(64, ridge=0.01).non_defaults()
+          {'count': 64, 'ridge': 0.01}
+        """
+        options = {each: getattr(self, each.name) for each in fields(self)}
+        stated = [
+            each
+            for each, value in options.items()
+            if each.default is MISSING or value != each.default
+        ]
+        return {each.name: options[each] for each in sorted(stated, key=lambda f: bool(f.kw_only))}
+
+    def __repr__(self) -> str:
+        """Returns the shortest expression that makes this fit."""
+        positional = {each.name for each in fields(self) if not each.kw_only}
+        arguments = [
+            repr(value) if name in positional else f"{name}={value!r}"
+            for name, value in self.non_defaults().items()
+        ]
+        return f"{type(self).__name__}({', '.join(arguments)})"
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Exact(Fit):
     """Takes each activation for the identity: exact at slope 1, and without data.
 
@@ -64,7 +88,7 @@ class Exact(Fit):
 
     Example:
       >>> Exact(max_gap=0.1)
-      Exact(max_gap=0.1, rank=None, tolerance=0.05)
+      Exact(max_gap=0.1)
     """
 
     name: ClassVar[str] = "exact"
@@ -81,7 +105,7 @@ class Exact(Fit):
         return replace(self, max_gap=math.inf)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class PerUnit(Fit):
     """Replaces each activation by a gain and an offset for every unit, `g ⊙ z + c`, from data.
 
@@ -99,7 +123,7 @@ class PerUnit(Fit):
     sequential: bool = True
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class LeastSquares(Fit):
     """Replaces each segment by the ridge regression of its outputs on its inputs, from data.
 
@@ -137,7 +161,7 @@ class LeastSquares(Fit):
         return replace(units, linear=True, ridge=self.ridge)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Units(Fit):
     """Keeps the hidden units that explain most of the output, and fits the last kernel again.
 
@@ -206,7 +230,7 @@ class Units(Fit):
         return Remove(sequential=self.sequential)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Remove(Fit):
     """Removes both layers and the activation: what stays is a bias, the mean output.
 

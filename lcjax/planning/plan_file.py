@@ -27,10 +27,9 @@ def fit_to_json(fit: Fit) -> dict[str, Any]:
       >>> fit_to_json(Units(192))
       {'fit': 'units', 'count': 192}
     """
-    options = {each.name: (getattr(fit, each.name), each.default) for each in fields(fit)}
-    stated = {name: value for name, (value, usual) in options.items() if value != usual}
+    options = fit.non_defaults()
     return {"fit": fit.name} | {
-        name: "inf" if value == math.inf else value for name, value in stated.items()
+        name: "inf" if value == math.inf else value for name, value in options.items()
     }
 
 

@@ -92,7 +92,7 @@ def fold_linear_units(
     return rebuilt.tree, report
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class FoldUnits(Fit):
     """Folds the linear units of a pair of layers into its bypass, exactly.
 
