@@ -10,6 +10,7 @@ import numpy as np
 
 from lcjax._table import render
 from lcjax.algebra.abstract import is_abstract
+from lcjax.structure.chains import bypass_of
 from lcjax.structure.choice import Skip
 from lcjax.structure.front_end import Rebuilt
 from lcjax.structure.replacement import Replacement, SegmentFit
@@ -81,13 +82,14 @@ class CollapseReport:
 
     @property
     def hidden_width(self) -> int | None:
-        """The one hidden width of all sites that were touched; None where there is no such one.
+        """The hidden width of all MLPs, where the collapse left them the same; otherwise None.
 
-        Then the model is a standard one with that hidden width: `lcjax.without_bypasses` gives its
-        tree.
+        The model is then a standard one of that width. For params of Flax modules,
+        `lcjax.without_bypasses` gives its tree.
         """
         counts = {each.count for each in self.narrowed}
-        others = self.collapsed or any(each.linear for each in self.narrowed)
+        unchanged = any(skip.reason != "unpaired" for skip in self.skipped)
+        others = unchanged or self.collapsed or any(each.linear for each in self.narrowed)
         return None if others or len(counts) != 1 else counts.pop()
 
     def __str__(self) -> str:
@@ -109,10 +111,13 @@ class CollapseReport:
             f"FLOPs/token of the chains touched {self.flops_before:,} → {self.flops_after:,}"
         )
         if self.hidden_width is not None:
-            lines.append(
-                f"every MLP that was touched has {self.hidden_width:,} hidden units: a standard "
-                "model of that width, whose tree lcjax.without_bypasses gives"
+            text = (
+                f"every MLP has {self.hidden_width:,} hidden units: a standard model of that width"
             )
+            of_modules = {f"{bypass_of(each.site)}/bias" for each in self.narrowed}
+            if of_modules <= set(self.new_leaves):
+                text += ", whose tree lcjax.without_bypasses gives"
+            lines.append(text)
         return "\n".join(lines)
 
 

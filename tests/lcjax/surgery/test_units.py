@@ -132,6 +132,15 @@ def test_sizes_and_leaves_of_the_report_are_those_of_the_tree(name, fit):
     form = "7 of 12 units and a linear map" if fit.linear else "7 of 12 units"
     assert form in str(report) and report.narrowed[0].count == 7
     assert report.hidden_width == (None if fit.linear else 7)
+    line = "every MLP has 7 hidden units: a standard model of that width, whose tree lcjax.without"
+    assert (line in str(report)) == (not fit.linear)
+
+
+def test_model_with_a_site_that_stays_is_no_standard_one():
+    model, variables = chain()
+    first, *others = find_sites(variables)
+    _, report = narrowed(model, variables, Units(7), first)
+    assert others and len(report.narrowed) == 1 and report.hidden_width is None
 
 
 @models

@@ -91,6 +91,8 @@ def test_life_of_an_nnx_module(tmp_path):
     call = f.trace(params, ALL)
     compact, report = call.collapse_sequential(DATA, fit={"up": lcjax.Units(8)})
     assert report.parameters_after == 3 * 6 * 8 + 6 + 2 * 6
+    assert "every MLP has 8 hidden units: a standard model of that width" in str(report)
+    assert "without_bypasses" not in str(report)  # which is for params of Flax modules
     assert "a site, of which 8 units stay" in str(f.trace(compact, ALL).explain())
     lcjax.save(tmp_path / "compact", compact)
     restored = lcjax.restore(tmp_path / "compact", like=compact)
