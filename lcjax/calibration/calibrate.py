@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from lcjax._table import render
 from lcjax.algebra.moments import Moments
-from lcjax.calibration.candidates import collect_for
+from lcjax.calibration.candidates import collect_for_fit
 from lcjax.calibration.data import CalibrationData, as_data
 from lcjax.calibration.fits import LEAST_SQUARES, Fit, check_fit
 from lcjax.errors import CollapseError
@@ -142,7 +142,7 @@ def calibrate_model(
     fit = fit.reduced()
     chosen = select_for_fit(model.sites, sites, model.collapsed).chosen
     segments = segments_to_fit(model, chosen, fit)
-    moments = collect_for(model, segments, data, fit)
+    moments = collect_for_fit(model, segments, data, fit)
     return Calibration(
         train=moments.train,
         held_out=moments.held_out,

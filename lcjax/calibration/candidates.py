@@ -20,7 +20,7 @@ _COPIES = 4
 _SMALL_BYTES = 2**29  # below which all units are measured
 
 
-def collect_for(
+def collect_for_fit(
     model: Collapsible,
     segments: Sequence[Segment],
     data: CalibrationData,

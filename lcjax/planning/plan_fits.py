@@ -19,7 +19,7 @@ from lcjax.planning.measuring.latency import timed_table
 from lcjax.planning.measuring.measure import MetricMeasure, OutputMeasure
 from lcjax.planning.measuring.options import (
     bytes_of,
-    collect_for,
+    collect_for_fits,
     measure_alone,
     solve_fits,
 )
@@ -198,7 +198,7 @@ def _measured_table(
     model, data = setting.model, setting.data
     rows, notes, solved = [], [], {}
     for paths in _groups(model, list(fits)):
-        found = collect_for(model, data, {path: fits[path] for path in paths})
+        found = collect_for_fits(model, data, {path: fits[path] for path in paths})
         for path in with_progress(paths, "measuring fits", "site") if data.progress else paths:
             each, more = solve_fits(model, path, fits[path], found[path])
             rows.append(measure_alone(model, setting.measure, setting.baseline, path, each))

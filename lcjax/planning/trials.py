@@ -7,7 +7,7 @@ from typing import Any
 
 from lcjax.algebra.moments import Moments
 from lcjax.calibration.calibrate import segments_to_fit
-from lcjax.calibration.candidates import collect_for
+from lcjax.calibration.candidates import collect_for_fit
 from lcjax.calibration.data import CalibrationData, as_data
 from lcjax.calibration.fits import Fit, check_fit
 from lcjax.calibration.statistics import SplitMoments
@@ -137,7 +137,7 @@ class Trials:
         ]
         if missing:
             assert self._data is not None
-            found = collect_for(self._model, missing, self._data, self._fit)
+            found = collect_for_fit(self._model, missing, self._data, self._fit)
             for segment in missing:
                 for key, name in _keys(segment, observed):
                     self._moments[name] = (found.train[key], found.held_out[key])

@@ -8,7 +8,7 @@ import jax
 from flax.core import meta
 
 from lcjax.calibration.calibrate import segments_to_fit
-from lcjax.calibration.candidates import collect_for
+from lcjax.calibration.candidates import collect_for_fit
 from lcjax.calibration.data import CalibrationData, as_data
 from lcjax.calibration.fits import LEAST_SQUARES, Fit, check_fit
 from lcjax.errors import CollapseError
@@ -178,7 +178,7 @@ def _run_step(model: Collapsible, step: Step, data: CalibrationData, compact: An
     (segment,) = segments_to_fit(now, step.sites, step.fit)
     statistics = None
     if step.fit.needs_data:
-        statistics = collect_for(model, [segment], data, step.fit, compact)
+        statistics = collect_for_fit(model, [segment], data, step.fit, compact)
     replacement = solve_checked(step.fit, segment, statistics)
     return SolvedStep(segment, replacement, now.rebuild({segment: replacement}))
 

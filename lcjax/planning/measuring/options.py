@@ -8,7 +8,7 @@ import numpy as np
 
 from lcjax.algebra.moments import submoments
 from lcjax.algebra.unit_selection import NestedOrder
-from lcjax.calibration.candidates import collect_for as collect_statistics_for
+from lcjax.calibration.candidates import collect_for_fit
 from lcjax.calibration.data import CalibrationData
 from lcjax.calibration.fits import Fit, Units
 from lcjax.calibration.statistics import SplitMoments
@@ -44,7 +44,7 @@ class Solved(NamedTuple):
     bytes: int
 
 
-def collect_for(
+def collect_for_fits(
     model: Collapsible,
     data: CalibrationData,
     fits: Mapping[str, Sequence[Fit]],
@@ -70,7 +70,7 @@ def collect_for(
     compact = None if now is None or now is model else now.variables
     every = [fit for tried in fits.values() for fit in tried]
     found = {
-        observed: collect_statistics_for(model, some, data, _widest(every, observed), compact)
+        observed: collect_for_fit(model, some, data, _widest(every, observed), compact)
         for observed, some in needed.items()
     }
     return {

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from lcjax.calibration.calibrate import segments_to_fit
-from lcjax.calibration.candidates import collect_for as collect_statistics_for
+from lcjax.calibration.candidates import collect_for_fit
 from lcjax.calibration.data import CalibrationData
 from lcjax.planning.budgets import Budget, Usage
 from lcjax.planning.measuring.latency import times_of
@@ -14,7 +14,7 @@ from lcjax.planning.measuring.options import (
     Found,
     Solved,
     bytes_of,
-    collect_for,
+    collect_for_fits,
     drops_of,
     solve_fits,
     statistics_of,
@@ -132,9 +132,9 @@ def _carry_out(
         (segment,) = segments_to_fit(now, sites, fit)
         found: Found
         if len(sites) == 1:
-            found = collect_for(model, data, {sites[0]: options[sites[0]]}, now)[sites[0]]
+            found = collect_for_fits(model, data, {sites[0]: options[sites[0]]}, now)[sites[0]]
         else:
-            moments = collect_statistics_for(model, [segment], data, fit, now.variables)
+            moments = collect_for_fit(model, [segment], data, fit, now.variables)
             found = {fit.observed: moments}
         replacement = solve_checked(fit, segment, statistics_of(fit, segment, found))
         rebuilt = now.rebuild({segment: replacement})
