@@ -61,20 +61,43 @@ def adaptive_counts(
     return _largest(counts, len(order), params, pairs, budget)
 
 
-def _largest(
-    counts: Callable[[int], Counts], most: int, params: Any, pairs: Sequence[Pair], budget: int
-) -> Counts:
-    """Returns the counts of the largest number, 1 to most, whose size is within the budget."""
+def largest_within(
+    choose: Callable[[int], dict[str, int]],
+    most: int,
+    size: Callable[[dict[str, int]], int],
+    budget: int,
+) -> dict[str, int] | None:
+    """Returns what is chosen for the largest number whose size is within a budget; by bisection.
+
+    Args:
+      choose: returns counts or ranks, by path, for a number from 1 to most; they never decrease.
+      most: the largest number.
+      size: returns the parameters of the network with these counts or ranks.
+      budget: largest number of parameters of the network.
+
+    Returns:
+      the choice; None where number 1 exceeds the budget.
+    """
     low, high = 0, most
     while low < high:
         middle = (low + high + 1) // 2
-        if narrow_size(params, pairs, counts(middle)) <= budget:
+        if size(choose(middle)) <= budget:
             low = middle
         else:
             high = middle - 1
-    if not low:
+    return choose(low) if low else None
+
+
+def _largest(
+    counts: Callable[[int], Counts], most: int, params: Any, pairs: Sequence[Pair], budget: int
+) -> Counts:
+    def size(own: Counts) -> int:
+        return narrow_size(params, pairs, own)
+
+    found = largest_within(counts, most, size, budget)
+    if found is None:
         raise ConfigError(
             f"a budget of {budget:,} parameters is too small for one unit for each MLP; expected "
-            f"at least {narrow_size(params, pairs, counts(1)):,}."
+            f"at least {size(counts(1)):,}."
         )
-    return counts(low)
+    return found

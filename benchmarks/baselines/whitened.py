@@ -19,6 +19,7 @@ import numpy as np
 
 import lcjax
 from benchmarks.baselines import base
+from benchmarks.baselines.allocation import largest_within
 from benchmarks.baselines.materialized import runnable
 from benchmarks.baselines.pairs import Pair, dense_moments, find_pairs
 from benchmarks.baselines.svd import Factors, product, split, train_factors
@@ -133,17 +134,10 @@ def ranks_by_energy(params: Any, moments: Mapping[str, Moments], budget: int) ->
 
 
 def _largest(params: Any, ranks: Callable[[int], Ranks], most: int, budget: int) -> Ranks:
-    """Returns the ranks of the largest number, 1 to most, whose size is within the budget."""
-    low, high = 0, most
-    while low < high:
-        middle = (low + high + 1) // 2
-        if _size(params, ranks(middle)) <= budget:
-            low = middle
-        else:
-            high = middle - 1
-    if not low:
+    found = largest_within(ranks, most, partial(_size, params), budget)
+    if found is None:
         raise ConfigError(f"a budget of {budget:,} parameters is too small for rank 1.")
-    return ranks(low)
+    return found
 
 
 def _size(params: Any, ranks: Ranks) -> int:
