@@ -10,7 +10,6 @@ import lcjax
 from train.validation import ConfigError, positive, require
 
 FitName = Literal["exact", "per_unit", "least_squares"]
-AnyFitName = Literal[FitName, "units", "mix"]
 
 
 def fit_names(kind: Any) -> PrimitiveConstructorSpec[Any]:
