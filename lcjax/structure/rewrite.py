@@ -13,7 +13,7 @@ from lcjax.errors import CollapseError
 from lcjax.structure.chains import Chain, bypass_of, join
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment
-from lcjax.tree.paths import leaves_by_path, node_at
+from lcjax.tree.paths import leaves_by_path, node_at, tree_order
 
 
 class Rewriter:
@@ -26,7 +26,7 @@ class Rewriter:
 
     def __init__(self, variables: Mapping[str, Any]):
         self._frozen = isinstance(variables, FrozenDict)
-        self._tree = _copy(variables)
+        self._tree = copy_dicts(variables)
         whole = "params" in self._tree
         self._params = self._tree["params"] if whole else self._tree
         self._stats = self._tree.get("batch_stats", {}) if whole else {}
@@ -36,12 +36,12 @@ class Rewriter:
     @property
     def written(self) -> dict[str, Any]:
         """The new leaves by their paths inside params, in the order of the tree."""
-        return {path: self._written[path] for path in sorted(self._written, key=_tree_order)}
+        return {path: self._written[path] for path in sorted(self._written, key=tree_order)}
 
     @property
     def removed(self) -> tuple[str, ...]:
         """The paths inside params of the leaves that are not in the tree any more, in its order."""
-        return tuple(sorted(self._removed - self._written.keys(), key=_tree_order))
+        return tuple(sorted(self._removed - self._written.keys(), key=tree_order))
 
     def write(self, chain: Chain, segment: Segment, replacement: Replacement) -> None:
         """Writes a replacement of a segment of a chain.
@@ -148,10 +148,10 @@ def _check_whole(chain: Chain, segment: Segment) -> None:
         )
 
 
-def _copy(tree: Any) -> Any:
+def copy_dicts(tree: Any) -> Any:
     """Returns nested mappings as new plain dicts that share the leaves."""
     if isinstance(tree, Mapping):
-        return {name: _copy(child) for name, child in tree.items()}
+        return {name: copy_dicts(child) for name, child in tree.items()}
     return tree
 
 
@@ -162,8 +162,3 @@ def _without_empty(tree: dict[str, Any]) -> dict[str, Any]:
         for name, child in tree.items()
     }
     return {n: child for n, child in children.items() if not isinstance(child, dict) or child}
-
-
-def _tree_order(path: str) -> list[str]:
-    """Returns the sort key under which paths are in the order of a nested dict's leaves."""
-    return path.split("/")

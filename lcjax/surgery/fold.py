@@ -6,14 +6,14 @@ gate is then 1 and A the kernel of `up`; a norm after the activation scales and 
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import jax
 import numpy as np
-from jax.core import Tracer
 
+from lcjax.algebra.abstract import is_abstract
 from lcjax.algebra.fuse import Affine, DenseParams, affine, compose, fuse_dense
 from lcjax.algebra.sharding import place_dense
 from lcjax.calibration.fits import Fit
@@ -26,7 +26,7 @@ from lcjax.structure.sites import Sites, params_of
 from lcjax.surgery.checks import solve_checked
 from lcjax.surgery.report import CollapseReport, make_report
 from lcjax.surgery.solvers import solve
-from lcjax.tree.paths import in_params, leaf_path
+from lcjax.tree.paths import in_params, leaf_path, tree_order
 from lcjax.tree.slopes import slopes as slopes_of
 
 Linear = Mapping[str, np.ndarray]  # by site which units are linear, (d_hidden,)
@@ -78,13 +78,14 @@ def fold_linear_units(
         part = make_report(now.sites, {pair: folded}, rebuilt, ())
         left, again = _paths(rebuilt.tree), not touched.isdisjoint(rebuilt.touched)
         touched |= {*rebuilt.touched}
+        written = {*report.new_leaves, *rebuilt.written}
         report = replace(
             report,
             skipped=skipped,
             units=report.units | part.units,
             narrowed=(*report.narrowed, *part.narrowed),
-            new_leaves=_in_order({*report.new_leaves, *rebuilt.written} & left),
-            removed_leaves=_in_order(input_leaves - left),
+            new_leaves=tuple(sorted(written & left, key=tree_order)),
+            removed_leaves=tuple(sorted(input_leaves - left, key=tree_order)),
             parameters_after=part.parameters_after,
             flops_before=report.flops_before + part.flops_before * (not again),
             flops_after=report.flops_after + part.flops_after - part.flops_before * again,
@@ -110,8 +111,7 @@ class FoldUnits(Fit):
 
 @solve.register
 def _(fit: FoldUnits, segment: Segment, statistics: Any = None) -> Replacement:
-    leaves = jax.tree.leaves(segment.layers)
-    if any(isinstance(leaf, (Tracer, jax.ShapeDtypeStruct)) for leaf in leaves):
+    if any(map(is_abstract, jax.tree.leaves(segment.layers))):
         raise CollapseError(
             f"{segment.label}: traced or abstract kernels, but folding some of its units needs "
             "values. Collapse outside jit."
@@ -196,11 +196,6 @@ def _neighbour(model: Collapsible, pair: Segment) -> Skip | None:
 def _paths(variables: Any) -> set[str]:
     leaves = jax.tree_util.tree_leaves_with_path(params_of(variables))
     return {in_params(leaf_path(keys)) for keys, _ in leaves}
-
-
-def _in_order(paths: Iterable[str]) -> tuple[str, ...]:
-    """Returns paths in the order of a tree."""
-    return tuple(sorted(paths, key=lambda path: path.split("/")))
 
 
 def _some(each: Affine, units: np.ndarray) -> Affine:

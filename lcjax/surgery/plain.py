@@ -8,7 +8,9 @@ from flax.core import FrozenDict, freeze
 
 from lcjax.errors import CollapseError
 from lcjax.structure.chains import find_chains, join, nodes
+from lcjax.structure.rewrite import copy_dicts
 from lcjax.structure.sites import params_of
+from lcjax.tree.paths import node_at
 from lcjax.validation.arguments import check_tree
 
 _BYPASS = re.compile(r"bypass(_\d+)?")
@@ -46,14 +48,14 @@ def without_bypasses(variables: Mapping[str, Any]) -> Any:
         for chain in find_chains(params)
         for i in chain.bypasses
     }
-    plain = _copy(params)
+    plain = copy_dicts(params)
     for path, node in nodes(params):
         if not _BYPASS.fullmatch(path.rpartition("/")[2]) or "bias" not in node:
             continue
         if path not in last_of and set(node) == {"bias"}:
             raise CollapseError(
-                f"{path}: stands for a pair that was removed, which no plain module is without. "
-                "Keep some units of it."
+                f"{path}: got the bias of a removed pair, expected one next to hidden units: a plain "
+                "module has both Dense layers. Keep some units of the pair: lcjax.Units(count)."
             )
         if path in last_of:
             if "kernel" in node:
@@ -62,19 +64,7 @@ def without_bypasses(variables: Mapping[str, Any]) -> Any:
                     "with lcjax.Units(count), without a linear map."
                 )
             parent, _, name = path.rpartition("/")
-            siblings = _at(plain, parent)
+            siblings = node_at(plain, parent)
             siblings[last_of[path].rpartition("/")[2]]["bias"] = siblings.pop(name)["bias"]
     whole = {**variables, "params": plain} if "params" in variables else plain
     return freeze(whole) if isinstance(variables, FrozenDict) else whole
-
-
-def _copy(tree: Any) -> Any:
-    if isinstance(tree, Mapping):
-        return {name: _copy(child) for name, child in tree.items()}
-    return tree
-
-
-def _at(tree: dict[str, Any], path: str) -> dict[str, Any]:
-    for name in path.split("/") if path else ():
-        tree = tree[name]
-    return tree

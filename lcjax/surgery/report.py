@@ -16,6 +16,7 @@ from lcjax.structure.front_end import Rebuilt
 from lcjax.structure.replacement import Replacement, SegmentFit
 from lcjax.structure.segment import Segment
 from lcjax.structure.sites import Sites
+from lcjax.tree.paths import tree_order
 
 _STATIC = {"static": True}
 
@@ -198,8 +199,8 @@ def merge_reports(
         collapsed=together("collapsed", place.get),
         factored=together("factored", place.get),
         skipped=tuple(skipped),
-        new_leaves=together("new_leaves", _in_tree),
-        removed_leaves=together("removed_leaves", _in_tree),
+        new_leaves=together("new_leaves", tree_order),
+        removed_leaves=together("removed_leaves", tree_order),
         parameters_before=parameters,
         parameters_after=parameters - saved,
         flops_before=sum(part.flops_before for part in parts),
@@ -209,10 +210,6 @@ def merge_reports(
         narrowed=together("narrowed", lambda each: place[each.site]),
         removed=together("removed", place.get),
     )
-
-
-def _in_tree(path: str) -> list[str]:
-    return path.split("/")
 
 
 def _gap(slope: Any) -> Any:

@@ -20,7 +20,7 @@ from lcjax.structure.segment import Segment
 from lcjax.structure.sites import params_of
 from lcjax.surgery.checks import solve_checked
 from lcjax.surgery.report import CollapseReport, make_report
-from lcjax.tree.paths import in_params, leaf_path
+from lcjax.tree.paths import in_params, leaf_path, tree_order
 from lcjax.validation.batches import check_batches
 from lcjax.validation.functions import check_function
 
@@ -201,8 +201,8 @@ def _merged(model: Collapsible, parts: Sequence[Rebuilt]) -> Rebuilt:
     size = model.size.parameters
     return Rebuilt(
         tree=parts[-1].tree,
-        written=tuple(sorted(written, key=_tree_order)),
-        removed=tuple(sorted(removed - written, key=_tree_order)),
+        written=tuple(sorted(written, key=tree_order)),
+        removed=tuple(sorted(removed - written, key=tree_order)),
         before=Size(size, before),
         after=Size(parts[-1].after.parameters, before + change),
     )
@@ -236,7 +236,3 @@ def _fits_by_site(
         select_linear(model.sites, exact, gap, model.collapsed)
     stay = [path for path in model.sites.paths if path not in fits]
     return fits, [Skip(path, "not_chosen") for path in stay]
-
-
-def _tree_order(path: str) -> list[str]:
-    return path.split("/")

@@ -51,6 +51,11 @@ def node_at(tree: Any, path: str) -> Any:
     return tree
 
 
+def tree_order(path: str) -> list[str]:
+    """Returns the sort key under which paths are in the order of a nested dict's leaves."""
+    return path.split("/")
+
+
 def in_params(path: str) -> str:
     """Returns a path without the leading `params/` that paths in whole variables have."""
     return path.removeprefix(_COLLECTION)

@@ -83,7 +83,7 @@ def test_without_bypasses_is_the_tree_of_the_narrow_module(name):
     with pytest.raises(CollapseError, match=r"bypass.*: got a linear map next to the units"):
         without_bypasses(mixed)
     removed, _ = narrowed(model, variables, Remove())
-    with pytest.raises(CollapseError, match=r"bypass.*: stands for a pair that was removed"):
+    with pytest.raises(CollapseError, match=r"bypass.*: got the bias of a removed pair"):
         without_bypasses(removed)
 
 
