@@ -86,8 +86,8 @@ def mean_to_bias(
       An et al. 2024 (FLAP), arXiv 2312.11983, section 3.2, baseline bias compensation; Berisha et
       al. 2025 (VBP), arXiv 2507.12988, section 3, mean-shift compensation.
     """
-    gone = np.setdiff1d(np.arange(len(kernel)), units)
-    return kernel[units], bias + np.asarray(moments.mean_x, np.float64)[gone] @ kernel[gone]
+    removed = np.setdiff1d(np.arange(len(kernel)), units)
+    return kernel[units], bias + np.asarray(moments.mean_x, np.float64)[removed] @ kernel[removed]
 
 
 def refitted(

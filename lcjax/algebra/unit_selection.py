@@ -69,7 +69,7 @@ def order_units(
       cross: Σ (v − E v)(t − E t)ᵀ with the output t; (n, d_out).
       count: how many units to order; None orders all.
       given: how many leading entries of v are explained for free, as inputs of a linear map that
-        stays beside the units.
+        stays next to the units.
 
     References:
       Chen, Billings and Luo 1989, "Orthogonal least squares methods and their application to

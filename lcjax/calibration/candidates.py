@@ -1,4 +1,4 @@
-"""The hidden units that are measured together where all would be too many."""
+"""Candidates: the hidden units whose moments are collected where all would be too many."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from lcjax.validation.batches import check_batches
 
 # Copies of moments on the device: to fit on and held out, of all batches and of the present one.
 _COPIES = 4
-_SMALL_BYTES = 2**29  # below which all units are measured
+_SMALL_BYTES = 2**29  # moments of all units are collected up to this
 
 
 def collect_for_fit(
@@ -32,10 +32,10 @@ def collect_for_fit(
     One pass over the data; two where only some hidden units are measured.
 
     Args:
-      model: that is observed.
-      segments: of the model, or of `model.with_variables(compact)`.
-      data: re-iterable for two passes.
-      fit: of all of them.
+      model: the model that is observed.
+      segments: segments of the model, or of `model.with_variables(compact)`.
+      data: the batches; re-iterable for two passes.
+      fit: the fit of all segments.
       compact: as for `collect_statistics`.
     """
     observe = model.observe(segments, fit.observed)
@@ -73,10 +73,7 @@ def candidates_of(statistics: Any, segment: Segment) -> np.ndarray:
 
 
 def candidate_count(fit: Units, segment: Segment) -> int:
-    """Returns how many units of a segment are measured together.
-
-    See `Units`; at least as many as stay, and all where few numbers are.
-    """
+    """Returns for how many units of a segment moments are collected; see `Units`."""
     width, d_in, d_out = _width(segment), segment.d_in, segment.d_out
     if fit.candidates is not None:
         return min(fit.candidates, width)

@@ -29,7 +29,7 @@ class Fit:
     name: ClassVar[str]
     needs_data: ClassVar[bool] = True
     observed: ClassVar[Observed] = "segment"
-    # Of fits that have these as options, the option counts.
+    # For fits without these options.
     max_gap: ClassVar[float] = math.inf
     sequential: ClassVar[bool] = False
 
@@ -79,7 +79,7 @@ class Fit:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Exact(Fit):
-    """Takes each activation for the identity: exact at slope 1, and without data.
+    """Treats each activation as the identity: exact at slope 1, and needs no data.
 
     Attributes:
       max_gap: largest accepted gap `|1 − α|`, at least 0; inf accepts any.
@@ -101,7 +101,7 @@ class Exact(Fit):
         check_at_least_0("max_gap", self.max_gap)
 
     def at_any_gap(self) -> "Exact":
-        """Returns this fit without a limit of the gap."""
+        """Returns this fit without a limit on the gap."""
         return replace(self, max_gap=math.inf)
 
 
@@ -163,7 +163,7 @@ class LeastSquares(Fit):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Units(Fit):
-    """Keeps the hidden units that explain most of the output, and fits the last kernel again.
+    """Keeps the hidden units that explain most of the output, and refits the last kernel.
 
     Units are taken one after another, each by how much it explains of the output given those taken
     before (orthogonal least squares). Then one ridge regression on `[x, h_S]`, or on `h_S` alone,
@@ -175,11 +175,11 @@ class Units(Fit):
         result is that of `LeastSquares()`, without it that of `Remove()`; with all and without
         `linear` nothing changes.
       linear: whether a linear map of the input is added: `LeastSquares() + Units(count)`.
-      candidates: how many units are measured together, at least count: those of largest variance
-        times squared norm of their row of the last kernel, from a pass over the data of its own.
-        Moments of c candidates take `16 (d_in + c) (d_in + c + d_out)` bytes on the device at
-        most. None takes all units where that is below 512 MiB, otherwise as many as keep it below
-        three times the bytes of the pair's kernels (but count).
+      candidates: how many units are considered, at least count: those of the largest variance times
+        the squared norm of their row of the last kernel, found in an extra pass over the data. The
+        moments of c candidates take at most `16 (d_in + c) (d_in + c + d_out)` bytes on the device.
+        None considers all units where that is at most 512 MiB, otherwise as many as fit in three
+        times the bytes of the pair's kernels, but at least count.
       ridge: as for `LeastSquares`.
       sequential: as for `LeastSquares`.
       rank: None; units have no factors.
@@ -222,7 +222,7 @@ class Units(Fit):
             )
 
     def reduced(self) -> Fit:
-        """Returns `LeastSquares` or `Remove` in the place of no unit."""
+        """Returns `LeastSquares` or `Remove` for a count of 0, otherwise this fit."""
         if self.count:
             return self
         if self.linear:
@@ -232,7 +232,7 @@ class Units(Fit):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Remove(Fit):
-    """Removes both layers and the activation: what stays is a bias, the mean output.
+    """Replaces both layers and the activation by a bias, the mean output.
 
     Attributes:
       sequential: as for `LeastSquares`.

@@ -85,7 +85,7 @@ def _add_collapse(commands: argparse._SubParsersAction) -> None:
         "--calibration",
         type=Path,
         metavar="STATS",
-        help="directory of lcjax.save_calibration, for fits to data; each site is fitted by itself",
+        help="directory of lcjax.save_calibration, for fits to data of each site alone",
     )
     collapse.add_argument(
         "--max-gap", type=float, default=0.05, help="largest gap |1 - slope| (default: %(default)s)"

@@ -56,7 +56,7 @@ def collapse_checkpoint(
         must be alike.
       max_gap: largest accepted gap `|1 − α|`; at least 0.
       calibration: what `lcjax.calibrate` returned for the source's variables; every site is fitted
-        by itself. `lcjax.collapse_sequential`, which is better, needs the data.
+        independently. `lcjax.collapse_sequential`, which is better, needs the data.
 
     Raises:
       FileNotFoundError: source does not exist.

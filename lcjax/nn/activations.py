@@ -42,7 +42,7 @@ def interpolate(
     of_z, of_slope = (jax.typeof(x).manual_axis_type.varying for x in (z, slope))
     varying = tuple(of_z - of_slope)  # in jax.shard_map
     slope = jax.lax.pcast(slope, varying, to="varying") if varying else slope
-    if slope.ndim:  # the axes of z, so that no product adds axes by itself
+    if slope.ndim:  # the axes of z, so that products need no broadcasting of ranks
         slope = jnp.expand_dims(slope, tuple(range(z.ndim - slope.ndim)))
     fn, captured = _opened(fn, (z, *others))
     return _interpolate(fn, z, slope, *others, *captured)

@@ -1,4 +1,4 @@
-"""The affine map that runs beside a narrowed pair of Dense layers, or in its place."""
+"""The affine map that runs next to a narrowed pair of Dense layers, or in its place."""
 
 from collections.abc import Mapping
 from typing import Any

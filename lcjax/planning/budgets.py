@@ -1,4 +1,4 @@
-"""Budgets: the limit that a plan keeps to, of a drop, a size, a time, or a number of sites."""
+"""Budgets: the limit that a plan meets, of a drop, a size, a time, or a number of sites."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ class Usage(NamedTuple):
       parameters: of the whole model, slopes left out.
       flops: multiply-adds times two for one token through the model's chains of Dense layers.
       kept: number of sites that stay.
-      bytes: of all arrays of the tree; None where nobody asks.
+      bytes: of all arrays of the tree; None where they are not measured.
       ms: time of one batch in milliseconds; None where it is not measured.
     """
 
@@ -48,7 +48,7 @@ class Budget(ABC):
         """Returns the largest accepted value of the quantity, given the deep model's."""
 
     def met(self, usage: Usage, deep: Usage) -> bool:
-        """Returns whether a model keeps to the budget."""
+        """Returns whether a model meets the budget."""
         return getattr(usage, self.quantity) <= self.most(deep)
 
     def __str__(self) -> str:
@@ -169,7 +169,7 @@ class Latency(Budget):
             raise ValueError(f"Latency: got ms={self.ms}, expected more than 0.")
 
     def most(self, deep: Usage) -> float:
-        """Returns the milliseconds."""
+        """Returns the largest time, in milliseconds."""
         if self.limit is None:
             return self.ms or 0.0
         return self.limit * (deep.ms or 0.0)
@@ -200,10 +200,10 @@ class Count(Budget):
 
 
 def check_budget(budget: Any) -> None:
-    """Raises TypeError unless this is one budget that a plan of one fit can keep to."""
+    """Raises TypeError unless this is one budget that `lcjax.plan` can meet."""
     if isinstance(budget, Memory | Latency):
         raise TypeError(
-            f"budget is {budget}; lcjax.plan keeps to lcjax.MaxDrop, lcjax.Params, lcjax.Flops and "
+            f"budget is {budget}; lcjax.plan takes lcjax.MaxDrop, lcjax.Params, lcjax.Flops and "
             "lcjax.Count. Plan with lcjax.plan_fits, which measures memory and time."
         )
     if not isinstance(budget, Budget):

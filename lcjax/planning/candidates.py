@@ -30,9 +30,9 @@ class Candidates:
       ValueError: numbers out of range; nothing to try.
 
     Example:
-      >>> from lcjax.planning.candidates import fits_for_widths
+      >>> from lcjax.planning.candidates import fits_for_width
       >>> few = Candidates(fractions=(0.25, 0.5), linear_and_units=False, multiple_of=8)
-      >>> [fit.name for fit in fits_for_widths(few, 64)], fits_for_widths(few, 64)[1].count
+      >>> [fit.name for fit in fits_for_width(few, 64)], fits_for_width(few, 64)[1].count
       (['least_squares', 'units', 'units', 'remove'], 16)
     """
 
@@ -47,7 +47,7 @@ class Candidates:
         for fraction in self.fractions:
             check_number("fractions", fraction, like=0.5)
             if not 0 < fraction < 1:
-                raise ValueError(f"fractions: got {fraction}, expected parts of units in (0, 1).")
+                raise ValueError(f"fractions: got {fraction}, expected fractions in (0, 1).")
         if self.multiple_of is not None and not is_count(self.multiple_of):
             raise ValueError(
                 f"multiple_of: got {self.multiple_of!r}, expected None or a number of at least 1."
@@ -57,7 +57,7 @@ class Candidates:
             raise ValueError("Candidates: got nothing to try; allow one kind of fit at least.")
 
 
-def fits_for_widths(candidates: Candidates, units: int) -> tuple[Fit, ...]:
+def fits_for_width(candidates: Candidates, units: int) -> tuple[Fit, ...]:
     """Returns the fits to try at a site of so many hidden units.
 
     Raises:
@@ -85,7 +85,7 @@ def fits_to_try(candidates: Candidates | Sequence[Fit], segment: Segment) -> tup
       ValueError: a fit that needs no data, or more units than the site has.
     """
     if isinstance(candidates, Candidates):
-        return fits_for_widths(candidates, segment.widths[-2])
+        return fits_for_width(candidates, segment.widths[-2])
     for fit in candidates:
         if isinstance(fit, Units) and fit.count > segment.widths[-2]:
             raise ValueError(

@@ -26,7 +26,7 @@ class FitPlan:
       table: what each fit of each site costs alone.
       choice: index of the option of each site in the table.
       budgets: as the user wrote them.
-      unmet: those of them that the model, where it was measured, does not keep to.
+      unmet: those of them that the measured model does not meet.
       metric: name of the metric.
       baseline: metric of the deep model.
       rounds: the choices that were carried out.
@@ -52,7 +52,7 @@ class FitPlan:
 
     @property
     def predicted(self) -> Usage:
-        """What the model was predicted to cost, before it was measured if it was."""
+        """What the model was predicted to cost, before any measurement of it."""
         found = (each.predicted for each in self.rounds if each.choice == self.choice)
         return next(found, self.table.usage(self.choice))
 
@@ -64,7 +64,7 @@ class FitPlan:
 
     @property
     def pareto_front(self) -> tuple["FitPlan", ...]:
-        """The plans than which none is both smaller and drops less, the smallest first."""
+        """The plans on the Pareto front of parameters and drop, the smallest first."""
         return tuple(
             replace(self, choice=choice, budgets=(), unmet=()) for choice in self.table.front()
         )
@@ -91,7 +91,7 @@ class FitPlan:
         return replace(other, unmet=tuple(unmet))
 
     def check(self, model: Collapsible) -> None:
-        """Raises CollapseError unless the plan is of this model: its sites, widths and weights."""
+        """Raises CollapseError unless the plan is for this model: its sites, widths and weights."""
         self._file({}).check(model)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -168,8 +168,8 @@ class FitPlan:
         text += f": differs by more than {self.tolerance:.0%}; measured again around the choice"
         others = len(self.rounds) - 1
         if not others:
-            return f"{text}, which stays"
-        return f"{text}, {others} other{'' if others == 1 else 's'} carried out, the best taken"
+            return f"{text}, no better one found"
+        return f"{text}, {others} other{'' if others == 1 else 's'} carried out, the best returned"
 
     def _file(self, details: dict[str, Any]) -> PlanFile:
         sites = {

@@ -105,7 +105,7 @@ class PlanFile:
         return {path: site.fit for path, site in self.sites.items() if site.fit is not None}
 
     def check(self, model: Collapsible) -> None:
-        """Raises CollapseError unless a plan is of this model: its sites, widths and weights."""
+        """Raises CollapseError unless the plan is for this model: its sites, widths and weights."""
         unknown = self.sites.keys() - set(model.sites.paths)
         if unknown:
             raise CollapseError(
@@ -116,13 +116,13 @@ class PlanFile:
             (segment,) = model.segments([path])
             if segment.widths != site.widths:
                 raise CollapseError(
-                    f"{path}: the plan is of layers {site.widths}, this model has "
+                    f"{path}: the plan is for layers {site.widths}, this model has "
                     f"{segment.widths}. Plan again for this model."
                 )
             if None not in (site.weights, segment.weights) and site.weights != segment.weights:
                 raise CollapseError(
-                    f"{path}: the plan is of other weights than this model has, as of another "
-                    "model or from before it was trained on. Plan again for this model."
+                    f"{path}: the plan was made for other weights than this model has: another "
+                    "model, or this one before more training. Plan again for this model."
                 )
 
     def to_json(self) -> str:

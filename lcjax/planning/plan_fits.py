@@ -49,7 +49,7 @@ def plan_fits(
     sites: SiteSelector = None,
     tolerance: float = 0.2,
 ) -> FitPlan:
-    """Returns the fit of each site that together keep to budgets and cost least; changes nothing.
+    """Returns fits of the sites that together meet budgets and cost least; changes nothing.
 
     One pass over the batches collects the moments from which the candidates of all sites are
     solved; more than one where they would take over 4 GiB. Each candidate is measured once, alone;

@@ -80,16 +80,16 @@ class FitTable:
         return {path: fit for path, fit in chosen.items() if fit is not None}
 
     def front(self, quantity: Quantity = "parameters") -> list[tuple[int, ...]]:
-        """Returns the choices than which none is smaller and drops less, the smallest first."""
+        """Returns the choices on the Pareto front of a quantity and drop, the smallest first."""
         found = pareto_front(self._changes("drop"), self._changes(quantity))
         return [choice.options for choice in found]
 
     def choose(
         self, budgets: Sequence[Budget], excess: Mapping[Quantity, float] | None = None
     ) -> tuple[int, ...]:
-        """Returns the option of each site that keeps to budgets and costs least.
+        """Returns the option of each site that together meet the budgets and cost least.
 
-        The least drop of the metric; where `MaxDrop` is the only limit, but for `Count`, the fewest
+        Minimizes the drop of the metric, or, where `MaxDrop` is the only limit besides `Count`, the
         parameters.
 
         Args:
@@ -98,7 +98,7 @@ class FitTable:
             lowered by it.
 
         Raises:
-          ValueError: no choice keeps to them; says the nearest that is possible.
+          ValueError: no choice meets them; says the nearest that is possible.
         """
         limits = self._limits(budgets, excess or {})
         only_drop = "drop" in limits and limits.keys() <= {"drop", "kept"}
@@ -150,7 +150,7 @@ class FitTable:
         return limits
 
     def _contradiction(self, budgets: Sequence[Budget], limits: Mapping[Quantity, float]) -> str:
-        """Returns the message for budgets that no choice keeps to."""
+        """Returns the message for budgets that no choice meets."""
         alone, together = [], []
         for name in limits:
             others: dict[Quantity, float] = {q: most for q, most in limits.items() if q != name}

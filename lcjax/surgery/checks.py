@@ -14,7 +14,7 @@ from lcjax.calibration.fits import Fit
 from lcjax.errors import CollapseError
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment
-from lcjax.surgery.unit_solver import behind, solve
+from lcjax.surgery.unit_solver import reading_only, solve
 
 
 def solve_checked(
@@ -62,7 +62,7 @@ def solve_each(
     for segment in segments:
         cut, given = segment, statistics
         if segment.names[0] in left:
-            cut, given = behind(segment, statistics, left[segment.names[0]])
+            cut, given = reading_only(segment, statistics, left[segment.names[0]])
         solved = replacements[segment] = solve_checked(fit, cut, given)
         if solved.collapsed and any(segment.names[0] == each.names[-1] for each in [*replacements]):
             raise CollapseError(

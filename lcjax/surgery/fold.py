@@ -175,16 +175,16 @@ def _new_parameters(segment: Segment) -> int:
 
 
 def _neighbour(model: Collapsible, pair: Segment) -> Skip | None:
-    """Returns why units are not folded whose input or output a neighbouring pair's bypass shares.
+    """Returns why units are not folded: a neighbouring pair's bypass shares their input or output.
 
     What they add would pass through two pairs at once.
     """
     (site,) = pair.sites
     if pair.entry is not None and pair.entry.width:
         return Skip(site, "bypassed", pair.entry.name)
-    beside = site.rpartition("/")[0]
+    parent = site.rpartition("/")[0]
     for other in model.sites.paths:
-        if other != site and other.rpartition("/")[0] == beside:
+        if other != site and other.rpartition("/")[0] == parent:
             next_pair = model.segments([other])[0].pair
             if next_pair.names[0] == pair.names[1] and "kernel" in (
                 next_pair.joints[0].bypass or {}

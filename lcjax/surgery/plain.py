@@ -54,8 +54,8 @@ def without_bypasses(variables: Mapping[str, Any]) -> Any:
             continue
         if path not in last_of and set(node) == {"bias"}:
             raise CollapseError(
-                f"{path}: got the bias of a removed pair, expected one next to hidden units: a plain "
-                "module has both Dense layers. Keep some units of the pair: lcjax.Units(count)."
+                f"{path}: got the bias of a removed pair, expected one next to hidden units: a "
+                "plain module has both Dense layers. Keep some units: lcjax.Units(count)."
             )
         if path in last_of:
             if "kernel" in node:

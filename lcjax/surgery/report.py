@@ -27,7 +27,7 @@ class Narrowed(NamedTuple):
     Attributes:
       site: its path.
       count: how many units stay.
-      width: of how many.
+      width: how many there were.
       linear: whether a linear map of the input was put next to them.
     """
 
@@ -49,7 +49,7 @@ class CollapseReport:
 
     Attributes:
       gaps: `|1 − α|` that every collapsed site had, by site path; float32, one for each of the
-        layers that `nn.scan` stacks. A leaf, as `units`.
+        layers that `nn.scan` stacks. A leaf, like `units`.
       collapsed: paths of the sites whose activations were removed, in forward order.
       factored: those of them whose Dense pair stays two matrices, because one would be larger.
       skipped: the sites that stay, each with the reason.
@@ -63,7 +63,7 @@ class CollapseReport:
       fits: how well the fits do that took sites' places, and which ranks were lowered.
       units: indices of the hidden units that stay, increasing, by the site that was narrowed.
       narrowed: the sites of which some hidden units stay, in forward order.
-      removed: paths of the collapsed sites in whose place a bias stays.
+      removed: paths of the collapsed sites that a bias replaced.
     """
 
     gaps: dict[str, Any]

@@ -94,7 +94,7 @@ def _selected(
     part = submoments(moments, columns)
     found = order(part.xx, part.xt, fit.count, given=len(columns) - len(alive))
     units = alive[found.units]
-    # Those that remain add nothing to these; they fill up the number asked for.
+    # The other units add nothing to these; some of them make up the number requested.
     rest = np.setdiff1d(np.arange(width), units)
     rest = rest[np.argsort(constant[d_in + rest], kind="stable")]
     return np.sort(np.concatenate([units, rest[: fit.count - len(units)]])), width - len(alive)
@@ -117,7 +117,9 @@ def _all_kept(fit: Units, segment: Segment, statistics: Any, pool: np.ndarray) -
     return Replacement(layers=layers, collapsed=(), fits=(score,))
 
 
-def behind(segment: Segment, statistics: Any, units: np.ndarray) -> tuple[Segment, SplitMoments]:
+def reading_only(
+    segment: Segment, statistics: Any, units: np.ndarray
+) -> tuple[Segment, SplitMoments]:
     """Returns a segment, and its statistics, that reads only some units of the pair before it.
 
     Args:

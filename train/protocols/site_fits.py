@@ -1,4 +1,4 @@
-"""A fit of its own for every site: units kept alike everywhere, a plan from a file, or a mix."""
+"""A fit for each site: the same number or fraction of units, a plan from a file, or a mix."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Measures of models: the user's metric, or outputs against the deep model's, many at a time."""
+"""Measures of models: the user's metric, or outputs compared with the deep model's."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ class Measure(Protocol):
 
 
 class MetricMeasure:
-    """The metric of the user's, called with one tree after another."""
+    """The user's metric, called with one tree after another."""
 
     def __init__(self, metric: Callable[[Any], Any]):
         self._metric = metric

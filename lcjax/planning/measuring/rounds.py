@@ -74,7 +74,7 @@ def carry_out_rounds(
     Args:
       setting: of the plan.
       table: of all fits, each measured alone.
-      budgets: to keep to.
+      budgets: to meet.
       tolerance: largest difference of the measured drop from the predicted one, relative to the
         larger of the two, at which a choice that meets the budgets is taken.
 

@@ -173,7 +173,7 @@ def test_the_command_says_what_a_plan_of_fits_to_data_needs(source, plan_file, t
 def test_the_command_refuses_a_plan_of_another_model(source, variables, tmp_path):
     wider = Net().init(jax.random.key(1), jnp.ones((1, 5)))
     plan_of(wider, {"chain/act_0": lcjax.Exact(max_gap=1)}).save(tmp_path / "plan.json")
-    with pytest.raises(SystemExit, match="chain/act_0: the plan is of layers"):
+    with pytest.raises(SystemExit, match="chain/act_0: the plan is for layers"):
         main(["collapse", str(source), str(tmp_path / "a"), "--plan", str(tmp_path / "plan.json")])
 
 

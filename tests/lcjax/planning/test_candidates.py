@@ -4,25 +4,25 @@ import pytest
 
 from lcjax import Exact, LeastSquares
 from lcjax.calibration.fits import Remove, Units
-from lcjax.planning.candidates import Candidates, check_candidates, fits_for_widths, fits_to_try
+from lcjax.planning.candidates import Candidates, check_candidates, fits_for_width, fits_to_try
 from lcjax.structure.params_tree import ParamsTree
 from tests.helpers.trees import random_chain
 
 
 def test_candidates_follow_the_width():
-    tried = fits_for_widths(Candidates(multiple_of=64), 1536)
+    tried = fits_for_width(Candidates(multiple_of=64), 1536)
     counts = [fit.count for fit in tried if isinstance(fit, Units) and not fit.linear]
     assert counts == [128, 192, 384, 768, 1152]
     assert tried[0] == LeastSquares() and tried[-1] == Remove() and len(tried) == 12
     assert Units(192, linear=True) in tried
     few = Candidates(linear=False, remove=False, linear_and_units=False, multiple_of=16)
-    assert fits_for_widths(few, 48) == (Units(16), Units(32))
+    assert fits_for_width(few, 48) == (Units(16), Units(32))
 
 
 def test_a_width_without_multiples_has_no_units_by_default():
-    assert fits_for_widths(Candidates(), 8) == (LeastSquares(), Remove())
+    assert fits_for_width(Candidates(), 8) == (LeastSquares(), Remove())
     with pytest.raises(ValueError, match="got 64, which leaves no number of units under 48"):
-        fits_for_widths(Candidates(multiple_of=64), 48)
+        fits_for_width(Candidates(multiple_of=64), 48)
 
 
 def test_a_list_of_fits_is_tried_where_it_fits():
@@ -52,7 +52,7 @@ def test_something_other_than_candidates_is_refused(given, error, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fractions": (0.5, 1.0)}, "fractions: got 1.0, expected parts of units"),
+        ({"fractions": (0.5, 1.0)}, "fractions: got 1.0, expected fractions in"),
         ({"multiple_of": 0}, "multiple_of: got 0, expected None or a number"),
         ({"fractions": (), "linear": False, "remove": False}, "got nothing to try"),
     ],

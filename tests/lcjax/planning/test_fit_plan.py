@@ -166,7 +166,7 @@ def test_a_plan_prints_what_each_site_becomes_and_where_it_was_wrong():
     for site, chosen in zip(plan.table.sites, plan.choice, strict=True):
         (row,) = (line for line in text.splitlines() if site.site in line)
         assert became(site.options[chosen].fit, WIDTHS) in row
-    assert "differs by more than 20%; measured again around the choice, which stays" in text
+    assert "differs by more than 20%; measured again around the choice, no better one found" in text
     assert "a note" in text
     assert "deep: drop 0, 10,000 parameters, 20,000 FLOPs/token, 40,000 bytes, 10.000 ms" in text
     assert "budget Params(0.8): met" in text

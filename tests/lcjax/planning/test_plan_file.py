@@ -69,10 +69,10 @@ def test_a_plan_of_another_model_is_refused():
     _, variables = random_chain((8, 3), 4)
     _, wider = random_chain((9, 3), 4)
     plan = plan_of(variables)
-    with pytest.raises(CollapseError, match=r"act_0: the plan is of layers \(4, 8, 3\), this"):
+    with pytest.raises(CollapseError, match=r"act_0: the plan is for layers \(4, 8, 3\), this"):
         plan.check(ParamsTree(wider))
     trained = jax.tree.map(lambda leaf: leaf + np.ones_like(leaf), variables)
-    with pytest.raises(CollapseError, match="act_0: the plan is of other weights"):
+    with pytest.raises(CollapseError, match="act_0: the plan was made for other weights"):
         plan.check(ParamsTree(trained))
     with pytest.raises(CollapseError, match="got sites act_0, which this model lacks; it has b/a"):
         plan.check(ParamsTree({"b": variables["params"]}))

@@ -182,7 +182,7 @@ def test_the_file_of_a_plan_is_of_its_model(variables, half, tmp_path):
     assert found == half
     found.check(ParamsTree(variables))
     other = jax.tree.map(lambda leaf: leaf + 1, variables)
-    with pytest.raises(CollapseError, match="the plan is of other weights"):
+    with pytest.raises(CollapseError, match="the plan was made for other weights"):
         found.check(ParamsTree(other))
 
 

@@ -141,7 +141,7 @@ def test_a_plan_of_a_finished_run_is_carried_out(tmp_path):
     assert result.collapsed == ("mlp/act_2",)
     conclude(job.task, result, tmp_path / "b")
     plan_of(jax.tree.map(lambda leaf: leaf + 1, first.deep), fits).save(tmp_path / "plan.json")
-    with pytest.raises(ConfigError, match="--plan: mlp/act_0: the plan is of other weights"):
+    with pytest.raises(ConfigError, match="--plan: mlp/act_0: the plan was made for other weights"):
         prepare(configured(**run))
 
 
