@@ -1,7 +1,9 @@
-"""Reads configurations that earlier versions wrote: all protocols' fields in one section."""
+"""Reads configurations that earlier versions wrote: other names, and fields that were not there."""
 
+import dataclasses
 from typing import Any
 
+from train.config.base import PenaltyConfig
 from train.config.protocol import PROTOCOL_CONFIGS, RENAMED_PROTOCOLS, flag_names
 
 FITS = {"moments": "per_unit"}
@@ -12,8 +14,28 @@ _DISTILLATION = ("teacher", "teacher_weight", "teacher_temperature")
 def upgraded(fields: dict[str, Any]) -> dict[str, Any]:
     """Returns the fields of a config.json in the current layout; current ones are unchanged.
 
-    Values are not checked. Fields of other protocols than the run's are dropped.
+    Values are not checked. Fields of other protocols than the run's are dropped; options of the
+    penalty and of the protocol that the version did not have yet take their defaults.
     """
+    new = _translated_layout(fields)
+    if isinstance(new.get("penalty"), dict):
+        new["penalty"] = _with_defaults(PenaltyConfig, new["penalty"])
+    protocol = new.get("protocol")
+    if isinstance(protocol, dict):
+        config = PROTOCOL_CONFIGS.get(str(protocol.get("protocol")))
+        new["protocol"] = protocol if config is None else _with_defaults(config, protocol)
+    return new
+
+
+def _with_defaults(config: type, fields: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a section with the defaults of those that it lacks."""
+    known = {field.name: field.default for field in dataclasses.fields(config)}
+    defaults = {name: one for name, one in known.items() if one is not dataclasses.MISSING}
+    return {**defaults, **fields}
+
+
+def _translated_layout(fields: dict[str, Any]) -> dict[str, Any]:
+    """Returns fields under their current names, in their current sections."""
     new = dict(fields)
     for section, old, name in (("penalty", "threshold", "max_gap"), ("model", "gated", "glu")):
         if isinstance(fields.get(section), dict):

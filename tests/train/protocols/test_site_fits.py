@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import lcjax
+from lcjax.algebra.abstract import shapes_of
 from lcjax.cli.command import main as lcjax_main
 from lcjax.planning.plan_file import PlanFile, PlannedSite
-from lcjax.structure.params_tree import ParamsTree, abstracted
+from lcjax.structure.params_tree import ParamsTree
 from tests.helpers.runs import configured, main, prepare, same_bits
 from train.config.base import as_json
 from train.engine.checkpoints import Snapshots
@@ -70,7 +71,7 @@ def test_plans_that_do_not_fit_the_run_are_refused_before_training(tmp_path):
     fits = {"mlp/act_0": lcjax.Units(4)}
     for plan, message in (
         (plan_of(deep, fits), "a plan of a finished model's weights; expected its run as --from"),
-        (plan_of(abstracted(deep), {"mlp/act_0": None}), "which keeps every site"),
+        (plan_of(shapes_of(deep), {"mlp/act_0": None}), "which keeps every site"),
         (PlanFile({"mlp/act_0": PlannedSite(lcjax.Units(4), (64, 8, 24))}), "is of layers"),
         (PlanFile({"mlp/act_7": PlannedSite(lcjax.Units(4), (64, 8, 24))}), "this model lacks"),
     ):
