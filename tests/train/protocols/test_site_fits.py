@@ -72,7 +72,7 @@ def test_plans_that_do_not_fit_the_run_are_refused_before_training(tmp_path):
     for plan, message in (
         (plan_of(deep, fits), "a plan of a finished model's weights; expected its run as --from"),
         (plan_of(shapes_of(deep), {"mlp/act_0": None}), "which keeps every site"),
-        (PlanFile({"mlp/act_0": PlannedSite(lcjax.Units(4), (64, 8, 24))}), "is of layers"),
+        (PlanFile({"mlp/act_0": PlannedSite(lcjax.Units(4), (64, 8, 24))}), "is for layers"),
         (PlanFile({"mlp/act_7": PlannedSite(lcjax.Units(4), (64, 8, 24))}), "this model lacks"),
     ):
         plan.save(file)
