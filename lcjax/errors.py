@@ -1,5 +1,7 @@
 """The errors that lcjax raises, all of them ValueErrors."""
 
+from collections.abc import Iterable
+
 
 class CollapseError(ValueError):
     """A variables tree, a choice of sites, or a slope does not allow the operation.
@@ -7,6 +9,18 @@ class CollapseError(ValueError):
     The message names the path, the value found there, the expected value and a remedy. Nothing has
     been changed when it is raised.
     """
+
+
+class BypassedError(CollapseError):
+    """A linear map next to the units of a later site reads the units of these sites.
+
+    Attributes:
+      sites: their paths.
+    """
+
+    def __init__(self, message: str, sites: Iterable[str]):
+        super().__init__(message)
+        self.sites = tuple(sites)
 
 
 class CheckpointError(ValueError):

@@ -4,6 +4,8 @@ import math
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+
 from lcjax._messages import describe
 from lcjax.structure.front_end import Observed
 from lcjax.validation.arguments import check_number, is_count
@@ -51,6 +53,9 @@ class Fit:
         check_number("tolerance", self.tolerance)
         if not 0 <= self.tolerance < 1:
             raise ValueError(f"tolerance is {self.tolerance}; expected a relative error in [0, 1).")
+        for each in fields(self):  # NumPy's numbers cannot be written to JSON
+            if isinstance(value := getattr(self, each.name), np.generic):
+                object.__setattr__(self, each.name, value.item())
 
     def non_defaults(self) -> dict[str, Any]:
         """Returns the options that have no default or another value, positional ones first.

@@ -164,7 +164,7 @@ def plan_fits_of_model(
         budgets=tuple(map(str, budgets)),
         metric=name,
         baseline=baseline,
-        tolerance=tolerance,
+        tolerance=float(tolerance),
         unmet=tuple(str(each) for each in budgets if not each.met(measured, table.deep)),
         rounds=tuple(rounds),
         notes=(*notes, *left_out),

@@ -23,7 +23,7 @@ _TEXT: dict[Reason, str] = {
     "stacked": "stacked layers, which only an exact fuse can take",
     "grows": "would grow: one matrix with its bias is no smaller than two",
     "few_linear_units": "too few linear units",
-    "bypassed": "linear units, whose input a bypass adds to in part:",
+    "bypassed": "read or fed by the linear map of a neighbouring pair",
 }
 
 
@@ -34,9 +34,9 @@ class Skip(NamedTuple):
       site: its path.
       reason: "gap" (its slope is too far from 1), "unpaired" (no Dense on both sides),
         "not_chosen", "stacked" (layers of a scan, which cannot be fitted), "grows" (one matrix
-        would be no smaller), or of a site with a slope for each unit "few_linear_units" (a linear
-        map for them would be no smaller) or "bypassed" (a bypass of a neighbouring pair reads or
-        feeds the units).
+        would be no smaller), "bypassed" (a bypass of a neighbouring pair reads or feeds the units),
+        or of a site with a slope for each unit "few_linear_units" (a linear map for them would be
+        no smaller).
       detail: the figures, such as "0.3000 over 0.05"; may be empty.
     """
 
@@ -71,6 +71,12 @@ class Selection(NamedTuple):
 
     chosen: tuple[str, ...]
     skipped: tuple[Skip, ...]
+
+    def without(self, bypassed: Collection[str]) -> "Selection":
+        """Returns the selection with sites skipped whose units a bypass reads."""
+        skips = tuple(Skip(path, "bypassed") for path in self.chosen if path in bypassed)
+        chosen = tuple(path for path in self.chosen if path not in bypassed)
+        return Selection(chosen, (*self.skipped, *skips))
 
 
 def select_linear(

@@ -9,7 +9,7 @@ from flax.core import meta
 
 from lcjax.algebra.abstract import shapes_of
 from lcjax.algebra.fuse import Norm
-from lcjax.errors import CollapseError
+from lcjax.errors import BypassedError, CollapseError
 from lcjax.nn.mlp import NORM_EPSILON
 from lcjax.structure.chains import Chain, find_chains, join
 from lcjax.structure.front_end import Observe, Observed, Rebuilt, Size
@@ -220,10 +220,11 @@ def _check_reader(chain: Chain, segment: Segment, replaced: Iterable[Segment]) -
     (i,) = (i for i in chain.denses if join(chain.path, chain.dense_name(i)) == segment.names[-1])
     stays = i in chain.bypasses and all(chain.site(i) not in each.sites for each in replaced)
     if stays and "kernel" in chain.bypasses[i]:
-        raise CollapseError(
+        raise BypassedError(
             f"{segment.label}: {chain.bypass_name(i)}, the linear map that an earlier collapse put "
-            f"next to the units of {chain.site(i)}, reads its output. Collapse {chain.site(i)} in "
-            "the same call, or before."
+            f"next to the units of {chain.site(i)}, reads its output. Collapse {chain.site(i)} "
+            "first, without a linear map, or both with one calibration.",
+            segment.sites,
         )
 
 

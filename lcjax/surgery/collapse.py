@@ -8,6 +8,7 @@ from lcjax._messages import describe
 from lcjax.algebra.abstract import shapes_of
 from lcjax.calibration.calibrate import Calibration, check_calibrated, segments_for
 from lcjax.calibration.fits import Exact, Fit, check_fit
+from lcjax.errors import BypassedError
 from lcjax.structure.choice import SiteSelector, select_for_fit, select_linear
 from lcjax.structure.front_end import Collapsible
 from lcjax.structure.params_tree import ParamsTree
@@ -116,11 +117,18 @@ def collapse_model(
     else:
         chosen = calibration.sites if sites is None else sites
         selection = select_for_fit(model.sites, chosen, model.collapsed)
-    segments = segments_for(model, selection.chosen, fit)
-    if calibration is not None:
-        check_calibrated(calibration, segments)
-    replacements = solve_each(fit, segments, calibration)
-    rebuilt = model.rebuild(replacements)
+    while True:
+        try:
+            segments = segments_for(model, selection.chosen, fit)
+            if calibration is not None:
+                check_calibrated(calibration, segments)
+            replacements = solve_each(fit, segments, calibration)
+            rebuilt = model.rebuild(replacements)
+            break
+        except BypassedError as error:
+            if sites is not None or calibration is not None:
+                raise
+            selection = selection.without(error.sites)
     report = make_report(model.sites, replacements, rebuilt, selection.skipped, slopes)
     over = {skip.site for skip in selection.skipped if skip.reason == "gap"}
     linear = {path: units for path, units in partly.items() if path in over}

@@ -26,7 +26,8 @@ from lcjax.structure.segment import Segment
 from lcjax.surgery.checks import solve_checked
 from lcjax.surgery.sequential import forward_paths, steps_in_order
 
-_MOST_ROUNDS = 3  # after the first
+_MOST_ROUNDS = 3  # after the first, in which sizes are within their limits
+_MOST_SIZES = 16  # choices that are too large, as those of sites that share a layer may be
 _NEAR = 2  # options on each side of the chosen one that are measured again
 
 
@@ -88,7 +89,10 @@ def carry_out_rounds(
         predicted = table.usage(choice)
         rounds.append(Round(choice, predicted, measured))
         met = all(budget.met(measured, table.deep) for budget in budgets)
-        if met and agrees(predicted.drop, measured.drop, tolerance) or len(rounds) > _MOST_ROUNDS:
+        if met and agrees(predicted.drop, measured.drop, tolerance):
+            break
+        too_large = [each for each in rounds if _overshoot(each.measured, table, budgets) > 0]
+        if len(rounds) - len(too_large) > _MOST_ROUNDS or len(too_large) > _MOST_SIZES:
             break
         for budget in budgets:
             name = budget.quantity
@@ -110,12 +114,23 @@ def _best(rounds: Sequence[Round], table: FitTable, budgets: Sequence[Budget]) -
     only_drop = {budget.quantity for budget in budgets} <= {"drop", "kept"}
     bounded = any(budget.quantity == "drop" for budget in budgets)
 
-    def order(each: Round) -> tuple[float, float]:
+    def order(each: Round) -> tuple[float, float, float]:
         unmet = sum(not budget.met(each.measured, table.deep) for budget in budgets)
         by_size = bounded and only_drop and not unmet
-        return unmet, each.measured.parameters if by_size else each.measured.drop
+        cost = each.measured.parameters if by_size else each.measured.drop
+        return unmet, _overshoot(each.measured, table, budgets), cost
 
     return min(rounds, key=order).choice
+
+
+def _overshoot(usage: Usage, table: FitTable, budgets: Sequence[Budget]) -> float:
+    """Returns by how much sizes are over their limits, relative to the deep model's; summed."""
+    over = 0.0
+    for budget in budgets:
+        if budget.quantity in ("parameters", "flops", "bytes"):
+            most, deep = budget.most(table.deep), getattr(table.deep, budget.quantity)
+            over += max(getattr(usage, budget.quantity) - most, 0) / deep
+    return over
 
 
 def _carry_out(

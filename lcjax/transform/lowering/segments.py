@@ -6,7 +6,7 @@ import numpy as np
 
 from lcjax.algebra.bypasses import stack_dense
 from lcjax.algebra.fuse import DenseParams
-from lcjax.errors import CollapseError
+from lcjax.errors import BypassedError
 from lcjax.structure.segment import Entry, Joint, Segment
 from lcjax.transform.analysis.dense import root
 from lcjax.transform.lowering.bound_call import BoundCall
@@ -35,16 +35,18 @@ def segments_of(call: BoundCall, chosen: Collection[str]) -> list[Segment]:
 
 
 def check_unread(call: BoundCall, segments: Sequence[Segment]) -> None:
-    """Raises CollapseError for segments whose inside a linear map next to later units reads."""
+    """Raises BypassedError for segments whose inside a linear map next to later units reads."""
     linked = linked_chains(call)
     for segment in segments:
         chain = linked[segment.sites[-1]]
         after = chain.sites[chain.index(segment.sites[-1]) + 1 :]
         narrow = chain.narrow.get(after[0].path) if after else None
         if narrow is not None and narrow.bypass is not None and "kernel" in narrow.bypass:
-            raise CollapseError(
-                f"{segment.label}: its hidden units are read by the linear map next to the units "
-                f"of {after[0].path}, which cannot be rewritten. Collapse both sites at once."
+            raise BypassedError(
+                f"{segment.label}: the linear map next to the units of {after[0].path} reads its "
+                f"hidden units. Collapse {after[0].path} first, without a linear map, or both with "
+                "one calibration.",
+                segment.sites,
             )
 
 

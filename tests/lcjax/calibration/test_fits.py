@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from lcjax.calibration.fits import Exact, LeastSquares, PerUnit, Remove, Units
@@ -23,3 +24,9 @@ def test_repr_is_the_shortest_expression_of_a_fit(text):
     names = {kind.__name__: kind for kind in (Exact, LeastSquares, PerUnit, Remove, Units)}
     assert repr(FITS[text]) == str(FITS[text]) == text
     assert eval(text, {"inf": math.inf}, names) == FITS[text]
+
+
+def test_numbers_of_numpy_become_numbers_of_python():
+    fit = Units(np.int64(4), tolerance=np.float32(0.5))
+    assert type(fit.count) is int and type(fit.tolerance) is float
+    assert fit == Units(4, tolerance=0.5)

@@ -208,3 +208,13 @@ def test_bad_arguments_are_refused(variables):
         ask(tolerance=-1)
     with pytest.raises(CollapseError, match="matches no site|expected"):
         ask(sites="nothing*")
+
+
+@pytest.mark.slow
+def test_a_size_of_sites_that_share_layers_is_kept_to():
+    model = CollapsibleMLP((32, 32, 32, 4), nn.relu)
+    variables = jax.jit(model.init)(jax.random.key(0), X[:1])
+    units = [Units(count) for count in (4, 8, 16)]
+    found = plan_fits(model.apply, variables, DATA, budget=Params(0.15), candidates=units)
+    assert found.unmet == ()
+    assert found.measured.parameters <= 0.15 * count_parameters(variables)

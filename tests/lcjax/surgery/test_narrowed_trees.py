@@ -187,3 +187,16 @@ def test_a_wider_head_does_not_run_a_narrow_tree():
     removed, _ = narrowed(model, variables, Remove())
     with pytest.raises(CollapseError, match=r"bias of width 8, expected 100"):
         model.clone(features=(12, 100)).apply(removed, X)
+
+
+def test_collapse_skips_sites_whose_units_a_bypass_reads():
+    model = CollapsibleMLP((9, 9, 3), nn.relu)
+    variables = jax.jit(model.init)(jax.random.key(0), X)
+    fits = {"act_1": LeastSquares() + Units(4)}
+    narrow, _ = collapse_sequential(model.apply, variables, DATA, fit=fits)
+    linear = with_slopes(narrow, {"act_0": 1.0})
+    compact, report = collapse(linear)
+    assert ("act_0", "bypassed") in [(skip.site, skip.reason) for skip in report.skipped]
+    assert_close(model.apply(compact, X), model.apply(linear, X), dtype=np.float32, terms=20)
+    with pytest.raises(CollapseError, match="act_0: bypass_1, .* Collapse act_1 first"):
+        collapse(linear, ["act_0"])
