@@ -55,6 +55,7 @@ def test_candidates_are_the_strongest_units(norm):
         collapse(variables, fit=Units(10), calibration=stats)
 
 
+@pytest.mark.slow
 def test_candidates_of_neighbours_one_after_another():
     model, variables = chain()
     fit = LeastSquares() + Units(6, candidates=8)

@@ -63,6 +63,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "form"), CASES)
+@pytest.mark.slow
 def test_narrowed_models_are_restored_and_run_the_same(name, form, tmp_path):
     model, inputs, variables = _case(name, form)
     want = model.apply(variables, inputs)
@@ -100,6 +101,7 @@ def test_leaves_of_a_bypass_that_the_model_does_not_have_are_unused():
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.slow
 def test_a_decoder_generates_the_same_with_its_cache(form):
     model, tokens, variables = _case("swiglu", form)
     whole = model.apply(variables, tokens)

@@ -83,6 +83,7 @@ class Layer(nn.Module):
         return CollapsibleMLP((6, 5), nn.gelu, slope_per="unit", dtype=x.dtype, name="mlp")(x), None
 
 
+@pytest.mark.slow
 def test_under_scan_vmap_and_jit_in_bfloat16():
     stack = nn.scan(Layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)()
     x = Z.astype(jnp.bfloat16)

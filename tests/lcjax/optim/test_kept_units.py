@@ -37,6 +37,7 @@ def trained(tx, steps=3):
 
 
 @pytest.mark.parametrize("units", [STAY, {0: STAY[0]}, {1: STAY[1]}], ids=["both", "0", "1"])
+@pytest.mark.slow
 def test_moments_of_units_that_stay_are_cut_like_their_params(units):
     tx = optax.adam(1e-3)
     _, params, state = trained(tx)
@@ -71,6 +72,7 @@ def test_moments_of_units_that_stay_are_cut_like_their_params(units):
     ],
     ids=["multi_steps", "adafactor", "lion", "schedule_free", "prodigy", "momentum"],
 )
+@pytest.mark.slow
 def test_training_goes_on_with_any_optimizer(tx):
     step, params, state = trained(tx)
     compact, report = narrowed(params, STAY, linear=[1])

@@ -96,6 +96,7 @@ def test_each_unit_rests_at_one_exactly_where_its_gradient_is_below_its_share():
     assert (slope[3:5] < 0).all() and slope[5] > 1.5
 
 
+@pytest.mark.slow
 def test_units_that_stay_after_a_fold_keep_their_price_and_momentum():
     model, x = CollapsibleMLP((24, 4), nn.gelu, slope_per="unit"), jnp.ones((2, 5))
     params = model.init(jax.random.key(0), x)["params"]

@@ -63,6 +63,7 @@ def divergence(variables, tree):
     return float((np.exp(p) * (p - q)).sum(-1).mean())
 
 
+@pytest.mark.slow
 def test_the_plan_is_carried_out_by_a_sequential_collapse(variables, half):
     compact, report = collapse_sequential(MODEL.apply, variables, DATA, fit=half.fits)
     assert half.measured.parameters == report.parameters_after == count_parameters(compact)
@@ -102,6 +103,7 @@ def test_a_metric_of_the_user_is_asked_by_trees_of_one_form(variables):
     assert found.predicted.parameters <= min(each.predicted.parameters for each in others) * 1.2
 
 
+@pytest.mark.slow
 def test_time_and_memory_are_measured(variables):
     found = plan_fits(
         MODEL.apply,
@@ -118,6 +120,7 @@ def test_time_and_memory_are_measured(variables):
         assert all(np.isfinite(option.change.ms) for option in site.options)
 
 
+@pytest.mark.slow
 def test_a_plan_that_was_wrong_is_refined_around_its_choice():
     """Two blocks that each make up for the other: alone both are costly, together free."""
     model, x = Blocks(), X
@@ -139,6 +142,7 @@ def test_a_plan_that_was_wrong_is_refined_around_its_choice():
     [(0.6, Candidates(multiple_of=4)), (0.2, [LeastSquares(), Remove()])],
     ids=["mixed", "one matrix for both"],
 )
+@pytest.mark.slow
 def test_chains_of_several_sites_are_planned(budget, candidates):
     model = CollapsibleMLP((16, 16, 4), nn.relu)
     variables = jax.jit(model.init)(jax.random.key(0), X[:1])
@@ -153,6 +157,7 @@ def test_chains_of_several_sites_are_planned(budget, candidates):
     assert any("Remove" in note and "left out" in note for note in found.notes) == listed
 
 
+@pytest.mark.slow
 def test_a_function_is_planned_as_the_same_model_of_modules():
     model = CollapsibleMLP((16, 8), nn.gelu)
     variables = jax.jit(model.init)(jax.random.key(2), X[:1])

@@ -39,6 +39,7 @@ from tests.helpers.trees import with_slopes
 @pytest.mark.parametrize("again", [Units(3), LeastSquares() + Units(2), LeastSquares(), PerUnit()])
 @pytest.mark.parametrize("fit", [Units(7), MIXED], ids=["alone", "linear"])
 @models
+@pytest.mark.slow
 def test_a_narrowed_tree_is_collapsed_again(name, fit, again):
     model, variables = MODELS[name]()
     compact, _ = narrowed(model, variables, fit)
@@ -88,6 +89,7 @@ def test_without_bypasses_is_the_tree_of_the_narrow_module(name):
 
 
 @pytest.mark.parametrize("fit", [Units(7), MIXED, Remove()], ids=lambda fit: fit.name)
+@pytest.mark.slow
 def test_bfloat16_kernels(fit):
     model = CollapsibleMLP((12, 5), nn.relu, dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
     variables = model.init(jax.random.key(0), X)

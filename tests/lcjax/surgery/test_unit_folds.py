@@ -66,6 +66,7 @@ def test_units_at_slope_one_fold_without_loss(name):
 
 @settings(max_examples=15, deadline=None)
 @given(units=st.sets(st.integers(0, HIDDEN - 1), min_size=1), name=st.sampled_from(list(MODULES)))
+@pytest.mark.slow
 def test_any_units_fold_or_stay_with_the_same_function(units, name):
     module, site = MODULES[name], SITES[name]
     variables = variables_of(module, sorted(units), X, site)

@@ -161,6 +161,7 @@ def test_kept_units_are_those_of_the_model(name):
 
 @pytest.mark.parametrize("name", ["chain", "chain with norms"])
 @pytest.mark.parametrize("fit", [Units(7), MIXED], ids=["alone", "linear"])
+@pytest.mark.slow
 def test_neighbours_in_one_pass_and_one_after_another(name, fit):
     model, variables = MODELS[name]()
     compact, _ = narrowed(model, variables, fit)

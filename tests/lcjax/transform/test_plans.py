@@ -102,6 +102,7 @@ def same_sites(one, other, ours, theirs):
     assert [ours.index(site) for site in one] == [theirs.index(site) for site in other]
 
 
+@pytest.mark.slow
 def test_sensitivity_equals_that_of_params_tree(both):
     call, metric, apply, variables, tree_metric = both
     costs = call.sensitivity(metric, DATA)

@@ -87,6 +87,7 @@ def test_all_units_are_the_identity(name, slope):
 
 
 @pytest.mark.parametrize("name", CASES["every activation"].params)
+@pytest.mark.slow
 def test_units_of_every_activation(name):
     act = {name[: -len("/w1")]: name for name in CASES["every activation"].sites}
     assert name in act

@@ -65,6 +65,7 @@ def test_units_over_the_width_of_a_site_are_refused_before_training():
         prepare(configured(**UNITS | {"keep_units": 20}))
 
 
+@pytest.mark.slow
 def test_plans_that_do_not_fit_the_run_are_refused_before_training(tmp_path):
     deep = prepare(configured(**SMALL)).task.variables
     file = tmp_path / "plan.json"
