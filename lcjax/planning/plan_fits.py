@@ -58,8 +58,9 @@ def plan_fits(
     is carried out as `lcjax.collapse_sequential` does, one pass a site, and measured. Where the
     drop differs from the predicted one by more than the tolerance, or a budget is not met, the
     candidates around the choice are measured again with the other sites' fits in place, and the
-    choice is made again; at most three times. The best of the choices that were carried out is
-    returned.
+    choice is made again; at most three times, and up to 16 more while a size is over its limit, as
+    the savings of sites that share a layer overlap. The best of the choices that were carried out
+    is returned.
 
     Args:
       apply_fn: runs Flax linen modules in inference mode, such as `model.apply`.
@@ -80,8 +81,10 @@ def plan_fits(
       the plan, which prints as a table; `plan.at(budget)` chooses again without measuring.
 
     Raises:
-      ValueError: budgets that contradict each other or cannot be met, with the nearest that is
-        possible; a metric that is not finite; more units than a site has; as `lcjax.calibrate`.
+      ValueError: budgets that contradict each other or that no choice is predicted to meet, with
+        the nearest that is possible (where only the measured model misses a budget, the plan says
+        so in `unmet`); a metric that is not finite; more units than a site has; as
+        `lcjax.calibrate`.
       TypeError: batches that can be iterated only once; something other than budgets or fits.
       CollapseError: as `lcjax.collapse_sequential`.
 
