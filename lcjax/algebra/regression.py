@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import chex
 import numpy as np
+import scipy.linalg
 
 from lcjax.algebra.moments import Moments
 
@@ -88,17 +89,52 @@ def least_squares(moments: Moments, ridge: float, *weights: np.ndarray) -> Linea
     deviation = np.sqrt(np.where(varies, squares, 0))
     unit = np.divide(1, deviation, out=np.zeros_like(deviation), where=varies)
     correlation = (xx + xx.T) / 2 / count * unit[:, None] * unit
-    values, vectors = np.linalg.eigh(correlation)
-    certain = values > max(values[-1], 0) * _rounding(moments.xx)
-    vectors = vectors[:, certain]
     penalty = ridge * _penalties(deviation, varies, weights)
+    right, rounding = unit[:, None] * (xt / count), _rounding(moments.xx)
+    solved = _by_cholesky(correlation, penalty, right, rounding)
+    if solved is None:
+        solved = _by_eigenvectors(correlation, penalty, right, rounding)
+    kernel = unit[:, None] * solved.kernel
+    return LinearMap(kernel, mean_t - mean_x @ kernel, solved.root * deviation, solved.rank)
+
+
+class _Solved(NamedTuple):
+    """The kernel on standardised inputs, the root R of their metric, and the rank."""
+
+    kernel: np.ndarray
+    root: np.ndarray
+    rank: int
+
+
+def _by_cholesky(
+    correlation: np.ndarray, penalty: np.ndarray, right: np.ndarray, rounding: float
+) -> _Solved | None:
+    """Solves where the penalty exceeds the rounding of the moments; else returns None."""
+    largest = np.abs(correlation).sum(1).max(initial=0)  # at least the largest eigenvalue
+    if not penalty.min(initial=np.inf) > rounding * largest > 0:
+        return None
+    try:
+        factor = scipy.linalg.cholesky(correlation + np.diag(penalty), check_finite=False)
+    except np.linalg.LinAlgError:
+        return None
+    kernel = scipy.linalg.cho_solve((factor, False), right, check_finite=False)
+    _, _, rank, _ = scipy.linalg.lapack.dpstrf(correlation, tol=rounding * largest)
+    return _Solved(kernel, factor, int(rank))
+
+
+def _by_eigenvectors(
+    correlation: np.ndarray, penalty: np.ndarray, right: np.ndarray, rounding: float
+) -> _Solved:
+    """Solves in the directions in which inputs vary; takes ten times as long as Cholesky."""
+    values, vectors = np.linalg.eigh(correlation)
+    certain = values > max(values[-1], 0) * rounding
+    vectors = vectors[:, certain]
     scaled = (vectors.T * penalty) @ vectors + np.diag(values[certain])
+    kernel = vectors @ np.linalg.solve(scaled, vectors.T @ right)
+    root = np.zeros_like(correlation)
     upper = np.linalg.cholesky(scaled).T
-    solved = np.linalg.solve(scaled, vectors.T @ (unit[:, None] * (xt / count)))
-    kernel = unit[:, None] * (vectors @ solved)
-    root = np.zeros_like(xx)
-    root[: len(upper)] = upper @ vectors.T * deviation
-    return LinearMap(kernel, mean_t - mean_x @ kernel, root, int(certain.sum()))
+    root[: len(upper)] = upper @ vectors.T
+    return _Solved(kernel, root, int(certain.sum()))
 
 
 def per_unit_regression(moments: Moments) -> Gains:

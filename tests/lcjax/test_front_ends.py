@@ -121,6 +121,7 @@ def test_least_squares_equals_a_float64_ridge(make, name):
     assert (fit.tokens, fit.held_out_tokens) == (X.shape[0] * X.shape[1], 0)
 
 
+@pytest.mark.slow
 @both
 def test_sequential_fits_make_up_for_earlier_ones(make):
     net, front = NETS["two blocks"], make(NETS["two blocks"])
@@ -137,6 +138,7 @@ def test_sequential_fits_make_up_for_earlier_ones(make):
     assert_close(front.run(compact, X), expected, dtype=np.float32, terms=20_000)
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.parametrize("name", ["chain", "GLU"])
 def test_per_unit_fit_equals_a_float64_regression_of_every_unit(make, name):

@@ -313,6 +313,7 @@ def two_chains():
     return nn.Sequential(layers)
 
 
+@pytest.mark.slow
 def test_collapse_of_some_calibrated_segments():
     model, x = two_chains(), X[:64, :5]
     variables = jax.jit(model.init)(jax.random.key(0), x)

@@ -32,6 +32,7 @@ def test_all_units_are_candidates_where_moments_are_small():
     assert candidate_count(Units(192), segment(384, 1536, 384)) == 1536
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", [None, "batch"])
 def test_candidates_are_the_strongest_units(norm):
     model, variables = chain((12, 5), norm=norm)

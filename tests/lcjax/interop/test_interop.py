@@ -398,6 +398,7 @@ def _loaded(name):
     return jax.tree.map(lambda a: jnp.asarray(rng.uniform(0.5, 1, a.shape), a.dtype), shapes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_save_safetensors_roundtrip_deep_and_compact(name, tmp_path):
     model, deep = CASES[name].model, _loaded(name)

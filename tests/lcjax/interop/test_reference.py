@@ -34,6 +34,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("weights")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_outputs_equal_golden_values(name, folder):
     want = np.array(GOLDEN[name]["outputs"])

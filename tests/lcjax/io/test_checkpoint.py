@@ -51,6 +51,7 @@ def _share_a_name(tree):
     return len(set(dotted)) < len(dotted)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     st.dictionaries(names, trees, max_size=3).map(lambda tree: tree | {"one": np.ones(1)}),

@@ -96,6 +96,7 @@ def test_containers_ignore_boxes():
     assert containers(boxed) == {("t",): "tuple"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layers",
     [

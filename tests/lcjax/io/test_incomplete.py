@@ -118,6 +118,7 @@ def outcomes(saved, tmp_path_factory):
 FLIPS = [f"flipped at {where}" for where in (0, 0.4, 0.8)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["removed", "emptied", "truncated", *FLIPS])
 def test_restore_detects_damage_in_any_file(outcomes, damage):
     """Files that orbax writes for its own sake may go; the others may not."""

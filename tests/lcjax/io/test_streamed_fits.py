@@ -45,6 +45,7 @@ def calibrated(variables, sites=None, fit=None):
     return lcjax.calibrate(Net().apply, variables, [X], sites, fit)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fit", [lcjax.LeastSquares(), lcjax.PerUnit(), lcjax.Units(3)], ids=lambda fit: fit.name
 )
@@ -76,6 +77,7 @@ def test_a_streamed_fit_is_that_in_memory(source, variables, tmp_path, sites):
     assert lcjax.read_metadata(tmp_path / "a") == {"step": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fit", [lcjax.Units(3), lcjax.Units(3, linear=True), lcjax.Remove()], ids=lambda fit: fit.name
 )

@@ -86,6 +86,7 @@ PUBLISHED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "preset", "parameters"), PUBLISHED, ids=[f"{m.__name__}-{p}" for m, p, _ in PUBLISHED]
 )
@@ -171,6 +172,7 @@ def _check_output_is_bfloat16(call, args, kwargs, context):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_bfloat16_keeps_float32_params(name):
     half = SMALL[name].clone(dtype=jnp.bfloat16)
@@ -215,6 +217,7 @@ def test_natural_order_is_forward_order(model, images):
     assert _sites(variables) == reached
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_compact_equals_deep_at_slope_one(name):
     model = SMALL[name]
@@ -229,6 +232,7 @@ def test_compact_equals_deep_at_slope_one(name):
     assert np.abs(deep - _logits(name)).max() > 1e-3, "slopes do not matter: nothing is proven"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "mixer", "vit", "vgg"])
 def test_dropout_is_off_when_deterministic(name):
     model = SMALL[name].clone(dropout=0.5)

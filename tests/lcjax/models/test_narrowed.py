@@ -112,6 +112,7 @@ def test_a_decoder_generates_the_same_with_its_cache(form):
         state |= updated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_the_command_exports_narrowed_models(form, tmp_path, capsys):
     pytest.importorskip("flatbuffers", reason="jax.export needs it: pip install 'lcjax[export]'")

@@ -51,6 +51,7 @@ def _run(model, **how):
     return jax.jit(partial(model.apply, **how))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "parameters"),
     [
@@ -95,6 +96,7 @@ def test_preset_rejects_unknown_size(model, known):
         model.from_preset("huge", **classes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["pooler", None])
 @pytest.mark.usefixtures("strict_promotion")
 def test_bert_ignores_padding(pool):

@@ -43,6 +43,7 @@ def train(tx, params, steps):
     return run(params, tx.init(params))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "inner",
     [

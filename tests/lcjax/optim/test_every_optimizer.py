@@ -98,6 +98,7 @@ def trained(tx, params, state, steps, nan_at):
     return jax.lax.scan(step, (params, state), jnp.arange(steps))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*optimistic_adam:DeprecationWarning")
 @pytest.mark.parametrize("name", RUN)
 def test_a_skipped_step_and_a_collapse_leave_no_trace(name):

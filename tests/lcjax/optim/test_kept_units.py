@@ -97,6 +97,7 @@ def test_values_of_params_in_a_state_are_those_of_the_fitted_kernel():
     np.testing.assert_array_equal(carried.z["dense_0"]["kernel"], first)
 
 
+@pytest.mark.slow
 def test_states_of_a_bypass_stay_where_fewer_units_are_kept_again():
     tx = optax.adam(1e-3)
     step, params, state = trained(tx)
@@ -120,6 +121,7 @@ def test_states_of_a_bypass_stay_where_fewer_units_are_kept_again():
     assert float(jnp.abs(carried[0].mu["bypass_1"]["kernel"]).max()) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit", [lcjax.Units(3), lcjax.Units(3, linear=True)], ids=str)
 def test_units_of_a_gated_mlp_keep_their_states(fit):
     model = lcjax.CollapsibleGLU(8, D_IN)
@@ -141,6 +143,7 @@ def test_units_of_a_gated_mlp_keep_their_states(fit):
     assert carried[0].nu["bypass"].keys() == compact["bypass"].keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit", [lcjax.Units(3), lcjax.Units(3, linear=True)], ids=str)
 @pytest.mark.parametrize("gated", [False, True])
 def test_units_of_a_function_keep_their_states(fit, gated):

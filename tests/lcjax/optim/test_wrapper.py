@@ -268,6 +268,7 @@ def test_stacked_slopes_arrive_one_by_one():
 NAN = float("nan")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("inner", "seen", "same_as"),
     [

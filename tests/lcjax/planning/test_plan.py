@@ -75,6 +75,7 @@ def test_sensitivity_measures_each_site_alone(variables, metric):
     assert exact.costs[1].metric == metric(compact) and exact.costs[1].held_out_r2 is None
 
 
+@pytest.mark.slow
 def test_plan_steps_equal_the_collapses_they_stand_for(variables, metric, whole):
     assert [step.site for step in whole.steps] == [None, "act_0", "act_2", "act_1"]
     assert whole.budget_met and whole.num_taken == 3 and whole.skipped == ()
@@ -93,6 +94,7 @@ def test_plan_steps_equal_the_collapses_they_stand_for(variables, metric, whole)
         assert step.flops == flops
 
 
+@pytest.mark.slow
 def test_collapse_takes_a_plan(variables, metric, whole):
     two = plan(MODEL.apply, variables, metric, [X], budget=Count(2))
     assert two.sites == ("act_0", "act_2")

@@ -72,6 +72,7 @@ def test_the_plan_is_carried_out_by_a_sequential_collapse(variables, half):
     assert half.unmet == () and half.baseline == 0
 
 
+@pytest.mark.slow
 def test_each_fit_is_measured_alone(variables, half):
     assert [site.site for site in half.table.sites] == ["block_0/act_0", "block_1/act"]
     for site in half.table.sites:

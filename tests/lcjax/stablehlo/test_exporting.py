@@ -39,6 +39,7 @@ def close(got, want):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_exported_model_runs_any_batch_and_under_jit(exported, chain):
     model, variables = chain
     loaded = load_exported(exported)

@@ -49,6 +49,7 @@ def assert_values(found, variables):
         np.testing.assert_allclose(value, want, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lift", ["none", "remat", "jit"])
 def test_capture_returns_values_of_wrapped_modules(variables, lift):
     model = Net(lift)

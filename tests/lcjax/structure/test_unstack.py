@@ -57,6 +57,7 @@ def stacked():
     return Stacked().init(jax.random.key(0), X)
 
 
+@pytest.mark.slow
 def test_unstack_layers_runs_in_a_plain_loop(stacked):
     single = unstack_layers(stacked, "layers")
     want = jax.eval_shape(Loop().init, jax.random.key(0), X)

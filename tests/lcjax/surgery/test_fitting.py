@@ -55,6 +55,7 @@ def test_fits_beat_the_exact_fuse_and_add_biases(fit, norm, bias):
     assert f"({fit.name})" in text and "held out" in text and "act_0" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fit", "hidden", "held"),
     [
@@ -212,6 +213,7 @@ def test_fits_report_scarce_data_and_dead_units():
     assert "act_0: 3 of 12 units dead" in str(report)
 
 
+@pytest.mark.slow
 @pytest.mark.promotes
 def test_training_continues_after_a_fitted_collapse():
     model, variables = random_chain((12, 11, 5), D_IN)

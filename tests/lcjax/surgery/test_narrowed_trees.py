@@ -53,6 +53,7 @@ def test_a_narrowed_tree_is_collapsed_again(name, fit, again):
     assert (last.path in paths) == (again.name == "units")
 
 
+@pytest.mark.slow
 @models
 @pytest.mark.parametrize("fit", [Units(7), MIXED], ids=["alone", "linear"])
 def test_an_exact_collapse_takes_bypasses_in(name, fit):
@@ -69,6 +70,7 @@ def test_an_exact_collapse_takes_bypasses_in(name, fit):
     assert report.parameters_after == count_parameters(part)
 
 
+@pytest.mark.slow
 @models
 def test_without_bypasses_is_the_tree_of_the_narrow_module(name):
     model, variables = MODELS[name]()
@@ -104,6 +106,7 @@ def _leaves(tree):
     return [(jax.tree_util.keystr(keys), leaf) for keys, leaf in flat]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit", [Units(7), MIXED, Remove()], ids=lambda fit: fit.name)
 def test_frozen_and_boxed_trees(fit):
     boxed = nn.with_partitioning(nn.initializers.lecun_normal(), ("in", "out"))

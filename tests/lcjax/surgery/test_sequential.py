@@ -39,6 +39,7 @@ def blocks():
     return jax.tree.map(scale, variables)
 
 
+@pytest.mark.slow
 def test_sequential_fit_corrects_the_residual_stream(blocks):
     data = CalibrationData([X], holdout=0.0)
     compact, _ = collapse_sequential(Blocks().apply, blocks, data, ["c/*", "a/*"])
@@ -65,6 +66,7 @@ def error(model, compact, deep, x):
     return np.linalg.norm(got - want) / np.linalg.norm(want - want.mean(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit", [PerUnit(), LeastSquares()])
 def test_sequential_fit_corrects_earlier_segments(fit):
     model, sites = CollapsibleMLP((64, 64, 64, 64, 10), nn.relu), ["act_0", "act_2"]
@@ -90,6 +92,7 @@ def test_collapse_sequential_rejects_generators_and_no_batch(blocks):
         collapse_sequential(Blocks().apply, blocks, [])
 
 
+@pytest.mark.slow
 def test_sequential_units_correct_the_residual_stream(blocks):
     data = CalibrationData([X], holdout=0.0, progress=False)
     fits = {"c/act_0": LeastSquares(), "a/act_0": LeastSquares() + Units(40)}

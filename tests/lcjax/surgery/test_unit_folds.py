@@ -46,6 +46,7 @@ X = jax.random.normal(jax.random.key(7), (3, 11, WIDTH))
 LINEAR = np.r_[0:4, 9:20]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODULES)
 def test_units_at_slope_one_fold_without_loss(name):
     module, site = MODULES[name], SITES[name]
@@ -155,6 +156,7 @@ def test_units_whose_input_a_bypass_adds_to_stay():
     assert all(skip.reason in ("bypassed", "few_linear_units") for skip in report.skipped)
 
 
+@pytest.mark.slow
 def test_bfloat16_folds_within_its_rounding():
     module = MODULES["mlp"].clone(dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
     variables = variables_of(module, LINEAR, X.astype(jnp.bfloat16))

@@ -200,6 +200,7 @@ def test_an_output_of_few_units_is_found_again():
     )
 
 
+@pytest.mark.slow
 def test_each_site_has_a_fit_of_its_own():
     model, variables = chain((12, 11, 10, 5))
     fits = {"act_0": LeastSquares() + Units(7), "act_1": LeastSquares(), "act_2": Units(6)}

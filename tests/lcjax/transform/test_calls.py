@@ -69,6 +69,7 @@ def _summed(outs):
     return outs[0].sum(), outs[1]
 
 
+@pytest.mark.slow
 def test_batch_norm_runs_in_training_and_folds_at_inference():
     model, variables = Pixels(), linen(Pixels(), IMAGE)
     f = lcjax.collapsible(model.apply)

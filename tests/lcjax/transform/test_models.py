@@ -280,6 +280,7 @@ def flops(fn: Callable[..., Any], *args: Any) -> float:
     return jax.jit(fn).lower(*args).compile().cost_analysis()["flops"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of packages that are not ours
 @pytest.mark.parametrize("name", MARKED)
 def test_collapse_of_third_party_model(name):

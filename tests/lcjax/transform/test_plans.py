@@ -115,6 +115,7 @@ def test_sensitivity_equals_that_of_params_tree(both):
     assert call.sites[0].path in str(costs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [lcjax.Count(2), lcjax.Params(0.8)], ids=str)
 def test_plan_equals_that_of_params_tree(both, budget, tmp_path):
     call, metric, apply, variables, tree_metric = both

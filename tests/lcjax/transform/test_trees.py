@@ -70,6 +70,7 @@ TREES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TREES)
 def test_saved_compact_tree_runs_again(name, tmp_path):
     fn, params, needs_like = TREES[name]

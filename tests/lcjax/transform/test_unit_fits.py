@@ -24,6 +24,7 @@ def regression(x, t):
     return solution[:-1], solution[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("linear", [False, True])
 @pytest.mark.parametrize("name", ["plain", "gated", "norm before"])
 def test_last_kernel_equals_a_regression_on_inputs_and_units(name, linear):
@@ -85,6 +86,7 @@ class SwiGLU(nnx.Module):
         return x + self.down(nnx.silu(self.gate(z)) * self.up(z))
 
 
+@pytest.mark.slow
 def test_life_of_an_nnx_module(tmp_path):
     graph, params, rest = nnx.split(SwiGLU(), nnx.Param, ...)
     f = lcjax.collapsible(lambda params, x: nnx.merge(graph, params, rest)(x))

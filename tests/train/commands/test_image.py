@@ -183,6 +183,7 @@ def test_a_finished_run_is_neither_resumed_nor_replaced(finished, monkeypatch):
 # What a run looks at.
 
 
+@pytest.mark.slow
 @pytest.mark.promotes
 def test_the_test_split_is_looked_at_once_and_at_the_end(job, tmp_path, monkeypatch):
     looks, test = [], job.task.data.test
@@ -255,6 +256,7 @@ def test_an_interrupted_run_ends_bit_for_bit_where_the_whole_one_does(
     assert events(tmp_path / "whole") == events(tmp_path / "broken")
 
 
+@pytest.mark.slow
 @pytest.mark.promotes
 def test_a_run_without_a_checkpoint_yet_starts_over(job, tmp_path, monkeypatch):
     def interrupted(self):

@@ -60,6 +60,7 @@ def main(monkeypatch, *arguments):
 # What a model is judged by.
 
 
+@pytest.mark.slow
 def test_loss_is_that_of_every_token_told_from_its_window(job):
     task, variables = job.task, job.state.variables
     tokens, stride, context = task.data.validation.tokens, 5, 12

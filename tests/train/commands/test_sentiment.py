@@ -85,6 +85,7 @@ def padded(tokens, length):
 # Padding.
 
 
+@pytest.mark.slow
 def test_padding_changes_no_logit_and_what_fills_up_no_score(job):
     classifier, variables = job.task.classifier, job.task.variables
     logits, split = jax.jit(classifier.logits), job.task.data.validation
@@ -101,6 +102,7 @@ def test_padding_changes_no_logit_and_what_fills_up_no_score(job):
     assert scores["loss"] == pytest.approx(own.mean(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_padding_does_not_count_where_sites_are_fitted(fitted):
     task, variables = fitted, fitted.variables
     real = sum(int((inputs != PADDING).sum()) for (inputs,) in task.calibration)
@@ -128,6 +130,7 @@ def test_a_fit_is_the_same_however_far_texts_are_padded(fitted, sequential):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_padding_does_not_count_where_a_collapse_is_planned(root, monkeypatch):
     job, given = prepare(on_texts(root)), {}
 
@@ -212,6 +215,7 @@ def kept(job, fitted, tmp_path_factory):
     return root, forms
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["deep", "compact"])
 def test_predict_gives_the_models_own_label_and_probability(form, job, kept, monkeypatch, capsys):
     root, forms = kept

@@ -79,6 +79,7 @@ def test_clip_norm_bounds_the_whole_gradient(clip_norm, held):
     np.testing.assert_allclose(10 * optax.tree.norm(moments), held, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.promotes
 @pytest.mark.parametrize(
     ("flags", "linear"),

@@ -34,6 +34,7 @@ def rows(forms):
     return compare(apply, forms, SHAPE, 4)
 
 
+@pytest.mark.slow
 def test_parameters_leave_slopes_out(forms, rows):
     leaves = sum(leaf.size for leaf in jax.tree.leaves(forms["deep"]))
     assert rows["deep"]["parameters"] == leaves - 2

@@ -102,6 +102,7 @@ class Held:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("call", ["wait()", "wait_in_compiled_code()", "Held()"])
 def test_whatever_runs_the_process_ends_in_one_line(call, number):
