@@ -82,7 +82,8 @@ class Task:
         count = min(protocol.calibration_images, len(train))
         size = min(self.config.data.batch_size, count)
         chosen = np.linspace(0, len(train) - 1, count // size * size).astype(int)
-        return [(inputs,) for inputs, _ in self.classifier.batches(train.take(chosen), size)]
+        few = self.classifier.few_shapes(train.take(chosen))
+        return [(inputs,) for inputs, _ in self.classifier.batches(few, size)]
 
     @cached_property
     def _evaluate(self) -> Any:

@@ -45,6 +45,10 @@ class Classifier(abc.ABC):
     def batches(self, split: Any, batch_size: int) -> Iterator[tuple[Any, Any]]:
         """Yields a split once in batches of inputs and labels; padding has label -1."""
 
+    def few_shapes(self, split: Any) -> Any:
+        """Returns a split of few examples, whose batches have few shapes."""
+        return split
+
     def loss(self, params: Any, stats: Any, batch: Any, key: jax.Array) -> Any:
         """Returns the mean cross entropy of a batch, and (new stats, metrics)."""
         inputs, labels = batch

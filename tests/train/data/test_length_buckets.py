@@ -1,6 +1,6 @@
 """Batches of texts by length: few shapes, every text once, the order by seed and step alone."""
 
-from itertools import islice
+from itertools import combinations, islice
 
 import jax
 import numpy as np
@@ -103,3 +103,16 @@ def test_lengths_end_where_the_table_does():
     for bad in ((), (2, 8), (8, 8), (16, 8)):
         with pytest.raises(ConfigError, match="--lengths is .*; expected ascending numbers"):
             usable_lengths(bad, 8)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 9])
+def test_fewer_lengths_pad_the_least(count):
+    lengths = (2, 3, 5, 8, 12, 40)  # the longest text has 12 tokens
+
+    def padded(chosen):
+        return sum(min(each for each in chosen if each >= size) for size in SIZES)
+
+    chosen = split(lengths=lengths).with_fewer_lengths(count).lengths
+    subsets = combinations(lengths[:-1], min(count, 5))
+    assert padded(chosen) == min(padded(each) for each in subsets if each[-1] >= max(SIZES))
+    assert len(chosen) <= count

@@ -1,6 +1,7 @@
 """Batches of texts of similar length, padded to one of a few lengths."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
@@ -39,6 +40,24 @@ class TextSplit:
     def buckets(self) -> np.ndarray:
         """For every text, the index of the smallest length that is not exceeded."""
         return np.searchsorted(self.lengths, [len(tokens) for tokens in self.tokens])
+
+    def with_fewer_lengths(self, count: int) -> "TextSplit":
+        """Returns the split with those of its lengths, at most so many, that pad the least.
+
+        A program that is traced for every length takes longer to compile than to run on few texts.
+        """
+        needed = self.buckets.max(initial=0)
+        texts = np.bincount(self.buckets, minlength=needed + 1)
+        choices = itertools.combinations(range(needed), min(count - 1, needed))
+        totals = np.cumsum(texts)
+
+        def padded(choice: tuple[int, ...]) -> int:
+            ends = [*choice, needed]
+            return int(np.diff(totals[ends], prepend=0) @ np.array(self.lengths)[ends])
+
+        best = min(choices, key=padded)
+        lengths = tuple(self.lengths[i] for i in (*best, needed))
+        return TextSplit(self.tokens, self.labels, lengths)
 
     def batch(self, indices: np.ndarray, bucket: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns tokens (len(indices), lengths[bucket]), padded with PADDING, and labels."""

@@ -48,6 +48,10 @@ class TextClassifier(Classifier):
         )
         return inputs, logits, stats
 
+    def few_shapes(self, split: Any) -> Any:
+        """Returns a split that is padded to at most two lengths."""
+        return split.with_fewer_lengths(2)
+
     def batches(self, split: Any, batch_size: int) -> Iterator[tuple[Any, Any]]:
         """Yields a split once: tokens and labels; padding has label -1."""
         return text_batches(split, batch_size)
