@@ -107,12 +107,17 @@ def test_lengths_end_where_the_table_does():
 
 @pytest.mark.parametrize("count", [1, 2, 3, 9])
 def test_fewer_lengths_pad_the_least(count):
-    lengths = (2, 3, 5, 8, 12, 40)  # the longest text has 12 tokens
+    sizes, lengths = rng.integers(1, 38, 60), (3, 5, 50)
+    multiples = range(8, 48, 8)
 
     def padded(chosen):
-        return sum(min(each for each in chosen if each >= size) for size in SIZES)
+        return sum(min(each for each in chosen if each >= size) for size in sizes)
 
-    chosen = split(lengths=lengths).with_fewer_lengths(count).lengths
-    subsets = combinations(lengths[:-1], min(count, 5))
-    assert padded(chosen) == min(padded(each) for each in subsets if each[-1] >= max(SIZES))
+    chosen = split(sizes, lengths).with_fewer_lengths(count).lengths
+    subsets = combinations(multiples, min(count, 5))
+    assert padded(chosen) == min(padded(each) for each in subsets if each[-1] >= max(sizes))
     assert len(chosen) <= count
+
+
+def test_fewer_lengths_stay_within_the_longest():
+    assert split(np.array([3, 10, 11]), (4, 11)).with_fewer_lengths(2).lengths == (8, 11)

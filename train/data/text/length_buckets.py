@@ -13,6 +13,7 @@ from train.runtime.sharding import local_rows, make_global_batch
 from train.validation import ConfigError
 
 PADDING = -1
+_MULTIPLE = 8  # of lengths that are chosen for a split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,22 +43,23 @@ class TextSplit:
         return np.searchsorted(self.lengths, [len(tokens) for tokens in self.tokens])
 
     def with_fewer_lengths(self, count: int) -> "TextSplit":
-        """Returns the split with those of its lengths, at most so many, that pad the least.
+        """Returns the split with at most so many lengths, multiples of 8, that pad the least.
 
         A program that is traced for every length takes longer to compile than to run on few texts.
         """
-        needed = self.buckets.max(initial=0)
-        texts = np.bincount(self.buckets, minlength=needed + 1)
-        choices = itertools.combinations(range(needed), min(count - 1, needed))
-        totals = np.cumsum(texts)
+        sizes = np.array([len(tokens) for tokens in self.tokens])
+        multiples = range(_MULTIPLE, max(self.lengths[-1], _MULTIPLE), _MULTIPLE)
+        lengths = np.array([*multiples, self.lengths[-1]])
+        buckets = np.searchsorted(lengths, sizes)
+        last = buckets.max(initial=0)
+        totals = np.cumsum(np.bincount(buckets, minlength=last + 1))
 
         def padded(choice: tuple[int, ...]) -> int:
-            ends = [*choice, needed]
-            return int(np.diff(totals[ends], prepend=0) @ np.array(self.lengths)[ends])
+            ends = [*choice, last]
+            return int(np.diff(totals[ends], prepend=0) @ lengths[ends])
 
-        best = min(choices, key=padded)
-        lengths = tuple(self.lengths[i] for i in (*best, needed))
-        return TextSplit(self.tokens, self.labels, lengths)
+        best = min(itertools.combinations(range(last), min(count - 1, last)), key=padded)
+        return TextSplit(self.tokens, self.labels, tuple(lengths[[*best, last]].tolist()))
 
     def batch(self, indices: np.ndarray, bucket: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns tokens (len(indices), lengths[bucket]), padded with PADDING, and labels."""
