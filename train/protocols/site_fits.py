@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 import lcjax
 from lcjax.algebra.abstract import shapes_of
+from lcjax.calibration.counts import multiple_for
 from lcjax.calibration.fits import Fit, Units
 from lcjax.planning.fit_plan import FitPlan
 from lcjax.planning.plan_file import PlanFile
@@ -23,6 +26,8 @@ Fits = Mapping[str, Fit]
 def uniform_units(task: Task, settings: FitHealConfig, variables: Any) -> dict[str, Fit]:
     """Returns the fit that keeps --keep-units units, for every site that --last and --where select.
 
+    A fraction is rounded to a multiple that fills the tiles of this device.
+
     Raises:
       ConfigError: if a site has fewer units.
     """
@@ -31,7 +36,7 @@ def uniform_units(task: Task, settings: FitHealConfig, variables: Any) -> dict[s
     for site in lcjax.find_sites(variables):
         if keep is None or site.path not in chosen:
             continue
-        count = int(keep) if keep >= 1 else max(1, round(keep * site.d_hidden))
+        count = int(keep) if keep >= 1 else _rounded(keep * site.d_hidden, site.d_hidden)
         if count > site.d_hidden:
             raise ConfigError(
                 f"--keep-units is {keep}, but {site.path} has {site.d_hidden} units; expected at "
@@ -39,6 +44,12 @@ def uniform_units(task: Task, settings: FitHealConfig, variables: Any) -> dict[s
             )
         fits[site.path] = Units(count, linear=settings.linear)
     return fits
+
+
+def _rounded(count: float, width: int) -> int:
+    """Returns the nearest multiple for this device, at least one; at most the width."""
+    multiple = multiple_for(jax.default_backend())
+    return min(max(round(count / multiple), 1) * multiple, width)
 
 
 def read_plan(path: Path, task: Task) -> PlanFile:
