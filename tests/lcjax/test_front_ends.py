@@ -269,9 +269,9 @@ def test_more_units_explain_more(make):
 
 
 @pytest.mark.slow
-def test_one_device_equals_four():
+def test_one_device_equals_eight():
     """In a process of its own, with simulated devices."""
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.lcjax.test_front_ends"],
         env=os.environ | flags,
@@ -284,7 +284,7 @@ def test_one_device_equals_four():
 
 def compare_devices():
     """Checks that data that is sharded over all devices gives the fits of one device."""
-    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     place = lambda batch: jax.device_put(batch, jax.NamedSharding(mesh, jax.P("data")))
     sharded = lcjax.CalibrationData(list(map(place, BATCHES)), holdout=0.0, progress=False)
     for make in FRONT_ENDS.values():
@@ -293,9 +293,9 @@ def compare_devices():
             tree = jax.device_put(front.tree, jax.NamedSharding(mesh, jax.P()))
             last = front.sites(front.tree).paths[-1:]
             for fit, sites in ((lcjax.LeastSquares(), None), (lcjax.Units(3, linear=True), last)):
-                four, _ = compact_of(front, tree, fit, sites, data=sharded)
+                eight, _ = compact_of(front, tree, fit, sites, data=sharded)
                 one, _ = compact_of(front, front.tree, fit, sites)
-                assert_close(front.run(four, X), front.run(one, X), dtype=np.float32, terms=50_000)
+                assert_close(front.run(eight, X), front.run(one, X), dtype=np.float32, terms=50_000)
 
 
 if __name__ == "__main__":
