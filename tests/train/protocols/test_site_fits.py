@@ -85,9 +85,9 @@ def test_plans_that_do_not_fit_the_run_are_refused_before_training(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("linear", [False, True])
-def test_fit_units_keeps_the_same_part_of_every_site(tmp_path, capsys, linear):
+def test_fit_units_keeps_a_fraction_of_every_site_in_multiples(tmp_path, capsys, linear):
     job, result = ran(tmp_path / "a", **UNITS, linear=linear)
-    assert widths(result.deep) == [32, 24, 16] and widths(result.compact) == [8, 6, 4]
+    assert widths(result.deep) == [32, 24, 16] and widths(result.compact) == [8, 8, 8]
     assert result.collapsed == ()
     fits = result.extra["fits"]
     assert fits["mlp/act_0"] == {"fit": "units", "count": 8} | ({"linear": True} if linear else {})
