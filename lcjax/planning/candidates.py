@@ -21,7 +21,7 @@ class Candidates:
       fractions: of the hidden units, each in (0, 1), that `Units` keeps.
       linear: whether `LeastSquares()` is tried.
       units: whether `Units(k)` is tried for every fraction.
-      linear_and_units: whether `LeastSquares() + Units(k)` is tried for every fraction.
+      linear_and_units: whether `LeastSquares() + Units(k)` is tried for every fraction up to 1/2.
       remove: whether `Remove()` is tried, at sites where nothing follows in the chain.
       multiple_of: k is rounded to a multiple of it; None takes 128 on a TPU, 64 on a GPU, 8
         elsewhere.
@@ -36,7 +36,7 @@ class Candidates:
       (['least_squares', 'units', 'units', 'remove'], 16)
     """
 
-    fractions: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4)
+    fractions: tuple[float, ...] = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4)
     linear: bool = True
     units: bool = True
     linear_and_units: bool = True
@@ -74,7 +74,8 @@ def fits_for_width(candidates: Candidates, units: int) -> tuple[Fit, ...]:
                 "a smaller multiple, or candidates without units."
             )
         fits += [Units(count) for count in counts if candidates.units]
-        fits += [Units(count, linear=True) for count in counts if candidates.linear_and_units]
+        few = [count for count in counts if 2 * count <= units]
+        fits += [Units(count, linear=True) for count in few if candidates.linear_and_units]
     return (*fits, *([Remove()] if candidates.remove else []))
 
 

@@ -12,9 +12,9 @@ from tests.helpers.trees import random_chain
 def test_candidates_follow_the_width():
     tried = fits_for_width(Candidates(multiple_of=64), 1536)
     counts = [fit.count for fit in tried if isinstance(fit, Units) and not fit.linear]
-    assert counts == [128, 192, 384, 768, 1152]
-    assert tried[0] == LeastSquares() and tried[-1] == Remove() and len(tried) == 12
-    assert Units(192, linear=True) in tried
+    assert counts == [64, 128, 192, 384, 768, 1152]
+    assert tried[0] == LeastSquares() and tried[-1] == Remove() and len(tried) == 13
+    assert Units(192, linear=True) in tried and Units(1152, linear=True) not in tried
     few = Candidates(linear=False, remove=False, linear_and_units=False, multiple_of=16)
     assert fits_for_width(few, 48) == (Units(16), Units(32))
 
