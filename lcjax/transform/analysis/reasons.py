@@ -22,8 +22,8 @@ class Cause(Enum):
     SEVERAL = "it depends on the outputs of several Dense layers"
     TWO_PARTS = "it multiplies two parts of a Dense's output, and neither is linear in that output"
     ONE_KERNEL = (
-        "gate and value are parts of one product, cut in a way that is not looked through. Cut the "
-        "last axis into two halves, as jnp.split does, or give each its own kernel"
+        "gate and value are parts of one product, cut in a way that is not looked through. Cut one "
+        "axis into two ranges, as jnp.split and x[..., 0, :] do, or give each its own kernel"
     )
     BY_TOKEN = (
         "`{op}` brings in values that differ from token to token, such as a bias by position or a "

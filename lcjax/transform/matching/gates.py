@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from lcjax.transform.analysis.affine_ops import AffineOp
+from lcjax.transform.analysis.affine_ops import AffineOp, unit_slice_of
 from lcjax.transform.analysis.axes import AxisRoles
 from lcjax.transform.analysis.dense import DenseOp
 from lcjax.transform.analysis.dependence import Dependence, Dependences
@@ -50,11 +50,11 @@ def why_one_kernel(end: Value, up: DenseOp, dependences: Dependences) -> Reason 
     first, second = (_cuts(value, up, dependences) for value in op.ins)
     if not first or not second or first == second:
         return None
-    looked_through = len(up.kernel_out) == 1 and all(
+    looked_through = all(
         cut.name in ("slice", "split")
         and cut.ins[0].shape == up.out.shape
-        and all(stride == 1 for stride in cut.eqn.params.get("strides") or ())
-        for cut in (*first.values(), *second.values())
+        and unit_slice_of(cut, cut.ins[0], up.roles, out) is not None
+        for out, cut in (*first.items(), *second.items())
     )
     return Reason(Cause.TWO_PARTS) if looked_through else Reason(Cause.ONE_KERNEL)
 

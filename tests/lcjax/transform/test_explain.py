@@ -78,7 +78,7 @@ def interleaved(p, x):
 
 def stacked(p, x):
     h = jnp.einsum("td,ndf->tnf", x, p["n"])
-    return h[:, 0], h[:, 1]
+    return h[:, 0], jnp.clip(h[:, 1], -1, 1)
 
 
 def reshaped(p, x):
@@ -135,7 +135,7 @@ CASES = {
     "two towers": (towers, W, {"w": joined, "v": joined}),
     "concatenated skip": (skip, W, {"w": joined}),
     "gate and value interleaved": (gated(interleaved), W, {"both": Reason(Cause.ONE_KERNEL)}),
-    "gate and value stacked": (gated(stacked), W, {"n": Reason(Cause.ONE_KERNEL)}),
+    "gate and value stacked": (gated(stacked), W, {"n": Reason(Cause.TWO_PARTS)}),
     "gate and value reshaped": (gated(reshaped), W, {"both": Reason(Cause.ONE_KERNEL)}),
     "a clipped value": (gated(clipped), W, {"both": Reason(Cause.TWO_PARTS)}),
     "a product over a stack": (product, W, {"w": SUMMED, "v": SUMMED}),
