@@ -114,7 +114,9 @@ class Matcher:
         if gated is not None:
             return gated
         if count == 1:
-            reason = why_one_kernel(after.end, ups[0], self.dependences) or reason
+            last = [after.end.maker] if isinstance(after.end.maker, Op) else []
+            between = [*last, *upstream.ops]
+            reason = why_one_kernel(between, ups[0], self.dependences) or reason
             return Rejection(ups, reason or Reason(Cause.SUM), bool(upstream.denses) or not mixed)
         if reason or count > 2:
             return Rejection(ups, reason or Reason(Cause.SEVERAL), sure=False)

@@ -123,7 +123,7 @@ CASES = {
     "ensemble": (jax.vmap(expert, (0, None)), E, {"u": Reason(Cause.BATCHED)}),
     "experts by einsum": (einsum_experts, E, {"u": Reason(Cause.BATCHED)}),
     "one kernel for every position": (by_position, E, {"u": Reason(Cause.BATCHED)}),
-    "ragged_dot": (ragged, E, {"u": Reason(Cause.RAGGED, op="ragged_dot_general")}),
+    "ragged_dot": (ragged, E, {"u": Reason(Cause.RAGGED, op="ragged_dot")}),
     "gathered": (gathered, E, {"u": Reason(Cause.GATHERED, op="gather")}),
     "experts of one leaf": (
         of_one_leaf,
