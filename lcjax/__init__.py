@@ -53,7 +53,7 @@ from lcjax.tree.slopes import count_parameters, map_slopes, select_sites, slopes
 from lcjax.tree.units import with_unit_slopes
 
 if _TYPE_CHECKING:
-    from lcjax import interop, models
+    from lcjax import interop, linen, models
 
 __all__ = [
     "Calibration",
@@ -104,6 +104,7 @@ __all__ = [
     "find_sites",
     "interop",
     "linearity_penalty",
+    "linen",
     "load_exported",
     "map_slopes",
     "models",
@@ -129,7 +130,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 # Imported on first use: a server that runs an exported program needs neither.
-_LAZY = ("interop", "models")
+_LAZY = ("interop", "linen", "models")
 
 
 def __getattr__(name: str) -> _Any:

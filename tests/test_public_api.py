@@ -59,6 +59,7 @@ PUBLIC = {
         "find_sites",
         "interop",
         "linearity_penalty",
+        "linen",
         "load_exported",
         "map_slopes",
         "models",
@@ -88,6 +89,7 @@ PUBLIC = {
         "resolve_source",
         "save_safetensors",
     ],
+    "lcjax.linen": ["Collapsed"],
     "lcjax.models": ["BERT", "GPT2", "MLP", "MLPMixer", "VGG", "ViT"],
     "lcjax.nn": [
         "CollapsibleActivation",

@@ -32,6 +32,8 @@ LAYERS = {
         "transform.matching",
         "transform.lowering",
         "transform",
+        "linen",
+        "eqx",
         "io",
         "stablehlo",
         "models",

@@ -23,7 +23,9 @@ class DenseOp:
       x_axes: the axes of x that it sums over.
       kernel: the other operand.
       kernel_in: the axes of the kernel that belong to x_axes, in their order.
-      kernel_out: the axes of the kernel that are output units; the rest have size 1.
+      kernel_out: the axes of the kernel that are output units; the rest have size 1. In their
+        order, but that an axis along which the output is cut comes first, so that each part is a
+        range of units.
       leaf: the leaf of the params that the kernel is, or is cut out of; None where it is computed.
       last: the operation that adds the bias; the product itself if there is no bias.
       bias: the summand.
@@ -125,6 +127,12 @@ def _read_dot(op: Op, dependences: Dependences) -> dict[str, Any] | None:
     tokens, kernel_out = _others(x, x_axes), _others(kernel, kernel_in)
     roles = [("token", i) for i in range(len(tokens))]
     units = [("unit", j) for j in range(len(kernel_out))]
+    first = len(tokens) if side == 0 else 0
+    cut = _cut_axis(op.outs[0])
+    if cut is not None and first < cut < first + len(units):
+        order = [cut - first, *(j for j in range(len(units)) if j != cut - first)]
+        units = [("unit", order.index(j)) for j in range(len(units))]
+        kernel_out = tuple(kernel_out[j] for j in order)
     return {
         "x": x,
         "x_axes": x_axes,
@@ -170,6 +178,31 @@ def _data_side(op: Op, dependences: Dependences) -> int | None:
     if left is Dependence.DATA and right is Dependence.PARAM:
         return 0
     return 1 if left is Dependence.PARAM and right is Dependence.DATA else None
+
+
+def _cut_axis(value: Value) -> int | None:
+    """Returns the one axis along which parts of a product, or of its sum with a bias, are cut."""
+    axes: set[int] = set()
+    seen, todo = {value}, [(value, tuple(range(len(value.shape))))]
+    while todo:
+        each, order = todo.pop()  # which axis of the product each one is
+        for user in each.users:
+            if not isinstance(user, Op) or user in seen:
+                continue
+            seen.add(user)
+            if user.name in ("slice", "split"):
+                sizes = zip(order, each.shape, user.outs[0].shape, strict=True)
+                axes |= {axis for axis, before, after in sizes if before != after}
+            elif user.name == "transpose":
+                turned = tuple(order[axis] for axis in user.eqn.params["permutation"])
+                todo.append((user.outs[0], turned))
+            elif (
+                len(user.outs) == 1
+                and user.outs[0].shape == each.shape
+                and (user.name in ("add", "add_any") or is_passthrough(user))
+            ):
+                todo.append((user.outs[0], order))
+    return axes.pop() if len(axes) == 1 else None
 
 
 def _others(value: Value, axes: Sequence[int]) -> tuple[int, ...]:

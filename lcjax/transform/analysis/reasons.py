@@ -22,8 +22,8 @@ class Cause(Enum):
     SEVERAL = "it depends on the outputs of several Dense layers"
     TWO_PARTS = "it multiplies two parts of a Dense's output, and neither is linear in that output"
     ONE_KERNEL = (
-        "gate and value are parts of one product, cut in a way that is not looked through. Cut the "
-        "last axis into two halves, as jnp.split does, or give each its own kernel"
+        "gate and value are parts of one product, cut in a way that is not looked through. Cut one "
+        "axis into two ranges, as jnp.split and x[..., 0, :] do, or give each its own kernel"
     )
     BY_TOKEN = (
         "`{op}` brings in values that differ from token to token, such as a bias by position or a "
@@ -36,6 +36,14 @@ class Cause(Enum):
     )
     FROZEN = "the kernel {which} it is under `stop_gradient`, and a fused kernel would train"
     COMPUTED = "the kernel {which} it is computed from params and is not itself one of them"
+    LORA = (
+        "a LoRA product is added to the product with the kernel {which} it. Merge it into the "
+        "kernel: collapse, then add LoRA to the compact model"
+    )
+    QUANTIZED = (
+        "the kernel {which} it is quantized (stored as {dtype}). Collapse the float kernels first, "
+        "then quantize the compact ones"
+    )
     DTYPE = "the kernel {which} it is stored as {dtype}, and only real floats fuse"
     PICKED = "a loop counter indexes it. Pass the layers to lax.scan as `xs`, or unroll the loop"
     LOOPS = "the two Dense layers are in different loops"
@@ -51,7 +59,10 @@ class Cause(Enum):
         "its kernels are stacked along a batch axis, one for every expert, member or position; "
         "only kernels that all tokens share are fused"
     )
-    RAGGED = "`{op}` multiplies each group of tokens by its own kernel, as in mixtures of experts"
+    RAGGED = (
+        "`{op}` multiplies each group of tokens by the kernel of its own expert, in groups that "
+        "the data chooses; only experts of equally many tokens, as in jnp.einsum, are rewritten"
+    )
     GATHERED = "`{op}` selects its kernel by a value of the data, as one expert for every token"
     HIDDEN_USED = "its hidden value is used elsewhere too, by `{op}`"
     HIDDEN_RETURNED = "its hidden value is returned by the function"

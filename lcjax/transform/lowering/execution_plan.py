@@ -191,6 +191,8 @@ def _check_slopes(call: BoundCall) -> None:
     sites = {site.path: site for site in call.analysis.sites}
     for path, slope in call.params.slopes.items():
         if path not in sites:
+            if call.skips(path):
+                continue
             raise CollapseError(f"{path}: has a slope in this tree, but {why_no_site(call, path)}")
         shape = tuple(np.shape(slope["slope"]))
         if shape != sites[path].stack:

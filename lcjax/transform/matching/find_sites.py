@@ -4,9 +4,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from lcjax.transform.analysis.adapters import Adapters
 from lcjax.transform.analysis.dense import DenseOp, find_denses, layer_scans
 from lcjax.transform.analysis.dependence import Dependence, Dependences, find_dependences
-from lcjax.transform.analysis.kernels import indexed_kernels, leaves_of, name_of, why_not_a_leaf
+from lcjax.transform.analysis.kernels import (
+    indexed_kernels,
+    leaves_of,
+    name_of,
+    why_not_a_leaf,
+    why_quantized,
+)
 from lcjax.transform.analysis.other_products import Others
 from lcjax.transform.analysis.reasons import Cause, Reason, Rejected
 from lcjax.transform.ir.dead_code import find_dead_code
@@ -83,18 +90,19 @@ def find_all(program: Program, leaf_names: Sequence[str], site_names: Sequence[s
     sites: list[MatchedSite] = []
     rejected: list[Rejected] = []
     unsure: list[Rejected] = []
+    adapters = Adapters(denses, dependences)
     for down in denses.values():
         found = matcher.match(down)
         if found is None:
             continue
         if isinstance(found, Rejection):
             rows = rejected if found.sure else unsure
-            rows += [(name_of(up.kernel, named, called), found.reason) for up in found.ups]
+            rows += _rows(found, down, adapters, named, called)
             continue
         path = name_of(found.up.kernel, named, called)
         site = _accept(path, found, denses.values(), index, called, dependences)
         if isinstance(site, Reason):
-            rejected.append((path, site))
+            rejected.append((path, adapters.reason((found.up,), down, site)))
         else:
             sites.append(site)
     inner = {
@@ -115,6 +123,26 @@ def find_all(program: Program, leaf_names: Sequence[str], site_names: Sequence[s
     first = {path: reason for path, reason in reversed(unsure) if path not in known}
     rejected += [row for row in dict.fromkeys(unsure) if first.get(row[0]) == row[1]]
     return Analysis(program, dependences, tuple(sites), tuple(dict.fromkeys(rejected)))
+
+
+def _rows(
+    found: Rejection,
+    down: DenseOp,
+    adapters: Adapters,
+    named: Mapping[Value, str],
+    called: Mapping[Value, str],
+) -> list[Rejected]:
+    """Returns the paths of the layers before a Dense with the reason why they make no site."""
+    if adapters.within(found.ups, down):
+        return []
+    rows = []
+    after = why_quantized(down, "after", called)
+    for up in found.ups:
+        reason = why_quantized(up, "before", called) or after
+        reason = reason or adapters.reason(found.ups, down, found.reason)
+        up = adapters.base_of(up) if reason.cause is Cause.LORA else up
+        rows.append((name_of(up.kernel, named, called), reason))
+    return rows
 
 
 def _opaque_calls(program: Program) -> list[Rejected]:

@@ -114,7 +114,9 @@ class Matcher:
         if gated is not None:
             return gated
         if count == 1:
-            reason = why_one_kernel(after.end, ups[0], self.dependences) or reason
+            last = [after.end.maker] if isinstance(after.end.maker, Op) else []
+            between = [*last, *upstream.ops]
+            reason = why_one_kernel(between, ups[0], self.dependences) or reason
             return Rejection(ups, reason or Reason(Cause.SUM), bool(upstream.denses) or not mixed)
         if reason or count > 2:
             return Rejection(ups, reason or Reason(Cause.SEVERAL), sure=False)
@@ -190,7 +192,8 @@ def _make_match(
     ours = {role[1]: axis for axis, role in enumerate(before.roles) if role and role[0] == "unit"}
     theirs = {axis: role[1] for axis, role in enumerate(after.roles) if role and role[0] == "unit"}
     steps = with_roles(after.ops, before.roles)
-    if set(ours.values()) != set(theirs) or len(ours) != len(up.kernel_out) or steps is None:
+    # Axes of up that are not among ours have one element, perhaps since a slice took it.
+    if set(ours.values()) != set(theirs) or steps is None:
         return Reason(Cause.UNITS)
     return Match(
         up=up,

@@ -22,8 +22,17 @@ def site_name(keys: Sequence[Any]) -> str:
     The path of the leaf inside params, without its last part if that is only a word for kernel:
     `block_3/Dense_0` for `params/block_3/Dense_0/kernel`, `w1` for `w1`.
     """
-    parent, _, name = in_params(leaf_path(keys)).rpartition("/")
-    return parent if parent and name in _KERNELS else in_params(leaf_path(keys))
+    return _site_name(leaf_path(keys))
+
+
+def site_at(path: str) -> str:
+    """Returns the name of the site whose first kernel is the leaf at this encoded path."""
+    return _site_name(readable(path))
+
+
+def _site_name(path: str) -> str:
+    parent, _, name = in_params(path).rpartition("/")
+    return parent if parent and name in _KERNELS else in_params(path)
 
 
 def encode(keys: Sequence[Any]) -> str:

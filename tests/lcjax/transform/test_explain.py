@@ -78,7 +78,7 @@ def interleaved(p, x):
 
 def stacked(p, x):
     h = jnp.einsum("td,ndf->tnf", x, p["n"])
-    return h[:, 0], h[:, 1]
+    return h[:, 0], jnp.clip(h[:, 1], -1, 1)
 
 
 def reshaped(p, x):
@@ -123,7 +123,7 @@ CASES = {
     "ensemble": (jax.vmap(expert, (0, None)), E, {"u": Reason(Cause.BATCHED)}),
     "experts by einsum": (einsum_experts, E, {"u": Reason(Cause.BATCHED)}),
     "one kernel for every position": (by_position, E, {"u": Reason(Cause.BATCHED)}),
-    "ragged_dot": (ragged, E, {"u": Reason(Cause.RAGGED, op="ragged_dot_general")}),
+    "ragged_dot": (ragged, E, {"u": Reason(Cause.RAGGED, op="ragged_dot")}),
     "gathered": (gathered, E, {"u": Reason(Cause.GATHERED, op="gather")}),
     "experts of one leaf": (
         of_one_leaf,
@@ -135,7 +135,7 @@ CASES = {
     "two towers": (towers, W, {"w": joined, "v": joined}),
     "concatenated skip": (skip, W, {"w": joined}),
     "gate and value interleaved": (gated(interleaved), W, {"both": Reason(Cause.ONE_KERNEL)}),
-    "gate and value stacked": (gated(stacked), W, {"n": Reason(Cause.ONE_KERNEL)}),
+    "gate and value stacked": (gated(stacked), W, {"n": Reason(Cause.TWO_PARTS)}),
     "gate and value reshaped": (gated(reshaped), W, {"both": Reason(Cause.ONE_KERNEL)}),
     "a clipped value": (gated(clipped), W, {"both": Reason(Cause.TWO_PARTS)}),
     "a product over a stack": (product, W, {"w": SUMMED, "v": SUMMED}),

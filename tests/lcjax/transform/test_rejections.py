@@ -121,7 +121,8 @@ CASES = {
     "quantised kernel": (
         lambda p, x: nn.relu(x @ p["q"].astype(x.dtype)) @ p["w2"],
         TWO | {"q": jnp.ones((6, 16), jnp.int8)},
-        "the kernel before it is stored as int8, and only real floats fuse",
+        "the kernel before it is quantized (stored as int8). Collapse the float kernels first, "
+        "then quantize the compact ones",
     ),
     "different loops": (different_loops, TWO, "the two Dense layers are in different loops"),
     "a layer and all of them": (
