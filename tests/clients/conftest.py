@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+pytest.register_assert_rewrite("tests.clients.contract")
 HERE = Path(__file__).parent
 
 

@@ -3,8 +3,9 @@
 import importlib
 import importlib.util
 import sys
-import types
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 import pytest
@@ -24,12 +25,19 @@ def client(module: str, package: str) -> ModuleType:
         return importlib.import_module(module)
 
 
-def name_tensorflow() -> None:
+@contextmanager
+def tensorflow_named() -> Iterator[None]:
     """Lets kauldron, which gemma imports, name `tf.Tensor` in annotations without TensorFlow.
 
     Nothing that is tested here runs TensorFlow, whose wheel alone is 270 MB.
     """
-    if importlib.util.find_spec("tensorflow") is None:
-        module = types.ModuleType("tensorflow")
-        module.Tensor = type("Tensor", (), {})
-        sys.modules["tensorflow"] = module
+    if importlib.util.find_spec("tensorflow") is not None:
+        yield
+        return
+    module = ModuleType("tensorflow")
+    module.Tensor = type("Tensor", (), {})
+    sys.modules["tensorflow"] = module
+    try:
+        yield
+    finally:
+        del sys.modules["tensorflow"]

@@ -1,0 +1,62 @@
+"""Equinox: a transformer encoder as its users write one."""
+
+import jax
+
+from tests.clients.contract import Client, check
+from tests.clients.packages import client
+
+eqx = client("equinox", "equinox")
+
+
+class Block(eqx.Module):
+    norm_1: eqx.nn.LayerNorm
+    attention: eqx.nn.MultiheadAttention
+    norm_2: eqx.nn.LayerNorm
+    up: eqx.nn.Linear
+    down: eqx.nn.Linear
+
+    def __init__(self, width, hidden, key):
+        keys = jax.random.split(key, 3)
+        self.norm_1, self.norm_2 = eqx.nn.LayerNorm(width), eqx.nn.LayerNorm(width)
+        self.attention = eqx.nn.MultiheadAttention(4, width, key=keys[0])
+        self.up = eqx.nn.Linear(width, hidden, key=keys[1])
+        self.down = eqx.nn.Linear(hidden, width, key=keys[2])
+
+    def __call__(self, x):
+        y = jax.vmap(self.norm_1)(x)
+        x = x + self.attention(y, y, y)
+        y = jax.vmap(self.norm_2)(x)
+        return x + jax.vmap(self.down)(jax.nn.gelu(jax.vmap(self.up)(y)))
+
+
+class Encoder(eqx.Module):
+    embedding: eqx.nn.Embedding
+    blocks: list
+    head: eqx.nn.Linear
+
+    def __init__(self, depth, width, hidden, key):
+        keys = jax.random.split(key, depth + 2)
+        self.embedding = eqx.nn.Embedding(50, width, key=keys[0])
+        self.blocks = [Block(width, hidden, key) for key in keys[1:-1]]
+        self.head = eqx.nn.Linear(width, 3, key=keys[-1])
+
+    def __call__(self, tokens):
+        x = jax.vmap(self.embedding)(tokens)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.mean(0))
+
+
+TOKENS = jax.random.randint(jax.random.key(0), (2, 8), 0, 50)
+SITES = [f"blocks/{i}/up" for i in range(3)]
+
+
+def encoder():
+    return Encoder(3, 32, 128, jax.random.key(1))
+
+
+def test_transformer(record_property):
+    params, static = eqx.partition(encoder(), eqx.is_array)
+    fn = lambda params, tokens: jax.vmap(eqx.combine(params, static))(tokens)
+    client = Client("transformer encoder, 3 blocks", "equinox", fn, params, (TOKENS,), SITES)
+    check(client, record_property)
