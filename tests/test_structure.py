@@ -32,6 +32,7 @@ LAYERS = {
         "transform.matching",
         "transform.lowering",
         "transform",
+        "nnx",
         "io",
         "stablehlo",
         "models",
