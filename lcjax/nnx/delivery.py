@@ -1,15 +1,15 @@
 """From a compact tree of a model to a module."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from flax import nnx
 
 from lcjax.nnx.affine import affine_of
-from lcjax.nnx.functional import Path, child
+from lcjax.nnx.functional import Path, as_path, node_at, put
 from lcjax.nnx.modules import rewritten_class
 from lcjax.nnx.narrowing import narrow_in_place
-from lcjax.nnx.owners import Owner, as_path
+from lcjax.nnx.owners import Owner
 from lcjax.nnx.partitions import metadata_of
 from lcjax.nnx.rewritten import ATTRIBUTE, Fused, Rewritten, Slope
 
@@ -22,6 +22,8 @@ def deliver(model: nnx.Module, owners: Sequence[Owner]) -> nnx.Module:
       owners: the modules that run fused sites or have slopes.
     """
     made = nnx.clone(model)
+    added: list[tuple[Owner, Rewritten]] = []
+    removed: set[Path] = set()
     for owner in owners:
         narrowed = narrow_in_place(made, owner)
         parts = [part for part in owner.parts if part not in narrowed]
@@ -33,30 +35,29 @@ def deliver(model: nnx.Module, owners: Sequence[Owner]) -> nnx.Module:
             )
             for part in parts
         }
-        removed = [(*owner.run.path, *as_path(p)) for part in parts for p in part.key.removed]
-        _remove(made, removed)
         slopes = {site: Slope(value) for site, value in owner.slopes.items()}
-        node: Any = made
-        for name in owner.run.path:
-            node = child(node, name)
-        affine = affine_of(owner) if not narrowed else None
+        affine = None if narrowed else affine_of(owner)
+        added.append((owner, Rewritten(owner.run.method, slopes, fused, affine)))
+        removed |= {(*owner.run.path, *as_path(p)) for part in parts for p in part.key.removed}
+    _remove(made, removed)
+    for owner, rewritten in added:
+        node = node_at(made, owner.run.path)
         node.__class__ = rewritten_class(type(node), owner.run.method)
-        setattr(node, ATTRIBUTE, Rewritten(owner.run.method, slopes, fused, affine))
+        setattr(node, ATTRIBUTE, rewritten)
     return made
 
 
-def _remove(model: nnx.Module, paths: Iterable[Path]) -> None:
+def _remove(model: nnx.Module, paths: Collection[Path]) -> None:
     """Sets None in every place of some Params, in place."""
-    nodes = [*nnx.iter_graph(model)]
-    removed = {id(node) for path, node in nodes if path in set(paths)}
+    nodes = [*nnx.iter_graph(model)] if paths else []
+    removed = {id(node) for path, node in nodes if path in paths}
     for _, node in nodes:
+        items: Any = ()
         if isinstance(node, nnx.Pytree):
-            places = {n: v for n, v in vars(node).items() if id(v) in removed}
+            items = vars(node).items()
         elif isinstance(node, list):
-            places = {}
-            for i, value in enumerate(node):
-                node[i] = None if id(value) in removed else value
-        else:
-            places = {}
-        for name in places:
-            setattr(node, name, None)
+            items = enumerate(node)
+        elif isinstance(node, dict):
+            items = node.items()
+        for name in [name for name, value in items if id(value) in removed]:
+            put(node, name, None)

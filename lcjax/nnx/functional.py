@@ -7,6 +7,8 @@ from typing import Any
 import jax
 from flax import nnx
 
+from lcjax.transform.params.keys import decode
+
 Path = tuple[str | int, ...]
 Nested = dict[Any, Any]
 
@@ -114,11 +116,8 @@ def apply_changes(
             nnx.update(module, nested(known))
         for path, value in flat.items():
             if path not in known:
-                *folders, name = path
-                node = module
-                for folder in folders:
-                    node = child(node, folder)
-                setattr(node, str(name), function.created[i, path].replace(value))
+                variable = function.created[i, path].replace(value)
+                put(node_at(module, path[:-1]), path[-1], variable)
 
 
 def modules_in(args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[nnx.Module]:
@@ -147,9 +146,26 @@ def flat_of(tree: Nested, path: Path = ()) -> dict[Path, Any]:
     return flat
 
 
-def child(node: Any, name: str | int) -> Any:
-    """Returns an attribute of a module or an item of a container."""
-    return getattr(node, str(name)) if isinstance(node, nnx.Pytree) else node[name]
+def as_path(name: str) -> Path:
+    """Returns an encoded path of nested dicts as the path of a Variable."""
+    path = tuple(decode(part) for part in name.split("/"))
+    return tuple(part for part in path if part is not None)
+
+
+def node_at(module: Any, path: Path) -> Any:
+    """Returns the node of a module's graph at a path."""
+    node = module
+    for name in path:
+        node = getattr(node, str(name)) if isinstance(node, nnx.Pytree) else node[name]
+    return node
+
+
+def put(node: Any, name: str | int, value: Any) -> None:
+    """Sets an attribute of a module or an item of a container."""
+    if isinstance(node, nnx.Pytree):
+        setattr(node, str(name), value)
+    else:
+        node[name] = value
 
 
 def _is_module(leaf: Any) -> bool:

@@ -7,11 +7,16 @@ from typing import Any
 import jax
 from flax import nnx
 
-from lcjax.errors import CollapseError
-from lcjax.nnx.functional import apply_changes, child, module_function, modules_in
+from lcjax.nnx.functional import (
+    apply_changes,
+    as_path,
+    module_function,
+    modules_in,
+    node_at,
+    put,
+)
 from lcjax.nnx.rewritten import ATTRIBUTE, Rewritten
 from lcjax.transform.function import CollapsibleFunction
-from lcjax.transform.params.keys import decode
 
 
 @functools.cache
@@ -51,20 +56,9 @@ def restore_deep(module: Any) -> None:
     rewritten = getattr(module, ATTRIBUTE)
     delattr(module, ATTRIBUTE)
     module.__class__ = module.lcjax_base
-    for path, shape in rewritten.removed.items():
-        *folders, name = (part.removeprefix("@") for part in path.split("/"))
-        node = module
-        for folder in folders:
-            node = child(node, _name(folder))
-        put(node, _name(name), nnx.Param(shape))
-
-
-def put(node: Any, name: str | int, value: Any) -> None:
-    """Sets an attribute of a module or an item of a container."""
-    if isinstance(node, nnx.Pytree):
-        setattr(node, str(name), value)
-    else:
-        node[name] = value
+    for name, shape in rewritten.removed.items():
+        path = as_path(name)
+        put(node_at(module, path[:-1]), path[-1], nnx.Param(shape))
 
 
 def argument_leaves(module: Any, method: Any, args: Any, kwargs: Any) -> list[Any]:
@@ -108,10 +102,3 @@ def _with_values(params: Any) -> Any:
         elif not isinstance(node, jax.ShapeDtypeStruct):
             kept[name] = node
     return kept
-
-
-def _name(part: str) -> str | int:
-    name = decode(part)
-    if name is None:
-        raise CollapseError(f"{part}: is not the name of a Param in a module.")
-    return name

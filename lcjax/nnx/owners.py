@@ -8,11 +8,11 @@ from typing import Any
 from flax import nnx
 
 from lcjax.errors import CollapseError
-from lcjax.nnx.functional import Path, module_function
+from lcjax.nnx.functional import Path, as_path, module_function
 from lcjax.nnx.recording import MethodCall, record_calls
 from lcjax.transform.lowering.bound_call import BoundCall, bind_call
 from lcjax.transform.matching.find_sites import MatchedSite
-from lcjax.transform.params.keys import FusedKey, decode
+from lcjax.transform.params.keys import FusedKey
 from lcjax.transform.params.tree import FunctionParams
 
 
@@ -101,12 +101,6 @@ def find_owners(
 def first_kernel(call: BoundCall, site: MatchedSite) -> Path:
     """Returns the path of the Param that is the first kernel of a site."""
     return as_path(call.name_of(site.match.up.leaf))
-
-
-def as_path(name: str) -> Path:
-    """Returns an encoded path of nested dicts as the path of a Variable."""
-    path = tuple(decode(part) for part in name.split("/"))
-    return tuple(part for part in path if part is not None)
 
 
 class _Search:
