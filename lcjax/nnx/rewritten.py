@@ -46,7 +46,6 @@ class Fused(nnx.Module):
 
     Attributes:
       key: names the sites, their widths, and the Params that were removed.
-      stacked: number of leading axes of its arrays, for the layers of a scan inside the method.
       kernel, bias: of one Dense; factors are `"0"`, `"1"`, …; where units stay there are `layers`,
         `gates`, `vectors` and `bypass`.
     """
@@ -58,11 +57,11 @@ class Fused(nnx.Module):
 
         Args:
           key: of a fused entry.
-          stacked: number of leading axes.
+          stacked: number of leading axes of its arrays, for scans inside the method.
           params: the entry.
           metadata: of the Params, by the path of each in the entry.
         """
-        self.key, self.stacked = key, stacked
+        self.key, self._stacked = key, stacked
         for name, value in params.items():
             setattr(self, name, _as_params(value, metadata, (name,)))
 
@@ -94,7 +93,7 @@ class Fused(nnx.Module):
         """Numbers of layers that scans outside of the method stack; () in their bodies."""
         leaves = jax.tree_util.tree_leaves_with_path(self.tree)
         keys, leaf = next((row for row in leaves if row[0][-1].key == "kernel"), leaves[0])
-        own = self.stacked + (2 if keys[-1].key == "kernel" else 1)
+        own = self._stacked + (2 if keys[-1].key == "kernel" else 1)
         return tuple(leaf.shape[: leaf.ndim - own])
 
     @property
@@ -110,7 +109,6 @@ class Rewritten(nnx.Module):
       slopes: `nnx.Dict` of the slope of each site, by the parts of its path in the module.
       fused: `nnx.Dict` of `Fused`.
       method: the method that runs with them.
-      affine: how it runs without a trace; None where it is traced.
     """
 
     def __init__(
@@ -129,7 +127,7 @@ class Rewritten(nnx.Module):
           affine: how it runs without a trace.
         """
         self.method = method
-        self.affine = affine
+        self._affine = affine
         self.slopes, self.fused = nnx.Dict(), nnx.Dict(fused)
         for site, value in slopes.items():
             node = self.slopes
@@ -146,6 +144,11 @@ class Rewritten(nnx.Module):
         _collect(_named(nnx.to_pure_dict(nnx.state(self.slopes))), (), slopes)
         fused = {entry.key: entry.tree for entry in self.fused.values()}
         return {"slopes": slopes, "fused": fused}
+
+    @property
+    def affine(self) -> Affine | None:
+        """How it runs without a trace; None where it is traced."""
+        return self._affine
 
     @property
     def linear(self) -> Fused:
@@ -169,7 +172,9 @@ def _as_params(value: Any, metadata: Mapping[str, Any], path: tuple[str, ...]) -
     if isinstance(value, Mapping):
         parts = {n: _as_params(each, metadata, (*path, n)) for n, each in value.items()}
         return nnx.Dict(parts)
-    return nnx.Param(value, **metadata.get("/".join(path), {}))
+    param = nnx.Param(value)
+    param.set_metadata(**metadata.get("/".join(path), {}))  # not placed anew by these
+    return param
 
 
 def _named(tree: Any) -> Any:
