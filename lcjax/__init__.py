@@ -53,7 +53,7 @@ from lcjax.tree.slopes import count_parameters, map_slopes, select_sites, slopes
 from lcjax.tree.units import with_unit_slopes
 
 if _TYPE_CHECKING:
-    from lcjax import interop, linen, models
+    from lcjax import interop, linen, models, nnx
 
 __all__ = [
     "Calibration",
@@ -108,6 +108,7 @@ __all__ = [
     "load_exported",
     "map_slopes",
     "models",
+    "nnx",
     "plan",
     "plan_fits",
     "proximal_linearity_penalty",
@@ -130,7 +131,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 # Imported on first use: a server that runs an exported program needs neither.
-_LAZY = ("interop", "linen", "models")
+_LAZY = ("interop", "linen", "models", "nnx")
 
 
 def __getattr__(name: str) -> _Any:

@@ -34,6 +34,7 @@ LAYERS = {
         "transform",
         "linen",
         "eqx",
+        "nnx",
         "io",
         "stablehlo",
         "models",

@@ -1,0 +1,193 @@
+"""Which module runs a site, and what of a compact tree belongs to it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from os.path import commonprefix
+from typing import Any
+
+from flax import nnx
+
+from lcjax.errors import CollapseError
+from lcjax.nnx.functional import Path, as_path, module_function
+from lcjax.nnx.recording import MethodCall, record_calls
+from lcjax.transform.lowering.bound_call import BoundCall, bind_call
+from lcjax.transform.matching.find_sites import MatchedSite
+from lcjax.transform.params.keys import FusedKey
+from lcjax.transform.params.tree import FunctionParams
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """An entry of `fused`, with the names that it has in its module.
+
+    Attributes:
+      name: of the entry in the tree of the whole model.
+      key: the key that it has in the module.
+      entry: its arrays.
+      stacked: number of layers axes of scans that are inside the method.
+    """
+
+    name: str
+    key: FusedKey
+    entry: Mapping[str, Any]
+    stacked: int
+
+
+@dataclass(eq=False)
+class Owner:
+    """A module whose method runs some sites.
+
+    Attributes:
+      run: the call of the method.
+      call: the same, traced as a function of the module's Params.
+      parts: the entries of `fused` that belong to it.
+      slopes: those that belong to it, by the path of the site in the module.
+    """
+
+    run: MethodCall
+    call: BoundCall
+    parts: list[Part] = field(default_factory=list)
+    slopes: dict[str, Any] = field(default_factory=dict)
+
+    def site(self, leaf: Path) -> MatchedSite | None:
+        """Returns the site whose first kernel is the Param at a path in the module."""
+        return next(
+            (site for site in self.call.analysis.sites if first_kernel(self.call, site) == leaf),
+            None,
+        )
+
+
+def find_owners(
+    model: nnx.Module,
+    call: BoundCall,
+    method: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> list[Owner]:
+    """Returns the modules that run the fused sites of a tree, and those with slopes.
+
+    Each is the innermost module of which one method runs all layers of an entry.
+
+    Args:
+      model: the deep model.
+      call: of the model, with the tree.
+      method: that runs the model.
+      args: its arguments.
+      kwargs: those given by name.
+
+    Raises:
+      CollapseError: layers that no method of one module runs.
+    """
+    sites = {site.path: site for site in call.analysis.sites}
+    pieces = [(name, key.sites, key.removed) for name, key in call.params.keys.items()]
+    pieces += [("", (path,), {}) for path in call.params.slopes]
+    leaves = {
+        (name, paths): [
+            *(leaf for path in paths for leaf in _kernels(call, sites[path])),
+            *(as_path(path) for path in removed),
+        ]
+        for name, paths, removed in pieces
+    }
+    search = _Search(model, method, args, kwargs, list(leaves.values()))
+    for (name, paths), of_piece in leaves.items():
+        owner, own = search.owner(of_piece, [sites[path] for path in paths], call)
+        if name:
+            owner.parts.append(_part(call, name, owner, own, sites[paths[0]]))
+        else:
+            owner.slopes[own[0].path] = call.params.slopes[paths[0]]["slope"]
+    return search.used
+
+
+def first_kernel(call: BoundCall, site: MatchedSite) -> Path:
+    """Returns the path of the Param that is the first kernel of a site."""
+    return as_path(call.name_of(site.match.up.leaf))
+
+
+class _Search:
+    """The calls of the methods of all modules around some Params."""
+
+    def __init__(
+        self,
+        model: nnx.Module,
+        method: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        leaves: Sequence[Sequence[Path]],
+    ):
+        around = {
+            _common(paths)[:end] for paths in leaves for end in range(len(_common(paths)) + 1)
+        }
+        nodes = [(path, node) for path, node in nnx.iter_graph(model) if path in around]
+        containers = (nnx.List, nnx.Dict)
+        self.paths = {
+            path
+            for path, node in nodes
+            if isinstance(node, nnx.Module) and not isinstance(node, containers)
+        }
+        self.calls = record_calls(model, self.paths, method, args, kwargs) if leaves else []
+        self.owners: dict[MethodCall, Owner] = {}
+        self.used: list[Owner] = []
+
+    def owner(
+        self, leaves: Sequence[Path], sites: Sequence[MatchedSite], call: BoundCall
+    ) -> tuple[Owner, list[MatchedSite]]:
+        """Returns the module that runs some sites, and the sites as it has them."""
+        folder = _common(leaves)
+        for end in range(len(folder), -1, -1):
+            for run in (each for each in self.calls if each.path == folder[:end]):
+                owner = (
+                    self.owners.setdefault(run, _traced(run))
+                    if run not in self.owners
+                    else (self.owners[run])
+                )
+                own = [owner.site(first_kernel(call, site)[end:]) for site in sites]
+                found = [site for site in own if site is not None]
+                if len(found) == len(sites):
+                    self._use(owner, sites[0].path)
+                    return owner, found
+        raise CollapseError(
+            f"{sites[0].path}: no method of one module runs both layers of this pair, so that no "
+            "module can be given back. Move the layers between which the activation is into one "
+            "module, or collapse the function with lcjax.collapsible."
+        )
+
+    def _use(self, owner: Owner, site: str) -> None:
+        other = [each for each in self.used if each.run.path == owner.run.path]
+        if other and other[0] is not owner:
+            raise CollapseError(
+                f"{site}: is run by `{owner.run.method}`, other sites of the same module by "
+                f"`{other[0].run.method}`. Collapse the sites of one method."
+            )
+        if not other:
+            self.used.append(owner)
+
+
+def _traced(run: MethodCall) -> Owner:
+    method = getattr(type(run.module), run.method)
+    call = module_function(run.module, method, run.args, run.kwargs)
+    params = FunctionParams(call.params, {}, {})
+    args = (call.states, *call.args)
+    return Owner(run, bind_call(call.fn, params, args, call.kwargs, has_state=True))
+
+
+def _part(
+    call: BoundCall, name: str, owner: Owner, own: Sequence[MatchedSite], first: MatchedSite
+) -> Part:
+    key, folders = call.params.keys[name], len(owner.run.path)
+    outside = len(first.stack) - len(own[0].stack)
+    removed = {
+        "/".join(path.split("/")[folders:]): (shape[outside:], dtype)
+        for path, (shape, dtype) in key.removed.items()
+    }
+    local = FusedKey(tuple(site.path for site in own), key.widths, removed, key.units)
+    return Part(name, local, call.params.fused[name], len(own[0].stack))
+
+
+def _kernels(call: BoundCall, site: MatchedSite) -> list[Path]:
+    leaves = [dense.leaf for dense in site.products]
+    return [as_path(call.name_of(leaf)) for leaf in leaves if leaf is not None]
+
+
+def _common(paths: Sequence[Path]) -> Path:
+    """Returns the path of the innermost folder around some Params."""
+    return tuple(commonprefix([path[:-1] for path in paths]))
