@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 from flax import nnx
@@ -20,10 +20,10 @@ def model_and_method(model: Any) -> tuple[nnx.Module, Callable[..., Any]]:
       TypeError: anything else.
     """
     if isinstance(model, nnx.Module):
-        return model, type(model).__call__
+        return model, _named("__call__", type(model))
     owner = getattr(model, "__self__", None)
     if isinstance(owner, nnx.Module) and callable(model):
-        return owner, getattr(type(owner), model.__name__)
+        return owner, _named(model.__name__, type(owner))
     if isinstance(model, partial) and model.args and isinstance(model.args[0], nnx.Module):
         first, *rest = model.args
         if not rest:
@@ -32,6 +32,16 @@ def model_and_method(model: Any) -> tuple[nnx.Module, Callable[..., Any]]:
         f"model is {describe(model)}; expected an nnx.Module, a method of one (model.encode), or "
         "functools.partial(fn, model) for a function fn(model, *inputs)."
     )
+
+
+def _named(name: str, kind: type) -> Callable[..., Any]:
+    """Returns the function that calls a method by its name, which a subclass may override."""
+
+    @wraps(getattr(kind, name))
+    def method(module: Any, *args: Any, **kwargs: Any) -> Any:
+        return getattr(module, name)(*args, **kwargs)
+
+    return method
 
 
 def check_call(

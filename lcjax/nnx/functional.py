@@ -73,7 +73,7 @@ def module_function(
     given = jax.tree.map(lifted, (tuple(args), dict(kwargs or {})), is_leaf=_is_module)
 
     def fn(params: Nested, states: Sequence[Nested], *args: Any, **kwargs: Any) -> Any:
-        first = nnx.merge(graphs[0], params, states[0])
+        first = nnx.merge(graphs[0], _dicts(params), states[0])
         others = [nnx.merge(g, s) for g, s in zip(graphs[1:], states[1:], strict=True)]
         modules = [first, *others]
         before = [_values(each) for each in modules]
@@ -166,6 +166,13 @@ def put(node: Any, name: str | int, value: Any) -> None:
         setattr(node, str(name), value)
     else:
         node[name] = value
+
+
+def _dicts(tree: Any) -> Any:
+    """Returns a tree with dicts for lists, as which layers come back that were all removed."""
+    if isinstance(tree, list):
+        tree = {i: node for i, node in enumerate(tree) if node is not None}
+    return {k: _dicts(v) for k, v in tree.items()} if isinstance(tree, dict) else tree
 
 
 def _is_module(leaf: Any) -> bool:

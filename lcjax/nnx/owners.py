@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from os.path import commonprefix
 from typing import Any
 
 from flax import nnx
@@ -135,11 +134,9 @@ class _Search:
         folder = _common(leaves)
         for end in range(len(folder), -1, -1):
             for run in (each for each in self.calls if each.path == folder[:end]):
-                owner = (
-                    self.owners.setdefault(run, _traced(run))
-                    if run not in self.owners
-                    else (self.owners[run])
-                )
+                if run not in self.owners:
+                    self.owners[run] = _traced(run)
+                owner = self.owners[run]
                 own = [owner.site(first_kernel(call, site)[end:]) for site in sites]
                 found = [site for site in own if site is not None]
                 if len(found) == len(sites):
@@ -190,4 +187,8 @@ def _kernels(call: BoundCall, site: MatchedSite) -> list[Path]:
 
 def _common(paths: Sequence[Path]) -> Path:
     """Returns the path of the innermost folder around some Params."""
-    return tuple(commonprefix([path[:-1] for path in paths]))
+    folders = [path[:-1] for path in paths]
+    length = min(map(len, folders))
+    while len({folder[:length] for folder in folders}) > 1:
+        length -= 1
+    return folders[0][:length]

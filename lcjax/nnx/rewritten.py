@@ -173,7 +173,8 @@ def _as_params(value: Any, metadata: Mapping[str, Any], path: tuple[str, ...]) -
         parts = {n: _as_params(each, metadata, (*path, n)) for n, each in value.items()}
         return nnx.Dict(parts)
     param = nnx.Param(value)
-    param.set_metadata(**metadata.get("/".join(path), {}))  # not placed anew by these
+    for name, given in metadata.get("/".join(path), {}).items():
+        param.set_metadata(name, given)  # given to `Param`, it would place the array anew
     return param
 
 

@@ -216,8 +216,6 @@ def trace(model: Any, /, *inputs: Any, **kwargs: Any) -> ModuleCall:
     module, method = model_and_method(model)
     check_call(method, module, inputs, kwargs)
     deep, added = take_apart(module)
-    if isinstance(model, nnx.Module):
-        method = type(deep).__call__
     function = module_function(deep, method)
     empty = FunctionParams(function.params, {}, {})
     args = (function.states, *inputs)
