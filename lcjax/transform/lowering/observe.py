@@ -168,8 +168,8 @@ class _Run:
             assert activated is not None
             return activated.z, activated.a
         match = site.match
-        x, (_, units) = match.up.x, joint_units(match)
-        tokens = tuple(size for axis, size in enumerate(x.shape) if axis not in match.up.x_axes)
+        _, units = joint_units(match)
+        tokens = input_tokens(SiteChain((site,)))
         before, after = (
             select_units(tokens_first(read(self._env, value), match.inner_roles, tokens), units)
             for value in (match.start, match.end)
