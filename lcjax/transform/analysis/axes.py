@@ -4,8 +4,8 @@ from lcjax.transform.analysis.dependence import varying_axes
 from lcjax.transform.ir.primitives import RESHAPES
 from lcjax.transform.ir.program import Op, Value
 
-# ("token", i), ("unit", j), ("expert", k) where kernels are stacked by expert, or None for an axis of
-# size 1 without a role.
+# ("token", i), ("unit", j), ("expert", k) where kernels are stacked by expert, or None for an axis
+# of size 1 without a role.
 AxisRole = tuple[str, int] | None
 AxisRoles = tuple[AxisRole, ...]
 

@@ -127,7 +127,7 @@ def _check_inference(site: MatchedSite) -> None:
 def _check_widths(name: str, key: FusedKey, chain: SiteChain, entry: FusedEntry) -> None:
     stack, d_in, d_out = chain.sites[0].stack, chain.first.d_in, chain.last.d_out
     if not entry.runs:
-        expected, got = (d_out,), _shape(entry.narrow[0].bypass, "bias")
+        expected, got = (*stack, d_out), _shape(entry.narrow[0].bypass, "bias")
         if got != expected:
             raise CollapseError(f"fused/{name}: got a bias of {got}, expected {expected}. {_OTHER}")
         return

@@ -197,7 +197,8 @@ def _make_match(
         {axis: role for axis, role in enumerate(roles) if role and role[0] == "expert"}
         for roles in (before.roles, after.roles)
     ]
-    if experts[0] != experts[1]:
+    counts = {len(experts[0]), len(up.kernel_experts), len(down.kernel_experts)}
+    if experts[0] != experts[1] or len(counts) > 1:
         return Reason(Cause.BATCHED)
     # Axes of up that are not among ours have one element, perhaps since a slice took it.
     if set(ours.values()) != set(theirs) or steps is None:

@@ -45,7 +45,8 @@ def dispatched(p, x):
     h = nn.silu(jnp.einsum("ecd,edh->ech", slots, p["g"])) * jnp.einsum(
         "ecd,edh->ech", slots, p["u"]
     )
-    return jnp.einsum("tec,ecd->td", mask * weights[..., None], jnp.einsum("ech,ehd->ecd", h, p["d"]))
+    y = jnp.einsum("ech,ehd->ecd", h, p["d"])
+    return jnp.einsum("tec,ecd->td", mask * weights[..., None], y)
 
 
 def route(p, x, capacity=30):
@@ -132,8 +133,88 @@ def test_slopes_of_experts_differ():
 
 
 def test_experts_stacked_otherwise_are_named():
-    fn = lambda p, x: jnp.einsum("teh,ehd->ted", nn.relu(x @ p["u"])[:, None] * jnp.ones((E, 1)), p["d"])
-    params = P | arrays(u=(D, H))
-    explained = lcjax.collapsible(fn).trace(params, x).explain()
-    assert explained.sites == ()
-    assert [path for path, _ in explained.rejected] == ["u"]
+    def shared(p, x):
+        h = nn.relu(x @ p["u"])[:, None] * jnp.ones((E, 1))
+        return jnp.einsum("teh,ehd->ted", h, p["d"])
+
+    explained = lcjax.collapsible(shared).trace(P | arrays(u=(D, H)), x).explain()
+    assert (explained.sites, dict(explained.rejected)) == ((), {"u": Reason(Cause.BATCHED)})
+
+
+def top_1(p, x):
+    """All tokens to all experts, of which one counts for each token."""
+    h = nn.gelu(jnp.einsum("td,edh->teh", x, p["u"]))
+    y = jnp.einsum("teh,ehd->ted", h, p["d"])
+    scores = nn.softmax(x @ p["router"])
+    weights = scores * nn.one_hot(jnp.argmax(scores, -1), E)
+    return jnp.einsum("ted,te->td", y, weights)
+
+
+def scaled(p, x):
+    """As `top_1`, with the weights multiplied in and a sum."""
+    y = jnp.einsum("teh,ehd->etd", nn.gelu(jnp.einsum("td,edh->teh", x, p["u"])), p["d"])
+    return (y * nn.one_hot(jnp.argmax(x @ p["router"], -1), E).T[..., None]).sum(0)
+
+
+MANY = arrays(x=(4000, D))["x"]
+
+
+@pytest.mark.parametrize("fn", [top_1, scaled, dispatched])
+def test_each_expert_is_fitted_to_its_own_tokens(fn):
+    inputs = x if fn is dispatched else MANY[:1500]
+    f = lcjax.collapsible(fn)
+    call = f.trace(P, inputs)
+    stats = call.calibrate([inputs], fit=lcjax.LeastSquares())
+    chosen = np.argmax(inputs @ P["router"], -1)
+    tokens = [int((chosen == e).sum()) for e in range(E)]
+    if fn is dispatched:
+        tokens = [min(count, 30) for count in tokens]
+    counts = [int(stats.train[f"u[{e}]"].count + stats.held_out[f"u[{e}]"].count) for e in range(E)]
+    assert counts == tokens
+    compact, report = call.collapse(calibration=stats)
+    assert [score.sites for score in report.fits] == [(f"u[{e}]",) for e in range(E)]
+    own = [np.asarray(inputs[chosen == e]) for e in range(E)]
+    if fn is not dispatched:
+        (entry,) = compact["fused"].values()
+        for e, rows in enumerate(own):
+            want = mlp({"u": P["u"][e], "d": P["d"][e]}, rows)
+            fitted = np.linalg.lstsq(np.c_[rows, np.ones(len(rows))], want, rcond=None)[0]
+            np.testing.assert_allclose(entry["kernel"][e], fitted[:-1], atol=0.1)
+    error = np.linalg.norm(f(compact, inputs) - fn(P, inputs)) / np.linalg.norm(fn(P, inputs))
+    multiplied, _ = call.collapse(fit=lcjax.Exact(max_gap=1))
+    plain = np.linalg.norm(f(multiplied, inputs) - fn(P, inputs)) / np.linalg.norm(fn(P, inputs))
+    assert error < plain / 1.5
+
+
+@pytest.mark.parametrize("fit", [lcjax.PerUnit(), lcjax.Remove(), lcjax.LeastSquares(rank=2)])
+def test_other_fits_of_experts(fit):
+    f = lcjax.collapsible(gated)
+    call = f.trace(P, MANY[:200])
+    compact, report = call.collapse(calibration=call.calibrate([MANY[:200]], fit=fit))
+    assert {site for score in report.fits for site in score.sites} >= {f"u[{e}]" for e in range(E)}
+    assert f(compact, MANY).shape == (len(MANY), E, 4)
+    again, _ = call.collapse_sequential([MANY[:200]], fit=fit)
+    np.testing.assert_allclose(f(again, x), f(compact, x), rtol=1e-3, atol=1e-3)
+
+
+def test_too_few_tokens_of_an_expert_are_reported():
+    params = P | {"router": P["router"].at[:, 0].set(0).at[:, 1].set(-P["router"][:, 2])}
+    rare = arrays(x=(200, D))["x"]
+    rare = rare[np.argsort(-np.abs(rare @ params["router"][:, 2]))[:20]]  # none to expert 0
+    f = lcjax.collapsible(top_1)
+    call = f.trace(params, rare)
+    stats = call.calibrate([rare])
+    compact, report = call.collapse(calibration=stats)
+    notes = {score.sites[0]: score.notes for score in report.fits}
+    assert notes["u[0]"] == (
+        "0 tokens are routed to this expert: its layers are multiplied, not fitted",
+    )
+    ((entry),) = compact["fused"].values()
+    np.testing.assert_allclose(entry["kernel"][0], P["u"][0] @ P["d"][0], rtol=1e-4, atol=1e-4)
+    assert any(note.startswith("u[0]: 0 tokens to fit on for 6 inputs") for note in stats.notes)
+
+
+def test_units_of_experts_are_refused_with_a_reason():
+    call = lcjax.collapsible(gated).trace(P, x)
+    with pytest.raises(lcjax.CollapseError, match="u: got .* for kernels stacked by expert"):
+        call.calibrate([x], fit=lcjax.Units(4))
