@@ -56,8 +56,8 @@ class Cause(Enum):
     BOTH_SIDES = "the kernel {leaf} is used on both sides of it (tied weights)"
     UNOPENED = "lcjax does not look inside it. It does for loops over layers that lax.scan runs"
     BATCHED = (
-        "its kernels are stacked along a batch axis, one for every expert, member or position; "
-        "only kernels that all tokens share are fused"
+        "one of the kernels is stacked along a batch axis, one for every expert, member or "
+        "position, and the other is not stacked alike"
     )
     RAGGED = (
         "`{op}` multiplies each group of tokens by the kernel of its own expert, in groups that "

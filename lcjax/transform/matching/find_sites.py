@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from lcjax.transform.analysis.adapters import Adapters
 from lcjax.transform.analysis.dense import DenseOp, find_denses, layer_scans
 from lcjax.transform.analysis.dependence import Dependence, Dependences, find_dependences
+from lcjax.transform.analysis.experts import with_experts
 from lcjax.transform.analysis.kernels import (
     indexed_kernels,
     leaves_of,
@@ -47,8 +48,9 @@ class MatchedSite:
 
     @property
     def stack(self) -> tuple[int, ...]:
-        """Number of layers that every scan stacks in its kernels."""
-        return tuple(scan.eqn.params["length"] for scan in self.scans)
+        """Numbers of layers that its kernels stack: for every scan, and then of experts."""
+        lengths = tuple(scan.eqn.params["length"] for scan in self.scans)
+        return (*lengths, *self.match.up.experts)
 
     @property
     def widths(self) -> tuple[int, int, int]:
@@ -82,7 +84,7 @@ def find_all(program: Program, leaf_names: Sequence[str], site_names: Sequence[s
       site_names: names of sites by the index of the leaf that is their first kernel.
     """
     dependences = find_dependences(program)
-    denses = find_denses(program, dependences)
+    denses = with_experts(find_denses(program, dependences))
     matcher = Matcher(denses, dependences)
     index = {leaf: i for i, leaf in enumerate(program.leaves)}
     called = {leaf: readable(leaf_names[i]) for leaf, i in index.items()}

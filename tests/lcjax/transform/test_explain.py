@@ -17,12 +17,8 @@ W = arrays(w=(6, 8), v=(6, 8), c=(8, 4), cc=(16, 4), c6=(14, 4), both=(6, 16), n
 SUMMED = Reason(Cause.REDUCTION, op="reduce_prod")
 
 
-def expert(p, x):
-    return nn.gelu(x @ p["u"]) @ p["d"]
-
-
-def einsum_experts(p, x):
-    h = nn.gelu(jnp.einsum("td,edf->etf", x, p["u"]))
+def summed_experts(p, x):
+    h = nn.softmax(jnp.einsum("td,edf->etf", x, p["u"]))
     return jnp.einsum("etf,efd->etd", h, p["d"])
 
 
@@ -35,11 +31,6 @@ def gathered(p, x):
     e = jnp.argmax(x[:, :3], -1)
     h = nn.gelu(jnp.einsum("td,tdf->tf", x, p["u"][e]))
     return jnp.einsum("tf,tfd->td", h, p["d"][e])
-
-
-def by_position(p, x):
-    h = nn.relu(jnp.einsum("nd,ndf->nf", x[:3], p["u"]))
-    return jnp.einsum("nf,nfd->nd", h, p["d"])
 
 
 def of_one_leaf(p, x):
@@ -120,9 +111,7 @@ BY_TOKEN = PAIR | {"pos": arrays(pos=(5, 16))["pos"], "m": jnp.arange(5.0)}
 add, div = (Reason(Cause.BY_TOKEN, op=name) for name in ("add", "div"))
 joined = Reason(Cause.NOT_BY_UNIT, op="concatenate")
 CASES = {
-    "ensemble": (jax.vmap(expert, (0, None)), E, {"u": Reason(Cause.BATCHED)}),
-    "experts by einsum": (einsum_experts, E, {"u": Reason(Cause.BATCHED)}),
-    "one kernel for every position": (by_position, E, {"u": Reason(Cause.BATCHED)}),
+    "a softmax in experts": (summed_experts, E, {"u": Reason(Cause.REDUCTION, op="reduce_sum")}),
     "ragged_dot": (ragged, E, {"u": Reason(Cause.RAGGED, op="ragged_dot")}),
     "gathered": (gathered, E, {"u": Reason(Cause.GATHERED, op="gather")}),
     "experts of one leaf": (
