@@ -48,6 +48,7 @@ from lcjax.surgery.sequential import collapse_sequential
 from lcjax.transform.collapsible import collapsible
 from lcjax.transform.function import CollapsibleFunction
 from lcjax.transform.traced_call import TracedCall
+from lcjax.tree.fused_key import FusedKey
 from lcjax.tree.selection import SiteSelection
 from lcjax.tree.slopes import count_parameters, map_slopes, select_sites, slopes
 from lcjax.tree.units import with_unit_slopes
@@ -72,6 +73,7 @@ __all__ = [
     "ExportedModel",
     "FitPlan",
     "Flops",
+    "FusedKey",
     "KLDivergence",
     "Latency",
     "LeastSquares",

@@ -27,6 +27,7 @@ PUBLIC = {
         "ExportedModel",
         "FitPlan",
         "Flops",
+        "FusedKey",
         "KLDivergence",
         "Latency",
         "LeastSquares",

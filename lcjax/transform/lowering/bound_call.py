@@ -11,8 +11,9 @@ from lcjax.transform.analysis.reasons import Reason
 from lcjax.transform.ir.program import Program, Value
 from lcjax.transform.matching.find_sites import Analysis
 from lcjax.transform.matching.tracing import CallTrace, as_array, trace_call
-from lcjax.transform.params.keys import site_at, strip_box_suffix
+from lcjax.transform.params.keys import site_at
 from lcjax.transform.params.tree import FunctionParams, restore_leaves
+from lcjax.tree.encoding import strip_box_suffix
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -22,7 +22,7 @@ from lcjax.transform.matching.find_sites import MatchedSite
 from lcjax.transform.matching.lost_outputs import Instead, lost_outputs
 from lcjax.transform.matching.unit_path import unit_path
 from lcjax.transform.params.entries import FusedEntry, NarrowSite
-from lcjax.transform.params.keys import readable, strip_box_suffix
+from lcjax.tree.encoding import readable, strip_box_suffix
 
 
 @dataclass

@@ -14,7 +14,7 @@ from lcjax.transform.analysis.dense import DenseOp
 from lcjax.transform.lowering.bound_call import BoundCall
 from lcjax.transform.matching.find_sites import MatchedSite
 from lcjax.transform.params.entries import FusedEntry
-from lcjax.transform.params.keys import FusedKey
+from lcjax.tree.fused_key import FusedKey
 
 
 @dataclass(frozen=True, eq=False, repr=False)
