@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 import lcjax
 from tests.helpers.functions import sloped
@@ -57,6 +58,66 @@ def check(client: Client, record: Callable[[str, Any], None]) -> tuple[Any, Any]
     assert costs[1] < costs[0]
     row(record, client.name, client.package, len(client.sites), *costs)
     return f, compact
+
+
+class Module(NamedTuple):
+    """An NNX module of a client.
+
+    Attributes:
+      name: of the model, in the table.
+      package: the distribution on PyPI.
+      model: with random weights.
+      inputs: what it takes, at inference.
+      sites: written down by hand, in forward order.
+      output: takes the array to compare out of what the module returns.
+    """
+
+    name: str
+    package: str
+    model: nnx.Module
+    inputs: tuple[Any, ...]
+    sites: Sequence[str]
+    output: Callable[[Any], Any] = lambda output: output
+
+    def __call__(self, model: nnx.Module) -> Any:
+        """Returns the array that a module of this kind returns for the inputs."""
+        graph, state = nnx.split(model)
+        run = lambda state, inputs: self.output(nnx.merge(graph, state, copy=True)(*inputs))
+        return jax.jit(run)(state, self.inputs)
+
+    def flops(self, model: nnx.Module) -> float:
+        """Returns XLA's count of the FLOPs of a call."""
+        graph, state = nnx.split(model)
+        return flops(lambda state, *inputs: nnx.merge(graph, state, copy=True)(*inputs), state, *self.inputs)
+
+
+def check_module(client: Module, record: Callable[[str, Any], None]) -> nnx.Module:
+    """Checks sites, slopes of 0 and of 1, and FLOPs of a module; returns the compact module.
+
+    Args:
+      client: whose module it is.
+      record: pytest's `record_property`, which takes the row of the table.
+    """
+    model = client.model
+    assert lcjax.nnx.find_sites(model, *client.inputs).paths == tuple(client.sites)
+    deep = client(model)
+
+    sloped = lcjax.nnx.add_slopes(model, *client.inputs)
+    agrees(client(sloped), deep)
+    nnx.update(sloped, jax.tree.map(jnp.ones_like, nnx.state(sloped, lcjax.nnx.Slope)))
+    linear = client(sloped)
+    assert not same(linear, deep), "a slope of 1 has to change the output"
+
+    compact, report = lcjax.nnx.collapse(sloped, *client.inputs)
+    assert report.collapsed == tuple(client.sites)
+    assert isinstance(compact, type(model))
+    agrees(client(compact), linear)
+    agrees(client(model), deep)
+
+    costs = client.flops(model), client.flops(compact)
+    assert costs[1] < costs[0]
+    row(record, client.name, client.package, len(client.sites), *costs)
+    return compact
 
 
 def agrees(got: Any, want: Any) -> None:

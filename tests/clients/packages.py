@@ -1,4 +1,4 @@
-"""Clients as they are installed: modules without their warnings, or a skip that names the package."""
+"""Clients as installed: their modules without warnings, or a skip that names the package."""
 
 import importlib
 import importlib.util

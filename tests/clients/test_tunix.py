@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from tests.clients.contract import Client, check, normal
+from tests.clients.contract import Module, check_module, normal
 from tests.clients.packages import client
 
 client("tunix", "google-tunix")
@@ -27,8 +27,8 @@ def qwen():
 
 
 def gemma():
-    config = gemma3.ModelConfig(num_embed=64, sliding_window_size=4, param_dtype=jnp.float32, **SIZES)
-    return gemma3.Gemma3(config, rngs=nnx.Rngs(0))
+    window = dict(sliding_window_size=4, param_dtype=jnp.float32)
+    return gemma3.Gemma3(gemma3.ModelConfig(num_embed=64, **window, **SIZES), rngs=nnx.Rngs(0))
 
 
 DECODERS = {"Llama3": llama, "Qwen3": qwen, "Gemma3": gemma}
@@ -49,7 +49,8 @@ def inputs(batch=2, length=6):
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_decoder(name, record_property):
-    graph, params = nnx.split(random(DECODERS[name]()))
-    fn = lambda params, *inputs: nnx.merge(graph, params)(*inputs)[0]
     sites = [f"layers/{i}/mlp/up_proj" for i in range(3)]
-    check(Client(f"{name}, 3 layers", "google-tunix", fn, params, inputs(), sites), record_property)
+    model = random(DECODERS[name]())
+    first = lambda outputs: outputs[0]
+    module = Module(f"{name}, 3 layers", "google-tunix", model, inputs(), sites, first)
+    check_module(module, record_property)
