@@ -33,6 +33,8 @@ LAYERS = {
         "transform.lowering",
         "transform",
         "nnx",
+        "linen",
+        "eqx",
         "io",
         "stablehlo",
         "models",

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from lcjax.transform.params.keys import decode
+from lcjax.tree.encoding import decode
 
 Path = tuple[Any, ...]
 Nested = dict[Any, Any]

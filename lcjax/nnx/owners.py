@@ -11,8 +11,8 @@ from lcjax.nnx.functional import Path, as_path, module_function
 from lcjax.nnx.recording import MethodCall, record_calls
 from lcjax.transform.lowering.bound_call import BoundCall, bind_call
 from lcjax.transform.matching.find_sites import MatchedSite
-from lcjax.transform.params.keys import FusedKey
 from lcjax.transform.params.tree import FunctionParams
+from lcjax.tree.fused_key import FusedKey
 
 
 @dataclass(frozen=True, eq=False)

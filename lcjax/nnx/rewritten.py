@@ -9,7 +9,7 @@ from flax import nnx
 from jax import lax
 
 from lcjax.nnx.functional import Nested
-from lcjax.transform.params.keys import parse
+from lcjax.tree.fused_key import FusedKey
 
 ATTRIBUTE = "lcjax"
 
@@ -162,7 +162,7 @@ class Rewritten(nnx.Module):
         found = {}
         for entry in self.fused.values():
             leaves = jax.tree.leaves(entry.tree)
-            for path, (shape, dtype) in parse(entry.key).removed.items():
+            for path, (shape, dtype) in FusedKey.parse(entry.key).removed.items():
                 whole = (*entry.layers_outside, *shape)
                 found[path] = jax.ShapeDtypeStruct(whole, jnp.dtype(dtype or leaves[-1].dtype))
         return found

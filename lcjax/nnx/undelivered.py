@@ -11,8 +11,10 @@ from lcjax.nnx.modules import is_rewritten, restore_deep
 from lcjax.nnx.owners import first_kernel
 from lcjax.nnx.rewritten import ATTRIBUTE, Rewritten
 from lcjax.transform.lowering.bound_call import BoundCall
-from lcjax.transform.params.keys import FusedKey, encode, parse, site_name
+from lcjax.transform.params.keys import site_name
 from lcjax.transform.params.tree import FunctionParams, remove_leaves
+from lcjax.tree.encoding import encode
+from lcjax.tree.fused_key import FusedKey
 
 
 def take_apart(model: nnx.Module) -> tuple[nnx.Module, dict[Path, Rewritten]]:
@@ -44,7 +46,7 @@ def params_of_model(call: BoundCall, added: dict[Path, Rewritten]) -> FunctionPa
         names = _site_names(call, path)
         slopes |= {_name(names, path, site): s for site, s in rewritten.tree["slopes"].items()}
         for entry in rewritten.fused.values():
-            local, outside = parse(entry.key), entry.layers_outside
+            local, outside = FusedKey.parse(entry.key), entry.layers_outside
             folder = encode([DictKey(name) for name in path])
             removed = {
                 f"{folder}/{leaf}" if folder else leaf: ((*outside, *shape), dtype)

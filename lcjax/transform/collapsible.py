@@ -53,8 +53,11 @@ def collapsible(fn: Callable[..., Any], *, has_state: bool = False) -> Collapsib
       >>> f = lcjax.collapsible(lambda p, x: jax.nn.relu(x @ p["up"]) @ p["down"])
       >>> x, params = jnp.ones((1, 2)), {"up": jnp.ones((2, 4)), "down": jnp.ones((4, 2))}
       >>> compact, report = f.trace(params, x).collapse(fit=lcjax.Exact(max_gap=1))
-      >>> compact["fused"]["up|hidden=4||down:4x2,up:2x4"]["kernel"].shape
-      (2, 2)
+      >>> (key,) = compact["fused"]
+      >>> key
+      'up {"form": ["linear"], "hidden": [4], "removed": {"down": [4, 2], "up": [2, 4]}}'
+      >>> compact["fused"][key]["kernel"].shape, lcjax.FusedKey.parse(key).widths
+      ((2, 2), (4,))
     """
     check_function(fn, "fn")
     return CollapsibleFunction(fn, has_state)

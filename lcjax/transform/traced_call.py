@@ -60,10 +60,10 @@ class TracedCall(TracedModel):
         As `lcjax.collapse`, with its arguments; call the function with the compact tree in the
         place of its params. With `Units` an activation stays, and the function's own operations
         run on fewer units. In `compact["fused"]` the key of every entry names its sites, their
-        widths, how many units stay, and the removed leaves of the model: all that is needed to
-        trace the original function again. An entry is a Dense or its factors; where units stay,
-        `layers` with `bypass`, which is added to the output, `gates`, and `vectors`: what differs
-        from unit to unit, as in a norm.
+        forms and widths, how many units stay, and the removed leaves of the model: all that is
+        needed to trace the original function again; `lcjax.FusedKey` reads it. An entry is a Dense
+        or its factors; where units stay, `layers` with `bypass`, which is added to the output,
+        `gates`, and `vectors`: what differs from unit to unit, as in a norm.
 
         Raises:
           CollapseError: as `lcjax.collapse`; a site that is collapsed already; one whose norm uses

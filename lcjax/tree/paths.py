@@ -91,13 +91,12 @@ def surely_slope(path: str) -> bool:
     """Returns whether the module of a leaf named `slope` has a name that lcjax gives.
 
     Those are `act`, `act_<i>` and Flax's names for `CollapsibleActivation` and `CollapsibleGate`,
-    any name below `slopes` in the tree of a collapsible function or below `lcjax/slopes` in the
-    state of an NNX module, and the root, which is the tree of a single activation.
+    any name below `slopes` in the tree of a collapsible function, which may be that of a submodule
+    (`lcjax.linen.Collapsed`, `lcjax` of an NNX module), and the root, which is the tree of a single activation.
     """
-    path = in_params(path)
-    site = path.rpartition("/")[0]
-    own = bool(_OWN_NAMES.fullmatch(site.split("/")[-1]))
-    return not site or path.startswith(_SLOPES) or _in_module(path) or own
+    site = in_params(path).rpartition("/")[0]
+    below = f"/{_SLOPES}" in f"/{site}"
+    return not site or below or bool(_OWN_NAMES.fullmatch(site.split("/")[-1]))
 
 
 def is_slope(keys: Sequence[Any]) -> bool:

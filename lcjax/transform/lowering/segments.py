@@ -21,7 +21,7 @@ from lcjax.transform.lowering.links import (
 from lcjax.transform.lowering.site_chains import SiteChain, chains_with
 from lcjax.transform.matching.find_sites import MatchedSite
 from lcjax.transform.matching.unit_path import unit_path
-from lcjax.transform.params.keys import readable
+from lcjax.tree.encoding import readable
 
 
 def segments_of(call: BoundCall, chosen: Collection[str]) -> list[Segment]:

@@ -14,7 +14,7 @@ from lcjax.transform.analysis.dense import DenseOp
 from lcjax.transform.lowering.bound_call import BoundCall
 from lcjax.transform.matching.find_sites import MatchedSite
 from lcjax.transform.params.entries import FusedEntry
-from lcjax.transform.params.keys import FusedKey
+from lcjax.tree.fused_key import FusedKey
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -90,12 +90,16 @@ def neighbours(sites: Sequence[MatchedSite]) -> list[SiteChain]:
 def fused_chains(call: BoundCall) -> dict[str, SiteChain]:
     """Returns the chains that are fused, by their keys in the tree.
 
+    Those of which this call reads no leaf, as when a method runs a part of a model, are left out.
+
     Raises:
       CollapseError: when the function has no such chain; names the site.
     """
     sites = {site.path: site for site in call.analysis.sites}
     chains = {}
     for name, key in call.params.keys.items():
+        if sites.keys().isdisjoint(key.sites) and not call.reads(key.removed):
+            continue
         for path in key.sites:
             if path not in sites:
                 raise CollapseError(f"{path}: is fused in this tree, but {why_no_site(call, path)}")

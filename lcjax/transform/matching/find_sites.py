@@ -14,7 +14,7 @@ from lcjax.transform.ir.primitives import holds_products
 from lcjax.transform.ir.program import Program, Region, Value, scans_around
 from lcjax.transform.matching.exclusive_use import why_not_alone
 from lcjax.transform.matching.match import Match, Matcher, Rejection
-from lcjax.transform.params.keys import readable
+from lcjax.tree.encoding import readable
 
 
 @dataclass(frozen=True, eq=False, repr=False)
