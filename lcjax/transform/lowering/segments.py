@@ -79,6 +79,7 @@ def _segment(call: BoundCall, chain: SiteChain, linked: LinkedChain) -> Segment:
         key=chain.paths[-1],
         gates=() if entry else _gates(linked, start, call),
         entry=entry,
+        experts=chain.first.experts,
     )
 
 
