@@ -54,7 +54,7 @@ from lcjax.tree.slopes import count_parameters, map_slopes, select_sites, slopes
 from lcjax.tree.units import with_unit_slopes
 
 if _TYPE_CHECKING:
-    from lcjax import interop, linen, models, nnx
+    from lcjax import eqx, interop, linen, models, nnx
 
 __all__ = [
     "Calibration",
@@ -102,6 +102,7 @@ __all__ = [
     "collapse_sequential",
     "collapsible",
     "count_parameters",
+    "eqx",
     "export",
     "find_sites",
     "interop",
@@ -133,7 +134,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 # Imported on first use: a server that runs an exported program needs neither.
-_LAZY = ("interop", "linen", "models", "nnx")
+_LAZY = ("eqx", "interop", "linen", "models", "nnx")
 
 
 def __getattr__(name: str) -> _Any:

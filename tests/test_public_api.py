@@ -56,6 +56,7 @@ PUBLIC = {
         "collapse_sequential",
         "collapsible",
         "count_parameters",
+        "eqx",
         "export",
         "find_sites",
         "interop",
@@ -90,6 +91,7 @@ PUBLIC = {
         "resolve_source",
         "save_safetensors",
     ],
+    "lcjax.eqx": ["Collapsed", "add_slopes", "collapse", "explain", "find_sites", "trace"],
     "lcjax.linen": ["Collapsed"],
     "lcjax.models": ["BERT", "GPT2", "MLP", "MLPMixer", "VGG", "ViT"],
     "lcjax.nn": [

@@ -5,12 +5,12 @@ from typing import Any
 
 from flax import nnx
 
-from lcjax.nnx.affine import affine_of
+from lcjax.nnx.forms.affine import affine_of
+from lcjax.nnx.forms.narrowing import narrow_in_place
+from lcjax.nnx.forms.partitions import metadata_of
 from lcjax.nnx.functional import Path, as_path, node_at, put
 from lcjax.nnx.modules import rewritten_class
-from lcjax.nnx.narrowing import narrow_in_place
 from lcjax.nnx.owners import Owner
-from lcjax.nnx.partitions import metadata_of
 from lcjax.nnx.rewritten import ATTRIBUTE, Fused, Rewritten, Slope
 
 

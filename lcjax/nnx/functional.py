@@ -9,7 +9,7 @@ from flax import nnx
 
 from lcjax.tree.encoding import decode
 
-Path = tuple[str | int, ...]
+Path = tuple[Any, ...]
 Nested = dict[Any, Any]
 
 
@@ -60,7 +60,8 @@ def module_function(
       kwargs: those given by name.
     """
     graph, params, state = nnx.split(module, nnx.Param, ...)
-    graphs, states = [graph], [nnx.to_pure_dict(state)]
+    graphs: list[Any] = [graph]
+    states = [nnx.to_pure_dict(state)]
 
     def lifted(leaf: Any) -> Any:
         if not isinstance(leaf, nnx.Pytree):

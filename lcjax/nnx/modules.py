@@ -43,7 +43,8 @@ def rewritten_class(base: type[nnx.Module], method: str) -> type[nnx.Module]:
         "__qualname__": f"Collapsed{base.__qualname__}",
         "__doc__": base.__doc__,
     }
-    return type(base)(f"Collapsed{base.__name__}", (base,), names)
+    kind: Any = type(base)
+    return kind(f"Collapsed{base.__name__}", (base,), names)
 
 
 def is_rewritten(node: Any) -> bool:

@@ -87,7 +87,8 @@ def _recording_class(base: type[nnx.Module]) -> type[nnx.Module]:
         for name, value in vars(klass).items():
             if _is_method(name, value) and name not in names:
                 names[name] = _recording(base, name)
-    return type(base)(base.__name__, (base,), names)
+    kind: Any = type(base)
+    return kind(base.__name__, (base,), names)
 
 
 def _is_method(name: str, value: Any) -> bool:

@@ -92,14 +92,11 @@ def surely_slope(path: str) -> bool:
 
     Those are `act`, `act_<i>` and Flax's names for `CollapsibleActivation` and `CollapsibleGate`,
     any name below `slopes` in the tree of a collapsible function, which may be that of a submodule
-    (`lcjax.linen.Collapsed`), or below `lcjax/slopes` in the state of an NNX module, and the root,
-    which is the tree of a single activation.
+    (`lcjax.linen.Collapsed`, `lcjax` of an NNX module), and the root, which is the tree of a single activation.
     """
-    path = in_params(path)
-    site = path.rpartition("/")[0]
+    site = in_params(path).rpartition("/")[0]
     below = f"/{_SLOPES}" in f"/{site}"
-    own = bool(_OWN_NAMES.fullmatch(site.split("/")[-1]))
-    return not site or below or _in_module(path) or own
+    return not site or below or bool(_OWN_NAMES.fullmatch(site.split("/")[-1]))
 
 
 def is_slope(keys: Sequence[Any]) -> bool:

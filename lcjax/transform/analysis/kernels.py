@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from lcjax.transform.analysis.dense import DenseOp, origin_of, root
 from lcjax.transform.analysis.dependence import Dependence, Dependences
 from lcjax.transform.analysis.reasons import Cause, Reason, Rejected
-from lcjax.transform.ir.program import Op, Program, Value, ancestors, scans_around
+from lcjax.transform.ir.program import Op, Program, Value, ancestors, blocks_around
 
 PICKS = frozenset({"dynamic_slice", "gather"})
 
@@ -50,7 +50,7 @@ def why_not_a_leaf(dense: DenseOp, which: str, called: Mapping[Value, str]) -> R
         return None
     if origin in called and not jnp.issubdtype(origin.aval.dtype, jnp.floating):
         return Reason(Cause.DTYPE, which=which, dtype=origin.aval.dtype.name)
-    if _stack(dense.kernel) in called and scans_around(dense.product):
+    if _stack(dense.kernel) in called and blocks_around(dense.product):
         return Reason(Cause.PICKED)
     if _is_sum_with_product(dense.kernel):
         return Reason(Cause.LORA, which=which)
@@ -99,7 +99,7 @@ def indexed_kernels(
     found: dict[str, None] = {}
     for op in program.ops():
         data = all(dependences[value] is Dependence.DATA for value in op.ins)
-        if op.name == "dot_general" and data and scans_around(op):
+        if op.name == "dot_general" and data and blocks_around(op):
             stacks = [stack for value in op.ins if (stack := _stack(value)) is not None]
             found |= dict.fromkeys(named[stack] for stack in stacks if stack in named)
     return [(path, Reason(Cause.PICKED)) for path in found]

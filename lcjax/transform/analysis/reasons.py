@@ -46,7 +46,7 @@ class Cause(Enum):
     )
     DTYPE = "the kernel {which} it is stored as {dtype}, and only real floats fuse"
     PICKED = "a loop counter indexes it. Pass the layers to lax.scan as `xs`, or unroll the loop"
-    LOOPS = "the two Dense layers are in different loops"
+    LOOPS = "the two Dense layers are in different loops, or only one of them in a branch"
     LAYERS = "one kernel belongs to one layer of a scan and the other to all of them"
     JOINED_BY_LAYER = "a bias or norm differs by layer of a scan, and the kernels do not"
     NESTED = "it is inside the gate of another site"
@@ -54,7 +54,11 @@ class Cause(Enum):
     ONE_LEAF = "the kernel {which} it is a part of {leaf}, of which other layers are parts too"
     BOTH_PARTS = "the kernels before and after it are parts of one leaf, {leaf}"
     BOTH_SIDES = "the kernel {leaf} is used on both sides of it (tied weights)"
-    UNOPENED = "lcjax does not look inside it. It does for loops over layers that lax.scan runs"
+    UNOPENED = "lcjax does not look inside it. It does for scan, while, cond, remat and jit"
+    SHARDED = (
+        "its body sees parts of the arrays, one on each device. Give the function without "
+        "jax.shard_map to lcjax, and shard params and inputs for jax.jit"
+    )
     BATCHED = (
         "one of the kernels is stacked along a batch axis, one for every expert, member or "
         "position, and the other is not stacked alike"

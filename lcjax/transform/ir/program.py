@@ -58,25 +58,28 @@ class Op:
 
 @dataclass(eq=False, repr=False)
 class Region:
-    """A call, a rematerialised call or a scan, with the operations inside.
+    """A call, a rematerialised call, a loop or a condition, with the operations inside.
 
     Operands and results of a call are the same values inside and outside. So are the constants of
-    a scan; its carry, its layers and its results are separate values inside.
+    a loop and the operands of a condition; the carry and layers of a loop, and the results of both,
+    are separate values inside. The body of a condition is its branches; that of a while loop its
+    test and its step, as two branches.
 
     Attributes:
-      kind: which of the three it is.
+      kind: which it is.
       body: operations and regions, in order.
       ins: operands.
       outs: results.
-      starts: of a scan, the initial carry.
-      carried: of a scan, the carry inside its body.
+      starts: of a loop, the initial carry.
+      carried: of a loop, the carry inside its body.
       layers: of a scan, the values inside that are layers, each with the value outside.
-      returned: of a scan, the values that its body returns, the carry first.
+      returned: of a loop, the values that its body returns, the carry first; of a while loop then
+        its test.
     """
 
     eqn: Any
     scope: "Region | None"
-    kind: Literal["call", "remat", "scan"]
+    kind: Literal["call", "remat", "scan", "while", "cond", "branch"]
     ins: list[Value]
     body: "list[Op | Region]" = field(default_factory=list)
     outs: list[Value] = field(default_factory=list)
@@ -116,6 +119,24 @@ def ops_in(body: Sequence[Op | Region]) -> Iterator[Op]:
             yield item
         else:
             yield from ops_in(item.body)
+
+
+def branches_of(region: Region) -> list[Region]:
+    """Returns the branches of a condition, or the step and the test of a while loop."""
+    return [item for item in region.body if isinstance(item, Region)]
+
+
+def blocks_around(item: Op | Region) -> list[Region]:
+    """Returns the loops and branches around an operation, the outermost first.
+
+    Their values cannot be taken outside, but for results.
+    """
+    blocks, scope = [], item.scope
+    while scope is not None:
+        if scope.kind in ("scan", "branch"):
+            blocks.insert(0, scope)
+        scope = scope.scope
+    return blocks
 
 
 def scans_around(item: Op | Region) -> list[Region]:
@@ -203,6 +224,10 @@ def _open_eqn(eqn: Any, ins: list[Value], scope: Region | None) -> Op | Region:
         return region
     if name == "scan":
         return _open_scan(Region(eqn, scope, "scan", ins))
+    if name == "while":
+        return _open_while(Region(eqn, scope, "while", ins))
+    if name == "cond":
+        return _open_cond(Region(eqn, scope, "cond", ins))
     op = Op(eqn, scope, ins)
     op.outs = [Value(var.aval, op) for var in eqn.outvars]
     return op
@@ -227,18 +252,53 @@ def _open_scan(region: Region) -> Region:
     return region
 
 
+def _open_while(region: Region) -> Region:
+    params = region.eqn.params
+    n_test, n_step = params["cond_nconsts"], params["body_nconsts"]
+    test, step = region.ins[:n_test], region.ins[n_test : n_test + n_step]
+    region.starts = region.ins[n_test + n_step :]
+    region.carried = [Value(value.aval, region) for value in region.starts]
+    for jaxpr, constants in ((params["body_jaxpr"], step), (params["cond_jaxpr"], test)):
+        branch = _open_branch(region, jaxpr, [*constants, *region.carried])
+        region.body.append(branch)
+        region.returned += branch.outs
+    region.outs = [Value(var.aval, region) for var in region.eqn.outvars]
+    return region
+
+
+def _open_cond(region: Region) -> Region:
+    branches = region.eqn.params["branches"]
+    region.body = [_open_branch(region, branch, region.ins[1:]) for branch in branches]
+    region.outs = [Value(var.aval, region) for var in region.eqn.outvars]
+    return region
+
+
+def _open_branch(scope: Region, closed: Any, given: Sequence[Value]) -> Region:
+    branch = Region(scope.eqn, scope, "branch", list(given))
+    jaxpr, constants = _inner(closed)
+    branch.body, branch.outs = _open(jaxpr, constants, given, branch)
+    return branch
+
+
 def _inner(jaxpr: Any) -> tuple[Any, list[Value]]:
     closed = isinstance(jaxpr, core.ClosedJaxpr)
     return (jaxpr.jaxpr, _constants(jaxpr)) if closed else (jaxpr, [])
 
 
 def sources(region: Region) -> Mapping[Value, list[Value]]:
-    """Returns the origins of every value that a scan returns or passes to its body.
+    """Returns the origins of every value that a loop or condition returns or passes to its body.
 
-    If any result of a scan is used, its whole carry is.
+    If any result of a loop is used, its whole carry is.
     """
+    if region.kind == "cond":
+        results = zip(*(branch.outs for branch in branches_of(region)), strict=True)
+        pairs = zip(region.outs, results, strict=True)
+        return {out: [region.ins[0], *inner] for out, inner in pairs}
     n_carried = len(region.carried)
     carried = [*region.starts, *region.returned[:n_carried]]
+    if region.kind == "while":
+        carried = [*region.starts, *region.returned]
+        return dict.fromkeys([*region.carried, *region.outs], carried)
     made = dict.fromkeys([*region.carried, *region.outs[:n_carried]], carried)
     for out, inner in zip(region.outs[n_carried:], region.returned[n_carried:], strict=True):
         made[out] = [*carried, inner]

@@ -13,7 +13,7 @@ from lcjax.structure.front_end import Observed
 from lcjax.structure.residual import ResidualTracker
 from lcjax.structure.segment import Segment
 from lcjax.transform.ir.interpreter import Env, read, run
-from lcjax.transform.ir.program import Value, scans_around
+from lcjax.transform.ir.program import Value, blocks_around
 from lcjax.transform.lowering.bound_call import BoundCall
 from lcjax.transform.lowering.execution_plan import bind_arrays, fused_entries, plan_execution
 from lcjax.transform.lowering.expert_values import by_expert
@@ -34,14 +34,17 @@ Pair = tuple[jax.Array, jax.Array]
 
 
 def check_observable(call: BoundCall, segments: Sequence[Segment]) -> None:
-    """Raises CollapseError for segments inside a scan."""
+    """Raises CollapseError for segments inside a loop or a branch."""
     sites = {site.path: site for site in call.analysis.sites}
     for segment in segments:
         path = segment.sites[0]
-        if scans_around(sites[path].match.up.product):
+        around = blocks_around(sites[path].match.up.product)
+        if around:
+            name = around[-1].eqn.primitive.name
+            advice = "Unroll it, with a tree of params for every layer, or collapse"
             raise CollapseError(
-                f"{path}: is inside a scan, from which values cannot be taken. Unroll "
-                "it, with a tree of params for every layer, or collapse with lcjax.Exact()."
+                f"{path}: is inside a {name}, from which values cannot be taken. "
+                f"{advice if name == 'scan' else 'Collapse'} with lcjax.Exact()."
             )
 
 

@@ -94,9 +94,13 @@ def _function(match: Match, dependences: Dependences) -> list[Op | Region] | Non
 def _whole(op: Op, ops: Collection[Op]) -> Op | Region:
     """Returns the outermost call around an operation with only these operations; or itself."""
     item: Op | Region = op
-    while item.scope is not None and item.scope.kind != "scan" and _all_in(item.scope, ops):
+    while item.scope is not None and _is_call(item.scope) and _all_in(item.scope, ops):
         item = item.scope
     return item
+
+
+def _is_call(region: Region) -> bool:
+    return region.kind in ("call", "remat")
 
 
 def _all_in(region: Region, ops: Collection[Op]) -> bool:

@@ -19,7 +19,7 @@ from lcjax.transform.analysis.other_products import Others
 from lcjax.transform.analysis.reasons import Cause, Reason, Rejected
 from lcjax.transform.ir.dead_code import find_dead_code
 from lcjax.transform.ir.primitives import holds_products
-from lcjax.transform.ir.program import Program, Region, Value, scans_around
+from lcjax.transform.ir.program import Program, Region, Value, blocks_around
 from lcjax.transform.matching.exclusive_use import why_not_alone
 from lcjax.transform.matching.match import Match, Matcher, Rejection
 from lcjax.tree.encoding import readable
@@ -150,7 +150,8 @@ def _rows(
 def _opaque_calls(program: Program) -> list[Rejected]:
     """Returns the operations that contain products, with the reason why they are not opened."""
     names = dict.fromkeys(op.name for op in program.ops() if holds_products(op.eqn))
-    return [(f"(inside `{name}`)", Reason(Cause.UNOPENED)) for name in names]
+    causes = {"shard_map": Cause.SHARDED}
+    return [(f"(inside `{name}`)", Reason(causes.get(name, Cause.UNOPENED))) for name in names]
 
 
 def _accept(
@@ -167,7 +168,7 @@ def _accept(
         objection = why_not_a_leaf(dense, which, called)
         if objection:
             return objection
-    if scans_around(up.product) != scans_around(down.product):
+    if blocks_around(up.product) != blocks_around(down.product):
         return Reason(Cause.LOOPS)
     scans = layer_scans(up.kernel)
     if scans != layer_scans(down.kernel):

@@ -31,7 +31,7 @@ def metadata_of(model: nnx.Module, owner: Owner, part: Part) -> dict[str, dict[s
     first, last = (_kernel(model, owner, denses[i]) for i in (0, -1))
     if first is None or last is None:
         return {}
-    whole = fused_spec(_spec(first), _spec(last), first.get_value().ndim)
+    whole = tuple(fused_spec(_spec(first), _spec(last), first.get_value().ndim))
     kept = {name: first.get_metadata(name) for name in _KEPT if first.has_metadata(name)}
     found: dict[str, tuple[Any, ...]] = {}
     if "kernel" in part.entry:
