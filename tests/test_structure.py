@@ -52,6 +52,7 @@ LAYERS = {
         "runs",
         "generation",
         "protocols",
+        "examples",
         "commands",
     ),
 }

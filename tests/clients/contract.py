@@ -88,7 +88,9 @@ class Module(NamedTuple):
     def flops(self, model: nnx.Module) -> float:
         """Returns XLA's count of the FLOPs of a call."""
         graph, state = nnx.split(model)
-        return flops(lambda state, *inputs: nnx.merge(graph, state, copy=True)(*inputs), state, *self.inputs)
+        return flops(
+            lambda state, *inputs: nnx.merge(graph, state, copy=True)(*inputs), state, *self.inputs
+        )
 
 
 def check_module(client: Module, record: Callable[[str, Any], None]) -> nnx.Module:

@@ -1,8 +1,10 @@
 """Equinox: a transformer encoder as its users write one."""
 
 import jax
+import jax.numpy as jnp
 
-from tests.clients.contract import Client, check
+import lcjax
+from tests.clients.contract import Client, agrees, check
 from tests.clients.packages import client
 
 eqx = client("equinox", "equinox")
@@ -60,3 +62,25 @@ def test_transformer(record_property):
     fn = lambda params, tokens: jax.vmap(eqx.combine(params, static))(tokens)
     client = Client("transformer encoder, 3 blocks", "equinox", fn, params, (TOKENS,), SITES)
     check(client, record_property)
+
+
+def test_a_model_comes_back(tmp_path):
+    model = encoder()
+    batched = lambda model, tokens: jax.vmap(model)(tokens)
+    sloped = lcjax.eqx.add_slopes(model, TOKENS, fn=batched)
+    agrees(batched(sloped, TOKENS), batched(model, TOKENS))
+    ones = lambda path, leaf: jnp.ones_like(leaf) if "slope" in jax.tree_util.keystr(path) else leaf
+    linear = jax.tree_util.tree_map_with_path(ones, sloped)
+    compact, report = lcjax.eqx.collapse(linear, TOKENS, fn=batched)
+    assert report.collapsed == tuple(SITES)
+    assert isinstance(compact, Encoder)
+    want = batched(linear, TOKENS)
+    agrees(batched(compact, TOKENS), want)
+    agrees(eqx.filter_jit(batched)(compact, TOKENS), want)
+
+    gradient = eqx.filter_grad(lambda model: batched(model, TOKENS).sum())(compact)
+    assert jax.tree.leaves(eqx.filter(gradient, eqx.is_array))
+    eqx.tree_serialise_leaves(tmp_path / "compact.eqx", compact)
+    empty = jax.tree.map(lambda leaf: leaf * 0 if eqx.is_array(leaf) else leaf, compact)
+    read = eqx.tree_deserialise_leaves(tmp_path / "compact.eqx", empty)
+    agrees(batched(read, TOKENS), want)

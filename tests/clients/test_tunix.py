@@ -16,8 +16,8 @@ gemma3 = client("tunix.models.gemma3.model", "google-tunix")
 SIZES = dict(num_layers=3, embed_dim=32, hidden_dim=128, num_heads=4, head_dim=8, num_kv_heads=2)
 
 
-def llama():
-    config = llama3.ModelConfig(vocab_size=64, rope_theta=10_000, norm_eps=1e-5, **SIZES)
+def llama(vocabulary=64):
+    config = llama3.ModelConfig(vocab_size=vocabulary, rope_theta=10_000, norm_eps=1e-5, **SIZES)
     return llama3.Llama3(config, rngs=nnx.Rngs(0))
 
 
