@@ -74,7 +74,7 @@ $(VENV)/.dev: pyproject.toml $(BIN)/python
 	touch $@
 
 $(VENV)/.clients: pyproject.toml tests/clients/requirements.txt $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile \
 	  --requirement tests/clients/requirements.txt --editable .
 	touch $@
 
