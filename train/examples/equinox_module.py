@@ -10,8 +10,8 @@ import lcjax
 
 def main() -> tuple[Any, Any]:
     """Returns the model and the smaller one."""
-    model = eqx.nn.MLP(32, 10, width_size=128, depth=4, key=jax.random.key(0))
-    batches = [jax.random.normal(jax.random.key(i), (64, 32)) for i in range(8)]
+    model = eqx.nn.MLP(32, 10, width_size=128, depth=3, key=jax.random.key(0))
+    batches = [jax.random.normal(jax.random.key(i), (64, 32)) for i in range(4)]
 
     def batched(model: Any, x: jax.Array) -> jax.Array:
         return jax.vmap(model)(x)

@@ -13,15 +13,15 @@ class Model(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns the stream after four MLPs."""
-        for _ in range(4):
+        """Returns the stream after three MLPs."""
+        for _ in range(3):
             x = x + nn.Dense(32)(nn.gelu(nn.Dense(128)(nn.LayerNorm()(x))))
         return x
 
 
 def main() -> tuple[Any, Any]:
     """Returns the model's variables and the smaller ones."""
-    batches = [jax.random.normal(jax.random.key(i), (64, 32)) for i in range(8)]
+    batches = [jax.random.normal(jax.random.key(i), (64, 32)) for i in range(4)]
     variables = Model().init(jax.random.key(0), batches[0])
 
     model = lcjax.linen.Collapsed(Model())  # in the place of the model, for trainers and samplers

@@ -21,8 +21,8 @@ class Block(nnx.Module):
 
 def main() -> tuple[nnx.Module, nnx.Module]:
     """Returns the model and the smaller one."""
-    model = nnx.Sequential(*(Block(nnx.Rngs(i)) for i in range(4)))
-    batches = [jax.random.normal(jax.random.key(i), (64, 32)) for i in range(8)]
+    model = nnx.Sequential(*(Block(nnx.Rngs(i)) for i in range(3)))
+    batches = [jax.random.normal(jax.random.key(i), (64, 32)) for i in range(4)]
 
     print(lcjax.nnx.find_sites(model, batches[0]))
     plan = lcjax.nnx.plan_fits(model, batches, budget=lcjax.Params(0.6))

@@ -8,6 +8,7 @@ import pytest
 import lcjax
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nnx_module", "linen_module", "equinox_module"])
 def test_example(name, capsys):
     if name == "equinox_module":
