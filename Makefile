@@ -27,12 +27,13 @@ test-newest:
 	$(MAKE) PYTHON=$(NEWEST) VENV=$(VENV)-newest upgrade
 	$(VENV)-newest/bin/python -m pytest -m "" tests/lcjax/transform
 
-# Models of other libraries, in an environment of their own.
+# Models of other libraries, in an environment of their own; compiled without optimizations.
 test-clients:
 	@$(NEWEST) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || \
 	  { echo "the clients need Python 3.12 or newer: make NEWEST=python3.13 test-clients"; exit 1; }
 	$(MAKE) PYTHON=$(NEWEST) VENV=$(VENV)-clients $(VENV)-clients/.clients
-	$(VENV)-clients/bin/python -m pytest tests/clients
+	XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=0" \
+	  $(VENV)-clients/bin/python -m pytest -m "" tests/clients
 
 # Installs the wheel in an environment without extras, as users do.
 test-wheel:

@@ -27,10 +27,12 @@ def pytest_addoption(parser):
     parser.addoption("--publish-clients", action="store_true", help="write benchmarks/results")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m deselects slow tests
 def pytest_collection_modifyitems(items):
     """Lets clients promote dtypes implicitly and warn; a warning from lcjax is an error."""
     for item in items:
         if HERE in item.path.parents:
+            item.add_marker("slow")
             item.add_marker("promotes")
             item.add_marker(pytest.mark.filterwarnings("ignore"))
             item.add_marker(pytest.mark.filterwarnings("error:::lcjax"))
