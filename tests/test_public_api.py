@@ -65,6 +65,7 @@ PUBLIC = {
         "load_exported",
         "map_slopes",
         "models",
+        "nnx",
         "plan",
         "plan_fits",
         "proximal_linearity_penalty",
@@ -100,6 +101,20 @@ PUBLIC = {
         "CollapsibleGate",
         "CollapsibleMLP",
         "interpolate",
+    ],
+    "lcjax.nnx": [
+        "ModuleCall",
+        "Slope",
+        "add_slopes",
+        "calibrate",
+        "collapse",
+        "collapse_sequential",
+        "explain",
+        "find_sites",
+        "plan",
+        "plan_fits",
+        "sensitivity",
+        "trace",
     ],
 }
 PACKAGES = [

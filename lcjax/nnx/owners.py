@@ -7,7 +7,7 @@ from typing import Any
 from flax import nnx
 
 from lcjax.errors import CollapseError
-from lcjax.nnx.functional import Path, as_path, module_function
+from lcjax.nnx.functional import Path, as_path, module_function, node_at
 from lcjax.nnx.recording import MethodCall, record_calls
 from lcjax.transform.lowering.bound_call import BoundCall, bind_call
 from lcjax.transform.matching.find_sites import MatchedSite
@@ -103,7 +103,7 @@ def first_kernel(call: BoundCall, site: MatchedSite) -> Path:
 
 
 class _Search:
-    """The calls of the methods of all modules around some Params."""
+    """A search for the modules that run sites, from the innermost around their Params outwards."""
 
     def __init__(
         self,
@@ -113,31 +113,25 @@ class _Search:
         kwargs: Mapping[str, Any],
         leaves: Sequence[Sequence[Path]],
     ):
-        around = {
-            _common(paths)[:end] for paths in leaves for end in range(len(_common(paths)) + 1)
-        }
-        nodes = [(path, node) for path, node in nnx.iter_graph(model) if path in around]
-        containers = (nnx.List, nnx.Dict)
-        self.paths = {
-            path
-            for path, node in nodes
-            if isinstance(node, nnx.Module) and not isinstance(node, containers)
-        }
-        self.calls = record_calls(model, self.paths, method, args, kwargs) if leaves else []
-        self.owners: dict[MethodCall, Owner] = {}
+        self._model, self._call = model, (method, args, kwargs)
+        self._around = [self._modules_around(_common(paths)) for paths in leaves]
+        self._calls: dict[Path, list[MethodCall]] = {}
+        self._record({paths[0] for paths in self._around})
+        self._owners: dict[MethodCall, Owner] = {}
         self.used: list[Owner] = []
 
     def owner(
         self, leaves: Sequence[Path], sites: Sequence[MatchedSite], call: BoundCall
     ) -> tuple[Owner, list[MatchedSite]]:
         """Returns the module that runs some sites, and the sites as it has them."""
-        folder = _common(leaves)
-        for end in range(len(folder), -1, -1):
-            for run in (each for each in self.calls if each.path == folder[:end]):
-                if run not in self.owners:
-                    self.owners[run] = _traced(run)
-                owner = self.owners[run]
-                own = [owner.site(first_kernel(call, site)[end:]) for site in sites]
+        for path in self._modules_around(_common(leaves)):
+            if path not in self._calls:
+                self._record({path for paths in self._around for path in paths})
+            for run in self._calls[path]:
+                if run not in self._owners:
+                    self._owners[run] = _traced(run)
+                owner = self._owners[run]
+                own = [owner.site(first_kernel(call, site)[len(path) :]) for site in sites]
                 found = [site for site in own if site is not None]
                 if len(found) == len(sites):
                     self._use(owner, sites[0].path)
@@ -148,6 +142,18 @@ class _Search:
             "module, or collapse the function with lcjax.collapsible."
         )
 
+    def _modules_around(self, folder: Path) -> list[Path]:
+        """Returns the paths of the modules around a folder, the innermost first; the root last."""
+        paths = [folder[:end] for end in range(len(folder), -1, -1)]
+        nodes = {path: node_at(self._model, path) for path in paths}
+        return [path for path, node in nodes.items() if _runs(node)]
+
+    def _record(self, paths: set[Path]) -> None:
+        """Records the calls of modules; those of the innermost are mostly enough."""
+        new = paths - self._calls.keys()
+        calls = record_calls(self._model, new, *self._call) if new else []
+        self._calls |= {path: [each for each in calls if each.path == path] for path in new}
+
     def _use(self, owner: Owner, site: str) -> None:
         other = [each for each in self.used if each.run.path == owner.run.path]
         if other and other[0] is not owner:
@@ -157,6 +163,11 @@ class _Search:
             )
         if not other:
             self.used.append(owner)
+
+
+def _runs(node: Any) -> bool:
+    """Returns whether a node is a module, not only a container of modules."""
+    return isinstance(node, nnx.Module) and not isinstance(node, (nnx.List, nnx.Dict))
 
 
 def _traced(run: MethodCall) -> Owner:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from lcjax.nnx.functional import Path, module_function
+from lcjax.nnx.functional import Path, module_function, node_at
 
 _PATH = "lcjax_path"
 
@@ -54,10 +54,10 @@ def record_calls(
       kwargs: those given by name.
     """
     recorded = nnx.clone(module)
-    for path, node in [*nnx.iter_graph(recorded)]:
-        if path in paths:
-            setattr(node, _PATH, path)
-            node.__class__ = _recording_class(type(node))
+    for path in paths:
+        node = node_at(recorded, path)
+        setattr(node, _PATH, path)
+        node.__class__ = _recording_class(type(node))
     call = module_function(recorded, method, args, kwargs)
     leaves, structure = jax.tree.flatten((call.args, call.kwargs))
     arrays = [leaf for leaf in leaves if hasattr(leaf, "dtype")]

@@ -151,6 +151,12 @@ class Rewritten(nnx.Module):
         return self._affine
 
     @property
+    def sites(self) -> tuple[str, ...]:
+        """The paths in the module of the sites that are fused or have a slope."""
+        fused = [FusedKey.parse(entry.key).sites for entry in self.fused.values()]
+        return (*self.tree["slopes"], *(site for sites in fused for site in sites))
+
+    @property
     def linear(self) -> Fused:
         """The one entry of a method that is an affine map."""
         (entry,) = self.fused.values()

@@ -11,9 +11,9 @@ from lcjax.calibration.fits import LEAST_SQUARES, Fit
 from lcjax.errors import CollapseError
 from lcjax.nnx.arguments import check_call, model_and_method
 from lcjax.nnx.delivery import deliver
-from lcjax.nnx.functional import module_function
+from lcjax.nnx.functional import ModuleFunction, module_function
 from lcjax.nnx.owners import find_owners
-from lcjax.nnx.undelivered import params_of_model, take_apart
+from lcjax.nnx.undelivered import not_run, params_of_model, take_apart
 from lcjax.planning.budgets import Budget
 from lcjax.planning.candidates import ALL_CANDIDATES, Candidates
 from lcjax.planning.fit_plan import FitPlan
@@ -21,13 +21,14 @@ from lcjax.planning.measuring.outputs import KL_DIVERGENCE, OutputMetric
 from lcjax.planning.plan import Order
 from lcjax.planning.results import Plan, Sensitivity
 from lcjax.planning.trials import MetricFn
-from lcjax.structure.choice import SiteSelector, select_for_fit
+from lcjax.structure.choice import SiteSelector
 from lcjax.structure.sites import Sites
 from lcjax.surgery.report import CollapseReport
 from lcjax.transform.lowering.bound_call import BoundCall, bind_call
 from lcjax.transform.matching.explain import Explanation
 from lcjax.transform.params.tree import FunctionParams, read_params
 from lcjax.transform.traced_call import Data, TracedCall
+from lcjax.tree.selection import choose, site_names
 
 
 class _Call(TracedCall):
@@ -176,11 +177,10 @@ class ModuleCall:
     def add_slopes(self, sites: SiteSelector = None) -> Any:
         """Returns the module with slopes of 0 at sites, as `lcjax.nnx.add_slopes`."""
         params = self._call.call.params
-        chosen = self.sites.paths
-        if sites is not None:
-            chosen = select_for_fit(self.sites, sites, self._call.collapsed).chosen
-        if not chosen:
+        if not self.sites:
             raise CollapseError(f"the module has no site.\n{self.explain()}")
+        named = None if sites is None else site_names(sites)
+        chosen = choose(self.sites.paths, sites=named)
         shapes = {site.path: site.stack for site in self._call.call.analysis.sites}
         new = {path: {"slope": jnp.zeros(shapes[path], jnp.float32)} for path in chosen}
         tree = FunctionParams(params.model, {**new, **params.slopes}, params.fused).tree
@@ -211,16 +211,29 @@ def trace(model: Any, /, *inputs: Any, **kwargs: Any) -> ModuleCall:
 
     Raises:
       TypeError: something other than a module; inputs that it does not take.
-      CollapseError: a compact module of which this call does not run a collapsed site.
+      CollapseError: a compact module of which this call runs some collapsed sites and not others.
     """
     module, method = model_and_method(model)
     check_call(method, module, inputs, kwargs)
     deep, added = take_apart(module)
-    function = module_function(deep, method)
-    empty = FunctionParams(function.params, {}, {})
-    args = (function.states, *inputs)
-    call = bind_call(function.fn, empty, args, kwargs, has_state=True)
+    function, call = _bound(deep, method, inputs, kwargs)
+    idle = not_run(call, added)
+    if idle:
+        deep, added = take_apart(module, idle)
+        function, call = _bound(deep, method, inputs, kwargs)
     if added:
         call = call.with_params(params_of_model(call, added))
     traced = _Call(function.fn, call, (function.states,), kwargs)
     return ModuleCall(deep, method, traced, inputs, kwargs)
+
+
+def _bound(
+    model: nnx.Module,
+    method: Callable[..., Any],
+    inputs: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> tuple[ModuleFunction, BoundCall]:
+    """Returns a call of a deep model, as a function and traced."""
+    function = module_function(model, method)
+    params, args = FunctionParams(function.params, {}, {}), (function.states, *inputs)
+    return function, bind_call(function.fn, params, args, kwargs, has_state=True)

@@ -1,5 +1,6 @@
 """From a module with slopes and fused sites back to the deep model and its tree."""
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from flax import nnx
@@ -17,20 +18,35 @@ from lcjax.tree.encoding import encode
 from lcjax.tree.fused_key import FusedKey
 
 
-def take_apart(model: nnx.Module) -> tuple[nnx.Module, dict[Path, Rewritten]]:
+def take_apart(
+    model: nnx.Module, keep: Collection[Path] = ()
+) -> tuple[nnx.Module, dict[Path, Rewritten]]:
     """Returns a deep copy of a model, and what lcjax has added to its modules, by their paths.
 
     Params that were removed are ShapeDtypeStructs in the copy. The model is not changed.
+
+    Args:
+      model: the model.
+      keep: the paths of modules to leave as they are.
     """
     deep, found = nnx.clone(model), {}
     for path, node in [*nnx.iter_graph(deep)]:
-        if is_rewritten(node):
+        if is_rewritten(node) and path not in keep:
             found[path] = getattr(node, ATTRIBUTE)
             restore_deep(node)
     return deep, found
 
 
-def params_of_model(call: BoundCall, added: dict[Path, Rewritten]) -> FunctionParams:
+def not_run(call: BoundCall, added: Mapping[Path, Rewritten]) -> set[Path]:
+    """Returns the paths of the modules of which a call runs no site."""
+    return {
+        path
+        for path, rewritten in added.items()
+        if set(rewritten.sites).isdisjoint(_site_names(call, path))
+    }
+
+
+def params_of_model(call: BoundCall, added: Mapping[Path, Rewritten]) -> FunctionParams:
     """Returns the tree of a model from what was added to its modules.
 
     Args:
@@ -38,7 +54,7 @@ def params_of_model(call: BoundCall, added: dict[Path, Rewritten]) -> FunctionPa
       added: what `take_apart` returned.
 
     Raises:
-      CollapseError: a site that this call does not run.
+      CollapseError: a site that this call does not run, of a module of which it runs others.
     """
     slopes: dict[str, Any] = {}
     fused: dict[str, Any] = {}

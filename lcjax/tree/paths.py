@@ -92,7 +92,8 @@ def surely_slope(path: str) -> bool:
 
     Those are `act`, `act_<i>` and Flax's names for `CollapsibleActivation` and `CollapsibleGate`,
     any name below `slopes` in the tree of a collapsible function, which may be that of a submodule
-    (`lcjax.linen.Collapsed`, `lcjax` of an NNX module), and the root, which is the tree of a single activation.
+    (`lcjax.linen.Collapsed`, `lcjax` of an NNX module), and the root, which is the tree of a single
+    activation.
     """
     site = in_params(path).rpartition("/")[0]
     below = f"/{_SLOPES}" in f"/{site}"

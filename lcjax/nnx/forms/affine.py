@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+from flax import nnx
 
 from lcjax.nnx.modules import argument_leaves
 from lcjax.nnx.owners import Owner
@@ -10,14 +11,18 @@ from lcjax.nnx.rewritten import Affine
 from lcjax.transform.ir.program import Op, Value
 from lcjax.transform.lowering.site_chains import SiteChain
 
+_MODES = ("deterministic", "use_running_average")  # which `Module.train` and `eval` set
+
 
 def affine_of(owner: Owner) -> Affine | None:
     """Returns how a method runs whose every layer is fused into one map; None for others.
 
     Its output is that of the last layer, and its input the only thing it is computed from, each but
-    for the dtype; it changes no state.
+    for the dtype; it changes no state, and does the same in training.
     """
     if len(owner.parts) != 1 or owner.slopes or owner.parts[0].key.units:
+        return None
+    if _has_modes(owner.run.module):
         return None
     call, paths = owner.call, owner.parts[0].key.sites
     sites = {site.path: site for site in call.analysis.sites}
@@ -52,6 +57,12 @@ def affine_of(owner: Owner) -> Affine | None:
         layers=(layer,) * (1 if "kernel" in entry else len(entry)),
         out=str(end.aval.dtype),
     )
+
+
+def _has_modes(module: nnx.Module) -> bool:
+    """Returns whether a module runs otherwise in training, as with dropout around its layers."""
+    nodes = [node for _, node in nnx.iter_graph(module)]
+    return any(hasattr(node, name) for node in nodes for name in _MODES)
 
 
 def _behind(value: Value) -> Value:
