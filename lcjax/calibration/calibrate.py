@@ -111,7 +111,7 @@ def calibrate(
       apply_fn: runs Flax linen modules in inference mode, such as `model.apply`; jitted or not.
       variables: params or variables, as apply_fn takes them.
       data: batches, or `CalibrationData` with a mask and held-out rows; of any length.
-      sites: paths, globs, Sites or a Plan; None takes every paired site.
+      sites: paths, globs, `re.Pattern`s, Sites or a Plan; None takes every paired site.
       fit: `LeastSquares(...)`, `PerUnit(...)`, `Units(...)` or `Remove()`.
 
     Raises:

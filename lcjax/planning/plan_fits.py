@@ -73,7 +73,8 @@ def plan_fits(
         the deep model's, on the rows of data that are held out; or `metric(variables)`, which
         returns a number, higher is better. Fits alone are measured by trees of one form, with
         zeros for what a fit leaves out, so that a jitted metric compiles once.
-      sites: from which to choose; paths, globs or Sites; None takes every paired site.
+      sites: from which to choose; paths, globs, `re.Pattern`s or Sites; None takes every
+        paired site.
       tolerance: largest accepted difference of the measured drop from the predicted one, relative
         to the larger of the two.
 

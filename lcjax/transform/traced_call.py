@@ -96,7 +96,7 @@ class TracedCall(TracedModel):
         self,
         data: Data,
         sites: SiteSelector = None,
-        fit: Fit | Mapping[str, Fit] = LEAST_SQUARES,
+        fit: Fit | Mapping[Any, Fit] = LEAST_SQUARES,
     ) -> tuple[dict[str, Any], CollapseReport]:
         """Returns the tree with sites collapsed one segment after another, and the report.
 
@@ -152,7 +152,7 @@ class TracedCall(TracedModel):
           candidates: `Candidates(...)`, or a list of fits.
           metric: `KLDivergence()` or `RelativeError()` of what the function returns, or
             `metric(tree)`, which returns a number, higher is better.
-          sites: paths, globs or Sites that may be taken; None takes every site.
+          sites: paths, globs, `re.Pattern`s or Sites that may be taken; None takes every site.
           tolerance: as for `lcjax.plan_fits`.
         """
         return plan_fits_of_model(
