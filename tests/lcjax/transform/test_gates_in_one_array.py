@@ -182,6 +182,7 @@ def test_units_cut_gate_and_value_alike(case, linear):
     assert f.trace(compact, x).explain().units == {path: 5}
 
 
+@pytest.mark.slow
 def test_plan_fits(case):
     f, fn, params, path = case
     call = f.trace(params, x)
