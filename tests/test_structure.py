@@ -31,6 +31,7 @@ LAYERS = {
         "transform.analysis",
         "transform.matching",
         "transform.lowering",
+        "transform.observing",
         "transform",
         "nnx",
         "linen",

@@ -138,7 +138,7 @@ def _candidates(model: Collapsible, sites: SiteSelector, fit: Fit) -> tuple[list
             continue
         if not fit.needs_data and require_finite_gap(site) > fit.max_gap:
             skipped.append(gap_skip(site, fit.max_gap))
-        elif fit.needs_data and site.layers > 1:
+        elif fit.needs_data and site.layers > site.experts:
             skipped.append(Skip(site.path, "stacked"))
         else:
             left.append(site)

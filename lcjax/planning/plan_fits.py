@@ -183,7 +183,8 @@ def _fits_by_site(
 ) -> tuple[dict[str, tuple[Fit, ...]], list[str]]:
     """Returns the fits to try by site, in forward order, and remarks about sites without."""
     chosen = select_for_fit(model.sites, sites, model.collapsed).chosen
-    stacked = [site.path for site in model.sites if site.path in chosen and site.layers > 1]
+    found = [site for site in model.sites if site.path in chosen]
+    stacked = [site.path for site in found if site.layers > site.experts]
     notes = [f"{path}: stays: layers of a scan, which cannot be fitted" for path in stacked]
     order = [path for path in forward_paths(model, data) if path in chosen and path not in stacked]
     if not order:

@@ -38,14 +38,14 @@ def solve_experts(solve: Solve, fit: Fit, segment: Segment, statistics: Any) -> 
         )
     layers = []
     for group in zip(*(each.layers for each in found), strict=True):
-        params = [layer.params for layer in group]
-        stacked = None if params[0] is None else _stacked(params, segment.experts)
+        params = [layer.params for layer in group if layer.params is not None]
+        stacked = _stacked(params, segment.experts) if params else None
         layers.append(NewLayer(stacked, group[0].replaces))
-    bypasses = [each.bypass for each in found]
+    bypasses = [each.bypass for each in found if each.bypass is not None]
     return Replacement(
         layers=tuple(layers),
         collapsed=segment.sites,
-        bypass=None if bypasses[0] is None else _stacked(bypasses, segment.experts),
+        bypass=_stacked(bypasses, segment.experts) if bypasses else None,
         fits=tuple(score for each in found for score in each.fits),
     )
 

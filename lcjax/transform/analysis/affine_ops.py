@@ -245,7 +245,7 @@ def unit_slice_of(op: Op, value: Value, roles: AxisRoles, out: Value) -> tuple[i
     if role is not None and role[0] != "unit":
         return None
     number = -1 if role is None else role[1]
-    numbers = {roles[a][1]: value.shape[a] for a in units if a != axis}
+    numbers = {r[1]: value.shape[a] for a, r in enumerate(roles) if r and a in units and a != axis}
     if any(size > 1 for other, size in numbers.items() if other < number):
         return None
     inner = math.prod(size for other, size in numbers.items() if other > number)

@@ -18,7 +18,9 @@ _MOST = 3  # layers before one of experts: gate and value
 def with_experts(denses: Mapping[Value, DenseOp]) -> dict[Value, DenseOp]:
     """Returns the Dense layers, those before a layer of experts as layers of experts too."""
     found = dict(denses)
-    for product in reversed(denses):  # the layer before one that is found to be of experts, too
+    for product in reversed(
+        list(denses)
+    ):  # the layer before one that is found to be of experts, too
         down = found[product]
         if not down.x_experts:
             continue

@@ -90,7 +90,8 @@ def _data_side(op: Op, dependences: Dependences) -> int | None:
 def _cut_axis(value: Value) -> int | None:
     """Returns the one axis along which parts of a product, or of its sum with a bias, are cut."""
     axes: set[int] = set()
-    seen, todo = {value}, [(value, tuple(range(len(value.shape))))]
+    seen: set[Op] = set()
+    todo = [(value, tuple(range(len(value.shape))))]
     while todo:
         each, order = todo.pop()  # which axis of the product each one is
         for user in each.users:

@@ -156,6 +156,15 @@ def scaled(p, x):
     return (y * nn.one_hot(jnp.argmax(x @ p["router"], -1), E).T[..., None]).sum(0)
 
 
+def batches(p, x):
+    """As MaxText's `dense_matmul`, of (batch, length, width)."""
+    gate, value = (jnp.einsum("BSM,EMH->BSEH", x, p[name]) for name in ("g", "u"))
+    y = jnp.einsum("BSEH,EHM->BSEM", nn.silu(gate) * value, p["d"])
+    scores = nn.softmax(jnp.einsum("BSM,ME->BSE", x, p["router"]))
+    weights = jnp.where(scores == scores.max(-1, keepdims=True), scores, 0.0)
+    return jnp.einsum("BSEM,BSE->BSM", y, weights)
+
+
 MANY = arrays(x=(4000, D))["x"]
 
 
@@ -184,6 +193,21 @@ def test_each_expert_is_fitted_to_its_own_tokens(fn):
     multiplied, _ = call.collapse(fit=lcjax.Exact(max_gap=1))
     plain = np.linalg.norm(f(multiplied, inputs) - fn(P, inputs)) / np.linalg.norm(fn(P, inputs))
     assert error < plain / 1.5
+
+
+def test_padding_is_left_out_by_a_mask():
+    inputs = MANY[:600].reshape(60, 10, D)
+    call = lcjax.collapsible(batches).trace(P, inputs)
+    mask = jnp.arange(10) < jnp.arange(60)[:, None] % 10
+    chosen = np.argmax(inputs @ P["router"], -1)
+    data = lcjax.CalibrationData([inputs], mask=lambda x: mask)
+    stats = call.calibrate(data)
+    for e in range(E):
+        both = stats.train[f"u[{e}]"].count + stats.held_out[f"u[{e}]"].count
+        assert int(both) == int(((chosen == e) & np.asarray(mask)).sum())
+    compact, _ = call.collapse(calibration=stats)
+    f = lcjax.collapsible(batches)
+    assert f(compact, inputs).shape == (60, 10, 4)
 
 
 @pytest.mark.parametrize("fit", [lcjax.PerUnit(), lcjax.Remove(), lcjax.LeastSquares(rank=2)])
@@ -218,3 +242,13 @@ def test_units_of_experts_are_refused_with_a_reason():
     call = lcjax.collapsible(gated).trace(P, x)
     with pytest.raises(lcjax.CollapseError, match="u: got .* for kernels stacked by expert"):
         call.calibrate([x], fit=lcjax.Units(4))
+
+
+@pytest.mark.slow
+def test_plans_of_experts():
+    call = lcjax.collapsible(top_1).trace(P, MANY[:200])
+    plan = call.plan_fits([MANY[:200]], budget=lcjax.Params(0.9))
+    (rows,) = plan.table.sites
+    assert [option.fit for option in rows.options] == [None, lcjax.LeastSquares(), lcjax.Remove()]
+    plan = call.plan(lambda tree: 1.0, [MANY[:200]], budget=lcjax.MaxDrop(0.1))
+    assert plan.sites == ("u",)

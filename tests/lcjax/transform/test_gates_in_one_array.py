@@ -182,9 +182,38 @@ def test_units_cut_gate_and_value_alike(case, linear):
     assert f.trace(compact, x).explain().units == {path: 5}
 
 
+@pytest.mark.slow
 def test_plan_fits(case):
     f, fn, params, path = case
     call = f.trace(params, x)
     budget = lcjax.Params(0.6)
     plan = call.plan_fits([x], budget=budget)
     assert plan.fits.keys() == {path}
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_layers_of_a_scan(transposed):
+    block = gemma(transposed)
+
+    def fn(p, x):
+        return jax.lax.scan(lambda x, p: (x + 0.1 * block(p, x), None), x, p)[0]
+
+    shape = (3, 2, H, D) if transposed else (3, 2, D, H)
+    params = arrays(gating_einsum=shape, linear=(3, H, D))
+    f = lcjax.collapsible(fn)
+    tree = f.init(params, x)
+    assert tree["slopes"]["gating_einsum"]["slope"].shape == (3,)
+    tree = tree | {"slopes": {"gating_einsum": {"slope": jnp.ones(3)}}}
+    compact, _ = f.trace(tree, x).collapse()
+    np.testing.assert_allclose(f(compact, x), f(tree, x), rtol=1e-4, atol=1e-4)
+
+
+def test_bfloat16_copies_of_the_kernels():
+    fn = lambda p, x: gemma(False)(jax.tree.map(lambda w: w.astype(jnp.bfloat16), p), x)
+    half = x.astype(jnp.bfloat16)
+    _, params, path = CASES["gemma"]
+    f = lcjax.collapsible(fn)
+    assert f.trace(params, half).sites.paths == (path,)
+    np.testing.assert_array_equal(f(f.init(params, half), half), fn(params, half))
+    compact, _ = f.trace(params, half).collapse(fit=lcjax.Exact(max_gap=1))
+    assert f(compact, half).dtype == jnp.bfloat16

@@ -171,7 +171,7 @@ def test_explain_rejects(name):
 
 
 def in_a_shard_map(p, x):
-    mesh = jax.make_mesh((1,), ("data",))
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     specs = (jax.P(), jax.P("data"))
     return jax.shard_map(pair(nn.relu), mesh=mesh, in_specs=specs, out_specs=specs[1])(p, x)
 

@@ -16,7 +16,6 @@ from lcjax.transform.ir.interpreter import Env, read, run
 from lcjax.transform.ir.program import Value, blocks_around
 from lcjax.transform.lowering.bound_call import BoundCall
 from lcjax.transform.lowering.execution_plan import bind_arrays, fused_entries, plan_execution
-from lcjax.transform.lowering.expert_values import by_expert
 from lcjax.transform.lowering.fusion import FusedChain, Stage, run_stages
 from lcjax.transform.lowering.joints import joint_units, select_units
 from lcjax.transform.lowering.links import Link, LinkedChain, linked_chains
@@ -29,6 +28,7 @@ from lcjax.transform.lowering.site_chains import (
     with_tokens,
 )
 from lcjax.transform.matching.find_sites import MatchedSite
+from lcjax.transform.observing.expert_values import by_expert
 
 Pair = tuple[jax.Array, jax.Array]
 
