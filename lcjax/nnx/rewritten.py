@@ -71,7 +71,7 @@ class Fused(nnx.Module):
         for layer, (x_dtype, dtype, precision, preferred) in zip(
             layers, affine.layers, strict=True
         ):
-            kernel, x = layer.kernel.get_value().astype(dtype), x.astype(x_dtype)
+            kernel, x = _value(layer.kernel).astype(dtype), x.astype(x_dtype)
             y = lax.dot_general(
                 x,
                 kernel,
@@ -80,7 +80,7 @@ class Fused(nnx.Module):
                 preferred_element_type=preferred,
             )
             bias = getattr(layer, "bias", None)
-            x = y if bias is None else y + bias.get_value().astype(y.dtype)
+            x = y if bias is None else y + _value(bias).astype(y.dtype)
         return x.astype(affine.out)
 
     def _layers(self) -> list[Any]:
@@ -142,8 +142,13 @@ class Rewritten(nnx.Module):
         """The parts `slopes` and `fused` of the tree of a collapsible function."""
         slopes: dict[str, Any] = {}
         _collect(_named(nnx.to_pure_dict(nnx.state(self.slopes))), (), slopes)
-        fused = {entry.key: entry.tree for entry in self.fused.values()}
+        fused = {entry.key: entry.tree for entry in self.entries}
         return {"slopes": slopes, "fused": fused}
+
+    @property
+    def entries(self) -> list[Fused]:
+        """What is in `fused`, less the attributes that tools such as qwix set on every module."""
+        return [entry for entry in self.fused.values() if isinstance(entry, Fused)]
 
     @property
     def affine(self) -> Affine | None:
@@ -153,25 +158,30 @@ class Rewritten(nnx.Module):
     @property
     def sites(self) -> tuple[str, ...]:
         """The paths in the module of the sites that are fused or have a slope."""
-        fused = [FusedKey.parse(entry.key).sites for entry in self.fused.values()]
+        fused = [FusedKey.parse(entry.key).sites for entry in self.entries]
         return (*self.tree["slopes"], *(site for sites in fused for site in sites))
 
     @property
     def linear(self) -> Fused:
         """The one entry of a method that is an affine map."""
-        (entry,) = self.fused.values()
+        (entry,) = self.entries
         return entry
 
     @property
     def removed(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape and dtype of the Params that were removed, by encoded path in the module."""
         found = {}
-        for entry in self.fused.values():
+        for entry in self.entries:
             leaves = jax.tree.leaves(entry.tree)
             for path, (shape, dtype) in FusedKey.parse(entry.key).removed.items():
                 whole = (*entry.layers_outside, *shape)
                 found[path] = jax.ShapeDtypeStruct(whole, jnp.dtype(dtype or leaves[-1].dtype))
         return found
+
+
+def _value(param: Any) -> Any:
+    """Returns the array of a Param; of a kernel that qwix has quantized, what qwix multiplies by."""
+    return param.get_value() if isinstance(param, nnx.Variable) else param
 
 
 def _as_params(value: Any, metadata: Mapping[str, Any], path: tuple[str, ...]) -> Any:

@@ -61,7 +61,7 @@ def params_of_model(call: BoundCall, added: Mapping[Path, Rewritten]) -> Functio
     for path, rewritten in added.items():
         names = _site_names(call, path)
         slopes |= {_name(names, path, site): s for site, s in rewritten.tree["slopes"].items()}
-        for entry in rewritten.fused.values():
+        for entry in rewritten.entries:
             local, outside = FusedKey.parse(entry.key), entry.layers_outside
             folder = encode([DictKey(name) for name in path])
             removed = {
