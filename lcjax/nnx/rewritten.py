@@ -180,7 +180,7 @@ class Rewritten(nnx.Module):
 
 
 def _value(param: Any) -> Any:
-    """Returns the array of a Param; of a kernel that qwix has quantized, what qwix multiplies by."""
+    """Returns the array of a Param; for a kernel that qwix has quantized, its quantized array."""
     return param.get_value() if isinstance(param, nnx.Variable) else param
 
 

@@ -56,8 +56,8 @@ def build(kind):
 def function(model):
     """Returns the model as a function of its params, and the params.
 
-    Its layers write their params back, as NNX modules do that train within a call, so that lcjax.nnx
-    leaves the sites alone.
+    Its decoder writes every layer's params back after it ran, so that lcjax.nnx takes them for
+    something that the call changes, and leaves the sites alone.
     """
     graph, params, rest = nnx.split(model, nnx.Param, ...)
 
