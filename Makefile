@@ -10,7 +10,7 @@ ifeq ($(strip $(NEWEST)),)
 NEWEST := $(firstword $(shell command -v python3.14 python3.13 python3.12) python3)
 endif
 
-.PHONY: demo test test-slow test-newest test-wheel lint bench bench-quick clean
+.PHONY: demo test test-slow test-newest test-clients test-wheel lint bench bench-quick clean
 
 demo: $(VENV)/.train
 	$(BIN)/python -m train.image digits-mixer
@@ -26,6 +26,14 @@ test-newest:
 	  { echo "the newest JAX needs Python 3.12 or newer: make NEWEST=python3.13 test-newest"; exit 1; }
 	$(MAKE) PYTHON=$(NEWEST) VENV=$(VENV)-newest upgrade
 	$(VENV)-newest/bin/python -m pytest -m "" tests/lcjax/transform
+
+# Models of other libraries, in an environment of their own; compiled without optimizations.
+test-clients:
+	@$(NEWEST) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || \
+	  { echo "the clients need Python 3.12 or newer: make NEWEST=python3.13 test-clients"; exit 1; }
+	$(MAKE) PYTHON=$(NEWEST) VENV=$(VENV)-clients $(VENV)-clients/.clients
+	XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=0" \
+	  $(VENV)-clients/bin/python -m pytest -m "" tests/clients
 
 # Installs the wheel in an environment without extras, as users do.
 test-wheel:
@@ -51,7 +59,7 @@ lint: $(VENV)/.dev
 	$(BIN)/pyright
 
 clean:
-	rm -rf $(VENV) $(VENV)-newest $(VENV)-wheel runs
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-clients $(VENV)-wheel runs
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -64,6 +72,11 @@ $(VENV)/.train: pyproject.toml $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,dev]'
+	touch $@
+
+$(VENV)/.clients: pyproject.toml tests/clients/requirements.txt $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile \
+	  --requirement tests/clients/requirements.txt --editable .
 	touch $@
 
 $(VENV)/.models: pyproject.toml $(BIN)/python

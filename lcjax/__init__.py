@@ -48,12 +48,13 @@ from lcjax.surgery.sequential import collapse_sequential
 from lcjax.transform.collapsible import collapsible
 from lcjax.transform.function import CollapsibleFunction
 from lcjax.transform.traced_call import TracedCall
+from lcjax.tree.fused_key import FusedKey
 from lcjax.tree.selection import SiteSelection
 from lcjax.tree.slopes import count_parameters, map_slopes, select_sites, slopes
 from lcjax.tree.units import with_unit_slopes
 
 if _TYPE_CHECKING:
-    from lcjax import interop, models
+    from lcjax import eqx, interop, linen, models, nnx
 
 __all__ = [
     "Calibration",
@@ -72,6 +73,7 @@ __all__ = [
     "ExportedModel",
     "FitPlan",
     "Flops",
+    "FusedKey",
     "KLDivergence",
     "Latency",
     "LeastSquares",
@@ -100,13 +102,16 @@ __all__ = [
     "collapse_sequential",
     "collapsible",
     "count_parameters",
+    "eqx",
     "export",
     "find_sites",
     "interop",
     "linearity_penalty",
+    "linen",
     "load_exported",
     "map_slopes",
     "models",
+    "nnx",
     "plan",
     "plan_fits",
     "proximal_linearity_penalty",
@@ -129,7 +134,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 # Imported on first use: a server that runs an exported program needs neither.
-_LAZY = ("interop", "models")
+_LAZY = ("eqx", "interop", "linen", "models", "nnx")
 
 
 def __getattr__(name: str) -> _Any:

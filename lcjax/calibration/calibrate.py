@@ -49,10 +49,15 @@ class Calibration:
         """The sites that are collapsed with it, in forward order."""
         return tuple(site for segment in self.segments for site in segment.sites)
 
+    @property
+    def _parts(self) -> tuple[SegmentId, ...]:
+        """The segments, those of experts one by one."""
+        return tuple(part for segment in self.segments for part in segment.parts)
+
     def __str__(self) -> str:
         """Returns a table of the segments with the tokens that count."""
         rows = []
-        for segment in self.segments:
+        for segment in self._parts:
             key = segment.sites[0] if self.fit.observed == "unit" else segment.key
             tokens = int(self.train[key].count), int(self.held_out[key].count)
             sizes = (segment.d_in, segment.d_out, *tokens)
@@ -65,7 +70,7 @@ class Calibration:
         """Remarks before a fit: segments with fewer tokens than inputs."""
         if self.fit.observed == "unit":
             return ()
-        counts = {segment: int(self.train[segment.key].count) for segment in self.segments}
+        counts = {segment: int(self.train[segment.key].count) for segment in self._parts}
         return tuple(
             f"{', '.join(segment.sites)}: {count:,} tokens to fit on for {segment.d_in:,} inputs; "
             "expected more tokens than inputs, several times as many for a fit that generalizes. "
@@ -106,7 +111,7 @@ def calibrate(
       apply_fn: runs Flax linen modules in inference mode, such as `model.apply`; jitted or not.
       variables: params or variables, as apply_fn takes them.
       data: batches, or `CalibrationData` with a mask and held-out rows; of any length.
-      sites: paths, globs, Sites or a Plan; None takes every paired site.
+      sites: paths, globs, `re.Pattern`s, Sites or a Plan; None takes every paired site.
       fit: `LeastSquares(...)`, `PerUnit(...)`, `Units(...)` or `Remove()`.
 
     Raises:
@@ -178,7 +183,7 @@ def segments_to_fit(
             "such pairs with lcjax.CollapsibleMLP, or choose more sites."
         )
     for segment in segments:
-        _check_fittable(segment)
+        _check_fittable(segment, fit)
     return segments
 
 
@@ -209,7 +214,7 @@ def check_calibrated(stats: Calibration, segments: Sequence[Segment]) -> None:
             )
 
 
-def _check_fittable(segment: Segment) -> None:
+def _check_fittable(segment: Segment, fit: Fit) -> None:
     kernel = segment.layers[0]["kernel"]
     if not jnp.issubdtype(kernel.dtype, jnp.floating):
         raise CollapseError(
@@ -217,7 +222,12 @@ def _check_fittable(segment: Segment) -> None:
             "floating point. Dequantize it; or collapse with lcjax.Exact(), which takes complex "
             "kernels too."
         )
-    if segment.stacked:
+    if segment.experts and fit.observed == "hidden":
+        raise CollapseError(
+            f"{segment.label}: got {fit} for kernels stacked by expert, each of which would keep "
+            "other units. Take lcjax.LeastSquares(), lcjax.PerUnit() or lcjax.Exact()."
+        )
+    if segment.stacked != segment.experts:
         raise CollapseError(
             f"{segment.names[0]}: kernel {tuple(kernel.shape)} is of layers stacked by a scan or "
             "vmap, whose values cannot be separated. Unstack the layers, or collapse with "

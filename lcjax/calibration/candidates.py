@@ -39,12 +39,14 @@ def collect_for_fit(
       compact: as for `collect_statistics`.
     """
     observe = model.observe(segments, fit.observed)
+    parts = [part for segment in segments if segment.experts for part in segment.id.parts]
+    rare = {name for part in parts for name in (part.key, *part.sites)}
     wide = {}
     if isinstance(fit, Units):
         counts = {segment: candidate_count(fit, segment) for segment in segments}
         wide = {segment: count for segment, count in counts.items() if count < _width(segment)}
     if not wide:
-        return collect_statistics(observe, model.variables, data, fit.observed, compact)
+        return collect_statistics(observe, model.variables, data, fit.observed, compact, rare)
     check_batches(data.batches, more_than_once="candidates among units and their moments")
     alone = model.observe(list(wide), "unit")
     units = collect_statistics(alone, model.variables, data, "unit", compact).train

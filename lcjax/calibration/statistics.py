@@ -1,7 +1,7 @@
 """One pass over batches that collects moments of the values that a fit needs."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial, reduce
 from typing import Any, NamedTuple
 
@@ -43,6 +43,7 @@ def collect_statistics(
     data: CalibrationData,
     observed: Observed,
     compact: Any = None,
+    rare: Collection[str] = (),
 ) -> SplitMoments:
     """Returns the moments of every pair of values over all batches; see `lcjax.calibrate`.
 
@@ -53,6 +54,7 @@ def collect_statistics(
       observed: which values it returns; for "unit" moments are of each unit alone.
       compact: variables of the model from which inputs are taken; None takes them, as the outputs,
         from `variables`.
+      rare: keys of which no token may count: experts to which none is routed.
     """
     check_not_traced(variables, "calibrate")
     # Compiled anew in every pass: what observe and mask read from outside may have changed, and
@@ -79,6 +81,8 @@ def collect_statistics(
     check_mask(behind)
     collected = SplitMoments(*jax.device_get(total))
     for key, moments in collected.train.items():
+        if key in rare and moments.count < 2:
+            continue
         _check_moments(key, moments, collected.held_out[key])
     return collected
 
@@ -101,12 +105,27 @@ def _measure(
     collected: tuple[dict[str, Moments], dict[str, Moments]] = ({}, {})
     for key, calls in pairs.items():
         split = [
-            _measure_call(key, x, t, counts, start, rows_of(batch), data.holdout, unitwise)
-            for x, t in calls
+            _measure_call(
+                key, x, t, _both(key, counts, own), start, rows_of(batch), data.holdout, unitwise
+            )
+            for x, t, *own in calls
         ]
         for group, moments in zip(collected, zip(*split, strict=True), strict=True):
             group[key] = reduce(merge, moments)
     return _replicate((collected, negative), mesh)
+
+
+def _both(key: str, counts: jax.Array | None, own: Sequence[jax.Array]) -> jax.Array | None:
+    """Returns which tokens count by the mask of the data, and by that of a call where it has one.
+
+    Args:
+      key: of the statistics.
+      counts: of the data; None for all.
+      own: of the call, (tokens...), or nothing.
+    """
+    if not own:
+        return counts
+    return own[0] if counts is None else own[0] & over_tokens(key, counts, own[0].shape)
 
 
 def _measure_call(

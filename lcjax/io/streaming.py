@@ -18,7 +18,7 @@ from lcjax.io.manifest import check_names, leaf_record, make_manifest
 from lcjax.io.reader import OpenCheckpoint, open_checkpoint, read_leaves
 from lcjax.io.verify import verify
 from lcjax.structure.chains import Chain
-from lcjax.structure.choice import SiteSelector, Skip, select_for_fit, select_linear
+from lcjax.structure.choice import SiteSelector, Skip, assign, select_for_fit, select_linear
 from lcjax.structure.params_tree import ParamsTree
 from lcjax.structure.sites import Sites
 from lcjax.surgery.collapse import collapse
@@ -33,7 +33,7 @@ def collapse_checkpoint(
     source: PathLike,
     target: PathLike,
     sites: SiteSelector = None,
-    fit: Fit | Mapping[str, Fit] | None = None,
+    fit: Fit | Mapping[Any, Fit] | None = None,
     *,
     max_gap: float = 0.05,
     calibration: Calibration | None = None,
@@ -49,11 +49,11 @@ def collapse_checkpoint(
     Args:
       source: the directory that `save` created, or a checkpoint of orbax, without checksums.
       target: the directory to create, with its parents, as in `save`.
-      sites: paths, globs, Sites or a Plan; None collapses every site with a gap up to max_gap, or
-        those that were calibrated.
+      sites: paths, globs, `re.Pattern`s, Sites or a Plan; None collapses every site with a
+        gap up to max_gap, or those that were calibrated.
       fit: None takes `Exact(max_gap=max_gap)`, with a calibration the fit that it was made for. A
-        mapping has the fit of every site by its path, in the place of sites; those of one chain
-        must be alike.
+        mapping gives each site the fit of the first of its paths, globs or `re.Pattern`s that
+        matches, in the place of sites; those of one chain must be alike.
       max_gap: largest accepted gap `|1 − α|`; at least 0.
       calibration: what `lcjax.calibrate` returned for the source's variables; every site is fitted
         independently. `lcjax.collapse_sequential`, which is better, needs the data.
@@ -112,7 +112,7 @@ def collapse_checkpoint(
 def _choose(
     model: ParamsTree,
     sites: SiteSelector,
-    fit: Fit | Mapping[str, Fit] | None,
+    fit: Fit | Mapping[Any, Fit] | None,
     exact: Exact,
     calibration: Calibration | None,
 ) -> tuple[Mapping[str, Fit], tuple[Skip, ...]]:
@@ -120,7 +120,7 @@ def _choose(
     if isinstance(fit, Mapping):
         if sites is not None:
             raise ValueError("sites: got them and a fit for every site; leave sites out.")
-        selection, fits = select_for_fit(model.sites, list(fit)), dict(fit)
+        selection, fits = select_for_fit(model.sites, list(fit)), assign(model.sites, fit)
     elif calibration is None and (fit is None or not fit.needs_data):
         fit = exact if fit is None else fit
         partly = partly_linear(model.sites, model.variables, fit.max_gap)

@@ -38,7 +38,8 @@ def anneal_slopes(
 
     Args:
       schedule: slopes by the number of steps taken, such as `optax.linear_schedule(0, 1, steps)`.
-      sites: paths or globs of the sites, or a `SiteSelection`; None for all.
+      sites: paths, globs or `re.Pattern`s of the sites, or a `SiteSelection`; None
+        for all.
 
     Raises:
       ValueError: from `update` without params; from `init` on a selection that matches no site.

@@ -14,6 +14,8 @@ import numpy as np
 from jax.core import Tracer
 
 from lcjax.optim.taken import Taken
+from lcjax.tree.encoding import readable
+from lcjax.tree.fused_key import FusedKey
 
 _LEAF = re.compile(r"fused/(?P<entry>.+)/(?P<part>(layers|gates|vectors|bypass)/.+)")
 
@@ -41,7 +43,7 @@ def taken_in_entries(
     taken: dict[str, Taken] = {}
     for entry, leaves in entries.items():
         pool = {path: old[path] for path in removed if path in old and _names(entry, path)}
-        sites = [site for site in units if entry.startswith(f"{site}|")]
+        sites = [site for site in units if FusedKey.parse(entry).sites == (site,)]
         if len(sites) == 1 and _have_values([*leaves.values(), *pool.values()]):
             own = _taken_in_entry(leaves, pool, np.asarray(units[sites[0]]))
             taken |= {f"fused/{entry}/{part}": one for part, one in own.items()}
@@ -71,7 +73,8 @@ def _taken_in_entry(
 
 def _names(entry: str, path: str) -> bool:
     """Returns whether the key of an entry lists an old leaf among those that it replaced."""
-    return re.search(rf"[|,]{re.escape(path.removeprefix('model/'))}:", entry) is not None
+    removed = map(readable, FusedKey.parse(entry).removed)
+    return path.removeprefix("model/") in removed
 
 
 def _have_values(leaves: Iterable[Any]) -> bool:

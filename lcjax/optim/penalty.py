@@ -46,7 +46,8 @@ def linearity_penalty(
     Args:
       variables: any tree with leaves named `slope`.
       penalty: "l2" or "l1".
-      sites: paths or globs of the sites, or a `SiteSelection`; None for all.
+      sites: paths, globs or `re.Pattern`s of the sites, or a `SiteSelection`; None
+        for all.
       weights: one number, one for each selected site in forward order, or a mapping of globs to
         numbers; None gives every site weight 1.
 
@@ -95,7 +96,8 @@ def add_linearity_penalty(
 
     Args:
       strength: λ ≥ 0, in units of the loss, or a schedule of it.
-      sites: paths or globs of the sites, or a `SiteSelection`; None for all.
+      sites: paths, globs or `re.Pattern`s of the sites, or a `SiteSelection`; None
+        for all.
       weights: one number, one for each selected site in forward order, or a mapping of globs to
         numbers; None gives every site weight 1.
 
@@ -156,7 +158,8 @@ def proximal_linearity_penalty(
       slope_learning_rate: η > 0, or a schedule of it.
       strength: λ ≥ 0, in units of the loss, or a schedule of it.
       penalty: "l1" or "l2".
-      sites: paths or globs of the sites, or a `SiteSelection`; None for all.
+      sites: paths, globs or `re.Pattern`s of the sites, or a `SiteSelection`; None
+        for all.
       weights: one number, one for each selected site in forward order, or a mapping of globs to
         numbers; None gives every site weight 1.
       steps: number of planned steps; `init` warns if they cannot bring a slope to 1.

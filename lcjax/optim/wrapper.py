@@ -110,7 +110,8 @@ def with_linearity_penalty(
       penalty: "l1" (slopes reach exactly 1) or "l2" (the paper's).
       slope_learning_rate: η ≥ 0 of the slopes, or a schedule of it.
       momentum: μ in [0, 1).
-      sites: paths or globs of the sites, or a `SiteSelection`; None for all.
+      sites: paths, globs or `re.Pattern`s of the sites, or a `SiteSelection`; None
+        for all.
       weights: one number, one for each selected site in forward order, or a mapping of globs to
         numbers; None gives every site weight 1.
       steps: number of planned steps; `init` warns if they cannot bring a slope to 1.

@@ -80,13 +80,14 @@ def fits_for_width(candidates: Candidates, units: int) -> tuple[Fit, ...]:
 
 
 def fits_to_try(candidates: Candidates | Sequence[Fit], segment: Segment) -> tuple[Fit, ...]:
-    """Returns the fits to try at the site of a segment.
+    """Returns the fits to try at the site of a segment; of experts no `Units`.
 
     Raises:
       ValueError: a fit that needs no data, or more units than the site has.
     """
     if isinstance(candidates, Candidates):
-        return fits_for_width(candidates, segment.widths[-2])
+        fits = fits_for_width(candidates, segment.widths[-2])
+        return tuple(fit for fit in fits if not (segment.experts and isinstance(fit, Units)))
     for fit in candidates:
         if isinstance(fit, Units) and fit.count > segment.widths[-2]:
             raise ValueError(

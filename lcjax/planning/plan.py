@@ -51,7 +51,8 @@ def plan(
       metric: `metric(variables)` returns a number, higher is better, such as validation accuracy.
       data: batches, or `CalibrationData`; in memory or re-iterable; None with fit=Exact().
       budget: `MaxDrop(...)`, `Params(...)`, `Flops(...)` or `Count(...)`.
-      sites: from which to choose; paths, globs or Sites; None takes every paired site.
+      sites: from which to choose; paths, globs, `re.Pattern`s or Sites; None takes every
+        paired site.
       order: "sensitivity", "last" or "gap". "last" counts in forward order, for which apply_fn
         is traced on the first batch where both are given.
       fit: `LeastSquares(...)`, `PerUnit(...)` or `Exact(...)`. A sequential fit takes up to n
@@ -137,7 +138,7 @@ def _candidates(model: Collapsible, sites: SiteSelector, fit: Fit) -> tuple[list
             continue
         if not fit.needs_data and require_finite_gap(site) > fit.max_gap:
             skipped.append(gap_skip(site, fit.max_gap))
-        elif fit.needs_data and site.layers > 1:
+        elif fit.needs_data and site.layers > site.experts:
             skipped.append(Skip(site.path, "stacked"))
         else:
             left.append(site)

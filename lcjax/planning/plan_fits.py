@@ -73,7 +73,8 @@ def plan_fits(
         the deep model's, on the rows of data that are held out; or `metric(variables)`, which
         returns a number, higher is better. Fits alone are measured by trees of one form, with
         zeros for what a fit leaves out, so that a jitted metric compiles once.
-      sites: from which to choose; paths, globs or Sites; None takes every paired site.
+      sites: from which to choose; paths, globs, `re.Pattern`s or Sites; None takes every
+        paired site.
       tolerance: largest accepted difference of the measured drop from the predicted one, relative
         to the larger of the two.
 
@@ -182,7 +183,8 @@ def _fits_by_site(
 ) -> tuple[dict[str, tuple[Fit, ...]], list[str]]:
     """Returns the fits to try by site, in forward order, and remarks about sites without."""
     chosen = select_for_fit(model.sites, sites, model.collapsed).chosen
-    stacked = [site.path for site in model.sites if site.path in chosen and site.layers > 1]
+    found = [site for site in model.sites if site.path in chosen]
+    stacked = [site.path for site in found if site.layers > site.experts]
     notes = [f"{path}: stays: layers of a scan, which cannot be fitted" for path in stacked]
     order = [path for path in forward_paths(model, data) if path in chosen and path not in stacked]
     if not order:

@@ -33,7 +33,7 @@ def sensitivity(
       metric: `metric(variables)` returns a number, higher is better, such as validation accuracy;
         it is called with the deep tree and with compact ones.
       data: batches, or `CalibrationData`; in memory or re-iterable; None with fit=Exact().
-      sites: paths, globs or Sites; None takes every paired site.
+      sites: paths, globs, `re.Pattern`s or Sites; None takes every paired site.
       fit: `LeastSquares(...)`, `PerUnit(...)` or `Exact(...)`, whose `max_gap` is not checked.
 
     Raises:

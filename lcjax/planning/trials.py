@@ -151,5 +151,5 @@ class Trials:
 def _keys(segment: Segment, observed: Observed) -> list[tuple[str, Hashable]]:
     """Returns the keys of a segment's statistics, each with a name that no other segment has."""
     if observed == "unit":
-        return [(site, site) for site in segment.sites]
-    return [(segment.key, segment.id)]
+        return [(site, site) for part in segment.id.parts for site in part.sites]
+    return [(part.key, part) for part in segment.id.parts]

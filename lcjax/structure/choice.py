@@ -1,12 +1,14 @@
 """Which sites a collapse takes, and why it skips the others."""
 
-from collections.abc import Collection, Iterable
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from lcjax.errors import CollapseError
 from lcjax.structure.sites import Site, Sites, require_finite_gap
+from lcjax.tree.rules import Rule
 from lcjax.tree.selection import choose, site_names
 
+Assigned = TypeVar("Assigned")
 Reason = Literal[
     "gap", "unpaired", "not_chosen", "stacked", "grows", "few_linear_units", "bypassed"
 ]
@@ -58,7 +60,7 @@ class HasSites(Protocol):
         ...
 
 
-SiteSelector = str | Site | Iterable[str | Site] | HasSites | None
+SiteSelector = Rule | Site | Iterable[Rule | Site] | HasSites | None
 
 
 class Selection(NamedTuple):
@@ -136,6 +138,21 @@ def select_for_fit(found: Sites, sites: SiteSelector, collapsed: Collection[str]
     return _selection(found, {site.path for site in found if site.paired})
 
 
+def assign(
+    found: Sites, rules: Mapping[Any, Assigned], collapsed: Collection[str] = ()
+) -> dict[str, Assigned]:
+    """Returns for each site what the first rule that matches it gives, in the order of the rules.
+
+    Raises:
+      CollapseError: as `select_for_fit`, for each rule.
+    """
+    assigned: dict[str, Assigned] = {}
+    for rule, value in rules.items():
+        for path in select_for_fit(found, [rule], collapsed).chosen:
+            assigned.setdefault(path, value)
+    return assigned
+
+
 def _selection(found: Sites, chosen: set[str], max_gap: float | None = None) -> Selection:
     skipped = []
     for site in found:
@@ -173,7 +190,7 @@ def _over(site: Site, max_gap: float) -> str:
     )
 
 
-def _named(found: Sites, names: list[str], sites: SiteSelector) -> set[str]:
+def _named(found: Sites, names: list[Rule], sites: SiteSelector) -> set[str]:
     if not names and hasattr(sites, "sites"):
         return set()  # a plan that collapses nothing
     chosen = set(choose(found.paths, sites=names))
@@ -186,7 +203,7 @@ def _named(found: Sites, names: list[str], sites: SiteSelector) -> set[str]:
     return chosen
 
 
-def _check_open(found: Sites, names: Iterable[str], collapsed: Collection[str]) -> None:
+def _check_open(found: Sites, names: Iterable[Rule], collapsed: Collection[str]) -> None:
     """Raises where a chosen site is collapsed already."""
     if not collapsed:
         return

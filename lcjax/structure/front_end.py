@@ -10,8 +10,9 @@ from lcjax.structure.segment import Segment
 from lcjax.structure.sites import Sites
 
 # (variables, compact variables or None, batch) -> for every key of statistics the values x and t,
-# (tokens..., d), one pair for every call of the layers. Called under `jax.jit`.
-Pairs = Mapping[str, Sequence[tuple[jax.Array, jax.Array]]]
+# (tokens..., d), one pair for every call of the layers; with which tokens count, bool (tokens...),
+# for experts, to which only some are routed. Called under `jax.jit`.
+Pairs = Mapping[str, Sequence[tuple[jax.Array, ...]]]
 Observe = Callable[[Any, Any, tuple[Any, ...]], Pairs]
 # Which values a fit needs: see `Collapsible.observe`.
 Observed = Literal["segment", "unit", "hidden"]
@@ -112,6 +113,7 @@ class Collapsible(Protocol):
 
         - "segment": the keys are `segment.key`, x (tokens..., d_in) is the segment's input and t
           (tokens..., d_out) its output.
+          Of a segment of experts the keys are those of its `parts`, as those of its sites are.
         - "unit": the keys are the sites of the segments, x is the input of the activation and t its
           output, both (tokens..., units of the next layer).
         - "hidden": of segments of two layers. As "segment", but x is `[x, h]`, (tokens..., d_in +

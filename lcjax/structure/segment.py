@@ -1,10 +1,12 @@
 """Segments: the Dense layers that one replacement stands for, and what is between them."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from lcjax.algebra.fingerprints import fingerprint
 from lcjax.algebra.fuse import Affine, DenseParams, Norm
@@ -60,12 +62,14 @@ class SegmentId(NamedTuple):
       names: as of the segment.
       sites: as of the segment.
       widths: as of the segment.
+      experts: as of the segment.
     """
 
     key: str
     names: tuple[str, ...]
     sites: tuple[str, ...]
     widths: tuple[int, ...]
+    experts: tuple[int, ...] = ()
 
     @property
     def d_in(self) -> int:
@@ -76,6 +80,26 @@ class SegmentId(NamedTuple):
     def d_out(self) -> int:
         """Width of the output."""
         return self.widths[-1]
+
+    @property
+    def parts(self) -> tuple["SegmentId", ...]:
+        """Those of its experts, or itself where it has none."""
+        if not self.experts:
+            return (self,)
+        return tuple(
+            SegmentId(
+                expert_name(self.key, index),
+                tuple(expert_name(name, index) for name in self.names),
+                tuple(expert_name(site, index) for site in self.sites),
+                self.widths,
+            )
+            for index in np.ndindex(self.experts)
+        )
+
+
+def expert_name(name: str, index: Sequence[int]) -> str:
+    """Returns the name of one expert of a layer, site or segment: `moe/wi[2]`."""
+    return f"{name}[{','.join(map(str, index))}]"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # compared by identity: it holds arrays
@@ -96,6 +120,8 @@ class Segment:
       gates: Dense layers that read the segment's input too and go with it: those of gated units.
         Least squares takes their kernels into account when it weighs inputs.
       entry: a bypass that the first layer's kernel and bias include; None for none.
+      experts: sizes of the leading axes of kernels that count experts, whose values are observed
+        one by one: statistics have the keys of `parts`.
     """
 
     layers: tuple[DenseParams, ...]
@@ -104,6 +130,7 @@ class Segment:
     key: str
     gates: tuple[DenseParams, ...] = ()
     entry: Entry | None = None
+    experts: tuple[int, ...] = ()
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -154,10 +181,50 @@ class Segment:
     @property
     def id(self) -> SegmentId:
         """Which segment this is: equal for the same place of a model, whatever its values."""
-        return SegmentId(self.key, self.names, self.sites, self.widths)
+        return SegmentId(self.key, self.names, self.sites, self.widths, self.experts)
+
+    @property
+    def parts(self) -> tuple["Segment", ...]:
+        """The segments of its experts, each with an index in its names; itself without experts."""
+        if not self.experts:
+            return (self,)
+        parts = []
+        for index, part in zip(np.ndindex(self.experts), self.id.parts, strict=True):
+            one = partial(_of_expert, index=index)
+            parts.append(
+                replace(
+                    self,
+                    layers=tuple(map(one, self.layers)),
+                    joints=tuple(_joint_of_expert(joint, index) for joint in self.joints),
+                    names=part.names,
+                    key=part.key,
+                    gates=tuple(map(one, self.gates)),
+                    experts=(),
+                )
+            )
+        return tuple(parts)
 
     @cached_property
     def weights(self) -> str | None:
         """Fingerprint of the values; None where they are traced or abstract."""
         leaves = jax.tree.leaves((self.layers, self.gates, [joint[1:] for joint in self.joints]))
         return fingerprint([leaf for leaf in leaves if hasattr(leaf, "dtype")])
+
+
+def _of_expert(params: Mapping[str, Any], index: tuple[int, ...]) -> dict[str, Any]:
+    return {name: array[index] for name, array in params.items()}
+
+
+def _joint_of_expert(joint: Joint, index: tuple[int, ...]) -> Joint:
+    """Returns what is between the layers of one expert; maps may be the same for all of them."""
+
+    def vector(array: Any) -> Any:
+        return array if array is None or array.ndim < 2 else array[index]
+
+    def one(each: Any) -> Any:
+        return None if each is None else Affine(*map(vector, each))
+
+    site = None if joint.site is None else expert_name(joint.site, index)
+    slope = joint.slope if not np.ndim(joint.slope) else joint.slope[index]
+    maps = (one(each) for each in (joint.before, joint.linear, joint.after))
+    return Joint(site, slope, *maps, bypass=joint.bypass and _of_expert(joint.bypass, index))

@@ -39,11 +39,14 @@ class Site:
       parameters_after: in what replaces them.
       flops_before: multiply-adds times two for one token through those matrices.
       flops_after: the same once collapsed.
-      layers: how many layers `nn.scan` stacked in this site; they collapse together.
+      layers: how many layers `nn.scan` stacked in this site, or experts of a traced function; they
+        collapse together.
       fusing_saves: whether one matrix, with its bias, has fewer parameters than two with theirs,
         and than there are now. About `d_in d_out < d_hidden (d_in + d_out)`.
       linear_units: of a site with a slope for each unit, how many are exactly 1, over all layers;
         None of other sites, and where slopes are abstract.
+      experts: how many of the stacked layers are experts, each of which is fitted to its own
+        tokens; 1 where there are none.
     """
 
     path: str
@@ -58,6 +61,7 @@ class Site:
     layers: int = 1
     fusing_saves: bool = False
     linear_units: int | None = None
+    experts: int = 1
 
     @property
     def gap(self) -> float | None:

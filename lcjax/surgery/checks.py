@@ -14,6 +14,7 @@ from lcjax.calibration.fits import Fit
 from lcjax.errors import CollapseError
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment
+from lcjax.surgery.experts import solve_experts
 from lcjax.surgery.unit_solver import reading_only, solve
 
 
@@ -34,6 +35,8 @@ def solve_checked(
       CollapseError: arrays that are not real or complex floats, or that hold more than a kernel and
         a bias, or are on different devices; a result that is not finite. Names the sites.
     """
+    if segment.experts and fit.needs_data:
+        return solve_experts(solve_checked, fit, segment, statistics)
     for name, layer in zip(segment.names, segment.layers, strict=True):
         _check_dense(f"{segment.label}: {name}", layer)
     _check_devices(segment, jax.tree.leaves(segment.layers))

@@ -57,8 +57,9 @@ def collapse(
     Args:
       variables: nested dicts: params alone, or variables with "params" and whatever else; plain or
         FrozenDict, leaves boxed or not; NumPy or JAX arrays of any float dtype, sharded or not.
-      sites: paths, globs, Sites or a Plan; None takes every site within the fit's `max_gap`, or
-        those that were calibrated. Under `jax.jit` they must be given, and gaps are not checked.
+      sites: paths, globs, `re.Pattern`s, Sites or a Plan; None takes every site within the
+        fit's `max_gap`, or those that were calibrated. Under `jax.jit` they must be given, and gaps
+        are not checked.
       fit: None takes `Exact()`, with a calibration the fit that it was made for.
       calibration: what `lcjax.calibrate` returned for these variables.
       slopes_from: a tree with the same sites whose slopes say which are linear: the raw params, of
@@ -151,7 +152,8 @@ def abstract_collapse(
 
     Args:
       variables: as for `collapse`, of arrays or ShapeDtypeStructs.
-      sites: paths, globs, Sites or a Plan; they must be given, since abstract slopes have no gap.
+      sites: paths, globs, `re.Pattern`s, Sites or a Plan; they must be given, since abstract
+        slopes have no gap.
       fit: None takes `Exact()`.
 
     Raises:

@@ -12,7 +12,7 @@ from lcjax.calibration.candidates import collect_for_fit
 from lcjax.calibration.data import CalibrationData, as_data
 from lcjax.calibration.fits import LEAST_SQUARES, Fit, check_fit
 from lcjax.errors import CollapseError
-from lcjax.structure.choice import SiteSelector, Skip, select_for_fit, select_linear
+from lcjax.structure.choice import SiteSelector, Skip, assign, select_for_fit, select_linear
 from lcjax.structure.front_end import Collapsible, Rebuilt, Size
 from lcjax.structure.params_tree import ParamsTree
 from lcjax.structure.replacement import Replacement
@@ -60,7 +60,7 @@ def collapse_sequential(
     variables: Mapping[str, Any],
     data: CalibrationData | Iterable[Any],
     sites: SiteSelector = None,
-    fit: Fit | Mapping[str, Fit] = LEAST_SQUARES,
+    fit: Fit | Mapping[Any, Fit] = LEAST_SQUARES,
 ) -> tuple[Any, CollapseReport]:
     """Returns the tree with these sites collapsed one segment after another, and the report.
 
@@ -77,9 +77,10 @@ def collapse_sequential(
       apply_fn: runs Flax linen modules in inference mode, such as `model.apply`; jitted or not.
       variables: params or variables, as apply_fn takes them; nested dicts.
       data: batches, or `CalibrationData`; in memory or re-iterable.
-      sites: paths, globs, Sites or a Plan; None takes every paired site.
+      sites: paths, globs, `re.Pattern`s, Sites or a Plan; None takes every paired site.
       fit: `LeastSquares(...)`, `PerUnit(...)`, `Units(...)` or `Remove()`; or a fit for each site,
-        `Exact(...)` too, by path or glob, in the place of sites: sites that are not named stay.
+        `Exact(...)` too, by path, glob or `re.Pattern`, in the place of sites: the first that
+        matches a site gives its fit, and sites that none matches stay.
 
     Returns:
       `(compact, report)`, as `lcjax.collapse`; the report's errors are of each segment alone, with
@@ -111,7 +112,7 @@ def collapse_model_sequential(
     model: Collapsible,
     data: CalibrationData | Iterable[Any],
     sites: SiteSelector = None,
-    fit: Fit | Mapping[str, Fit] = LEAST_SQUARES,
+    fit: Fit | Mapping[Any, Fit] = LEAST_SQUARES,
 ) -> tuple[Any, CollapseReport]:
     """Returns what `collapse_sequential` does, for a model of any front end."""
     data = as_data(data)
@@ -209,7 +210,7 @@ def _merged(model: Collapsible, parts: Sequence[Rebuilt]) -> Rebuilt:
 
 
 def _fits_by_site(
-    model: Collapsible, sites: SiteSelector, fit: Fit | Mapping[str, Fit]
+    model: Collapsible, sites: SiteSelector, fit: Fit | Mapping[Any, Fit]
 ) -> tuple[dict[str, Fit], Sequence[Skip]]:
     """Returns a fit for each chosen site, and the sites that stay.
 
@@ -224,13 +225,10 @@ def _fits_by_site(
         return dict.fromkeys(selection.chosen, fit), selection.skipped
     if sites is not None:
         raise ValueError("sites: got sites, and a fit for each in `fit`; expected one of the two.")
-    fits, gaps = {}, {}
-    for name, each in fit.items():
+    for each in fit.values():
         check_fit(each)
-        for path in select_for_fit(model.sites, [name], model.collapsed).chosen:
-            fits[path] = each
-            if not each.needs_data:
-                gaps[path] = each.max_gap
+    fits = assign(model.sites, fit, model.collapsed)
+    gaps = {path: each.max_gap for path, each in fits.items() if not each.needs_data}
     for gap in set(gaps.values()):
         exact = [path for path in gaps if gaps[path] == gap]
         select_linear(model.sites, exact, gap, model.collapsed)

@@ -11,11 +11,13 @@ def collapsible(fn: Callable[..., Any], *, has_state: bool = False) -> Collapsib
     """Gives any JAX function of params and inputs the life cycle of a collapsible model.
 
     Its jaxpr is searched for `Dense → activation → Dense`, the kernels being leaves of the params:
-    products and 1×1 convolutions, for any order of axes, under jit, remat and `lax.scan`; biases,
-    inference norms and dropout may be between; gated units count. Each such site gets a slope α,
-    `a(z) = α z + (1 − α) σ(z)`, and can be fused once it is linear. The function's code does not
-    change. Activations that are not elementwise and kernels that are tied or used twice are not
-    sites; `f.trace(...).explain()` gives the reasons.
+    products and 1×1 convolutions, for any order of axes, under jit, remat, `lax.scan`, `lax.cond`
+    and `lax.while_loop`; biases, inference norms and dropout may be between; gated units count,
+    with gate and value in one kernel too. Each such site gets a slope α,
+    `a(z) = α z + (1 − α) σ(z)`, and can be fused once it is linear; one whose kernels are stacked
+    by expert gets a slope, and a fit to the tokens routed to it, for each expert. The function's
+    code does not change. Activations that are not elementwise and kernels that are tied or used
+    twice are not sites; `f.trace(...).explain()` gives the reasons.
 
     With `lcjax.Units` the function's own activation runs on the hidden units that stay.
 
@@ -35,7 +37,7 @@ def collapsible(fn: Callable[..., Any], *, has_state: bool = False) -> Collapsib
     statistics of a norm that was folded in unchanged.
 
     With slopes fixed at 0 (closed over, or left out of the tree) the program is the function's own.
-    Code that belongs to no site, such as `while` loops or custom kernels, runs unchanged.
+    Code that belongs to no site, such as attention or custom kernels, runs unchanged.
 
     Args:
       fn: `fn(params, *inputs, **kwargs)`; params a pytree of arrays. Flax linen `module.apply`; for
@@ -53,8 +55,11 @@ def collapsible(fn: Callable[..., Any], *, has_state: bool = False) -> Collapsib
       >>> f = lcjax.collapsible(lambda p, x: jax.nn.relu(x @ p["up"]) @ p["down"])
       >>> x, params = jnp.ones((1, 2)), {"up": jnp.ones((2, 4)), "down": jnp.ones((4, 2))}
       >>> compact, report = f.trace(params, x).collapse(fit=lcjax.Exact(max_gap=1))
-      >>> compact["fused"]["up|hidden=4||down:4x2,up:2x4"]["kernel"].shape
-      (2, 2)
+      >>> (key,) = compact["fused"]
+      >>> key
+      'up {"form": ["linear"], "hidden": [4], "removed": {"down": [4, 2], "up": [2, 4]}}'
+      >>> compact["fused"][key]["kernel"].shape, lcjax.FusedKey.parse(key).widths
+      ((2, 2), (4,))
     """
     check_function(fn, "fn")
     return CollapsibleFunction(fn, has_state)

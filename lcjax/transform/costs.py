@@ -68,6 +68,7 @@ def _site(found: MatchedSite, slope: Any, call: BoundCall) -> Site:
         parameters_before=parameters,
         flops_before=flops,
         layers=layers,
+        experts=math.prod(match.up.experts),
     )
     return with_savings(site, *biased)
 

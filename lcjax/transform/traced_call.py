@@ -60,10 +60,10 @@ class TracedCall(TracedModel):
         As `lcjax.collapse`, with its arguments; call the function with the compact tree in the
         place of its params. With `Units` an activation stays, and the function's own operations
         run on fewer units. In `compact["fused"]` the key of every entry names its sites, their
-        widths, how many units stay, and the removed leaves of the model: all that is needed to
-        trace the original function again. An entry is a Dense or its factors; where units stay,
-        `layers` with `bypass`, which is added to the output, `gates`, and `vectors`: what differs
-        from unit to unit, as in a norm.
+        forms and widths, how many units stay, and the removed leaves of the model: all that is
+        needed to trace the original function again; `lcjax.FusedKey` reads it. An entry is a Dense
+        or its factors; where units stay, `layers` with `bypass`, which is added to the output,
+        `gates`, and `vectors`: what differs from unit to unit, as in a norm.
 
         Raises:
           CollapseError: as `lcjax.collapse`; a site that is collapsed already; one whose norm uses
@@ -96,7 +96,7 @@ class TracedCall(TracedModel):
         self,
         data: Data,
         sites: SiteSelector = None,
-        fit: Fit | Mapping[str, Fit] = LEAST_SQUARES,
+        fit: Fit | Mapping[Any, Fit] = LEAST_SQUARES,
     ) -> tuple[dict[str, Any], CollapseReport]:
         """Returns the tree with sites collapsed one segment after another, and the report.
 
@@ -152,7 +152,7 @@ class TracedCall(TracedModel):
           candidates: `Candidates(...)`, or a list of fits.
           metric: `KLDivergence()` or `RelativeError()` of what the function returns, or
             `metric(tree)`, which returns a number, higher is better.
-          sites: paths, globs or Sites that may be taken; None takes every site.
+          sites: paths, globs, `re.Pattern`s or Sites that may be taken; None takes every site.
           tolerance: as for `lcjax.plan_fits`.
         """
         return plan_fits_of_model(

@@ -12,10 +12,10 @@ from lcjax.structure.sites import Sites
 from lcjax.transform.call import run_call
 from lcjax.transform.costs import flops_of, sites_of
 from lcjax.transform.lowering.bound_call import BoundCall, bind_call
-from lcjax.transform.lowering.observe import check_observable, observed_values
 from lcjax.transform.lowering.rebuild import rebuild_params
 from lcjax.transform.lowering.segments import check_unread, segments_of
 from lcjax.transform.lowering.site_chains import neighbours
+from lcjax.transform.observing.observe import check_observable, observed_values
 from lcjax.transform.params.tree import read_params
 from lcjax.tree.paths import leaves_by_path
 from lcjax.tree.slopes import count_parameters

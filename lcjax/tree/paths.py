@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 _COLLECTION, _SLOPES = "params/", "slopes/"
+_IN_MODULES = "lcjax/slopes/"  # between the module of an NNX site and the rest of its path
 FUNCTION_TREE_PARTS = frozenset({"model", "slopes", "fused"})  # of a collapsible function
 _OWN_NAMES = re.compile(r"act(_\d+)?|Collapsible(Activation|Gate)_\d+")
 
@@ -66,7 +67,8 @@ def slope_paths(paths: Iterable[str]) -> frozenset[str]:
 
     A leaf named `slope` is a slope if it is the only leaf of its module, as in the activations of
     lcjax: with other leaves in the module (`{"slope", "intercept"}`) it belongs to the model. In
-    the tree of a collapsible function the slopes are the leaves under the top-level `slopes`.
+    the tree of a collapsible function the slopes are the leaves under the top-level `slopes`, in
+    the state of an NNX module those of `lcjax.nnx.add_slopes`.
     """
     paths = list(paths)
     parts = {path.partition("/")[0] for path in map(in_params, paths)}
@@ -78,19 +80,24 @@ def slope_paths(paths: Iterable[str]) -> frozenset[str]:
         for end in range(len(names)):
             module = "/".join(names[:end])
             leaves_of[module] = leaves_of.get(module, 0) + 1
-    return frozenset(p for p in paths if is_slope_path(p) and leaves_of[p.rpartition("/")[0]] == 1)
+    return frozenset(
+        p
+        for p in paths
+        if is_slope_path(p) and (leaves_of[p.rpartition("/")[0]] == 1 or _in_module(p))
+    )
 
 
 def surely_slope(path: str) -> bool:
     """Returns whether the module of a leaf named `slope` has a name that lcjax gives.
 
     Those are `act`, `act_<i>` and Flax's names for `CollapsibleActivation` and `CollapsibleGate`,
-    any name below `slopes` in the tree of a collapsible function, and the root, which is the tree
-    of a single activation.
+    any name below `slopes` in the tree of a collapsible function, which may be that of a submodule
+    (`lcjax.linen.Collapsed`, `lcjax` of an NNX module), and the root, which is the tree of a single
+    activation.
     """
-    path = in_params(path)
-    site = path.rpartition("/")[0]
-    return not site or path.startswith(_SLOPES) or bool(_OWN_NAMES.fullmatch(site.split("/")[-1]))
+    site = in_params(path).rpartition("/")[0]
+    below = f"/{_SLOPES}" in f"/{site}"
+    return not site or below or bool(_OWN_NAMES.fullmatch(site.split("/")[-1]))
 
 
 def is_slope(keys: Sequence[Any]) -> bool:
@@ -106,9 +113,18 @@ def is_slope_path(path: str) -> bool:
 def site_of(keys: Sequence[Any]) -> str:
     """Returns the path of the site whose slope has this key path; "" for a bare slope.
 
-    The tree of a collapsible function keeps slopes under `slopes`, which is dropped.
+    The tree of a collapsible function keeps slopes under `slopes`, the module of an NNX site under
+    `lcjax/slopes`, which is dropped.
     """
-    return in_params(leaf_path(keys)).removeprefix(_SLOPES).rpartition("/")[0]
+    path = in_params(leaf_path(keys)).removeprefix(_SLOPES)
+    if _in_module(path):
+        before, _, after = f"/{path}".rpartition(f"/{_IN_MODULES}")
+        path = f"{before}/{after}".strip("/")
+    return path.rpartition("/")[0]
+
+
+def _in_module(path: str) -> bool:
+    return f"/{_IN_MODULES}" in f"/{path}"
 
 
 def natural_sort_key(path: str) -> tuple[Any, ...]:

@@ -1,9 +1,8 @@
-"""Selection of sites by path, by glob or by number from the last, and their weights."""
+"""Selection of sites by rules or by number from the last, and their weights."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from itertools import combinations, product
 from numbers import Real
 from typing import Any
@@ -14,9 +13,10 @@ from jax.core import Tracer
 
 from lcjax._messages import describe
 from lcjax.errors import CollapseError
-from lcjax.tree.paths import in_params, natural_sort_key
+from lcjax.tree.paths import natural_sort_key
+from lcjax.tree.rules import Rule, is_rule, listed, matching
 
-Weights = float | Sequence[float] | Mapping[str, float]
+Weights = float | Sequence[float] | Mapping[Any, float]
 Order = Iterable[Any]  # site paths, or Sites
 
 NO_SITES = (
@@ -39,8 +39,9 @@ class SiteSelection:
     Attributes:
       last: number of sites counted from the last (int), or their fraction (float in (0, 1],
         rounded, at least one), among those that `where` and `sites` select; None for all.
-      where: a glob over site paths.
-      sites: paths or globs of the sites; each must match at least one.
+      where: a glob or `re.Pattern` over site paths.
+      sites: paths, globs or `re.Pattern`s of the sites; each must match at least
+        one.
       order: all site paths in forward order, as `find_sites(..., apply_fn=)` returns them; needed
         by `last` and by listed weights where names (encoder, decoder) do not show it.
 
@@ -50,8 +51,8 @@ class SiteSelection:
     """
 
     last: int | float | None = None
-    where: str | None = None
-    sites: Iterable[str] | None = None
+    where: Rule | None = None
+    sites: Rule | Iterable[Rule] | None = None
     order: Order | None = None
 
     def __post_init__(self):
@@ -62,19 +63,20 @@ class SiteSelection:
             object.__setattr__(self, "order", tuple(self.order))
 
 
-Selected = str | Iterable[str] | SiteSelection | None
+Selected = Rule | Iterable[Rule] | SiteSelection | None
 
 
 def as_selection(sites: Selected) -> SiteSelection:
-    """Returns a selection; paths or globs alone are a selection of those sites."""
+    """Returns a selection; rules alone are a selection of those sites."""
     return sites if isinstance(sites, SiteSelection) else SiteSelection(sites=sites)
 
 
-def site_names(sites: Any) -> list[str]:
-    """Returns the paths and globs of a choice of sites.
+def site_names(sites: Any) -> list[Rule]:
+    """Returns the rules of a choice of sites.
 
     Args:
-      sites: a path or glob, a site, an iterable of them, or what has them as its attribute `sites`.
+      sites: a path, glob or compiled regular expression, a site, an iterable of them, or what has
+        them as its attribute `sites`.
 
     Raises:
       TypeError: something else.
@@ -90,52 +92,32 @@ def site_names(sites: Any) -> list[str]:
             "comes third: (apply_fn, variables, metric, data); give sites=None for all."
         )
     sites = getattr(sites, "sites", sites)
-    if isinstance(sites, str) or hasattr(sites, "path"):
+    if is_rule(sites) or hasattr(sites, "path"):
         sites = [sites]
     if not isinstance(sites, Iterable):
         shown = f"{sites!r}, " if isinstance(sites, Real) else ""
         raise TypeError(
-            f"sites is {shown}{describe(sites)}; expected paths or globs such as 'block_1/*', "
-            "Sites or a Plan. Give other arguments by name: fit=lcjax.Exact(max_gap=0.1), last=1."
+            f"sites is {shown}{describe(sites)}; expected paths, globs such as 'block_1/*', "
+            "compiled regular expressions, Sites or a Plan. Give other arguments by name: "
+            "fit=lcjax.Exact(max_gap=0.1), last=1."
         )
     names = [getattr(site, "path", site) for site in sites]
-    wrong = [name for name in names if not isinstance(name, str)]
+    wrong = [name for name in names if not is_rule(name)]
     if wrong:
         raise TypeError(
-            f"sites contains {describe(wrong[0])}; expected paths or globs such as 'block_1/*'. "
-            "lcjax.find_sites(variables).paths lists them; the order of arguments is "
-            "(apply_fn, variables, data, sites)."
+            f"sites contains {describe(wrong[0])}; expected paths, globs such as 'block_1/*' or "
+            "compiled regular expressions. lcjax.find_sites(variables).paths lists them; the order "
+            "of arguments is (apply_fn, variables, data, sites)."
         )
     return names
-
-
-def _listed(paths: Sequence[str]) -> str:
-    shown = ", ".join(path or "(root)" for path in paths[:8])
-    return shown + (f" and {len(paths) - 8} more" if len(paths) > 8 else "")
-
-
-def matching(paths: Sequence[str], pattern: str) -> list[str]:
-    """Returns the site paths that match a path or glob; `*` crosses slashes.
-
-    Raises:
-      CollapseError: if none does; lists the sites of the tree.
-    """
-    found = [path for path in paths if path == pattern]
-    found = found or [path for path in paths if fnmatchcase(path, in_params(pattern))]
-    if not found:
-        raise CollapseError(
-            f"{pattern!r} matches no site. The sites are: {_listed(paths) or 'none'}. "
-            "Name some of them, or give a glob such as '*'; capitals count."
-        )
-    return found
 
 
 def choose(
     paths: Iterable[str],
     *,
     last: int | float | None = None,
-    where: str | None = None,
-    sites: Iterable[str] | None = None,
+    where: Rule | None = None,
+    sites: Rule | Iterable[Rule] | None = None,
     order: Order | None = None,
 ) -> list[str]:
     """Returns the selected ones of these site paths, in forward order.
@@ -161,7 +143,7 @@ def choose(
     if sites is not None:
         patterns = site_names(sites)
         if not patterns:
-            raise CollapseError(f"sites is empty. The sites are: {_listed(chosen)}.")
+            raise CollapseError(f"sites is empty. The sites are: {listed(chosen)}.")
         named = {path for pattern in patterns for path in matching(chosen, pattern)}
         chosen = [path for path in chosen if path in named]
     if last is None:
@@ -180,8 +162,8 @@ def _in_order(paths: set[str], order: Order | None) -> list[str]:
     places = {getattr(site, "path", site): place for place, site in enumerate(order)}
     if missing := sorted(paths - places.keys(), key=natural_sort_key):
         raise CollapseError(
-            f"order: got {_listed(list(places)) or 'no path'}, expected every site; it lacks "
-            f"{_listed(missing)}. Pass the paths of lcjax.find_sites(..., apply_fn=) or of "
+            f"order: got {listed(list(places)) or 'no path'}, expected every site; it lacks "
+            f"{listed(missing)}. Pass the paths of lcjax.find_sites(..., apply_fn=) or of "
             "f.trace(...).sites."
         )
     return sorted(paths, key=places.__getitem__)
@@ -226,7 +208,8 @@ def weigh(chosen: Sequence[str], weights: Weights, *, ordered: bool = True) -> d
     Args:
       chosen: site paths in forward order.
       weights: one number for all, one for each selected site in forward order, or a mapping of
-        paths or globs to numbers; a site that the mapping does not name has weight 1.
+        paths, globs or `re.Pattern`s to numbers, of which the last counts; a site that the
+        mapping does not name has weight 1.
       ordered: whether the forward order is known, not only the order of names.
 
     Raises:
@@ -258,6 +241,6 @@ def _listed_weights(chosen: Sequence[str], weights: Any) -> dict[str, Any]:
         return dict.fromkeys(chosen, weights)
     if len(weights) != len(chosen):
         raise ValueError(
-            f"weights has {len(weights)} numbers for {len(chosen)} sites: {_listed(chosen)}."
+            f"weights has {len(weights)} numbers for {len(chosen)} sites: {listed(chosen)}."
         )
     return dict(zip(chosen, weights, strict=True))

@@ -6,7 +6,6 @@ marks has a leaf where the params have a slope, `optax.MaskedNode` elsewhere.
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
-from fnmatch import fnmatchcase
 from typing import Any
 
 import jax
@@ -16,7 +15,8 @@ import optax
 
 from lcjax.errors import CollapseError
 from lcjax.tree.paths import leaf_path, natural_sort_key, site_of, slope_paths, surely_slope
-from lcjax.tree.selection import Order, SiteSelection, choose
+from lcjax.tree.rules import Rule, matches
+from lcjax.tree.selection import Order, SiteSelection, choose, site_names
 
 
 def slopes(tree: Any) -> dict[str, Any]:
@@ -83,8 +83,8 @@ def select_sites(
     params: Any,
     *,
     last: int | float | None = None,
-    where: str | None = None,
-    sites: Iterable[str] | None = None,
+    where: Rule | None = None,
+    sites: Rule | Iterable[Rule] | None = None,
     order: Order | None = None,
 ) -> list[str]:
     """Returns the paths of the selected sites in forward order, as the optimizers select them.
@@ -92,8 +92,8 @@ def select_sites(
     Args:
       params: any tree with leaves named `slope`; arrays or ShapeDtypeStructs.
       last: number of sites counted from the last (int) or their fraction (float); None for all.
-      where: a glob over site paths.
-      sites: paths or globs.
+      where: a glob or `re.Pattern` over site paths.
+      sites: paths, globs or `re.Pattern`s.
       order: all site paths in forward order, as `find_sites(..., apply_fn=)` returns them; needed
         by `last` where names (encoder, decoder) do not show it.
 
@@ -140,7 +140,7 @@ def owned_slopes(params: Any, selection: SiteSelection) -> frozenset[str]:
         return found
     where, sites = selection.where, selection.sites
     given = [[where]] if where is not None else []
-    given += [[sites] if isinstance(sites, str) else list(sites)] if sites is not None else []
+    given += [site_names(sites)] if sites is not None else []
     if not given:
         path = min(found - sure)
         raise CollapseError(
@@ -152,7 +152,7 @@ def owned_slopes(params: Any, selection: SiteSelection) -> frozenset[str]:
 
     def named(keys: Any) -> bool:
         site = site_of(keys)
-        return all(any(_names(one, site) for one in patterns) for patterns in given)
+        return all(any(matches(site, one) for one in patterns) for patterns in given)
 
     doubtful = {leaf_path(keys): keys for keys, _ in flat if leaf_path(keys) in found - sure}
     return frozenset(sure | {path for path, keys in doubtful.items() if named(keys)})
@@ -219,10 +219,6 @@ def slopes_by_path(tree: Any) -> dict[str, tuple[str, Any]]:
 def narrow(slope: Any) -> bool:
     """Returns whether a slope has fewer bits than float32: steps near 1 are then 2⁻⁸ or larger."""
     return jnp.finfo(jnp.result_type(slope)).bits < 32
-
-
-def _names(pattern: str, site: str) -> bool:
-    return site == pattern or fnmatchcase(site, pattern)
 
 
 def _is_place(node: Any) -> bool:

@@ -138,8 +138,8 @@ def drops_of(
 ) -> list[float]:
     """Returns the drop of the metric with each fit of one site.
 
-    All are measured together, in one form, but for those of sites with factors or a bypass of
-    earlier collapses before them.
+    All are measured together, in one form, but for those of experts, and of sites with factors or a
+    bypass of earlier collapses before them.
 
     Args:
       model: with the site.
@@ -151,13 +151,18 @@ def drops_of(
     others = dict(others or {})
     if not solved:
         return []
-    if all(len(each.segment.layers) == 2 and not each.segment.entry for each in solved):
+    if all(_has_one_form(each.segment) for each in solved):
         forms = [{each.segment: padded(each.segment, each.replacement)} for each in solved]
         metrics = measure([model.rebuild({**form, **others}).tree for form in forms])
     else:
         forms = [{each.segment: each.replacement} if each.replacement else {} for each in solved]
         metrics = [measure([model.rebuild({**form, **others}).tree])[0] for form in forms]
     return [baseline - metric for metric in metrics]
+
+
+def _has_one_form(segment: Segment) -> bool:
+    """Returns whether `padded` writes every replacement of a segment in the same form."""
+    return len(segment.layers) == 2 and not segment.entry and not segment.experts
 
 
 def statistics_of(fit: Fit, segment: Segment, found: Found) -> SplitMoments:

@@ -3,6 +3,7 @@
 Norms, constants, masks, moves, cuts.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -156,14 +157,19 @@ def _is_activation(region: Region, dependences: Dependences) -> bool:
 
 
 def with_roles(steps: Sequence[AffineOp], roles: AxisRoles) -> list[AffineOp] | None:
-    """Returns operations with the roles that follow from these; None if a role gets lost."""
+    """Returns operations with the roles that follow from these; None if a role gets lost.
+
+    Units are counted anew: those of a slice may have several axes, of which it removes one.
+    """
     moved = []
     for step in steps:
-        after = roles_after(step.op, roles)
-        if after is None:
+        after, units = roles_after(step.op, roles), step.unit_slice
+        if units is not None:
+            units = unit_slice_of(step.op, step.value, roles, step.out)
+        if after is None or (units is None) != (step.unit_slice is None):
             return None
         roles = after
-        moved.append(replace(step, roles=roles))
+        moved.append(replace(step, roles=roles, unit_slice=units))
     return moved
 
 
@@ -223,19 +229,32 @@ def _is_zero(value: Value) -> bool:
 
 
 def unit_slice_of(op: Op, value: Value, roles: AxisRoles, out: Value) -> tuple[int, int] | None:
-    """Returns which units a slice along the one axis of units keeps; None for other slices."""
-    (axis, *more) = axes_of(roles, "unit")
-    if more or len(out.shape) != len(value.shape):
-        return None
+    """Returns which units a slice along one axis of units keeps; None for other slices.
+
+    Units are counted with the axes in the order of their numbers. An axis without a role is taken
+    for one of units that comes before the others: going backwards, an axis of which one element
+    stays, as of gate and value next to each other, has no role yet.
+    """
     params = op.eqn.params
-    if op.name == "split":
-        if params["axis"] != axis:
-            return None
-        start = sum(map(int, params["sizes"][: op.outs.index(out)]))
-        return start, start + out.shape[axis]
-    rest = [i for i in range(len(roles)) if i != axis]
-    whole = all(value.shape[i] == out.shape[i] for i in rest)
-    stride = params["strides"]
-    if not whole or (stride is not None and any(step != 1 for step in stride)):
+    cut = [axis for axis, size in enumerate(value.shape) if size != out.shape[axis]]
+    units = axes_of(roles, "unit")
+    if len(cut) > 1 or (not cut and not units):
         return None
-    return int(params["start_indices"][axis]), int(params["limit_indices"][axis])
+    axis = cut[0] if cut else min(units)
+    role = roles[axis]
+    if role is not None and role[0] != "unit":
+        return None
+    number = -1 if role is None else role[1]
+    numbers = {r[1]: value.shape[a] for a, r in enumerate(roles) if r and a in units and a != axis}
+    if any(size > 1 for other, size in numbers.items() if other < number):
+        return None
+    inner = math.prod(size for other, size in numbers.items() if other > number)
+    if op.name == "split":
+        start = sum(map(int, params["sizes"][: op.outs.index(out)]))
+        start = start if params["axis"] == axis else 0
+        return start * inner, (start + out.shape[axis]) * inner
+    stride = params["strides"]
+    if stride is not None and any(step != 1 for step in stride):
+        return None
+    start, stop = (int(params[f"{end}_indices"][axis]) for end in ("start", "limit"))
+    return start * inner, stop * inner

@@ -4,7 +4,8 @@ from lcjax.transform.analysis.dependence import varying_axes
 from lcjax.transform.ir.primitives import RESHAPES
 from lcjax.transform.ir.program import Op, Value
 
-# ("token", i), ("unit", j), or None for an axis of size 1 without a role.
+# ("token", i), ("unit", j), ("expert", k) where kernels are stacked by expert, or None for an axis
+# of size 1 without a role.
 AxisRole = tuple[str, int] | None
 AxisRoles = tuple[AxisRole, ...]
 
@@ -12,6 +13,11 @@ AxisRoles = tuple[AxisRole, ...]
 def axes_of(roles: AxisRoles, kind: str) -> frozenset[int]:
     """Returns the axes that hold tokens, or those that hold units."""
     return frozenset(axis for axis, role in enumerate(roles) if role and role[0] == kind)
+
+
+def fixed_axes(roles: AxisRoles) -> frozenset[int]:
+    """Returns the axes along which what belongs to a layer may differ: of units and experts."""
+    return axes_of(roles, "unit") | axes_of(roles, "expert")
 
 
 def roles_after(op: Op, roles: AxisRoles) -> AxisRoles | None:
@@ -33,7 +39,7 @@ def varies_by_unit(value: Value, roles: AxisRoles) -> bool:
     """Returns whether a value, of the same axes or a scalar, is the same for every token."""
     if not value.shape:
         return True
-    return len(value.shape) == len(roles) and varying_axes(value) <= axes_of(roles, "unit")
+    return len(value.shape) == len(roles) and varying_axes(value) <= fixed_axes(roles)
 
 
 def _kept(a: Value, b: Value, roles: AxisRoles) -> AxisRoles | None:

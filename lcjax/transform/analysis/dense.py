@@ -1,15 +1,15 @@
 """The Dense layers of a program: products of data with a kernel that is a leaf of the params."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import jax.numpy as jnp
 
-from lcjax.transform.analysis.axes import AxisRole, AxisRoles, roles_after, varies_by_unit
-from lcjax.transform.analysis.dependence import Dependence, Dependences, known_given_params
-from lcjax.transform.ir.primitives import is_passthrough
+from lcjax.transform.analysis.axes import AxisRoles, roles_after, varies_by_unit
+from lcjax.transform.analysis.dependence import Dependences, known_given_params
+from lcjax.transform.analysis.products import read_product
+from lcjax.transform.ir.primitives import PRODUCTS, is_passthrough
 from lcjax.transform.ir.program import Op, Program, Region, Value, ancestors, scans_around
 
 
@@ -23,11 +23,15 @@ class DenseOp:
       x_axes: the axes of x that it sums over.
       kernel: the other operand.
       kernel_in: the axes of the kernel that belong to x_axes, in their order.
-      kernel_out: the axes of the kernel that are output units; the rest have size 1.
+      kernel_out: the axes of the kernel that are output units; the rest have size 1. In their
+        order, but that an axis along which the output is cut comes first, so that each part is a
+        range of units.
       leaf: the leaf of the params that the kernel is, or is cut out of; None where it is computed.
       last: the operation that adds the bias; the product itself if there is no bias.
       bias: the summand.
       roles: of the axes of the output; tokens are counted in the order of x's axes.
+      kernel_experts: the axes along which the kernel is stacked, one layer for every expert.
+      x_experts: the axes of x that belong to these; empty where all experts read the same x.
     """
 
     product: Op
@@ -40,6 +44,19 @@ class DenseOp:
     last: Op
     bias: Value | None
     roles: AxisRoles
+    kernel_experts: tuple[int, ...] = ()
+    x_experts: tuple[int, ...] = ()
+
+    @property
+    def experts(self) -> tuple[int, ...]:
+        """The numbers of experts, one for each axis of them."""
+        return tuple(self.kernel.shape[axis] for axis in self.kernel_experts)
+
+    @property
+    def x_tokens(self) -> tuple[int, ...]:
+        """The axes of x that are tokens."""
+        used = (*self.x_axes, *self.x_experts)
+        return tuple(axis for axis in range(len(self.x.shape)) if axis not in used)
 
     @property
     def out(self) -> Value:
@@ -62,8 +79,7 @@ def find_denses(program: Program, dependences: Dependences) -> dict[Value, Dense
     leaves = set(program.leaves)
     found = {}
     for op in program.ops():
-        read = {"dot_general": _read_dot, "conv_general_dilated": _read_convolution}.get(op.name)
-        parts = read(op, dependences) if read and op.outs[0].users else None
+        parts = read_product(op, dependences) if op.name in PRODUCTS and op.outs[0].users else None
         if parts is not None:
             leaf = _leaf(parts["kernel"], leaves)
             last, bias, roles = _bias(op, parts.pop("roles"), dependences)
@@ -112,68 +128,6 @@ def layer_scans(value: Value) -> list[Region]:
             found.add(each.maker)
             deepest = max(deepest, [*scans_around(each.maker), each.maker], key=len)
     return [scan for scan in deepest if scan in found]
-
-
-def _read_dot(op: Op, dependences: Dependences) -> dict[str, Any] | None:
-    """Returns how a product of data and a fixed kernel is laid out; None for any other."""
-    contracted, batch = op.eqn.params["dimension_numbers"]
-    side = _data_side(op, dependences)
-    if side is None or any(batch) or not contracted[0]:
-        return None
-    x, kernel = op.ins[side], op.ins[1 - side]
-    x_axes, kernel_in = (tuple(map(int, contracted[i])) for i in (side, 1 - side))
-    tokens, kernel_out = _others(x, x_axes), _others(kernel, kernel_in)
-    roles = [("token", i) for i in range(len(tokens))]
-    units = [("unit", j) for j in range(len(kernel_out))]
-    return {
-        "x": x,
-        "x_axes": x_axes,
-        "kernel": kernel,
-        "kernel_in": kernel_in,
-        "kernel_out": kernel_out,
-        "roles": tuple([*roles, *units] if side == 0 else [*units, *roles]),
-    }
-
-
-def _read_convolution(op: Op, dependences: Dependences) -> dict[str, Any] | None:
-    """Returns the same of a 1×1 convolution with stride 1, which is a product."""
-    params = op.eqn.params
-    lhs, rhs, out = params["dimension_numbers"]
-    if (
-        _data_side(op, dependences) != 0
-        or params["feature_group_count"] * params["batch_group_count"] > 1
-    ):
-        return None
-    steps = (params["window_strides"], params["lhs_dilation"])
-    window = [op.ins[1].shape[axis] for axis in rhs[2:]]
-    padding = [amount for pair in params["padding"] for amount in pair]
-    if any(size != 1 for size in [*window, *steps[0], *steps[1]]) or any(padding):
-        return None
-    roles: list[AxisRole] = [None] * len(out)
-    tokens = _others(op.ins[0], (lhs[1],))
-    for from_axis, to_axis in zip(lhs, out, strict=True):
-        is_token = from_axis in tokens
-        roles[to_axis] = ("token", tokens.index(from_axis)) if is_token else ("unit", 0)
-    return {
-        "x": op.ins[0],
-        "x_axes": (lhs[1],),
-        "kernel": op.ins[1],
-        "kernel_in": (rhs[1],),
-        "kernel_out": (rhs[0],),
-        "roles": tuple(roles),
-    }
-
-
-def _data_side(op: Op, dependences: Dependences) -> int | None:
-    """Returns which operand is data, the other being fixed by the params; None otherwise."""
-    left, right = (dependences[value] for value in op.ins[:2])
-    if left is Dependence.DATA and right is Dependence.PARAM:
-        return 0
-    return 1 if left is Dependence.PARAM and right is Dependence.DATA else None
-
-
-def _others(value: Value, axes: Sequence[int]) -> tuple[int, ...]:
-    return tuple(axis for axis in range(len(value.shape)) if axis not in axes)
 
 
 def _bias(op: Op, roles: AxisRoles, dependences: Dependences) -> tuple[Op, Value | None, AxisRoles]:

@@ -11,7 +11,7 @@ from lcjax.transform.ir.primitives import (
     RESHAPES,
     is_elementwise,
 )
-from lcjax.transform.ir.program import Op, Program, Region, Value
+from lcjax.transform.ir.program import Op, Program, Region, Value, sources
 
 
 class Dependence(IntEnum):
@@ -54,8 +54,14 @@ def _visit(body: list[Op | Region], dependences: _Dependences):
                 {layer: dependences[outside] for layer, outside in item.layers.items()}
             )
             _visit(item.body, dependences)
+        elif item.kind == "while":
+            dependences.update(dict.fromkeys([*item.carried, *item.outs], Dependence.DATA))
+            _visit(item.body, dependences)
         else:
             _visit(item.body, dependences)
+        if isinstance(item, Region) and item.kind == "cond":
+            for out, origins in sources(item).items():
+                dependences[out] = max(dependences[value] for value in origins)
 
 
 def data_in(values: Iterable[Value], dependences: Dependences) -> list[Value]:

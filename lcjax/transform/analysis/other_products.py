@@ -10,7 +10,7 @@ from lcjax.transform.analysis.reasons import Cause, Reason, Rejected
 from lcjax.transform.ir.primitives import PASSTHROUGH, PRODUCTS, RESHAPES
 from lcjax.transform.ir.program import Op, Program, Value, ancestors
 
-_GROUPED = frozenset({"ragged_dot", "ragged_dot_general"})
+_GROUPED = frozenset({"ragged_dot", "ragged_dot_general"})  # of jax.lax.ragged_dot
 
 
 class Other(NamedTuple):
@@ -81,7 +81,7 @@ class Others:
                 known_given_params(self._dependences[kernel])
                 and self._dependences[x] is Dependence.DATA
             )
-            return Other(x, kernel, Reason(Cause.RAGGED, op=op.name)) if fixed else None
+            return Other(x, kernel, Reason(Cause.RAGGED, op="ragged_dot")) if fixed else None
         if op.name != "dot_general":
             return None
         for x, kernel in (op.ins, op.ins[::-1]):

@@ -22,8 +22,8 @@ class Cause(Enum):
     SEVERAL = "it depends on the outputs of several Dense layers"
     TWO_PARTS = "it multiplies two parts of a Dense's output, and neither is linear in that output"
     ONE_KERNEL = (
-        "gate and value are parts of one product, cut in a way that is not looked through. Cut the "
-        "last axis into two halves, as jnp.split does, or give each its own kernel"
+        "gate and value are parts of one product, cut in a way that is not looked through. Cut one "
+        "axis into two ranges, as jnp.split and x[..., 0, :] do, or give each its own kernel"
     )
     BY_TOKEN = (
         "`{op}` brings in values that differ from token to token, such as a bias by position or a "
@@ -36,9 +36,17 @@ class Cause(Enum):
     )
     FROZEN = "the kernel {which} it is under `stop_gradient`, and a fused kernel would train"
     COMPUTED = "the kernel {which} it is computed from params and is not itself one of them"
+    LORA = (
+        "a LoRA product is added to the product with the kernel {which} it. Merge it into the "
+        "kernel: collapse, then add LoRA to the compact model"
+    )
+    QUANTIZED = (
+        "the kernel {which} it is quantized (stored as {dtype}). Collapse the float kernels first, "
+        "then quantize the compact ones"
+    )
     DTYPE = "the kernel {which} it is stored as {dtype}, and only real floats fuse"
     PICKED = "a loop counter indexes it. Pass the layers to lax.scan as `xs`, or unroll the loop"
-    LOOPS = "the two Dense layers are in different loops"
+    LOOPS = "the two Dense layers are in different loops, or only one of them in a branch"
     LAYERS = "one kernel belongs to one layer of a scan and the other to all of them"
     JOINED_BY_LAYER = "a bias or norm differs by layer of a scan, and the kernels do not"
     NESTED = "it is inside the gate of another site"
@@ -46,12 +54,19 @@ class Cause(Enum):
     ONE_LEAF = "the kernel {which} it is a part of {leaf}, of which other layers are parts too"
     BOTH_PARTS = "the kernels before and after it are parts of one leaf, {leaf}"
     BOTH_SIDES = "the kernel {leaf} is used on both sides of it (tied weights)"
-    UNOPENED = "lcjax does not look inside it. It does for loops over layers that lax.scan runs"
-    BATCHED = (
-        "its kernels are stacked along a batch axis, one for every expert, member or position; "
-        "only kernels that all tokens share are fused"
+    UNOPENED = "lcjax does not look inside it. It does for scan, while, cond, remat and jit"
+    SHARDED = (
+        "its body sees parts of the arrays, one on each device. Give the function without "
+        "jax.shard_map to lcjax, and shard params and inputs for jax.jit"
     )
-    RAGGED = "`{op}` multiplies each group of tokens by its own kernel, as in mixtures of experts"
+    BATCHED = (
+        "one of the kernels is stacked along a batch axis, one for every expert, member or "
+        "position, and the other is not stacked alike"
+    )
+    RAGGED = (
+        "`{op}` multiplies each group of tokens by the kernel of its own expert, in groups that "
+        "the data chooses; only experts of equally many tokens, as in jnp.einsum, are rewritten"
+    )
     GATHERED = "`{op}` selects its kernel by a value of the data, as one expert for every token"
     HIDDEN_USED = "its hidden value is used elsewhere too, by `{op}`"
     HIDDEN_RETURNED = "its hidden value is returned by the function"

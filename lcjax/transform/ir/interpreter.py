@@ -1,13 +1,14 @@
 """The interpreter: runs a program on arrays, with rewrites."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from lcjax._jaxpr import bind
-from lcjax.transform.ir.program import Op, Program, Region, Value
+from lcjax.transform.ir.program import Op, Program, Region, Value, branches_of
 from lcjax.transform.ir.rewrites import Rewrites
 
 Env = dict[Value, Any]
@@ -41,6 +42,10 @@ def run(body: Sequence[Op | Region], rewrites: Rewrites, env: Env) -> None:
             env.update(zip(item.outs, bind(item.eqn, operands), strict=True))
         elif item.kind == "scan":
             _run_scan(item, rewrites, env)
+        elif item.kind == "while":
+            _run_while(item, rewrites, env)
+        elif item.kind == "cond":
+            _run_cond(item, rewrites, env)
         elif item.kind == "remat" and not rewrites.flat:
             _run_remat(item, rewrites, env)
         else:
@@ -48,7 +53,8 @@ def run(body: Sequence[Op | Region], rewrites: Rewrites, env: Env) -> None:
 
 
 def _runs_whole(region: Region, rewrites: Rewrites, env: Env) -> bool:
-    opened = region in rewrites.touched or (rewrites.flat and region.kind != "scan")
+    calls = region.kind in ("call", "remat")
+    opened = region in rewrites.touched or (rewrites.flat and calls)
     return not opened and all(v in env or v.constant is not None for v in region.ins)
 
 
@@ -105,3 +111,32 @@ def _run_scan(region: Region, rewrites: Rewrites, env: Env) -> None:
     )
     for i, array in zip(kept, [*last, *stacked], strict=True):
         env[region.outs[i]] = array
+
+
+def _run_while(region: Region, rewrites: Rewrites, env: Env) -> None:
+    step, test = branches_of(region)
+
+    def inside(branch: Region, carry: list[Any]) -> list[Any]:
+        inner = env | dict(zip(region.carried, carry, strict=True))
+        run(branch.body, rewrites, inner)
+        return [read(inner, value) for value in branch.outs]
+
+    last = jax.lax.while_loop(
+        lambda carry: inside(test, carry)[0],
+        lambda carry: inside(step, carry),
+        [read(env, value) for value in region.starts],
+    )
+    env.update(zip(region.outs, last, strict=True))
+
+
+def _run_cond(region: Region, rewrites: Rewrites, env: Env) -> None:
+    kept = [i for i, out in enumerate(region.outs) if rewrites.is_live(out)]
+
+    def inside(branch: Region) -> list[Any]:
+        inner = dict(env)
+        run(branch.body, rewrites, inner)
+        return [jnp.asarray(read(inner, branch.outs[i])) for i in kept]
+
+    index = read(env, region.ins[0])
+    results = jax.lax.switch(index, [partial(inside, each) for each in branches_of(region)])
+    env.update(zip((region.outs[i] for i in kept), results, strict=True))

@@ -1,6 +1,6 @@
 """A traced call together with the arrays that it runs on."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,7 +11,9 @@ from lcjax.transform.analysis.reasons import Reason
 from lcjax.transform.ir.program import Program, Value
 from lcjax.transform.matching.find_sites import Analysis
 from lcjax.transform.matching.tracing import CallTrace, as_array, trace_call
+from lcjax.transform.params.keys import site_at
 from lcjax.transform.params.tree import FunctionParams, restore_leaves
+from lcjax.tree.encoding import strip_box_suffix
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -56,6 +58,20 @@ class BoundCall:
     def name_of(self, leaf: Value | None) -> str:
         """Returns the encoded path of a leaf; "" for a kernel that is not one."""
         return "" if leaf is None else self.leaf_names[leaf]
+
+    def reads(self, paths: Iterable[str]) -> bool:
+        """Returns whether the call reads one of the leaves at these encoded paths."""
+        wanted = {strip_box_suffix(path) for path in paths}
+        leaves = [leaf for leaf in self.program.leaves if self._path_of(leaf) in wanted]
+        return len(leaves) < len(wanted) or any(leaf.users for leaf in leaves)
+
+    def _path_of(self, leaf: Value) -> str:
+        return strip_box_suffix(self.leaf_names[leaf])
+
+    def skips(self, path: str) -> bool:
+        """Returns whether the call reads no leaf of the site at a path, which params have."""
+        own = [leaf for leaf in self.program.leaves if site_at(self._path_of(leaf)) == path]
+        return bool(own) and not any(leaf.users for leaf in own)
 
     def with_params(self, params: FunctionParams) -> "BoundCall":
         """Returns the same call with another tree for the same function."""

@@ -10,7 +10,7 @@ from lcjax.algebra.sharding import take_units
 from lcjax.errors import CollapseError
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment
-from lcjax.transform.ir.program import scans_around
+from lcjax.transform.ir.program import blocks_around
 from lcjax.transform.lowering.bound_call import BoundCall
 from lcjax.transform.lowering.links import Link, LinkedChain, dense_params, layers_of
 from lcjax.transform.lowering.weights import vector
@@ -132,10 +132,10 @@ def _narrowed(call: BoundCall, linked: LinkedChain, place: int, units: np.ndarra
     """
     site, link = linked.sites[place], linked.links[place]
     path = unit_path(call.analysis, site)
-    if scans_around(site.match.up.product):
+    if blocks_around(site.match.up.product):
         raise CollapseError(
-            f"{site.path}: is inside a scan, in which no units can be cut. Unroll it, with a tree "
-            "of params for every layer, or collapse with lcjax.Exact()."
+            f"{site.path}: is inside a loop or a branch, in which no units can be cut. Unroll it, "
+            "with a tree of params for every layer, or collapse with lcjax.Exact()."
         )
     narrow = linked.narrow.get(site.path)
     if narrow is not None:

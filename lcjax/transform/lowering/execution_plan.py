@@ -22,7 +22,7 @@ from lcjax.transform.matching.find_sites import MatchedSite
 from lcjax.transform.matching.lost_outputs import Instead, lost_outputs
 from lcjax.transform.matching.unit_path import unit_path
 from lcjax.transform.params.entries import FusedEntry, NarrowSite
-from lcjax.transform.params.keys import readable, strip_box_suffix
+from lcjax.tree.encoding import readable, strip_box_suffix
 
 
 @dataclass
@@ -191,6 +191,8 @@ def _check_slopes(call: BoundCall) -> None:
     sites = {site.path: site for site in call.analysis.sites}
     for path, slope in call.params.slopes.items():
         if path not in sites:
+            if call.skips(path):
+                continue
             raise CollapseError(f"{path}: has a slope in this tree, but {why_no_site(call, path)}")
         shape = tuple(np.shape(slope["slope"]))
         if shape != sites[path].stack:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from lcjax.algebra.fuse import DenseParams
@@ -66,11 +67,12 @@ def run_stages(fused: FusedChain, read: Read) -> list[list[Stage]]:
     chain, entry = fused.chain, fused.entry
     ends = [*(each.site.match.up for each in fused.narrow), chain.last]
     y, stages = dense_input(chain.first, read(chain.first.x)), []
+    shared = bool(chain.first.experts) and not chain.first.x_experts
     for r, (run, like) in enumerate(zip(entry.runs, ends, strict=True)):
         ran: list[Stage] = []
         for layer in run:
             x = y
-            y = run_dense(x, layer, like, read)
+            y = run_dense(x, layer, like, read, shared and not stages and not ran)
             if r and not ran:
                 bypass = entry.narrow[r - 1].bypass
                 y = y if bypass is None else _with_bypass(y, stages[-1][-1].x, bypass, like, read)
@@ -94,20 +96,28 @@ def _gate(gate: DenseParams | None, read: Read) -> Callable[[jax.Array, DenseOp]
     return run
 
 
-def run_dense(x: jax.Array, layer: DenseParams, like: DenseOp, read: Read) -> jax.Array:
+def run_dense(
+    x: jax.Array, layer: DenseParams, like: DenseOp, read: Read, shared: bool = False
+) -> jax.Array:
     """Returns the output of a Dense, with the dtypes and the precision of the program's.
 
     Args:
-      x: input, (tokens..., d_in).
-      layer: kernel (d_in, d_out) and perhaps bias (d_out,).
+      x: input, (experts..., tokens..., d_in).
+      layer: kernel (experts..., d_in, d_out) and perhaps bias (experts..., d_out).
       like: the layer of the program in whose place it is.
       read: returns the arrays.
+      shared: whether all experts read the same input, (tokens..., d_in).
     """
     params = like.product.eqn.params
     kind = {name: params[name] for name in ("precision", "preferred_element_type")}
     kernel = lax.convert_element_type(read(layer["kernel"]), like.kernel.aval.dtype)
     x = lax.convert_element_type(x, like.x.aval.dtype)
-    y = lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), **kind)
+    n = kernel.ndim - 2
+    experts = tuple(range(n))
+    batch = ((), ()) if shared else (experts, experts)
+    y = lax.dot_general(x, kernel, (((x.ndim - 1,), (n,)), batch), **kind)
+    if shared:
+        y = jnp.moveaxis(y, range(x.ndim - 1, y.ndim - 1), experts)
     return _with_bias(y, layer, read)
 
 
@@ -115,7 +125,8 @@ def _with_bias(y: jax.Array, layer: DenseParams, read: Read) -> jax.Array:
     if "bias" not in layer:
         return y
     bias = lax.convert_element_type(read(layer["bias"]), y.dtype)
-    return lax.add(y, lax.broadcast_in_dim(bias, y.shape, (y.ndim - 1,)))
+    axes = (*range(bias.ndim - 1), y.ndim - 1)
+    return lax.add(y, lax.broadcast_in_dim(bias, y.shape, axes))
 
 
 def _with_bypass(
@@ -135,11 +146,17 @@ def _removed(fused: FusedChain, read: Read) -> jax.Array:
         return run_dense(dense_input(chain.first, read(chain.first.x)), bypass, chain.last, read)
     bias = read(bypass["bias"])
     tokens = input_tokens(chain)
-    return lax.broadcast_in_dim(bias, (*tokens, bias.shape[0]), (len(tokens),))
+    axes = (*range(bias.ndim - 1), len(tokens))
+    return lax.broadcast_in_dim(bias, (*tokens, bias.shape[-1]), axes)
 
 
 def _laid_out(y: jax.Array, chain: SiteChain) -> jax.Array:
-    """Returns y (tokens in the order of the chain's input, units last) in the program's layout."""
+    """Returns y in the program's layout.
+
+    Args:
+      y: (experts..., tokens in the order of the chain's input..., units).
+      chain: the chain.
+    """
     last, tokens = chain.last, chain.output_tokens
     units = [last.kernel.shape[axis] for axis in last.kernel_out]
     y = lax.reshape(y, (*y.shape[:-1], *units))
@@ -147,8 +164,10 @@ def _laid_out(y: jax.Array, chain: SiteChain) -> jax.Array:
     for role in last.roles:
         if role and role[0] == "unit":
             order.append(y.ndim - len(units) + role[1])
+        elif role and role[0] == "expert":
+            order.append(role[1])
         elif role and (token := tokens[role[1]]) is not None:
-            order.append(token)
+            order.append(len(last.experts) + token)
     rest = [axis for axis in range(y.ndim) if axis not in order]
     y = lax.transpose(y, [*rest, *order])
     return lax.reshape(y, last.out.shape) if y.shape != last.out.shape else y

@@ -75,7 +75,7 @@ def narrow_run(chain: SiteChain, position: int, path: UnitPath, slope: Any = Non
 
 
 def _identity(first: DenseOp) -> dict[int, int | None]:
-    return {i: i for i in range(len(first.x.shape) - len(first.x_axes))}
+    return {i: i for i in range(len(first.x_tokens))}
 
 
 def activate(

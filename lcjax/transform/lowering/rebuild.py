@@ -19,8 +19,9 @@ from lcjax.transform.lowering.links import Link, LinkedChain, layers_of, linked_
 from lcjax.transform.lowering.site_chains import SiteChain
 from lcjax.transform.matching.find_sites import MatchedSite
 from lcjax.transform.params.entries import FusedEntry, NarrowSite, Run
-from lcjax.transform.params.keys import FusedKey, encode, strip_box_suffix
 from lcjax.transform.params.tree import FunctionParams, remove_leaves
+from lcjax.tree.encoding import encode, strip_box_suffix
+from lcjax.tree.fused_key import FusedKey
 
 
 def rebuild_params(
@@ -123,7 +124,7 @@ def _key(
     """
     own, paths, leaves = np.dtype(entry.dtype), call.trace.paths, call.leaves
     removed = {
-        paths[i]: (
+        strip_box_suffix(paths[i]): (
             tuple(leaves[i].shape),
             None if leaves[i].dtype == own else leaves[i].dtype.name,
         )

@@ -21,7 +21,7 @@ from lcjax.transform.lowering.links import (
 from lcjax.transform.lowering.site_chains import SiteChain, chains_with
 from lcjax.transform.matching.find_sites import MatchedSite
 from lcjax.transform.matching.unit_path import unit_path
-from lcjax.transform.params.keys import readable
+from lcjax.tree.encoding import readable
 
 
 def segments_of(call: BoundCall, chosen: Collection[str]) -> list[Segment]:
@@ -79,6 +79,7 @@ def _segment(call: BoundCall, chain: SiteChain, linked: LinkedChain) -> Segment:
         key=chain.paths[-1],
         gates=() if entry else _gates(linked, start, call),
         entry=entry,
+        experts=chain.first.experts,
     )
 
 

@@ -14,7 +14,7 @@ from lcjax.transform.analysis.dense import DenseOp
 from lcjax.transform.lowering.bound_call import BoundCall
 from lcjax.transform.matching.find_sites import MatchedSite
 from lcjax.transform.params.entries import FusedEntry
-from lcjax.transform.params.keys import FusedKey
+from lcjax.tree.fused_key import FusedKey
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -53,8 +53,7 @@ class SiteChain:
         tokens: dict[int, int | None] = {}
         for site in self.sites:
             down = site.match.down
-            rest = [axis for axis in range(len(down.x.shape)) if axis not in down.x_axes]
-            roles = [site.match.roles[axis] for axis in rest]
+            roles = [site.match.roles[axis] for axis in down.x_tokens]
             numbers = [None if role is None else role[1] for role in roles]
             if site is not self.sites[0]:
                 numbers = [None if number is None else tokens[number] for number in numbers]
@@ -90,12 +89,16 @@ def neighbours(sites: Sequence[MatchedSite]) -> list[SiteChain]:
 def fused_chains(call: BoundCall) -> dict[str, SiteChain]:
     """Returns the chains that are fused, by their keys in the tree.
 
+    Those of which this call reads no leaf, as when a method runs a part of a model, are left out.
+
     Raises:
       CollapseError: when the function has no such chain; names the site.
     """
     sites = {site.path: site for site in call.analysis.sites}
     chains = {}
     for name, key in call.params.keys.items():
+        if sites.keys().isdisjoint(key.sites) and not call.reads(key.removed):
+            continue
         for path in key.sites:
             if path not in sites:
                 raise CollapseError(f"{path}: is fused in this tree, but {why_no_site(call, path)}")
@@ -128,7 +131,7 @@ def _check_inference(site: MatchedSite) -> None:
 def _check_widths(name: str, key: FusedKey, chain: SiteChain, entry: FusedEntry) -> None:
     stack, d_in, d_out = chain.sites[0].stack, chain.first.d_in, chain.last.d_out
     if not entry.runs:
-        expected, got = (d_out,), _shape(entry.narrow[0].bypass, "bias")
+        expected, got = (*stack, d_out), _shape(entry.narrow[0].bypass, "bias")
         if got != expected:
             raise CollapseError(f"fused/{name}: got a bias of {got}, expected {expected}. {_OTHER}")
         return
@@ -151,23 +154,32 @@ def _shape(params: Any, name: str) -> tuple[int, ...]:
 
 
 def dense_input(dense: DenseOp, x: jax.Array) -> jax.Array:
-    """Returns the input of a Dense, as the program has it, as (tokens..., d_in)."""
-    free = [axis for axis in range(x.ndim) if axis not in dense.x_axes]
+    """Returns the input of a Dense, as the program has it, as (experts..., tokens..., d_in).
+
+    Without the axes of experts where all of them read the same.
+    """
+    free = [*dense.x_experts, *dense.x_tokens]
     x = jnp.transpose(x, [*free, *dense.x_axes])
     return jnp.reshape(x, (*x.shape[: len(free)], dense.d_in))
 
 
 def input_tokens(chain: SiteChain) -> tuple[int, ...]:
-    """Returns the sizes of the token axes of a chain's input."""
+    """Returns the sizes of the axes before the units of a chain's values: experts, then tokens."""
     first = chain.first
-    return tuple(size for axis, size in enumerate(first.x.shape) if axis not in first.x_axes)
+    return (*first.experts, *(first.x.shape[axis] for axis in first.x_tokens))
 
 
 def tokens_first(array: jax.Array, roles: AxisRoles, tokens: Sequence[int]) -> jax.Array:
-    """Returns an array as (tokens..., d), its axes in the order in which they are counted."""
+    """Returns an array as (experts..., tokens..., d), its axes in the order of their numbers.
+
+    Args:
+      array: any.
+      roles: of its axes.
+      tokens: sizes of the axes of experts and tokens.
+    """
     known = sorted((role, axis) for axis, role in enumerate(roles) if role)
     order = [axis for axis, role in enumerate(roles) if not role]
-    order += [axis for _, axis in known]  # "token" sorts before "unit"
+    order += [axis for _, axis in known]  # "expert" sorts before "token", and that before "unit"
     return jnp.reshape(jnp.transpose(array, order), (*tokens, -1))
 
 

@@ -4,11 +4,13 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.core import Tracer
 
 from lcjax._jaxpr import bind
 from lcjax.nn.activations import interpolate
+from lcjax.transform.analysis.axes import AxisRoles
 from lcjax.transform.analysis.dependence import Dependence, Dependences
 from lcjax.transform.ir.interpreter import run
 from lcjax.transform.ir.program import Op, Region, Value, ops_in
@@ -33,12 +35,15 @@ def slope_substitution(match: Match, slope: Value, dependences: Dependences) -> 
     scales = [step.by for step in match.on_gate if step.by is not None]
     items = None if match.gated else _function(match, dependences)
 
+    def alpha(read: Read) -> jax.Array:
+        return _by_expert(read(slope), match.inner_roles)
+
     def mix(read: Read) -> jax.Array:
         z, h = read(start), read(end)
         for step in match.on_gate:
             z = lax.convert_element_type(z, step.value.aval.dtype)
             (z,) = bind(step.op.eqn, [z if v is step.value else read(v) for v in step.op.ins])
-        return interpolate(lambda z, h: h, lax.convert_element_type(z, h.dtype), read(slope), h)
+        return interpolate(lambda z, h: h, lax.convert_element_type(z, h.dtype), alpha(read), h)
 
     if items is None or start.aval.dtype != end.aval.dtype:
         return Substitution(op, (start, *scales), mix, keep_original=True)
@@ -48,7 +53,16 @@ def slope_substitution(match: Match, slope: Value, dependences: Dependences) -> 
         run(items, Rewrites(), env)
         return env[end]
 
-    return Substitution(op, (start,), lambda read: interpolate(sigma, read(start), read(slope)))
+    return Substitution(op, (start,), lambda read: interpolate(sigma, read(start), alpha(read)))
+
+
+def _by_expert(slope: jax.Array, roles: AxisRoles) -> jax.Array:
+    """Returns the slopes of experts, (experts...), along their axes of a value with these roles."""
+    if not slope.ndim:
+        return slope
+    known = [role[1] for role in roles if role and role[0] == "expert"]
+    sizes = [slope.shape[role[1]] if role and role[0] == "expert" else 1 for role in roles]
+    return jnp.reshape(jnp.transpose(slope, known), sizes)
 
 
 def _function(match: Match, dependences: Dependences) -> list[Op | Region] | None:
@@ -80,9 +94,13 @@ def _function(match: Match, dependences: Dependences) -> list[Op | Region] | Non
 def _whole(op: Op, ops: Collection[Op]) -> Op | Region:
     """Returns the outermost call around an operation with only these operations; or itself."""
     item: Op | Region = op
-    while item.scope is not None and item.scope.kind != "scan" and _all_in(item.scope, ops):
+    while item.scope is not None and _is_call(item.scope) and _all_in(item.scope, ops):
         item = item.scope
     return item
+
+
+def _is_call(region: Region) -> bool:
+    return region.kind in ("call", "remat")
 
 
 def _all_in(region: Region, ops: Collection[Op]) -> bool:

@@ -19,20 +19,22 @@ Leaves = Mapping[Value, Any]
 def matrix(dense: DenseOp, leaves: Leaves) -> Any:
     """Returns a kernel as a matrix (..., d_in, d_out), in the dtype in which it is stored.
 
-    The leaf itself where it is one already. Leading axes are the layers of scans.
+    The leaf itself where it is one already. Leading axes are the layers of scans, then experts.
 
     Args:
       dense: the layer.
       leaves: arrays or ShapeDtypeStructs.
     """
-    used = (*dense.kernel_in, *dense.kernel_out)
+    used = (*dense.kernel_experts, *dense.kernel_in, *dense.kernel_out)
     rest = [axis for axis in range(len(dense.kernel.shape)) if axis not in used]  # of size 1
-    order, shape = [*rest, *used], (dense.d_in, dense.d_out)
+    order, shape = [*rest, *used], (*dense.experts, dense.d_in, dense.d_out)
+
+    plain = order == list(range(len(shape)))
 
     def arrange(array: jax.Array) -> jax.Array:
         return jnp.reshape(jnp.transpose(array, order), shape)
 
-    return _apply_moves(_scan_levels(dense.kernel), leaves, None if order == [0, 1] else arrange)
+    return _apply_moves(_scan_levels(dense.kernel), leaves, None if plain else arrange)
 
 
 def vector(
@@ -42,28 +44,30 @@ def vector(
 
     Args:
       value: has the axes of the result, or none.
-      roles: of the axes of the result; the vector has its units in the order of their numbers.
+      roles: of the axes of the result; the vector has its experts and units in the order of their
+        numbers.
       shape: of the result.
       leaves: arrays or ShapeDtypeStructs.
-      scans: the scans whose layers the leading axes are.
+      scans: the scans whose layers the leading axes are, before those of experts.
     """
-    units = sorted((role[1], axis) for axis, role in enumerate(roles) if role and role[0] == "unit")
-    axes = [axis for _, axis in units]
+    known = sorted((role, axis) for axis, role in enumerate(roles) if role and role[0] != "token")
+    axes = [axis for _, axis in known]  # "expert" sorts before "unit"
     sizes = tuple(shape[axis] for axis in axes)
-    width = int(np.prod(sizes))
+    experts = tuple(shape[axis] for role, axis in known if role[0] == "expert")
+    widths = (*experts, int(np.prod(sizes[len(experts) :])))
 
     def arrange(array: jax.Array) -> jax.Array:
         if array.ndim:
             others = tuple(axis for axis in range(array.ndim) if axis not in axes)
             array = jnp.transpose(array, (*others, *axes))[(0,) * len(others)]
-        return jnp.reshape(jnp.broadcast_to(array, sizes), (width,))
+        return jnp.reshape(jnp.broadcast_to(array, sizes), widths)
 
     levels = _scan_levels(value)
     origin = levels[0][0]
     if origin in leaves and len(levels) == len(scans) + 1:
         stack = tuple(scan.eqn.params["length"] for scan in scans)
         moved = any(op.name in ("transpose", "slice") for _, ops in levels for op in ops)
-        plain = leaves[origin].shape == (*stack, width) and not moved
+        plain = leaves[origin].shape == (*stack, *widths) and not moved
         return leaves[origin] if plain else _apply_moves(levels, leaves, arrange)
     return _computed(value, leaves, scans, arrange)
 

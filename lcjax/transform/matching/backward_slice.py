@@ -11,7 +11,7 @@ from lcjax.transform.analysis.dense import DenseOp
 from lcjax.transform.analysis.dependence import Dependence, Dependences, data_in
 from lcjax.transform.analysis.reasons import Cause, Reason
 from lcjax.transform.ir.primitives import PRODUCTS, REDUCTIONS, RESHAPES, is_elementwise
-from lcjax.transform.ir.program import Op, Value, ancestors
+from lcjax.transform.ir.program import Op, Region, Value, ancestors, sources
 
 _MOST_DENSES = 2  # gate and value
 
@@ -97,6 +97,8 @@ class Slicer:
         """Returns why a value is an obstacle, by the operation that made it."""
         if not self._comes_from_dense(value):
             return self._other(value)
+        if isinstance(value.maker, Region):
+            return Reason(Cause.NOT_BY_UNIT, op=value.maker.kind)
         op, moved = value.maker, ""
         while isinstance(op, Op) and (op.name in RESHAPES or is_elementwise(op)):
             moved = op.name if op.name in RESHAPES else moved
@@ -125,9 +127,9 @@ class Slicer:
     def _comes_from_dense(self, end: Value) -> bool:
         def before(value: Value) -> list[Value]:
             op = value.maker
-            if not isinstance(op, Op) or op.name in PRODUCTS:
-                return []
-            return data_in(op.ins, self.dependences)
+            if isinstance(op, Op):
+                return [] if op.name in PRODUCTS else data_in(op.ins, self.dependences)
+            return data_in(_branches(value), self.dependences)
 
         return any(value in self.dense_of for value in ancestors(end, before))
 
@@ -151,9 +153,19 @@ class Slicer:
             op = value.maker
             if value in self._walked:
                 mixed = True
+            elif _branches(value):
+                todo += reversed(_branches(value))
             elif isinstance(op, Op) and op.name not in PRODUCTS:
                 todo += reversed(op.ins)
             elif isinstance(op, Op) or jnp.issubdtype(value.aval.dtype, jnp.floating):
                 mixed = True  # indices and conditions do not count
         self._walked |= own
         return found, mixed
+
+
+def _branches(value: Value) -> list[Value]:
+    """Returns the values that a condition returns for one, and its index; else none."""
+    maker = value.maker
+    if not isinstance(maker, Region) or maker.kind != "cond":
+        return []
+    return sources(maker)[value]

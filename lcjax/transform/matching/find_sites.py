@@ -4,17 +4,25 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from lcjax.transform.analysis.adapters import Adapters
 from lcjax.transform.analysis.dense import DenseOp, find_denses, layer_scans
 from lcjax.transform.analysis.dependence import Dependence, Dependences, find_dependences
-from lcjax.transform.analysis.kernels import indexed_kernels, leaves_of, name_of, why_not_a_leaf
+from lcjax.transform.analysis.experts import with_experts
+from lcjax.transform.analysis.kernels import (
+    indexed_kernels,
+    leaves_of,
+    name_of,
+    why_not_a_leaf,
+    why_quantized,
+)
 from lcjax.transform.analysis.other_products import Others
 from lcjax.transform.analysis.reasons import Cause, Reason, Rejected
 from lcjax.transform.ir.dead_code import find_dead_code
 from lcjax.transform.ir.primitives import holds_products
-from lcjax.transform.ir.program import Program, Region, Value, scans_around
+from lcjax.transform.ir.program import Program, Region, Value, blocks_around
 from lcjax.transform.matching.exclusive_use import why_not_alone
 from lcjax.transform.matching.match import Match, Matcher, Rejection
-from lcjax.transform.params.keys import readable
+from lcjax.tree.encoding import readable
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -40,8 +48,9 @@ class MatchedSite:
 
     @property
     def stack(self) -> tuple[int, ...]:
-        """Number of layers that every scan stacks in its kernels."""
-        return tuple(scan.eqn.params["length"] for scan in self.scans)
+        """Numbers of layers that its kernels stack: for every scan, and then of experts."""
+        lengths = tuple(scan.eqn.params["length"] for scan in self.scans)
+        return (*lengths, *self.match.up.experts)
 
     @property
     def widths(self) -> tuple[int, int, int]:
@@ -75,7 +84,7 @@ def find_all(program: Program, leaf_names: Sequence[str], site_names: Sequence[s
       site_names: names of sites by the index of the leaf that is their first kernel.
     """
     dependences = find_dependences(program)
-    denses = find_denses(program, dependences)
+    denses = with_experts(find_denses(program, dependences))
     matcher = Matcher(denses, dependences)
     index = {leaf: i for i, leaf in enumerate(program.leaves)}
     called = {leaf: readable(leaf_names[i]) for leaf, i in index.items()}
@@ -83,18 +92,19 @@ def find_all(program: Program, leaf_names: Sequence[str], site_names: Sequence[s
     sites: list[MatchedSite] = []
     rejected: list[Rejected] = []
     unsure: list[Rejected] = []
+    adapters = Adapters(denses, dependences)
     for down in denses.values():
         found = matcher.match(down)
         if found is None:
             continue
         if isinstance(found, Rejection):
             rows = rejected if found.sure else unsure
-            rows += [(name_of(up.kernel, named, called), found.reason) for up in found.ups]
+            rows += _rows(found, down, adapters, named, called)
             continue
         path = name_of(found.up.kernel, named, called)
         site = _accept(path, found, denses.values(), index, called, dependences)
         if isinstance(site, Reason):
-            rejected.append((path, site))
+            rejected.append((path, adapters.reason((found.up,), down, site)))
         else:
             sites.append(site)
     inner = {
@@ -117,10 +127,31 @@ def find_all(program: Program, leaf_names: Sequence[str], site_names: Sequence[s
     return Analysis(program, dependences, tuple(sites), tuple(dict.fromkeys(rejected)))
 
 
+def _rows(
+    found: Rejection,
+    down: DenseOp,
+    adapters: Adapters,
+    named: Mapping[Value, str],
+    called: Mapping[Value, str],
+) -> list[Rejected]:
+    """Returns the paths of the layers before a Dense with the reason why they make no site."""
+    if adapters.within(found.ups, down):
+        return []
+    rows = []
+    after = why_quantized(down, "after", called)
+    for up in found.ups:
+        reason = why_quantized(up, "before", called) or after
+        reason = reason or adapters.reason(found.ups, down, found.reason)
+        up = adapters.base_of(up) if reason.cause is Cause.LORA else up
+        rows.append((name_of(up.kernel, named, called), reason))
+    return rows
+
+
 def _opaque_calls(program: Program) -> list[Rejected]:
     """Returns the operations that contain products, with the reason why they are not opened."""
     names = dict.fromkeys(op.name for op in program.ops() if holds_products(op.eqn))
-    return [(f"(inside `{name}`)", Reason(Cause.UNOPENED)) for name in names]
+    causes = {"shard_map": Cause.SHARDED}
+    return [(f"(inside `{name}`)", Reason(causes.get(name, Cause.UNOPENED))) for name in names]
 
 
 def _accept(
@@ -137,7 +168,7 @@ def _accept(
         objection = why_not_a_leaf(dense, which, called)
         if objection:
             return objection
-    if scans_around(up.product) != scans_around(down.product):
+    if blocks_around(up.product) != blocks_around(down.product):
         return Reason(Cause.LOOPS)
     scans = layer_scans(up.kernel)
     if scans != layer_scans(down.kernel):

@@ -1,8 +1,8 @@
 """Gated units: the product of a gate and a value."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
-from lcjax.transform.analysis.affine_ops import AffineOp
+from lcjax.transform.analysis.affine_ops import AffineOp, unit_slice_of
 from lcjax.transform.analysis.axes import AxisRoles
 from lcjax.transform.analysis.dense import DenseOp
 from lcjax.transform.analysis.dependence import Dependence, Dependences
@@ -42,19 +42,28 @@ def scales_of(
     return scales
 
 
-def why_one_kernel(end: Value, up: DenseOp, dependences: Dependences) -> Reason | None:
-    """Returns why a product of two parts of one Dense's output is not a gated unit; else None."""
-    op = end.maker
-    if not isinstance(op, Op) or op.name != "mul":
-        return None
+def why_one_kernel(ops: Iterable[Op], up: DenseOp, dependences: Dependences) -> Reason | None:
+    """Returns why a product of two parts of one Dense's output is not a gated unit; else None.
+
+    Args:
+      ops: from the Dense after back to this one.
+      up: the Dense.
+      dependences: of all values.
+    """
+    products = [op for op in ops if op.name == "mul" and len(op.ins) == 2]
+    reasons = (_why_parts(op, up, dependences) for op in products)
+    return next((reason for reason in reasons if reason), None)
+
+
+def _why_parts(op: Op, up: DenseOp, dependences: Dependences) -> Reason | None:
     first, second = (_cuts(value, up, dependences) for value in op.ins)
     if not first or not second or first == second:
         return None
-    looked_through = len(up.kernel_out) == 1 and all(
+    looked_through = all(
         cut.name in ("slice", "split")
         and cut.ins[0].shape == up.out.shape
-        and all(stride == 1 for stride in cut.eqn.params.get("strides") or ())
-        for cut in (*first.values(), *second.values())
+        and unit_slice_of(cut, cut.ins[0], up.roles, out) is not None
+        for out, cut in (*first.items(), *second.items())
     )
     return Reason(Cause.TWO_PARTS) if looked_through else Reason(Cause.ONE_KERNEL)
 

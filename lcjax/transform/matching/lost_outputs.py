@@ -47,7 +47,7 @@ def _spread(body: Sequence[Op | Region], lost: set[Value], replaced: set[Op]) ->
         if isinstance(item, Op):
             if item not in replaced and not lost.isdisjoint(item.ins):
                 lost.update(item.outs)
-        elif item.kind != "scan":
+        elif item.kind in ("call", "remat", "branch"):
             _spread(item.body, lost, replaced)
         else:
             before = -1

@@ -92,8 +92,9 @@ class Matcher:
 
         Products of data between them, as in attention, are not a reason: nothing passes through.
         """
-        units = {axis: ("unit", i) for i, axis in enumerate(down.x_axes)}
-        roles = tuple(units.get(axis, ("token", axis)) for axis in range(len(down.x.shape)))
+        known = {axis: ("unit", i) for i, axis in enumerate(down.x_axes)}
+        known |= {axis: ("expert", i) for i, axis in enumerate(down.x_experts)}
+        roles = tuple(known.get(axis, ("token", axis)) for axis in range(len(down.x.shape)))
         after = affine_ops_before(down.x, roles, self.dependences, self._slicer.dense_of)
         upstream = self._slicer.of(after.end, after.roles)
         around, mixed = self._slicer.upstream_denses(after.end)
@@ -114,7 +115,9 @@ class Matcher:
         if gated is not None:
             return gated
         if count == 1:
-            reason = why_one_kernel(after.end, ups[0], self.dependences) or reason
+            last = [after.end.maker] if isinstance(after.end.maker, Op) else []
+            between = [*last, *upstream.ops]
+            reason = why_one_kernel(between, ups[0], self.dependences) or reason
             return Rejection(ups, reason or Reason(Cause.SUM), bool(upstream.denses) or not mixed)
         if reason or count > 2:
             return Rejection(ups, reason or Reason(Cause.SEVERAL), sure=False)
@@ -190,7 +193,15 @@ def _make_match(
     ours = {role[1]: axis for axis, role in enumerate(before.roles) if role and role[0] == "unit"}
     theirs = {axis: role[1] for axis, role in enumerate(after.roles) if role and role[0] == "unit"}
     steps = with_roles(after.ops, before.roles)
-    if set(ours.values()) != set(theirs) or len(ours) != len(up.kernel_out) or steps is None:
+    experts = [
+        {axis: role for axis, role in enumerate(roles) if role and role[0] == "expert"}
+        for roles in (before.roles, after.roles)
+    ]
+    counts = {len(experts[0]), len(up.kernel_experts), len(down.kernel_experts)}
+    if experts[0] != experts[1] or len(counts) > 1:
+        return Reason(Cause.BATCHED)
+    # Axes of up that are not among ours have one element, perhaps since a slice took it.
+    if set(ours.values()) != set(theirs) or steps is None:
         return Reason(Cause.UNITS)
     return Match(
         up=up,

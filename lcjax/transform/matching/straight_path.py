@@ -12,7 +12,7 @@ from lcjax.transform.analysis.affine_ops import (
     is_linear,
     is_scalar,
 )
-from lcjax.transform.analysis.axes import AxisRoles, axes_of
+from lcjax.transform.analysis.axes import AxisRoles, fixed_axes
 from lcjax.transform.analysis.dependence import (
     Dependence,
     Dependences,
@@ -53,7 +53,7 @@ def unfolded(
 
 def differs_by_token(op: Op, roles: AxisRoles, dependences: Dependences) -> bool:
     """Returns whether a fixed operand varies along an axis that is not one of units."""
-    units = axes_of(roles, "unit")
+    units = fixed_axes(roles)
     fixed = [value for value in op.ins if known_given_params(dependences[value])]
     return any(
         len(value.shape) == len(roles) and not varying_axes(value) <= units for value in fixed

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from lcjax.errors import CollapseError
-from lcjax.transform.ir.program import open_program
+from lcjax.transform.ir.opening import open_program
 from lcjax.transform.matching.find_sites import Analysis, find_all
-from lcjax.transform.params.keys import encode, site_name
+from lcjax.transform.params.keys import site_name
+from lcjax.tree.encoding import encode
 from lcjax.validation.functions import explained
 
 

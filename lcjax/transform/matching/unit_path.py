@@ -12,7 +12,7 @@ import numpy as np
 
 from lcjax.errors import CollapseError
 from lcjax.transform.analysis.affine_ops import data_operands, unit_slice_of
-from lcjax.transform.analysis.axes import AxisRoles, axes_of, roles_before
+from lcjax.transform.analysis.axes import AxisRoles, fixed_axes, roles_before
 from lcjax.transform.analysis.dense import DenseOp
 from lcjax.transform.analysis.dependence import (
     Dependence,
@@ -197,7 +197,7 @@ class _Walk:
             return Outside(value, "scalar", (), 0, kind is Dependence.CONSTANT)
         if not known_given_params(kind):
             return Outside(value, "random", roles if whole else (), 0, True)
-        if not axes <= axes_of(roles, "unit"):
+        if not axes <= fixed_axes(roles):
             raise self._error(op.name)
         vector = Outside(value, "vector", roles, node.start, kind is Dependence.CONSTANT)
         return self._outside.setdefault(Node(value, node.start), vector)

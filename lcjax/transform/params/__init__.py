@@ -1,6 +1,6 @@
 """The tree of a collapsible function, and the keys of its fused sites."""
 
-from lcjax.transform.params.keys import FusedKey
 from lcjax.transform.params.tree import FunctionParams
+from lcjax.tree.fused_key import FusedKey
 
 __all__ = ["FunctionParams", "FusedKey"]

@@ -8,7 +8,7 @@ from flax.core import meta
 
 from lcjax.algebra.fuse import DenseParams
 from lcjax.errors import CollapseError
-from lcjax.transform.params.keys import FusedKey
+from lcjax.tree.fused_key import FusedKey
 
 Run = tuple[DenseParams, ...]
 

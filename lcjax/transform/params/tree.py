@@ -10,7 +10,9 @@ from flax.core import FrozenDict, meta
 
 from lcjax.errors import CollapseError
 from lcjax.transform.params.entries import FusedEntry, read_entry
-from lcjax.transform.params.keys import FusedKey, abstract, decode, encode, parse
+from lcjax.transform.params.keys import abstract
+from lcjax.tree.encoding import decode, encode, strip_box_suffix
+from lcjax.tree.fused_key import FusedKey
 from lcjax.tree.paths import FUNCTION_TREE_PARTS
 
 
@@ -36,7 +38,7 @@ class FunctionParams:
     @cached_property
     def keys(self) -> dict[str, FusedKey]:
         """The keys of `fused`, parsed."""
-        return {key: parse(key) for key in self.fused}
+        return {key: FusedKey.parse(key) for key in self.fused}
 
     @cached_property
     def entries(self) -> dict[str, FusedEntry]:
@@ -102,7 +104,8 @@ def remove_leaves(tree: Any, removed: Collection[str]) -> Any:
     None in the place of the leaf.
     """
     flat, structure = jax.tree_util.tree_flatten_with_path(tree)
-    leaves = [None if encode(keys) in removed else leaf for keys, leaf in flat]
+    gone = {strip_box_suffix(path) for path in removed}
+    leaves = [None if _place(keys) in gone else leaf for keys, leaf in flat]
     return _pruned(tree, jax.tree.unflatten(structure, leaves))
 
 
@@ -130,12 +133,16 @@ def _restorable(node: Any) -> bool:
 
 
 def restore_leaves(tree: Any, missing: Mapping[str, Any]) -> Any:
-    """Returns a tree with leaves, by encoded path, put back where `remove_leaves` removed them.
+    """Returns a tree with leaves put back where `remove_leaves` removed them.
+
+    Args:
+      tree: what `remove_leaves` returned.
+      missing: the leaves, by encoded path without boxes.
 
     Raises:
       CollapseError: a leaf without a place, or with one that is taken; names the path.
     """
-    places = [encode(keys) for keys, _ in _with_gaps(tree)]
+    places = [_place(keys) for keys, _ in _with_gaps(tree)]
     for path, leaf in missing.items():
         if path not in places:
             tree = _inserted(tree, path.split("/"), leaf, path)
@@ -143,14 +150,19 @@ def restore_leaves(tree: Any, missing: Mapping[str, Any]) -> Any:
     structure = jax.tree.structure(tree, is_leaf=_is_gap)
     leaves = []
     for keys, leaf in flat:
-        restored = missing.get(encode(keys))
+        restored = missing.get(_place(keys))
         if restored is not None and leaf is not None and leaf is not restored:
             raise CollapseError(
-                f"model/{encode(keys)}: the leaf is there, and an entry of `fused` says that it "
+                f"model/{_place(keys)}: the leaf is there, and an entry of `fused` says that it "
                 "was fused away. Restore a tree that the function's `collapse` returned."
             )
         leaves.append(leaf if restored is None else restored)
     return jax.tree.unflatten(structure, leaves)
+
+
+def _place(keys: Any) -> str:
+    """Returns the encoded path of a leaf, without the box, which is removed with it."""
+    return strip_box_suffix(encode(keys))
 
 
 def _is_gap(node: Any) -> bool:
@@ -163,7 +175,7 @@ def _with_gaps(tree: Any) -> list[tuple[Any, Any]]:
 
 def _inserted(node: Any, names: list[str], leaf: Any, path: str) -> Any:
     """Returns a node with a leaf added; only dicts and lists are entered or created."""
-    if not names or names == ["@value"]:  # a box is removed with its leaf
+    if not names:
         return leaf
     key = decode(names[0])
     node = ([] if isinstance(key, int) else {}) if node is None else node

@@ -130,7 +130,7 @@ def test_fit_after_earlier_collapse_with_mask_and_rank():
     assert stats.sites == ("w2",) and stats.segments[0].d_in == 6
     compact, report = f.trace(some, ALL).collapse(calibration=stats)
     (key,) = compact["fused"]
-    assert key.startswith("w1+w2|hidden=16+8|")
+    assert lcjax.FusedKey.parse(key).sites == ("w1", "w2")
     assert report.fits[0].tokens + report.fits[0].held_out_tokens == 200
     halves, report = f.trace(params, ALL).collapse(["w1", "w2"], lcjax.Exact(max_gap=1, rank=2))
     (entry,) = halves["fused"].values()

@@ -61,10 +61,6 @@ def shared_and_stacked(p, x):
     return lax.scan(step, x, p["w1"])[0]
 
 
-def in_a_while_loop(p, x):
-    return lax.while_loop(lambda x: x.sum() < 1, lambda x: x + pair(nn.relu)(p, x) @ p["w4"], x)
-
-
 SUM = "a norm, softmax or pooling over units or tokens is between"
 CASES = {
     "used elsewhere": (used_again, TWO, "its hidden value is used elsewhere too, by `reduce_sum`"),
@@ -121,9 +117,14 @@ CASES = {
     "quantised kernel": (
         lambda p, x: nn.relu(x @ p["q"].astype(x.dtype)) @ p["w2"],
         TWO | {"q": jnp.ones((6, 16), jnp.int8)},
-        "the kernel before it is stored as int8, and only real floats fuse",
+        "the kernel before it is quantized (stored as int8). Collapse the float kernels first, "
+        "then quantize the compact ones",
     ),
-    "different loops": (different_loops, TWO, "the two Dense layers are in different loops"),
+    "different loops": (
+        different_loops,
+        TWO,
+        "the two Dense layers are in different loops, or only one of them in a branch",
+    ),
     "a layer and all of them": (
         shared_and_stacked,
         {"w1": STACKED["w1"], "w2": PAIR["w1"].T},
@@ -169,12 +170,22 @@ def test_explain_rejects(name):
         f.init(params, X)
 
 
+def in_a_shard_map(p, x):
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    specs = (jax.P(), jax.P("data"))
+    return jax.shard_map(pair(nn.relu), mesh=mesh, in_specs=specs, out_specs=specs[1])(p, x)
+
+
 @pytest.mark.parametrize(
-    "fn, name", [(own_derivative, "custom_vjp_call"), (in_a_while_loop, "while")]
+    "fn, name, cause",
+    [
+        (own_derivative, "custom_vjp_call", Cause.UNOPENED),
+        (in_a_shard_map, "shard_map", Cause.SHARDED),
+    ],
 )
-def test_explain_names_opaque_calls(fn, name):
+def test_explain_names_opaque_calls(fn, name, cause):
     explained = lcjax.collapsible(fn).trace(TWO, X).explain()
-    assert explained.rejected[0][0] == f"(inside `{name}`)"
+    assert explained.rejected[0] == (f"(inside `{name}`)", Reason(cause))
 
 
 def test_explain_lists_sites_and_fused_sites():

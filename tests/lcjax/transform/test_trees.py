@@ -17,7 +17,7 @@ from flax.core import freeze
 from orbax.checkpoint import v1 as ocp
 
 import lcjax
-from lcjax import Skip
+from lcjax import FusedKey, Skip
 from tests.helpers.functions import CASES, CHAIN, PAIR, X, chain, close, pair, sloped
 
 
@@ -136,15 +136,20 @@ def test_fused_key_round_trip():
     f = lcjax.collapsible(chain)
     compact, _ = f.trace(sloped(f.init(CHAIN, X), 1), X).collapse(["w1", "w3b"])
     assert list(compact["fused"]) == [
-        "w1|hidden=16||b1:16,w1:6x16,w2:16x8",
-        "w3b|hidden=12||b2b:12,b3:4,w3:12x4,w3b:8x12",
+        'w1 {"form": ["linear"], "hidden": [16], '
+        '"removed": {"b1": [16], "w1": [6, 16], "w2": [16, 8]}}',
+        'w3b {"form": ["linear"], "hidden": [12], '
+        '"removed": {"b2b": [12], "b3": [4], "w3": [12, 4], "w3b": [8, 12]}}',
     ]
     model = {"block": {"up": PAIR["w1"], "down": PAIR["w2"].astype(jnp.bfloat16)}}
     f = lcjax.collapsible(
         lambda p, x: nn.relu(x @ p["block"]["up"]) @ p["block"]["down"].astype(x.dtype)
     )
     compact, _ = f.trace(sloped(f.init(model, X), 1), X).collapse()
-    assert list(compact["fused"]) == ["block/up|hidden=16|block|down:16x4,up:6x16:float32"]
+    assert list(compact["fused"]) == [
+        'block/up {"form": ["linear"], "hidden": [16], "removed": {"block/down": [16, 4], '
+        '"block/up": [6, 16]}, "dtypes": {"block/up": "float32"}}'
+    ]
 
 
 def test_collapse_shares_untouched_numpy_leaves():
@@ -250,6 +255,20 @@ def test_collapse_of_sharded_params():
 
 # Checkpoints have these keys: a change of format would make saved trees unreadable.
 KEYS = {
+    "chain": 'w1 {"form": ["linear"], "hidden": [16], '
+    '"removed": {"b1": [16], "w1": [6, 16], "w2": [16, 8]}}',
+    "SwiGLU": 'w1 {"form": ["linear"], "hidden": [16], '
+    '"removed": {"g": [6, 16], "w1": [6, 16], "w2": [16, 4]}}',
+    "scan": 'w1 {"form": ["linear"], "hidden": [16], '
+    '"removed": {"b1": [4, 16], "b2": [4, 6], "w1": [4, 6, 16], "w2": [4, 16, 6]}}',
+    "two scans": 'stages/blocks/up {"form": ["linear"], "hidden": [12], "removed": '
+    '{"params/stages/blocks/down/bias": [3, 2, 6], '
+    '"params/stages/blocks/down/kernel": [3, 2, 12, 6], '
+    '"params/stages/blocks/up/bias": [3, 2, 12], '
+    '"params/stages/blocks/up/kernel": [3, 2, 6, 12]}}',
+}
+# And trees that earlier versions saved have these.
+OLD_KEYS = {
     "chain": "w1|hidden=16||b1:16,w1:6x16,w2:16x8",
     "SwiGLU": "w1|hidden=16||g:6x16,w1:6x16,w2:16x4",
     "scan": "w1|hidden=16||b1:4x16,b2:4x6,w1:4x6x16,w2:4x16x6",
@@ -264,3 +283,29 @@ def test_keys_of_fused_entries_keep_the_format_of_saved_trees(name):
     call = lcjax.collapsible(case.fn).trace(case.params, *case.inputs)
     compact, _ = call.abstract_collapse(case.sites[:1])
     assert list(compact["fused"]) == [KEYS[name]]
+
+
+@pytest.mark.parametrize("name", OLD_KEYS)
+def test_trees_with_old_keys_run(name, tmp_path):
+    case = CASES[name]
+    f = lcjax.collapsible(case.fn)
+    deep = sloped(f.init(case.params, *case.inputs), 1)
+    compact, _ = f.trace(deep, *case.inputs).collapse(case.sites[:1])
+    ((key, entry),) = compact["fused"].items()
+    assert FusedKey.parse(OLD_KEYS[name]) == FusedKey.parse(key)
+    lcjax.save(tmp_path / "old", compact | {"fused": {OLD_KEYS[name]: entry}})
+    old = lcjax.restore(tmp_path / "old")
+    assert list(old["fused"]) == [OLD_KEYS[name]]
+    chex.assert_trees_all_equal(f(old, *case.inputs), f(compact, *case.inputs))
+    assert f.trace(old, *case.inputs).collapsed == {case.sites[0]}
+
+
+def test_old_key_of_containers_that_are_no_dicts():
+    state = nnx.state(nnx_model())
+    f = lcjax.collapsible(nnx_apply)
+    compact, _ = f.trace(sloped(f.init(state, X), 1), X).collapse()
+    (entry,) = compact["fused"].values()
+    old = "layers/0|hidden=16|layers|[0]/bias/@value:16,[0]/kernel/@value:6x16,"
+    old += "[2]/bias/@value:4,[2]/kernel/@value:16x4"
+    assert FusedKey.parse(old) == FusedKey.parse(next(iter(compact["fused"])))
+    chex.assert_trees_all_equal(f(compact | {"fused": {old: entry}}, X), f(compact, X))

@@ -117,7 +117,9 @@ def test_gated_units_with_a_bypass(act, kernel):
     f, units = lcjax.collapsible(gated(act)), np.array([1, 4, 15])
     rebuilt = narrow(f.trace(GATED, X), "w1", units, kernel=kernel)
     (key,) = rebuilt.tree["fused"]
-    assert key == "w1|hidden=16|units=3||g:6x16,w1:6x16,w2:16x4" and not rebuilt.tree["model"]
+    removed = '{"g": [6, 16], "w1": [6, 16], "w2": [16, 4]}'
+    assert key == f'w1 {{"form": ["units"], "hidden": [16], "units": [3], "removed": {removed}}}'
+    assert not rebuilt.tree["model"]
     entry = rebuilt.tree["fused"][key]
     h = act(X @ GATED["g"][:, units]) * (X @ GATED["w1"][:, units])
     want = h @ GATED["w2"][units] + entry["bypass"]["0"]["bias"]
@@ -163,7 +165,8 @@ def test_neighbours_are_narrowed_in_forward_order(kernel):
         call = f.trace(params, X)
         params = narrow(call, path, units, kernel=kernel).tree
     (key,) = params["fused"]
-    assert key.startswith("w1+w2+w3b|hidden=16+8+12|units=4+3+4|")
+    assert key.startswith('w1+w2+w3b {"form": ["units", "units", "units"], "hidden": [16, 8, 12], ')
+    assert lcjax.FusedKey.parse(key).units == (4, 3, 4)
     entry = params["fused"][key]
     layers, bypass = entry["layers"], entry["bypass"]
     assert [layers[i]["kernel"].shape for i in "0123"] == [(6, 4), (4, 3), (3, 4), (4, 4)]
@@ -222,7 +225,7 @@ def test_fewer_units_of_those_that_stay():
     first = narrow(f.trace(GATED, X), "w1", [1, 4, 15, 6]).tree
     second = narrow(f.trace(first, X), "w1", [0, 3]).tree
     close(f(second, X), f(narrow(f.trace(GATED, X), "w1", [1, 6]).tree, X))
-    assert next(iter(second["fused"])).startswith("w1|hidden=16|units=2|")
+    assert lcjax.FusedKey.parse(next(iter(second["fused"]))).narrow == {"w1": 2}
 
 
 def test_dropout_between_runs_on_the_units_that_stay():
@@ -241,7 +244,7 @@ def test_removed_pair_leaves_its_mean():
     gone = Replacement(layers=(), collapsed=("w1",), bypass={"bias": mean})
     rebuilt = call.rebuild({segment: gone})
     close(jax.jit(f)(rebuilt.tree, X), X[..., :4] + mean)
-    assert next(iter(rebuilt.tree["fused"])).startswith("w1|hidden=16|units=0|")
+    assert lcjax.FusedKey.parse(next(iter(rebuilt.tree["fused"]))).forms == ("removed",)
     assert rebuilt.after == (4, 0) and not f.trace(rebuilt.tree, X).sites
     call = lcjax.collapsible(chain).trace(CHAIN, X)
     (segment,) = call.segments(["w3b"])
@@ -272,13 +275,13 @@ def test_wrong_uses_raise():
         narrow(call, "w1", [0, 1], down=jnp.ones((2, 6)))
     tree = narrow(f.trace(PAIR, X), "w1", [0, 1]).tree
     (key,) = tree["fused"]
-    bad = tree | {"fused": {key.replace("units=2", "units=3"): tree["fused"][key]}}
+    bad = tree | {"fused": {key.replace('"units": [2]', '"units": [3]'): tree["fused"][key]}}
     with pytest.raises(CollapseError, match=r"got a kernel of \(2, 2\), expected \(3, 3\)"):
         f(bad, X)
     bad = tree | {"fused": {key: {"layers": {"0": tree["fused"][key]["layers"]["0"]}}}}
     with pytest.raises(CollapseError, match="got 1 layers, expected 2"):
         f(bad, X)
-    bad = tree | {"fused": {key.replace("units=2", "units=two"): tree["fused"][key]}}
+    bad = tree | {"fused": {key.replace('"units": [2]', '"units": ["2"]'): tree["fused"][key]}}
     with pytest.raises(CollapseError, match="got a key that no collapse"):
         f(bad, X)
 

@@ -28,7 +28,7 @@ WRONG = {
         r"^w1: got a slope of shape \(3,\), expected \(\)",
     ),
     "another model's entry": (
-        COMPACT | {"fused": {KEY.replace("w1|", "up|"): COMPACT["fused"][KEY]}},
+        COMPACT | {"fused": {KEY.replace("w1 {", "up {"): COMPACT["fused"][KEY]}},
         "^up: is fused in this tree, but the function has no such site",
     ),
     "no key of ours": (

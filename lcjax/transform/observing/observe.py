@@ -13,7 +13,7 @@ from lcjax.structure.front_end import Observed
 from lcjax.structure.residual import ResidualTracker
 from lcjax.structure.segment import Segment
 from lcjax.transform.ir.interpreter import Env, read, run
-from lcjax.transform.ir.program import Value, scans_around
+from lcjax.transform.ir.program import Value, blocks_around
 from lcjax.transform.lowering.bound_call import BoundCall
 from lcjax.transform.lowering.execution_plan import bind_arrays, fused_entries, plan_execution
 from lcjax.transform.lowering.fusion import FusedChain, Stage, run_stages
@@ -28,25 +28,29 @@ from lcjax.transform.lowering.site_chains import (
     with_tokens,
 )
 from lcjax.transform.matching.find_sites import MatchedSite
+from lcjax.transform.observing.expert_values import by_expert
 
 Pair = tuple[jax.Array, jax.Array]
 
 
 def check_observable(call: BoundCall, segments: Sequence[Segment]) -> None:
-    """Raises CollapseError for segments inside a scan."""
+    """Raises CollapseError for segments inside a loop or a branch."""
     sites = {site.path: site for site in call.analysis.sites}
     for segment in segments:
         path = segment.sites[0]
-        if scans_around(sites[path].match.up.product):
+        around = blocks_around(sites[path].match.up.product)
+        if around:
+            name = around[-1].eqn.primitive.name
+            advice = "Unroll it, with a tree of params for every layer, or collapse"
             raise CollapseError(
-                f"{path}: is inside a scan, from which values cannot be taken. Unroll "
-                "it, with a tree of params for every layer, or collapse with lcjax.Exact()."
+                f"{path}: is inside a {name}, from which values cannot be taken. "
+                f"{advice if name == 'scan' else 'Collapse'} with lcjax.Exact()."
             )
 
 
 def observed_values(
     call: BoundCall, compact: BoundCall, segments: Sequence[Segment], observed: Observed
-) -> dict[str, list[Pair]]:
+) -> dict[str, list[tuple[jax.Array, ...]]]:
     """Returns what `Collapsible.observe` describes, by running the program once for each tree.
 
     Args:
@@ -60,7 +64,16 @@ def observed_values(
     if observed == "unit":
         paths = {path for segment in segments for path in segment.sites}
         sites = [site for site in call.analysis.sites if site.path in paths]
-        return {site.path: [(now.activation(site)[0], deep.activation(site)[1])] for site in sites}
+        return {
+            key: found
+            for site in sites
+            for key, found in by_expert(
+                site.path,
+                (now.activation(site)[0], deep.activation(site)[1]),
+                SiteChain((site,)),
+                now.computed,
+            ).items()
+        }
     # Segments of different choices may be neighbours: each is found alone.
     places = {segment.key: now.place(segment, observed) for segment in segments}
     outputs = {key: deep.output(place) for key, place in places.items()}
@@ -68,7 +81,13 @@ def observed_values(
         before, after = deep.residuals(places), now.residuals(places)
         both = before.keys() & after.keys()
         outputs |= {key: outputs[key] + (before[key] - after[key]) for key in both}
-    return {key: [(now.input(place), outputs[key])] for key, place in places.items()}
+    return {
+        key: found
+        for name, place in places.items()
+        for key, found in by_expert(
+            name, (now.input(place), outputs[name]), place.chain, now.computed
+        ).items()
+    }
 
 
 @dataclass(frozen=True)
@@ -104,6 +123,10 @@ class _Run:
         """The entry of every site that has one, with its key."""
         found = fused_entries(self.call)
         return {path: (name, each) for name, each in found.items() for path in each.chain.paths}
+
+    def computed(self, value: Value) -> jax.Array | None:
+        """Returns the array of a value; None where it was not computed."""
+        return self._env.get(value)
 
     def place(self, segment: Segment, observed: Observed) -> _Place:
         """Returns where the values of a segment are in the tree."""
@@ -168,8 +191,8 @@ class _Run:
             assert activated is not None
             return activated.z, activated.a
         match = site.match
-        x, (_, units) = match.up.x, joint_units(match)
-        tokens = tuple(size for axis, size in enumerate(x.shape) if axis not in match.up.x_axes)
+        _, units = joint_units(match)
+        tokens = input_tokens(SiteChain((site,)))
         before, after = (
             select_units(tokens_first(read(self._env, value), match.inner_roles, tokens), units)
             for value in (match.start, match.end)

@@ -1,0 +1,63 @@
+"""What users pass in the place of a model, and the checks of it."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, wraps
+from typing import Any
+
+from flax import nnx
+
+from lcjax._messages import describe
+
+
+def model_and_method(model: Any) -> tuple[nnx.Module, Callable[..., Any]]:
+    """Returns the module that is meant, and the function that runs it.
+
+    Args:
+      model: a module; a method of one, `model.encode`; or `functools.partial(fn, model)`.
+
+    Raises:
+      TypeError: anything else.
+    """
+    if isinstance(model, nnx.Module):
+        return model, _named("__call__", type(model))
+    owner = getattr(model, "__self__", None)
+    if isinstance(owner, nnx.Module) and callable(model):
+        return owner, _named(model.__name__, type(owner))
+    if isinstance(model, partial) and model.args and isinstance(model.args[0], nnx.Module):
+        first, *rest = model.args
+        if not rest:
+            return first, partial(model.func, **model.keywords) if model.keywords else model.func
+    raise TypeError(
+        f"model is {describe(model)}; expected an nnx.Module, a method of one (model.encode), or "
+        "functools.partial(fn, model) for a function fn(model, *inputs)."
+    )
+
+
+def _named(name: str, kind: type) -> Callable[..., Any]:
+    """Returns the function that calls a method by its name, which a subclass may override."""
+
+    @wraps(getattr(kind, name))
+    def method(module: Any, *args: Any, **kwargs: Any) -> Any:
+        return getattr(module, name)(*args, **kwargs)
+
+    return method
+
+
+def check_call(
+    method: Callable[..., Any], model: nnx.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> None:
+    """Raises TypeError unless a method takes these arguments."""
+    try:
+        signature = inspect.signature(method)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(model, *args, **kwargs)
+    except TypeError as error:
+        names = [name for name in signature.parameters][1:]
+        raise TypeError(
+            f"inputs: got {len(args)} and {sorted(kwargs) or 'none'} by name, expected "
+            f"{', '.join(names) or 'none'}, the arguments of {type(model).__name__} ({error}). "
+            "Give example inputs, arrays or ShapeDtypeStructs, after the model."
+        ) from error

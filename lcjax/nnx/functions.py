@@ -1,0 +1,199 @@
+"""The life cycle of sites in an NNX module, each step as one function."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lcjax.calibration.calibrate import Calibration
+from lcjax.calibration.data import as_data
+from lcjax.calibration.fits import LEAST_SQUARES, Fit
+from lcjax.nnx.trace import ModuleCall, trace
+from lcjax.planning.budgets import Budget
+from lcjax.planning.candidates import ALL_CANDIDATES, Candidates
+from lcjax.planning.fit_plan import FitPlan
+from lcjax.planning.measuring.outputs import KL_DIVERGENCE, OutputMetric
+from lcjax.planning.results import Plan, Sensitivity
+from lcjax.planning.trials import MetricFn
+from lcjax.structure.choice import SiteSelector
+from lcjax.structure.sites import Sites
+from lcjax.surgery.report import CollapseReport
+from lcjax.transform.matching.explain import Explanation
+from lcjax.transform.traced_call import Data
+
+
+def find_sites(model: Any, /, *inputs: Any, **kwargs: Any) -> Sites:
+    """Returns the sites of a module, in forward order; as `lcjax.nnx.trace(...).sites`."""
+    return trace(model, *inputs, **kwargs).sites
+
+
+def explain(model: Any, /, *inputs: Any, **kwargs: Any) -> Explanation:
+    """Returns every Dense → … → Dense of a module, and why it is a site or why not."""
+    return trace(model, *inputs, **kwargs).explain()
+
+
+def add_slopes(model: Any, /, *inputs: Any, sites: SiteSelector = None) -> Any:
+    """Returns a module with a slope of 0 at sites, which computes what the module does.
+
+    A slope α makes the activation `α z + (1 − α) σ(z)`. Slopes are `lcjax.nnx.Slope`, a kind of
+    `nnx.Param`, named after the site they are at: `nnx.Optimizer(model,
+    lcjax.with_linearity_penalty(tx, strength=...), wrt=nnx.Param)` trains them to 1 where the data
+    allows, and `lcjax.nnx.collapse` fuses those sites exactly.
+
+    Args:
+      model: as for `lcjax.nnx.trace`.
+      *inputs: example inputs; arrays or ShapeDtypeStructs.
+      sites: paths, globs or Sites; None for all.
+
+    Raises:
+      CollapseError: no site, or a pattern that matches none.
+    """
+    return trace(model, *inputs).add_slopes(sites)
+
+
+def calibrate(
+    model: Any,
+    data: Data,
+    /,
+    *inputs: Any,
+    sites: SiteSelector = None,
+    fit: Fit = LEAST_SQUARES,
+) -> Calibration:
+    """Returns statistics with which `collapse(calibration=...)` fits sites; as `lcjax.calibrate`.
+
+    Args:
+      model: as for `lcjax.nnx.trace`.
+      data: batches of inputs, or `lcjax.CalibrationData`.
+      *inputs: example inputs; none for the first batch.
+      sites: as for `lcjax.calibrate`.
+      fit: the kind of fit.
+    """
+    return _traced(model, data, inputs).calibrate(data, sites, fit)
+
+
+def collapse(
+    model: Any,
+    /,
+    *inputs: Any,
+    sites: SiteSelector = None,
+    fit: Fit | None = None,
+    calibration: Calibration | None = None,
+) -> tuple[Any, CollapseReport]:
+    """Returns a smaller module of the same classes, and a report of what was done.
+
+    As `lcjax.collapse`. The module is called as before. Of a module that runs a collapsed pair the
+    result has a subclass, with the layers that replace the pair in its attribute `lcjax` and None
+    in the place of the Params that are gone. The module that is given is not changed; Params that
+    are not touched share their arrays with it.
+
+    Args:
+      model: as for `lcjax.nnx.trace`.
+      *inputs: example inputs; arrays or ShapeDtypeStructs. Those of a module that takes arguments
+        by name are given to `lcjax.nnx.trace`.
+      sites: paths, globs, Sites or a Plan; None takes those that are linear or were calibrated.
+      fit: None takes `lcjax.Exact()`, with a calibration the fit that it was made for.
+      calibration: what `calibrate` returned for this module.
+
+    Raises:
+      CollapseError: as `lcjax.collapse`; a pair that no method of one module runs.
+    """
+    return trace(model, *inputs).collapse(sites, fit, calibration=calibration)
+
+
+def collapse_sequential(
+    model: Any,
+    data: Data,
+    /,
+    *inputs: Any,
+    sites: SiteSelector = None,
+    fit: Fit | Mapping[str, Fit] = LEAST_SQUARES,
+) -> tuple[Any, CollapseReport]:
+    """Returns the module with sites collapsed one segment after another, and the report.
+
+    As `lcjax.collapse_sequential`; `fit=plan.fits` carries a plan out.
+
+    Args:
+      model: as for `lcjax.nnx.trace`.
+      data: batches of inputs, or `lcjax.CalibrationData`.
+      *inputs: example inputs; none for the first batch.
+      sites: as for `lcjax.collapse_sequential`.
+      fit: one for all sites, or one for each.
+    """
+    return _traced(model, data, inputs).collapse_sequential(data, sites, fit)
+
+
+def plan_fits(
+    model: Any,
+    data: Data,
+    /,
+    *inputs: Any,
+    budget: Budget | Sequence[Budget],
+    candidates: Candidates | Sequence[Fit] = ALL_CANDIDATES,
+    metric: OutputMetric | MetricFn = KL_DIVERGENCE,
+    sites: SiteSelector = None,
+) -> FitPlan:
+    """Returns the fit of each site within budgets; as `lcjax.plan_fits`.
+
+    Args:
+      model: as for `lcjax.nnx.trace`.
+      data: batches of inputs, or `lcjax.CalibrationData`.
+      *inputs: example inputs; none for the first batch.
+      budget: one or several, as for `lcjax.plan_fits`.
+      candidates: `Candidates(...)`, or a list of fits.
+      metric: `KLDivergence()` or `RelativeError()` of the outputs, or `metric(module)`, which
+        returns a number, higher is better.
+      sites: those that may be taken; None for all.
+    """
+    return _traced(model, data, inputs).plan_fits(
+        data, budget=budget, candidates=candidates, metric=metric, sites=sites
+    )
+
+
+def plan(
+    model: Any,
+    metric: MetricFn,
+    data: Data,
+    /,
+    *inputs: Any,
+    budget: Budget,
+    sites: SiteSelector = None,
+    fit: Fit = LEAST_SQUARES,
+) -> Plan:
+    """Returns which sites to collapse within a budget; as `lcjax.plan`.
+
+    Args:
+      model: as for `lcjax.nnx.trace`.
+      metric: `metric(module)` returns a number, higher is better.
+      data: batches of inputs, or `lcjax.CalibrationData`.
+      *inputs: example inputs; none for the first batch.
+      budget: as for `lcjax.plan`.
+      sites: those that may be taken; None for all.
+      fit: how they are collapsed.
+    """
+    call = _traced(model, data, inputs)
+    return call.plan(metric, data, budget=budget, sites=sites, fit=fit)
+
+
+def sensitivity(
+    model: Any,
+    metric: MetricFn,
+    data: Data,
+    /,
+    *inputs: Any,
+    sites: SiteSelector = None,
+    fit: Fit = LEAST_SQUARES,
+) -> Sensitivity:
+    """Returns the metric with each site collapsed alone; as `lcjax.sensitivity`.
+
+    Args:
+      model: as for `lcjax.nnx.trace`.
+      metric: `metric(module)` returns a number, higher is better.
+      data: batches of inputs, or `lcjax.CalibrationData`.
+      *inputs: example inputs; none for the first batch.
+      sites: those that are tried; None for all.
+      fit: how they are collapsed.
+    """
+    return _traced(model, data, inputs).sensitivity(metric, data, sites=sites, fit=fit)
+
+
+def _traced(model: Any, data: Data, inputs: Sequence[Any]) -> ModuleCall:
+    """Returns the call of a module with inputs, or with the first batch."""
+    return trace(model, *(inputs or as_data(data).first_batch()))

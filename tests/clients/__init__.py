@@ -1,0 +1,1 @@
+"""Published JAX libraries, unchanged, with random weights: what lcjax does with their models."""

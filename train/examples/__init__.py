@@ -1,0 +1,1 @@
+"""Short programs, one for each library: a model in, a smaller model out."""
