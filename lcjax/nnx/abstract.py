@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -35,7 +36,7 @@ def variables_of(module: nnx.Module) -> dict[Names, tuple[Path, nnx.Variable]]:
 
 def stored_shape(leaf: Any) -> jax.ShapeDtypeStruct:
     """Returns shape and dtype of an array as orbax stores it: random keys as their data."""
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.eval_shape(jax.random.key_data, leaf)
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
@@ -51,7 +52,7 @@ def put_values(module: nnx.Module, values: Mapping[Names, Any]) -> None:
     for names, value in values.items():
         _, variable = found[names]
         old = variable.get_value()
-        if jax.dtypes.issubdtype(old.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(old.dtype, jax.dtypes.prng_key):
             value = jax.random.wrap_key_data(value, impl=_impl(old))
         variable.set_value(value)
 

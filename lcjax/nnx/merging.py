@@ -50,7 +50,8 @@ def merge(model: Any, tree: Any, /, *inputs: Any, **kwargs: Any) -> Any:
       >>> model, x = MLP(nnx.Rngs(0)), jnp.ones((1, 4))
       >>> tree, _ = lcjax.nnx.trace(model, x).call.collapse(fit=lcjax.Exact(max_gap=1))
       >>> lcjax.save(path := tempfile.mkdtemp() + "/compact", tree)
-      >>> compact = lcjax.nnx.merge(nnx.eval_shape(lambda: MLP(nnx.Rngs(0))), lcjax.restore(path), x)
+      >>> shapes = nnx.eval_shape(lambda: MLP(nnx.Rngs(0)))
+      >>> compact = lcjax.nnx.merge(shapes, lcjax.restore(path), x)
       >>> compact(x).shape, compact.up.kernel
       ((1, 4), None)
     """

@@ -74,7 +74,7 @@ def collapse_traced(
 
     def pieces() -> Iterator[dict[LeafPath, Any]]:
         reader, removed, keys = Reader(source), set(), []
-        slopes = model.variables["slopes"]
+        slopes = model.variables["slopes"] if source.keeps_slopes else {}
         for chain in model.chains:
             here = [site for site in chain if site in fits]
             if not here:

@@ -42,28 +42,30 @@ class Contents:
         leaves = self.checkpoint.manifest["leaves"]
         return [joined(path) for path in leaves if path[: len(self.root)] != self.root]
 
+    @property
+    def kinds(self) -> dict[LeafPath, str]:
+        """The containers below the root."""
+        start, kinds = len(self.root), self.checkpoint.manifest["containers"]
+        return {path[start:]: kinds[path] for path in kinds if path[:start] == self.root}
+
     def tree(self) -> Any:
         """Returns the params, with the values of slopes and the shapes of all other leaves."""
-        start = len(self.root)
-        kinds = self.checkpoint.manifest["containers"]
-        below = {path[start:]: kinds[path] for path in kinds if path[:start] == self.root}
         leaves: dict[LeafPath, Any] = {path: shape(one) for path, one in self.records.items()}
         named = slope_paths(map(joined, leaves))
         slopes = {path: path for path in leaves if joined(path) in named}
-        return assemble(leaves | self.read(slopes), below)
+        return assemble(leaves | self.read(slopes), self.kinds)
 
     def variables(self) -> dict[LeafPath, LeafPath]:
         """Returns the path below the root of every leaf, by its path without NNX variables.
 
         Where orbax has saved a variable of Flax NNX as `{"value": ...}`, the path is that of the
-        variable. All keys are strings, as orbax has them.
+        variable.
         """
         inside: dict[LeafPath, int] = {}
         for path in self.records:
             inside[path[:-1]] = inside.get(path[:-1], 0) + 1
         return {
-            tuple(map(str, p[:-1] if p[-1] == _VARIABLE and inside[p[:-1]] == 1 else p)): p
-            for p in self.records
+            p[:-1] if p[-1] == _VARIABLE and inside[p[:-1]] == 1 else p: p for p in self.records
         }
 
     def read(self, paths: Mapping[Any, LeafPath]) -> dict[Any, Any]:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 from flax import nnx
 
 from lcjax._messages import printable_lines
@@ -38,7 +37,8 @@ def module_source(contents: Contents, model: Any, inputs: Sequence[Any]) -> Trac
     """
     module, _ = model_and_method(model)
     _check_deep(module)
-    found, stored = variables_of(module), contents.variables()
+    found = variables_of(module)
+    stored = {tuple(map(str, path)): place for path, place in contents.variables().items()}
     _check_same(contents, found, stored)
     small = {
         names: stored[names]
@@ -53,7 +53,7 @@ def module_source(contents: Contents, model: Any, inputs: Sequence[Any]) -> Trac
         if names in stored and not isinstance(variable, Slope)
     }
     shapes = {path: shape_of(contents.records[place]) for path, place in rest.items()}
-    leaves = {(MODEL, *path): place for path, place in rest.items()}
+    leaves: dict[LeafPath, LeafPath] = {(MODEL, *path): place for path, place in rest.items()}
     return TracedSource(contents, call, leaves, nested(shapes))
 
 
@@ -78,25 +78,28 @@ def _check_same(
     contents: Contents, found: Mapping[Names, Any], stored: Mapping[Names, LeafPath]
 ) -> None:
     """Raises unless a checkpoint has all Params of a model, and nothing else than its state."""
-    ours = {names: describe(shape_of(contents.records[place])) for names, place in stored.items()}
-    theirs = {
+    ours: dict[LeafPath, str] = {
+        names: describe(shape_of(contents.records[place])) for names, place in stored.items()
+    }
+    theirs: dict[LeafPath, str] = {
         names: describe(stored_shape(variable.get_value()))
         for names, (_, variable) in found.items()
         if names in stored or isinstance(variable, nnx.Param)
     }
     lines = diff(ours, theirs, "checkpoint", "model")
-    if lines:
-        others = len(lines) - _MAX_DIFFERENCES
-        shown = "; ".join(lines[:_MAX_DIFFERENCES]) + (f"; and {others} more" if others > 0 else "")
+    if not lines:
+        return
+    if inside := _inside(found, stored):
         raise CheckpointError(
-            f"{contents.checkpoint.path}: checkpoint and model differ at {len(lines)} leaves: "
-            f"{printable_lines(shown)}. Give the model that was saved"
-            + (
-                f", or --params {joined(only)} for a part of the checkpoint."
-                if (only := _inside(found, stored))
-                else "."
-            )
+            f"{contents.checkpoint.path}: has the model's Params under {joined(inside)}; give "
+            f"--params {joined(inside)}."
         )
+    others = len(lines) - _MAX_DIFFERENCES
+    shown = "; ".join(lines[:_MAX_DIFFERENCES]) + (f"; and {others} more" if others > 0 else "")
+    raise CheckpointError(
+        f"{contents.checkpoint.path}: checkpoint and model differ at {len(lines)} leaves: "
+        f"{printable_lines(shown)}. Give the model that was saved."
+    )
 
 
 def _inside(found: Mapping[Names, Any], stored: Mapping[Names, LeafPath]) -> Names:

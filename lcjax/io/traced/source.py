@@ -23,12 +23,15 @@ class TracedSource:
       leaves: where the checkpoint has each leaf of the compact tree that is not new: paths below
         the contents' root by path in the tree.
       model: the part `model` of the tree, with what of the checkpoint is no param of the function.
+      keeps_slopes: whether sites that stay have their slopes in the compact tree; those that rules
+        assume are not.
     """
 
     contents: Contents
     call: TracedCall
     leaves: Mapping[LeafPath, LeafPath]
     model: Any
+    keeps_slopes: bool = True
 
 
 def function_source(
