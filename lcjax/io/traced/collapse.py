@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lcjax.algebra.abstract import is_abstract
 from lcjax.calibration.calibrate import Calibration
 from lcjax.calibration.fits import Exact, Fit
 from lcjax.errors import CollapseError
@@ -89,6 +90,11 @@ def collapse_traced(
             old, new = flatten(loaded.variables), flatten(compact)
             removed |= {path for path in old if path not in new}
             made = {path: leaf for path, leaf in new.items() if old.get(path) is not leaf}
+            if any(map(is_abstract, made.values())):
+                raise CollapseError(
+                    f"{here[0]}: needs state that the checkpoint lacks, such as the statistics of "
+                    "a norm. Save all state of the model, not its params alone."
+                )
             keys += [key for key in compact["fused"] if key not in model.variables["fused"]]
             yield {path: np.asarray(leaf) for path, leaf in made.items()}
             removed |= set(made)
