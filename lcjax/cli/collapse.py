@@ -4,13 +4,19 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from lcjax._messages import first_few
 from lcjax.calibration.calibrate import Calibration
+from lcjax.cli.traced_model import traced_source
+from lcjax.io.atomic_write import check_free
 from lcjax.io.calibration_file import restore_calibration
-from lcjax.io.file_paths import PathLike
+from lcjax.io.file_paths import PathLike, absolute_path
 from lcjax.io.reader import open_checkpoint
 from lcjax.io.streaming import abstract_with_slopes, collapse_checkpoint
+from lcjax.io.traced.collapse import collapse_traced
+from lcjax.io.traced.source import TracedSource
 from lcjax.planning.plan_file import PlanFile
 from lcjax.planning.results import Plan
+from lcjax.structure.front_end import Collapsible
 from lcjax.structure.params_tree import ParamsTree
 from lcjax.validation.json_files import parse_json, read_bounded
 
@@ -22,23 +28,35 @@ def collapse_command(options: argparse.Namespace) -> str:
       ValueError: a plan for fits to data without statistics, or with those of another fit; others
         as of `collapse_checkpoint`.
     """
+    check_free(absolute_path(options.target))
     stats = None if options.calibration is None else restore_calibration(options.calibration)
+    traced = traced_source(options.source, options)
     chosen: dict[str, Any] = {"sites": options.sites}
     if options.plan is not None:
-        chosen = _read_plan(options.plan, options.source, stats)
-    report = collapse_checkpoint(
-        options.source, options.target, **chosen, max_gap=options.max_gap, calibration=stats
-    )
-    return f"{report}\nwritten to {options.target}"
+        chosen = _read_plan(options.plan, _model_of(options.source, traced), stats)
+    chosen |= {"max_gap": options.max_gap, "calibration": stats}
+    if traced is None:
+        report = collapse_checkpoint(options.source, options.target, **chosen)
+        return f"{report}\nwritten to {options.target}"
+    report = collapse_traced(traced, options.target, **chosen)
+    others = traced.contents.others
+    lines = [f"left out: {first_few(others)}, outside of --params"] if others else []
+    return "\n".join([str(report), *lines, f"written to {options.target}"])
 
 
-def _read_plan(path: Path, source: PathLike, stats: Calibration | None) -> dict[str, Any]:
+def _model_of(source: PathLike, traced: TracedSource | None) -> Collapsible:
+    if traced is not None:
+        return traced.call
+    return ParamsTree(abstract_with_slopes(open_checkpoint(source)))
+
+
+def _read_plan(path: Path, model: Collapsible, stats: Calibration | None) -> dict[str, Any]:
     """Returns what a plan of either kind of file chooses: sites, or a fit for every site."""
     text = read_bounded(path).decode()
     found = parse_json(text, path)
     if isinstance(found, dict) and "lcjax_fits" in found:
         plan = PlanFile.from_json(text, path)
-        plan.check(ParamsTree(abstract_with_slopes(open_checkpoint(source))))
+        plan.check(model)
         if not plan.fits:
             raise ValueError(f"{path}: nothing to collapse: the plan keeps every site.")
         needy = [site for site, fit in plan.fits.items() if fit.needs_data]

@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax.errors import FlaxError
@@ -13,7 +14,7 @@ from lcjax._interrupt import STATUS, raise_as_usual
 from lcjax._messages import printable, printable_lines
 from lcjax.cli.collapse import collapse_command
 from lcjax.cli.export import export_command
-from lcjax.cli.inspection import inspect_checkpoint
+from lcjax.cli.inspection import inspect_command
 
 _CHECKPOINT = "checkpoint directory, written by lcjax.save or by orbax"
 _NEW_DIRECTORY = "directory to create"
@@ -28,6 +29,27 @@ MODEL is one of
                      that can be imported from here: nets.small:model. This runs its code.
 Checkpoints of training runs, runs/NAME/compact, describe their models and inputs: leave --model and
 --input-shape out.
+"""
+_TRACED = """
+Checkpoints of other models than lcjax's own, such as ocp.StandardCheckpointer().save(path,
+nnx.state(model)), need one of
+
+  --model MODULE:FUNCTION  in a Python module that can be imported from here, whose code runs:
+                           def deep():  # called without values, under jax.eval_shape
+                               model = Net(rngs=nnx.Rngs(0))
+                               model.eval()
+                               return model, jnp.ones((1, 128), jnp.int32)
+                           The model is an NNX module, a linen one, or a function apply(params,
+                           *inputs). Inputs may be left out with --input-shape. MODULE:ATTRIBUTE
+                           may be the model or apply itself, too.
+  --pair UP,DOWN           globs of the layers before and after an activation, without a model;
+  --pair GATE,UP,DOWN      those of gated units. The text of each * is the same in all of them:
+                           --pair 'layers/*/mlp/up,layers/*/mlp/down'. The activation is taken for
+                           the identity, a gate for 1, and nothing else may be between.
+
+The new checkpoint has {"model", "slopes", "fused"}. An NNX module of it is
+lcjax.nnx.merge(model, lcjax.restore(TARGET), *inputs), the output of any function
+lcjax.collapsible(apply)(lcjax.restore(TARGET), *inputs).
 """
 
 
@@ -70,14 +92,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_inspect(commands: argparse._SubParsersAction) -> None:
     summary = "show the sites, sizes and metadata of a checkpoint; reads slopes only"
-    inspect = commands.add_parser("inspect", help=summary, description=_sentence(summary))
-    inspect.set_defaults(run=lambda options: inspect_checkpoint(options.checkpoint))
+    inspect = commands.add_parser("inspect", help=summary, **_described(summary, _TRACED))
+    inspect.set_defaults(run=inspect_command)
     inspect.add_argument("checkpoint", metavar="CHECKPOINT", help=_CHECKPOINT)
+    _add_traced(inspect)
 
 
 def _add_collapse(commands: argparse._SubParsersAction) -> None:
     summary = "collapse a checkpoint without loading all of it into memory"
-    collapse = commands.add_parser("collapse", help=summary, description=_sentence(summary))
+    collapse = commands.add_parser("collapse", help=summary, **_described(summary, _TRACED))
     collapse.set_defaults(run=collapse_command)
     collapse.add_argument("source", metavar="SOURCE", help=_CHECKPOINT)
     collapse.add_argument("target", metavar="TARGET", help=_NEW_DIRECTORY)
@@ -95,29 +118,37 @@ def _add_collapse(commands: argparse._SubParsersAction) -> None:
         "--plan", type=Path, help="file of a plan: of Plan.to_json, or with a fit for every site"
     )
     selection.add_argument("--sites", nargs="+", metavar="GLOB", help="paths or globs of sites")
+    _add_traced(collapse)
+
+
+def _add_traced(command: argparse.ArgumentParser) -> None:
+    """Adds the options for checkpoints of params of any function."""
+    either = command.add_mutually_exclusive_group()
+    either.add_argument("--model", metavar="MODULE:FUNCTION", help="see below")
+    either.add_argument(
+        "--pair",
+        action="append",
+        metavar="[GATE,]UP,DOWN",
+        help="see below; repeat for more rules",
+    )
+    _add_input_shape(command, "that which the function returns")
+    command.add_argument(
+        "--params",
+        metavar="PATH",
+        help="path of the model's params or state in the checkpoint, such as params; what is"
+        " outside of it is left out (default: all)",
+    )
 
 
 def _add_export(commands: argparse._SubParsersAction) -> None:
     summary = "export a model as a StableHLO program for JAX alone and any batch size"
-    export = commands.add_parser(
-        "export",
-        help=summary,
-        description=_sentence(summary),
-        epilog=_MODELS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    export = commands.add_parser("export", help=summary, **_described(summary, _MODELS))
     export.set_defaults(run=export_command)
     export.add_argument("checkpoint", metavar="CHECKPOINT", help=_CHECKPOINT)
     export.add_argument("target", metavar="TARGET", help=_NEW_DIRECTORY)
     export.add_argument("--model", help="see below (default: the checkpoint's metadata)")
-    export.add_argument(
-        "--input-shape",
-        action="append",
-        type=_input_shape,
-        metavar="SHAPE[:DTYPE]",
-        help="shape of an input without the batch axis, such as 224,224,3 or 128:int32; repeat for"
-        " every input (default: the checkpoint's metadata; float32, or int32 for bert and gpt2)",
-    )
+    default = "the checkpoint's metadata; float32, or int32 for bert and gpt2"
+    _add_input_shape(export, default)
     export.add_argument(
         "--platforms",
         default="cpu,cuda,tpu",
@@ -131,8 +162,24 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
     )
 
 
-def _sentence(summary: str) -> str:
-    return summary[0].upper() + summary[1:] + "."
+def _add_input_shape(command: argparse.ArgumentParser, default: str) -> None:
+    command.add_argument(
+        "--input-shape",
+        action="append",
+        type=_input_shape,
+        metavar="SHAPE[:DTYPE]",
+        help="shape of an input without the batch axis, such as 224,224,3 or 128:int32; repeat for"
+        f" every input (default: {default})",
+    )
+
+
+def _described(summary: str, epilog: str) -> dict[str, Any]:
+    """Returns the options of a parser with a sentence above its arguments, and text below them."""
+    return {
+        "description": summary[0].upper() + summary[1:] + ".",
+        "epilog": epilog,
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    }
 
 
 def _input_shape(text: str) -> tuple[tuple[int, ...], str]:

@@ -1,25 +1,38 @@
 """`lcjax inspect`: describes a checkpoint without its model and without reading its kernels."""
 
+import argparse
 import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from lcjax._messages import printable, printable_lines
+from lcjax.cli.traced_model import traced_source
 from lcjax.errors import CollapseError
 from lcjax.io.file_paths import PathLike
-from lcjax.io.leaves import joined
+from lcjax.io.leaves import LeafPath, joined
 from lcjax.io.reader import open_checkpoint
 from lcjax.io.streaming import abstract_with_slopes
-from lcjax.structure.sites import find_sites
+from lcjax.structure.sites import Sites, find_sites
+from lcjax.tree.fused_key import FusedKey
 from lcjax.tree.paths import slope_paths
 
+_NO_SITES = (
+    "no sites: the tree has no leaf named `slope`; --model or --pair finds those of other models"
+)
 
-def inspect_checkpoint(path: PathLike) -> str:
+
+def inspect_command(options: argparse.Namespace) -> str:
+    """Returns the description of the checkpoint that the options name."""
+    traced = traced_source(options.checkpoint, options)
+    return inspect_checkpoint(options.checkpoint, None if traced is None else traced.call.sites)
+
+
+def inspect_checkpoint(path: PathLike, found: Sites | None = None) -> str:
     """Returns a description of a checkpoint: sites with their slopes, sizes and metadata.
 
     Reads slopes only. Sites that kept some of their units, or were removed, have a line each. If
@@ -27,6 +40,7 @@ def inspect_checkpoint(path: PathLike) -> str:
 
     Args:
       path: a checkpoint directory of `lcjax.save`, of orbax or of a training run.
+      found: its sites, where a model or rules say them; None for those of lcjax's modules.
 
     Raises:
       FileNotFoundError: path does not exist.
@@ -36,11 +50,12 @@ def inspect_checkpoint(path: PathLike) -> str:
     manifest = source.manifest
     leaves = {joined(path): leaf for path, leaf in manifest["leaves"].items()}
     try:
-        sites = find_sites(abstract_with_slopes(source))
-        lines = [str(sites)] if sites else ["no sites: the tree has no leaf named `slope`"]
+        sites = find_sites(abstract_with_slopes(source)) if found is None else found
+        lines = [str(sites)] if sites else [_NO_SITES if found is None else "no sites"]
         lines += _narrowed(leaves)
     except CollapseError as error:
         lines = [f"no sites: {printable(error)}"]
+    lines += _fused(source.manifest["leaves"])
     collections = any(path[:1] == ("params",) for path in manifest["leaves"])
     params = {
         name: leaf for name, leaf in leaves.items() if not collections or name.startswith("params/")
@@ -80,6 +95,18 @@ def _narrowed(leaves: Mapping[str, Any]) -> list[str]:
             parts.append("a linear map")
         text = " and ".join(parts) if parts else "a constant"
         lines.append(f"{printable(path.removeprefix('params/'))}act{i} became {text}")
+    return lines
+
+
+def _fused(leaves: Iterable[LeafPath]) -> list[str]:
+    """Returns a line for every fused site in the tree of a collapsible function."""
+    keys = dict.fromkeys(path[1] for path in leaves if path[0] == "fused" and len(path) > 2)
+    lines = []
+    for key in map(FusedKey.parse, map(str, keys)):
+        for site, form, width in zip(key.sites, key.forms, key.widths, strict=True):
+            kept = f"{key.narrow.get(site, 0):,} of {width:,} hidden units"
+            became = {"linear": "linear", "units": kept, "removed": "a constant"}[form]
+            lines.append(f"{printable(site)} became {became}")
     return lines
 
 

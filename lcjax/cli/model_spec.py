@@ -160,6 +160,30 @@ def _classes(params: Mapping[str, Any]) -> int | None:
 
 def _imported(module: str, attribute: str) -> Any:
     spec = f"{module}:{attribute}"
+    found = imported(spec, f"one of {', '.join(_MODELS)}, or a module")
+    if isinstance(found, type) or not (isinstance(found, nn.Module) or callable(found)):
+        got = f"the class {found.__name__}" if isinstance(found, type) else type(found).__name__
+        raise ValueError(
+            f"model {spec}: got {got}, expected a Flax module, such as {module}.model with "
+            "model = Net(...), or a function apply(variables, *inputs)."
+        )
+    return found
+
+
+def imported(spec: str, expected: str = "a module") -> Any:
+    """Returns the attribute `MODULE:ATTRIBUTE` of a Python module, whose code runs.
+
+    Args:
+      spec: the module and the attribute.
+      expected: what messages expect, before "that can be imported".
+
+    Raises:
+      ValueError: a text of another form, a module that cannot be imported or does not have the
+        attribute.
+    """
+    module, _, attribute = spec.partition(":")
+    if not module or not attribute:
+        raise ValueError(f"model: got {spec!r}, expected MODULE:ATTRIBUTE of a Python module.")
     try:
         with _working_directory_last():
             found = importlib.import_module(module)
@@ -167,19 +191,13 @@ def _imported(module: str, attribute: str) -> Any:
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
         raise ValueError(
-            f"model {spec}: {error}. Expected one of {', '.join(_MODELS)}, or a module that can be "
-            "imported, also from the working directory."
+            f"model {spec}: {error}. Expected {expected} that can be imported, also from the "
+            "working directory."
         ) from error
     except Exception as error:  # from the module's own code
         raise ValueError(
             f"model {spec}: importing {module} raised {type(error).__name__}: {error}."
         ) from error
-    if isinstance(found, type) or not (isinstance(found, nn.Module) or callable(found)):
-        got = f"the class {found.__name__}" if isinstance(found, type) else type(found).__name__
-        raise ValueError(
-            f"model {spec}: got {got}, expected a Flax module, such as {module}.model with "
-            "model = Net(...), or a function apply(variables, *inputs)."
-        )
     return found
 
 

@@ -19,6 +19,7 @@ from lcjax.io.reader import OpenCheckpoint, open_checkpoint, read_leaves
 from lcjax.io.verify import verify
 from lcjax.structure.chains import Chain
 from lcjax.structure.choice import SiteSelector, Skip, assign, select_for_fit, select_linear
+from lcjax.structure.front_end import Collapsible
 from lcjax.structure.params_tree import ParamsTree
 from lcjax.structure.sites import Sites
 from lcjax.surgery.collapse import collapse
@@ -80,9 +81,9 @@ def collapse_checkpoint(
     check_free(target)
     read = open_checkpoint(source)
     model = ParamsTree(abstract_with_slopes(read), caller="collapse_checkpoint")
-    fits, skipped = _choose(model, sites, fit, exact, calibration)
+    fits, skipped = choose_fits(model, sites, fit, exact, calibration)
     if not fits:
-        reason = _explain_empty(model.sites, max_gap)
+        reason = explain_empty(model.sites, max_gap)
         raise CollapseError(f"{read.path}: nothing to collapse: {reason}.")
     reports: list[CollapseReport] = []
 
@@ -95,13 +96,13 @@ def collapse_checkpoint(
                 records = {path: left.pop(path) for path in paths}
                 stored = read_leaves(read, records, {}, partial=True)
                 leaves = {path: in_jax(leaf) for path, leaf in stored.items()}
-                own = _fit_of(here, fits)
+                own = one_fit(here, fits)
                 statistics = calibration if own.needs_data else None
                 part = _part(leaves, read)
                 compact, report = collapse(part, here, own, calibration=statistics)
                 reports.append(report)
                 yield {path: np.asarray(leaf) for path, leaf in flatten(compact).items()}
-        for paths in _read_groups(left):
+        for paths in read_groups(left):
             yield read_leaves(read, {path: left[path] for path in paths}, {}, partial=True)
 
     write_incrementally(target, pieces(), read.manifest["containers"], read.manifest["metadata"])
@@ -109,14 +110,26 @@ def collapse_checkpoint(
     return merge_reports(reports, model.sites, skipped, model.size.parameters)
 
 
-def _choose(
-    model: ParamsTree,
+def choose_fits(
+    model: Collapsible,
     sites: SiteSelector,
     fit: Fit | Mapping[Any, Fit] | None,
     exact: Exact,
     calibration: Calibration | None,
 ) -> tuple[Mapping[str, Fit], tuple[Skip, ...]]:
-    """Returns the fit of every site that is replaced, and the sites that stay."""
+    """Returns the fit of every site that is replaced, and the sites that stay.
+
+    Args:
+      model: of abstract leaves and slopes with values.
+      sites: as for `collapse_checkpoint`.
+      fit: as for `collapse_checkpoint`.
+      exact: the fit without a calibration.
+      calibration: as for `collapse_checkpoint`.
+
+    Raises:
+      CollapseError: a pattern that matches no site, or a site that cannot be taken.
+      ValueError: a fit that needs a calibration without one; sites and a mapping of fits.
+    """
     if isinstance(fit, Mapping):
         if sites is not None:
             raise ValueError("sites: got them and a fit for every site; leave sites out.")
@@ -147,8 +160,12 @@ def _choose(
     return fits, selection.skipped
 
 
-def _fit_of(sites: Sequence[str], fits: Mapping[str, Fit]) -> Fit:
-    """Returns the one fit of the sites of a chain."""
+def one_fit(sites: Sequence[str], fits: Mapping[str, Fit]) -> Fit:
+    """Returns the one fit of the sites of a chain.
+
+    Raises:
+      CollapseError: several fits.
+    """
     different = list({fits[site]: site for site in sites}.items())
     if len(different) > 1:
         (first, one), (second, other) = different[:2]
@@ -190,7 +207,8 @@ def write_incrementally(
     Args:
       target: the final path.
       pieces: groups of leaves by path.
-      kinds: the containers of their tree; the leaves of a list must be in one group.
+      kinds: the containers of their tree; the leaves of a list must be in one group. Those of a
+        group may be added while the groups before it are read.
       metadata: the user's metadata.
     """
     entries: dict[LeafPath, Any] = {}
@@ -208,7 +226,8 @@ def write_incrementally(
         ocp.partial.finalize(place)
 
 
-def _explain_empty(found: Sites, max_gap: float) -> str:
+def explain_empty(found: Sites, max_gap: float) -> str:
+    """Returns why none of the sites is collapsed."""
     gaps = {site.path: site.gap for site in found if site.paired and site.gap is not None}
     if not gaps or min(gaps.values()) <= max_gap:
         return "the plan has no site" if gaps else "no site has a Dense on both sides"
@@ -227,7 +246,7 @@ def _in_chain(path: LeafPath, chain: Chain, has_collections: bool) -> bool:
     return any(within.startswith(child + "/") for child in chain.children)
 
 
-def _read_groups(entries: Mapping[LeafPath, Any]) -> Iterator[list[LeafPath]]:
+def read_groups(entries: Mapping[LeafPath, Any]) -> Iterator[list[LeafPath]]:
     """Yields groups of paths to read together; orbax reads a list as a whole."""
     units: dict[LeafPath, list[LeafPath]] = {}
     for path in entries:

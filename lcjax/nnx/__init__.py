@@ -11,6 +11,7 @@ from lcjax.nnx.functions import (
     plan_fits,
     sensitivity,
 )
+from lcjax.nnx.merging import merge
 from lcjax.nnx.rewritten import Slope
 from lcjax.nnx.trace import ModuleCall, trace
 
@@ -23,6 +24,7 @@ __all__ = [
     "collapse_sequential",
     "explain",
     "find_sites",
+    "merge",
     "plan",
     "plan_fits",
     "sensitivity",

@@ -87,6 +87,11 @@ class ModuleCall:
         self._inputs, self._kwargs = tuple(inputs), dict(kwargs)
 
     @property
+    def call(self) -> TracedCall:
+        """The call as one of a function of the Params, `{"model", "slopes", "fused"}`."""
+        return self._call
+
+    @property
     def sites(self) -> Sites:
         """The sites that are not collapsed yet, in forward order; prints as a table."""
         return self._call.sites

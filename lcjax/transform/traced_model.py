@@ -58,6 +58,11 @@ class TracedModel:
         return self._call.params.collapsed
 
     @property
+    def chains(self) -> list[tuple[str, ...]]:
+        """The paths of all sites, those of neighbouring Dense layers together."""
+        return [chain.paths for chain in neighbours(self._call.analysis.sites)]
+
+    @property
     def size(self) -> Size:
         """Parameters of the tree, and FLOPs of all Dense layers that sites connect."""
         paths = [site.path for site in self._call.analysis.sites]
