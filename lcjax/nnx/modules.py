@@ -1,5 +1,6 @@
 """Modules whose method runs with slopes and fused layers."""
 
+import copyreg
 import functools
 import inspect
 from typing import Any
@@ -39,12 +40,25 @@ def rewritten_class(base: type[nnx.Module], method: str) -> type[nnx.Module]:
     names = {
         method: call,
         "lcjax_base": base,
+        "lcjax_method": method,
         "__module__": base.__module__,
         "__qualname__": f"Collapsed{base.__qualname__}",
         "__doc__": base.__doc__,
     }
-    kind: Any = type(base)
+    kind: Any = _metaclass(type(base))
     return kind(f"Collapsed{base.__name__}", (base,), names)
+
+
+@functools.cache
+def _metaclass(base: type) -> type:
+    """Returns the metaclass of such subclasses, which pickles them: no module has their names."""
+    made = type(base.__name__, (base,), {})
+    copyreg.pickle(made, _reduced)
+    return made
+
+
+def _reduced(cls: Any) -> tuple[Any, ...]:
+    return rewritten_class, (cls.lcjax_base, cls.lcjax_method)
 
 
 def is_rewritten(node: Any) -> bool:

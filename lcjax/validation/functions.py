@@ -33,9 +33,9 @@ def check_function(fn: Any, name: str = "apply_fn") -> None:
     if _is_nnx_module(fn):
         raise TypeError(
             f"{name} is a Flax NNX module, {type(fn).__name__}, which contains its params; "
-            "expected a function of params and inputs. Split it, graphdef, params, rest = "
-            "nnx.split(model, nnx.Param, ...), and pass lambda params, rest, x: "
-            "nnx.merge(graphdef, params, rest)(x) to lcjax.collapsible."
+            "expected a function of params and inputs. Pass it to lcjax.nnx, which gives "
+            "modules back; or split it, graphdef, params, rest = nnx.split(model, nnx.Param, ...), "
+            "and pass lambda params, rest, x: nnx.merge(graphdef, params, rest)(x) to lcjax.collapsible."
         )
     if not callable(fn):
         raise TypeError(

@@ -24,6 +24,7 @@ def check_generation(model):
     np.testing.assert_array_equal(ids[:, prompt.shape[1] :], jnp.argmax(uncached, -1))
 
 
+@pytest.mark.slow
 def test_half_the_mlps_by_a_plan_generate_with_the_cache():
     model = Decoder(nnx.Rngs(0), blocks=2)
     check_generation(model)

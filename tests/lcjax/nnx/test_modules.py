@@ -1,5 +1,8 @@
 """An NNX module in, an NNX module out: forms of modules, fits, and what works on the result."""
 
+import copy
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -167,6 +170,13 @@ def test_graph_functions_work_on_a_collapsed_module(fit):
     remat = nnx.remat(lambda model, x: model(x))
     close(remat(compact, X), y)
     assert isinstance(compact.layers[0], SwiGLU)
+
+
+def test_module_is_copied_and_pickled():
+    compact, _ = lcjax.nnx.collapse(mlps(MLP, 1), X, fit=EXACT)
+    for made in (copy.deepcopy(compact), pickle.loads(pickle.dumps(compact))):
+        assert type(made.layers[0]) is type(compact.layers[0])
+        close(made(X), compact(X))
 
 
 def test_state_is_saved_and_restored_by_orbax(tmp_path):
