@@ -8,6 +8,7 @@ import flax.linen as nn
 from flax.core.scope import CollectionFilter, DenyList, in_filter, is_filter_empty
 
 from lcjax._messages import describe
+from lcjax.errors import CollapseError
 from lcjax.linen.calls import Variables, as_function, given, joined, split, without_params
 from lcjax.transform.converted_call import ConvertedCall
 from lcjax.transform.params.tree import is_function_tree
@@ -146,8 +147,15 @@ class Collapsed(nn.Module):
         out, variables = inner.init_with_output(rngs, *args, mutable=mutable, **options, **kwargs)
         params, state = split(variables)
         options = given(rngs=rngs, method=_own(method), mutable=list(state))
-        params = as_function(inner).init(params, state, *args, **options, **kwargs)
-        return out, joined(state, params)
+        function = as_function(inner)
+        try:
+            tree = function.init(params, state, *args, **options, **kwargs)
+        except ValueError as error:
+            if isinstance(error, CollapseError) or not state:
+                raise
+            # A cache takes its whole length in the call that creates it, and one token afterwards.
+            tree = function.init(params, {}, *args, **options, **kwargs)
+        return out, joined(state, tree)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Returns what the model returns; for use as a submodule, or bound to variables."""

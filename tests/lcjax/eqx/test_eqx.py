@@ -33,6 +33,9 @@ def batched(model, x):
     return jax.vmap(model)(x)
 
 
+run = eqx.filter_jit(batched)
+
+
 @pytest.fixture(scope="module")
 def model():
     return eqx.filter_jit(Transformer)([FeedForward, Gated], KEY)
@@ -54,7 +57,7 @@ def test_mlp_becomes_a_linear_that_computes_the_same():
     small, report = lcjax.eqx.collapse(slopes, X, fn=batched)
     assert isinstance(small, eqx.nn.Linear) and report.collapsed == ("layers/0",)
     assert small.weight.shape == (3, WIDTH) and small.out_features == 3
-    close(batched(small, X), batched(slopes, X))
+    close(run(small, X), run(slopes, X))
     factors, _ = lcjax.eqx.collapse(slopes, X[0], fit=lcjax.Exact(rank=1))
     assert isinstance(factors, eqx.nn.Sequential) and factors[0].weight.shape == (1, WIDTH)
 
@@ -76,20 +79,20 @@ def test_innermost_modules_are_replaced(model, small):
     assert small.head.weight is model.head.weight
     (key,) = map(lcjax.FusedKey.parse, gated.fused)
     assert (key.sites, key.forms, key.units) == (("up",), ("units",), (6,))
-    assert batched(small, TOKENS).shape == (4, LENGTH, VOCAB)
+    assert run(small, TOKENS).shape == (4, LENGTH, VOCAB)
     sites = lcjax.eqx.find_sites(small, TOKENS, fn=batched)
     assert sites.paths == ("blocks/1/mlp/up",) and sites[0].d_hidden == 6
 
 
 def test_result_is_an_equinox_module(small):
-    expected = batched(small, TOKENS)
+    expected = run(small, TOKENS)
     close(eqx.filter_jit(batched)(small, TOKENS), expected)
-    grads = eqx.filter_grad(lambda model: batched(model, TOKENS).mean())(small)
+    grads = eqx.filter_grad(lambda model: run(model, TOKENS).mean())(small)
     assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(grads.blocks[1].mlp))
     doubled = eqx.tree_at(lambda m: m.blocks[0].mlp.weight, small, replace_fn=lambda w: 2 * w)
-    assert not np.allclose(batched(doubled, TOKENS), expected)
+    assert not np.allclose(run(doubled, TOKENS), expected)
     arrays, static = eqx.partition(small, eqx.is_array)
-    close(batched(eqx.combine(arrays, static), TOKENS), expected)
+    close(run(eqx.combine(arrays, static), TOKENS), expected)
     assert str(small) and eqx.tree_equal(small, small)
 
 
@@ -97,7 +100,7 @@ def test_result_is_saved_and_restored(small, tmp_path):
     eqx.tree_serialise_leaves(tmp_path / "small.eqx", small)
     like = jax.tree.map(lambda leaf: 0 * leaf if eqx.is_array(leaf) else leaf, small)
     restored = eqx.tree_deserialise_leaves(tmp_path / "small.eqx", like)
-    np.testing.assert_array_equal(batched(restored, TOKENS), batched(small, TOKENS))
+    np.testing.assert_array_equal(run(restored, TOKENS), run(small, TOKENS))
 
 
 def test_abstract_model_is_the_skeleton_of_a_saved_one(model, tmp_path):
@@ -106,13 +109,13 @@ def test_abstract_model_is_the_skeleton_of_a_saved_one(model, tmp_path):
     shapes = eqx.filter_eval_shape(lambda: Transformer([FeedForward, Gated], KEY))
     like, _ = lcjax.eqx.trace(shapes, TOKENS[0]).abstract_collapse(report.collapsed, LINEAR)
     restored = eqx.tree_deserialise_leaves(tmp_path / "small.eqx", like)
-    np.testing.assert_array_equal(batched(restored, TOKENS), batched(small, TOKENS))
+    np.testing.assert_array_equal(run(restored, TOKENS), run(small, TOKENS))
 
 
 @pytest.mark.slow
 def test_slopes_train_and_collapse_exactly(model):
     slopes = lcjax.eqx.add_slopes(model, TOKENS[0])
-    close(batched(slopes, TOKENS), batched(model, TOKENS))
+    close(run(slopes, TOKENS), run(model, TOKENS))
     params, static = eqx.partition(slopes, eqx.is_inexact_array)
     assert len(lcjax.slopes(params)) == 2
     tx = lcjax.with_linearity_penalty(optax.sgd(1e-2), strength=10.0)
@@ -120,7 +123,7 @@ def test_slopes_train_and_collapse_exactly(model):
 
     @jax.jit
     def step(params, state):
-        loss = lambda params: batched(eqx.combine(params, static), TOKENS).mean()
+        loss = lambda params: run(eqx.combine(params, static), TOKENS).mean()
         updates, state = tx.update(jax.grad(loss)(params), state, params)
         return optax.apply_updates(params, updates), state
 
@@ -130,7 +133,7 @@ def test_slopes_train_and_collapse_exactly(model):
     assert lcjax.eqx.find_sites(linear, TOKENS[0])[0].slope == 1
     small, report = lcjax.eqx.collapse(linear, TOKENS[0])
     assert len(report.collapsed) == 2 and not lcjax.slopes(small)
-    close(batched(small, TOKENS), batched(linear, TOKENS))
+    close(run(small, TOKENS), run(linear, TOKENS))
 
 
 def test_slopes_of_some_sites_stay_when_others_collapse(model):
@@ -151,12 +154,12 @@ def test_pair_of_a_deeper_mlp_collapses_in_it():
     call = lcjax.eqx.trace(deep, X, fn=batched)
     small, report = call.collapse(calibration=call.calibrate([X], "layers/1"))
     assert isinstance(small, lcjax.eqx.Collapsed) and report.collapsed == ("layers/1",)
-    assert small.in_size == WIDTH and batched(small, X).shape == (32, 3)
+    assert small.in_size == WIDTH and run(small, X).shape == (32, 3)
     rest = lcjax.eqx.find_sites(small, X, fn=batched)
     assert rest.paths == ("layers/0", "layers/2")
     all_linear, _ = lcjax.eqx.collapse(small, X, fn=batched, fit=LINEAR)
     assert isinstance(all_linear, eqx.nn.Linear)
-    close(batched(all_linear, X), batched(_without_activations(small, X), X))
+    close(run(all_linear, X), run(_without_activations(small, X), X))
 
 
 def _without_activations(model, x):
@@ -170,7 +173,7 @@ def test_layers_under_scan_collapse_together():
     small, report = lcjax.eqx.collapse(linear, X, fn=batched)
     assert report.collapsed == ("layers/up",) and isinstance(small.layers, lcjax.eqx.Collapsed)
     assert small.layers.stack == (3,)
-    close(batched(small, X), batched(linear, X))
+    close(run(small, X), run(linear, X))
     assert not lcjax.eqx.find_sites(small, X, fn=batched)
 
 
@@ -178,7 +181,7 @@ def test_module_that_does_more_than_the_pair_keeps_its_call():
     deep = Residual(KEY)
     small, _ = lcjax.eqx.collapse(deep, X[0], fit=LINEAR)
     assert isinstance(small, lcjax.eqx.Collapsed)
-    close(batched(small, X), batched(_without_activations(deep, X), X))
+    close(run(small, X), run(_without_activations(deep, X), X))
     with pytest.raises(lcjax.CollapseError, match="up: is fused in this tree, but"):
         small.hidden(X[0])
 
@@ -189,7 +192,7 @@ def test_metrics_are_called_with_models(model):
     seen = []
 
     def metric(model):
-        seen.append(batched(model, TOKENS))
+        seen.append(run(model, TOKENS))
         return -float(jnp.abs(seen[-1] - seen[0]).mean())
 
     costs = call.sensitivity(metric, [TOKENS], sites="blocks/0/*").costs
