@@ -8,6 +8,11 @@ import pytest
 from flax import nnx
 
 import lcjax
+from lcjax.transform.lowering.bound_call import bind_call
+from lcjax.transform.lowering.own_layout import in_own_layout
+from lcjax.transform.matching.unit_path import unit_path
+from lcjax.transform.params.keys import encode
+from lcjax.transform.params.tree import read_params
 from tests.helpers.functions import arrays
 
 D, H = 6, 8
@@ -48,8 +53,8 @@ class GemmaFeedForward(nn.Module):
         return linear("...H,HF->...F", activations)
 
 
-def gemma(transposed):
-    model = GemmaFeedForward(D, H, transposed)
+def gemma(transposed, hidden=H):
+    model = GemmaFeedForward(D, hidden, transposed)
     return lambda p, x: model.apply({"params": p}, x)
 
 
@@ -121,6 +126,9 @@ CASES = {
 }
 
 
+SPLIT = ("parts of a kernel", "in groups")
+
+
 @pytest.fixture(params=CASES, name="case")
 def _case(request):
     fn, params, path = CASES[request.param]
@@ -180,6 +188,34 @@ def test_units_cut_gate_and_value_alike(case, linear):
     again, _ = f.trace(compact, x).collapse(fit=lcjax.Exact(max_gap=1))
     assert np.isfinite(f(again, x)).all()
     assert f.trace(compact, x).explain().units == {path: 5}
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in SPLIT])
+def test_narrow_arrays_keep_their_own_layout(name):
+    """Gemma's (2, d, h) becomes (2, d, k), and the function runs with it as its own.
+
+    Flax linen compares shapes with the module's fields, and so needs the narrower module.
+    """
+    fn, params, path = CASES[name]
+    f, k = lcjax.collapsible(fn), 5
+    call = f.trace(params, x)
+    compact, _ = call.collapse(calibration=call.calibrate([x], fit=lcjax.Units(k)))
+    bound = bind_call(fn, read_params(compact), (x,), {}, has_state=False)
+    ((site,), (entry,)) = bound.analysis.sites, bound.params.entries.values()
+    path, narrow = unit_path(bound.analysis, site), entry.narrow[0]
+    arrays = in_own_layout(site.match.up, path, entry.runs[0][0], narrow.gate)
+    assert arrays is not None
+    named = {bound.leaf_names[leaf]: array for leaf, array in arrays.items()}
+    flat, structure = jax.tree_util.tree_flatten_with_path(params)
+    last = {bound.leaf_names[site.match.down.leaf]: entry.runs[1][0]["kernel"]}
+    leaves = [(named | last).get(encode(keys), leaf) for keys, leaf in flat]
+    for (_, before), after in zip(flat, leaves, strict=True):
+        cut = [size if size == D or size == 2 else size * k // H for size in before.shape]
+        assert after.shape == (before.shape if before.shape == (D,) else tuple(cut))
+    narrower = {"gemma": gemma(False, k), "gemma, transposed": gemma(True, k)}.get(name, fn)
+    got = narrower(jax.tree.unflatten(structure, leaves), x)
+    own = params.get("wo", {}).get("bias", 0.0)
+    np.testing.assert_allclose(got - own + narrow.bypass["bias"], f(compact, x), atol=1e-4)
 
 
 @pytest.mark.slow
