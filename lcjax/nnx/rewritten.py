@@ -71,7 +71,7 @@ class Fused(nnx.Module):
         for layer, (x_dtype, dtype, precision, preferred) in zip(
             layers, affine.layers, strict=True
         ):
-            kernel, x = _value(layer.kernel).astype(dtype), x.astype(x_dtype)
+            kernel, x = _array(layer.kernel, dtype), x.astype(x_dtype)
             y = lax.dot_general(
                 x,
                 kernel,
@@ -80,7 +80,7 @@ class Fused(nnx.Module):
                 preferred_element_type=preferred,
             )
             bias = getattr(layer, "bias", None)
-            x = y if bias is None else y + _value(bias).astype(y.dtype)
+            x = y if bias is None else y + _array(bias, y.dtype)
         return x.astype(affine.out)
 
     def _layers(self) -> list[Any]:
@@ -179,9 +179,9 @@ class Rewritten(nnx.Module):
         return found
 
 
-def _value(param: Any) -> Any:
-    """Returns the array of a Param; for a kernel that qwix has quantized, its quantized array."""
-    return param.get_value() if isinstance(param, nnx.Variable) else param
+def _array(param: Any, dtype: Any) -> Any:
+    """Returns the array of a Param in a dtype, or the quantized array that qwix has put there."""
+    return param.get_value().astype(dtype) if isinstance(param, nnx.Variable) else param.value
 
 
 def _as_params(value: Any, metadata: Mapping[str, Any], path: tuple[str, ...]) -> Any:

@@ -1,15 +1,11 @@
-"""Flax's own NNX examples: a small language model, and qwix's int8 weights of it."""
+"""Flax's own NNX examples: a small language model, trained on after a collapse."""
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
 from flax import nnx
 
-import lcjax
 from tests.clients.contract import Module, check_module
-from tests.clients.packages import client
 
 VOCABULARY, WIDTH, HIDDEN, LENGTH = 64, 32, 128, 8
 
@@ -82,19 +78,3 @@ def test_language_model(model, record_property):
 
     losses = [float(step(compact, optimizer, TOKENS)) for _ in range(10)]
     assert losses[-1] < 0.8 * losses[0]
-
-
-def test_qwix_quantizes_a_compact_module(model):
-    qwix = client("qwix", "qwix")
-    compact, report = lcjax.nnx.collapse_sequential(model, [TOKENS])
-    assert report.collapsed == tuple(SITES)
-    rules = [qwix.QuantizationRule(module_path=".*", weight_qtype="int8")]
-    quantized = qwix.quantize_model(compact, qwix.PtqProvider(rules), TOKENS)
-
-    kinds = {leaf.dtype for leaf in jax.tree.leaves(nnx.state(quantized, nnx.Param))}
-    assert jnp.dtype("int8") in kinds
-    want, got = compact(TOKENS), quantized(TOKENS)
-    assert np.abs(got - want).max() < 0.05 * np.abs(want).max()
-
-    first = qwix.quantize_model(model, qwix.PtqProvider(rules), TOKENS)
-    assert "Collapse the float kernels first" in str(lcjax.nnx.explain(first, TOKENS))

@@ -71,8 +71,8 @@ def test_sampler(student):
 def test_distillation(teacher):
     from train.examples.tunix_distillation import distill
 
-    student, history = distill(teacher, inputs(batch=16, length=8), steps=10)
-    assert history[-1] < 0.8 * history[0]
+    student, history = distill(teacher, inputs(batch=16, length=8), steps=40)
+    assert history[-1] < 0.9 * history[0]
     assert nnx.state(student, nnx.Param)
     graph, state = nnx.split(student)
     assert jax.tree.all(jax.tree.map(lambda leaf: bool(np.isfinite(leaf).all()), state))

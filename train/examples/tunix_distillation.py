@@ -45,7 +45,7 @@ def distill(
 
     strategy = logit.LogitStrategy(logits, logits, labels, temperature=2.0, alpha=1.0)
     config = trainers.TrainingConfig(eval_every_n_steps=steps + 1, max_steps=steps)
-    trainer = trainers.DistillationTrainer(student, teacher, strategy, optax.adam(1e-3), config)
+    trainer = trainers.DistillationTrainer(student, teacher, strategy, optax.adam(1e-4), config)
     batch = trainers.TrainingInput(input_tokens=tokens, input_mask=np.ones(np.shape(tokens), bool))
     trainer.train([batch] * steps)
     history = trainer.metrics_logger.get_metric_history("", "loss", "train")
