@@ -118,7 +118,7 @@ def _by_cholesky(
     except np.linalg.LinAlgError:
         return None
     kernel = scipy.linalg.cho_solve((factor, False), right, check_finite=False)
-    pivoted = scipy.linalg.get_lapack_funcs("pstrf", (correlation,))
+    (pivoted,) = scipy.linalg.get_lapack_funcs(("pstrf",), (correlation,))
     _, _, rank, _ = pivoted(correlation, tol=rounding * largest)
     return _Solved(kernel, factor, int(rank))
 
