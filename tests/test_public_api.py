@@ -111,6 +111,7 @@ PUBLIC = {
         "collapse_sequential",
         "explain",
         "find_sites",
+        "merge",
         "plan",
         "plan_fits",
         "sensitivity",

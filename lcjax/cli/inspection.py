@@ -100,7 +100,10 @@ def _narrowed(leaves: Mapping[str, Any]) -> list[str]:
 
 def _fused(leaves: Iterable[LeafPath]) -> list[str]:
     """Returns a line for every fused site in the tree of a collapsible function."""
-    keys = dict.fromkeys(path[1] for path in leaves if path[0] == "fused" and len(path) > 2)
+    paths = list(leaves)
+    if not {path[0] for path in paths if path} <= {"model", "slopes", "fused"}:
+        return []
+    keys = dict.fromkeys(path[1] for path in paths if path[:1] == ("fused",) and len(path) > 2)
     lines = []
     for key in map(FusedKey.parse, map(str, keys)):
         for site, form, width in zip(key.sites, key.forms, key.widths, strict=True):

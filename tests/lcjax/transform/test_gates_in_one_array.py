@@ -11,8 +11,8 @@ import lcjax
 from lcjax.transform.lowering.bound_call import bind_call
 from lcjax.transform.lowering.own_layout import in_own_layout
 from lcjax.transform.matching.unit_path import unit_path
-from lcjax.transform.params.keys import encode
 from lcjax.transform.params.tree import read_params
+from lcjax.tree.encoding import encode
 from tests.helpers.functions import arrays
 
 D, H = 6, 8

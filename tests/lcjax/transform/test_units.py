@@ -271,7 +271,7 @@ def test_wrong_uses_raise():
         narrow(call, "w1", np.zeros(17, int))
     scan = CASES["scan"]
     call = lcjax.collapsible(scan.fn).trace(scan.params, *scan.inputs)
-    with pytest.raises(CollapseError, match="w1: is inside a scan"):
+    with pytest.raises(CollapseError, match="w1: is inside a loop or a branch"):
         narrow(call, "w1", [0, 1], down=jnp.ones((2, 6)))
     tree = narrow(f.trace(PAIR, X), "w1", [0, 1]).tree
     (key,) = tree["fused"]

@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from lcjax.cli import command as cli
+from lcjax.cli import inspection
 from train.runtime.interrupts import interruption
 
 
@@ -76,7 +77,7 @@ def test_a_command_of_lcjax_that_is_stopped_ends_in_one_line(monkeypatch, capsys
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "inspect_checkpoint", stop)
+    monkeypatch.setattr(inspection, "inspect_checkpoint", stop)
     with pytest.raises(SystemExit, match="130"):
         cli.main(["inspect", "nowhere"])
     assert capsys.readouterr().err == "\nstopped\n"
