@@ -18,8 +18,11 @@ demo: $(VENV)/.train
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PARALLEL)
 
+# Those of lcjax compile more than they run; those of train and benchmarks run for minutes.
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest $(PARALLEL) -m slow
+	XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=0" \
+	  $(BIN)/python -m pytest $(PARALLEL) -m slow tests/lcjax lcjax
+	$(BIN)/python -m pytest $(PARALLEL) -m slow --ignore tests/lcjax tests
 
 test-newest:
 	@$(NEWEST) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || \

@@ -164,6 +164,7 @@ def regressed(z, a):
     return gain * (z - mean(z)) + mean(a)
 
 
+@pytest.mark.slow
 @both
 @nets
 @pytest.mark.parametrize("fit", [lcjax.LeastSquares(), lcjax.PerUnit()], ids=lambda fit: fit.name)
@@ -244,6 +245,7 @@ def test_front_ends_agree_on_neighbours(choice):
     assert sizes[:half] == sizes[half:]
 
 
+@pytest.mark.slow
 @both
 @nets
 def test_all_units_are_the_identity(make, name):

@@ -571,6 +571,7 @@ def test_save_and_restore_train_state(tmp_path):  # 48
     assert jax.tree.structure(restored) == jax.tree.structure(state)
 
 
+@pytest.mark.slow
 @pytest.mark.promotes  # optax.adam
 def test_with_linearity_penalty_is_first_in_chain():  # 78: what follows it moves slopes off 1
     w = world()

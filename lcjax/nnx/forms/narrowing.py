@@ -18,7 +18,8 @@ from lcjax.transform.analysis.dense import DenseOp, root
 from lcjax.transform.ir.primitives import PASSTHROUGH, RESHAPES
 from lcjax.transform.ir.program import Value
 from lcjax.transform.lowering.bound_call import BoundCall
-from lcjax.transform.matching.unit_path import unit_path
+from lcjax.transform.lowering.own_layout import in_own_layout
+from lcjax.transform.matching.unit_path import UnitPath, unit_path
 from lcjax.transform.params.entries import NarrowSite, read_entry
 
 
@@ -71,28 +72,56 @@ def _edits(owner: Owner, part: Part) -> list[_Edit] | None:
     if any(len(run) > 1 for run in entry.runs) or any(site.stack for site in chain):
         return None
     denses = [chain[0].match.up, *(site.match.down for site in chain)]
+    try:
+        paths = [unit_path(call.analysis, site) for site in chain]
+    except CollapseError:
+        return None
     edits: list[_Edit | None] = []
     for i, (dense, (layer,)) in enumerate(zip(denses, entry.runs, strict=True)):
         bypass = entry.narrow[i - 1].bypass if i else None
+        if i < len(paths) and _shares_kernel(paths[i], dense):
+            gate = entry.narrow[i].gate
+            edits += [None] if bypass else _joined(owner, paths[i], dense, layer, gate)
+            continue
         if bypass is not None and "kernel" in bypass:
             return None
         biases = [each["bias"] for each in (layer, bypass) if each and "bias" in each]
         edits += _layer(owner, dense, {"kernel": layer["kernel"]}, sum(biases) if biases else None)
-    for site, narrow in zip(chain, entry.narrow, strict=True):
-        try:
-            edits += _between(owner, unit_path(call.analysis, site), site.match.up, narrow)
-        except CollapseError:
-            return None
+    for path, site, narrow in zip(paths, chain, entry.narrow, strict=True):
+        edits += _between(owner, path, site.match.up, narrow)
     return None if None in edits else [edit for edit in edits if edit is not None]
 
 
-def _between(owner: Owner, path: Any, up: DenseOp, narrow: NarrowSite) -> Iterator[_Edit | None]:
+def _shares_kernel(path: UnitPath, up: DenseOp) -> bool:
+    """Returns whether the Dense before a site is also that of its gate, in one kernel."""
+    return sum(source.dense is up for source in path.sources.values()) > 1
+
+
+def _joined(
+    owner: Owner, path: UnitPath, up: DenseOp, layer: DenseParams, gate: DenseParams | None
+) -> Iterator[_Edit | None]:
+    """Yields the new values of a kernel that is gate and value; None where it cannot hold them."""
+    found = in_own_layout(up, path, layer, gate)
+    if found is None:
+        yield None
+        return
+    parts = up.d_out // len(path.sources[path.value].columns)
+    widths = (up.d_in, up.d_out), (up.d_in, parts * layer["kernel"].shape[-1])
+    for leaf, value in found.items():
+        kernel = leaf is up.leaf and value.shape == widths[1]
+        yield _Edit(as_path(owner.call.name_of(leaf)), value, widths if kernel else None)
+
+
+def _between(
+    owner: Owner, path: UnitPath, up: DenseOp, narrow: NarrowSite
+) -> Iterator[_Edit | None]:
     """Yields the new values of the gate and of vectors over units; None for what has no place."""
     for source in path.sources.values():
-        whole = np.array_equal(source.columns, np.arange(source.dense.d_out))
-        if not whole:
+        if source.dense is up:
+            continue
+        if not np.array_equal(source.columns, np.arange(source.dense.d_out)):
             yield None
-        elif source.dense is not up and narrow.gate is not None:
+        elif narrow.gate is not None:
             yield from _layer(owner, source.dense, narrow.gate, narrow.gate.get("bias"))
     for each, vector in zip(path.vectors, narrow.vectors, strict=True):
         yield _vector(owner.call, each.value, vector)

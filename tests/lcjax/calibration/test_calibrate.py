@@ -101,6 +101,7 @@ def second(_, counts):
     return counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit", [LeastSquares(), PerUnit()])
 def test_calibrate_is_independent_of_batch_size(digits, fit):
     model, variables = digits
@@ -279,6 +280,7 @@ def test_collapse_rejects_sites_and_trees_not_calibrated(digits):
         jax.jit(lambda v: collapse(v, calibration=single)[0])(variables)
 
 
+@pytest.mark.slow
 def test_masks_broadcast_from_the_first_axis():
     glu = CollapsibleGLU(12, 5, nn.silu)
     x = np.random.default_rng(0).normal(size=(64, 3, 6)).astype(np.float32)
@@ -329,6 +331,7 @@ def test_collapse_of_some_calibrated_segments():
         collapse(variables, "layers_1/act_0", calibration=stats)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ids", "0/2", "uint8", "float"])
 def test_masks_count_nonzero_positions(digits, kind):
     model, variables = digits

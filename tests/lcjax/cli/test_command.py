@@ -334,6 +334,7 @@ def tiny(tmp_path_factory):
 FIELDS = "patch_size=4,depth=2,width=8,num_heads=2,mlp_hidden=16"
 
 
+@pytest.mark.slow
 def test_export_model_by_fields(tiny, tmp_path, capsys):
     pytest.importorskip("flatbuffers", reason="jax.export needs it: pip install 'lcjax[export]'")
     path, images, want = tiny

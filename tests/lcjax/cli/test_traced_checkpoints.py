@@ -78,6 +78,7 @@ def same(got, want):
 # NNX modules
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["state", "pure", "own", "training"])
 def test_an_nnx_state_becomes_what_collapse_gives(source, model, tmp_path, capsys, name):
     params = ["--params", "model"] if name == "training" else []

@@ -166,6 +166,7 @@ def _without_activations(model, x):
     return lcjax.map_slopes(jnp.ones_like, lcjax.eqx.add_slopes(model, x, fn=batched))
 
 
+@pytest.mark.slow
 def test_layers_under_scan_collapse_together():
     deep = Scanned(KEY)
     linear = _without_activations(deep, X)

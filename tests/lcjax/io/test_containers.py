@@ -177,6 +177,7 @@ def _pairs():
     return lambda p, x: jax.nn.relu(x @ p.first) @ p.second, params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [_nnx, _equinox, _pairs])
 @pytest.mark.parametrize("rank", [None, 2])
 def test_restore_like_with_fitted_entries(tmp_path, make, rank):

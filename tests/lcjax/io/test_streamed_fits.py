@@ -66,6 +66,7 @@ def test_what_is_no_calibration_is_refused(source, tmp_path):
         lcjax.save_calibration(tmp_path / "a", {"train": {}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sites", [None, ["pair/act_0", "gated/act"]], ids=["all", "some"])
 def test_a_streamed_fit_is_that_in_memory(source, variables, tmp_path, sites):
     stats = calibrated(variables)

@@ -65,6 +65,7 @@ def test_slope_1_collapses_exactly_and_the_input_is_unchanged():
     assert module.trace(compact, TOKENS).sites.paths == ()
 
 
+@pytest.mark.slow
 def test_cache_decodes_as_the_whole_sequence(decoder):
     _, compact = decoder
     expected = Collapsed(Decoder()).apply(compact, TOKENS)
@@ -85,6 +86,7 @@ def test_cache_decodes_as_the_whole_sequence(decoder):
     close(jnp.concatenate(rows, 1), expected)
 
 
+@pytest.mark.slow
 def test_dropout_draws_what_the_model_draws(decoder):
     variables, _ = decoder
     module, rngs = Collapsed(Decoder()), {"dropout": jax.random.key(4)}
@@ -101,6 +103,7 @@ def test_compact_params_keep_the_dropout_of_what_is_left(decoder):
     assert not np.array_equal(first, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["features", Decoder.features, Decoder().features])
 def test_method_is_one_of_the_model(method, decoder):
     variables, compact = decoder

@@ -74,6 +74,7 @@ def test_slope_gradient_of_a_float16_input_is_formed_in_float32():
         np.testing.assert_allclose(slope, 1024 * 8 * want, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fn", [nn.gelu, jnp.tanh])
 def test_derivatives_in_both_modes_and_of_second_order_are_those_of_the_formula(fn):
     z, slope = Z[0], jnp.float32(0.3)

@@ -153,6 +153,7 @@ def test_fused_module_runs_without_a_trace():
     assert run(compact, half).dtype == run(model, half).dtype
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit", ["least squares", "units and map"])
 def test_graph_functions_work_on_a_collapsed_module(fit):
     model = mlps(SwiGLU)
@@ -194,6 +195,7 @@ def test_state_is_saved_and_restored_by_orbax(tmp_path):
     close(run(again, X), run(compact, X))
 
 
+@pytest.mark.slow
 def test_running_statistics_fold_in_and_dtypes_stay():
     model = ConvNet(nnx.Rngs(0))
     images = rows(2, 4, 4, 3)
@@ -243,3 +245,44 @@ def test_neighbouring_sites_of_a_chain_merge_when_both_are_collapsed():
     both, _ = lcjax.nnx.collapse(first, X, sites=sites[0], fit=EXACT)
     assert type(both.net).__name__ == "CollapsedSequential" and shapes(both) == shapes(once)
     close(run(both, X), run(once, X))
+
+
+class SplitGate(nnx.Module):
+    """Gate and value are halves of one nnx.Linear, as in Phi-3."""
+
+    def __init__(self, rngs):
+        self.gate_up = nnx.Linear(WIDTH, 2 * HIDDEN, rngs=rngs)
+        self.down = nnx.Linear(HIDDEN, WIDTH, rngs=rngs)
+
+    def __call__(self, x):
+        gate, up = jnp.split(self.gate_up(x), 2, axis=-1)
+        return self.down(nnx.silu(gate) * up)
+
+
+class GatingEinsum(nnx.Module):
+    """Gate and value are parts of one array, as in gemma."""
+
+    def __init__(self, rngs):
+        self.gating = nnx.Param(jax.random.normal(rngs.params(), (2, HIDDEN, WIDTH)))
+        self.down = nnx.Linear(HIDDEN, WIDTH, rngs=rngs)
+
+    def __call__(self, x):
+        h = jnp.einsum("...d,nhd->...nh", x, self.gating[...])
+        return self.down(nnx.gelu(h[..., 0, :]) * h[..., 1, :])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "shape"), [(SplitGate, (8, 10)), (GatingEinsum, (2, 5, 8))])
+def test_gates_in_one_array_become_narrower_arrays(kind, shape):
+    model = mlps(kind, 1)
+    call = lcjax.nnx.trace(model, X)
+    fit = lcjax.Units(5)
+    small, report = call.collapse(calibration=call.calibrate(DATA, fit=fit))
+    (layer,) = small.layers
+    array = layer.gate_up.kernel if kind is SplitGate else layer.gating
+    assert type(layer) is kind and array.shape == shape and not report.collapsed
+    f = lcjax.collapsible(lambda state, x: nnx.merge(graph, state)(x))
+    graph, state = nnx.split(model)
+    traced = f.trace(state, X)
+    compact, _ = traced.collapse(calibration=traced.calibrate(DATA, fit=fit))
+    close(run(small, X), f(compact, X))

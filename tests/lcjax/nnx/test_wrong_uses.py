@@ -42,6 +42,7 @@ def test_graph_cycle_stays_a_cycle():
     assert compact(X).shape == X.shape
 
 
+@pytest.mark.slow
 def test_dropout_in_training_disappears_at_collapsed_sites_only():
     model = Stack([InlinedBlock(nnx.Rngs(i)) for i in range(2)])
     model.train()

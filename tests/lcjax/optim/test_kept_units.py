@@ -87,6 +87,7 @@ def test_training_goes_on_with_any_optimizer(tx):
     assert np.isfinite(losses).all() and losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_values_of_params_in_a_state_are_those_of_the_fitted_kernel():
     tx = optax.contrib.schedule_free_adamw(1e-3)
     _, params, state = trained(tx)

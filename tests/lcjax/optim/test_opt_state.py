@@ -210,6 +210,7 @@ def test_frozen_and_boxed_trees_carry_what_plain_ones_do(wrap):
     chex.assert_trees_all_equal(unfreeze(got), want)
 
 
+@pytest.mark.slow
 def test_reselect_takes_the_new_sites_and_keeps_all_else():
     """As between two stages: a's sites are gone, and now b's is penalised, with another weight."""
     old = with_linearity_penalty(

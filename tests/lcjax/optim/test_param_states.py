@@ -69,6 +69,7 @@ def by_key(params):
     return jax.tree_util.tree_map_with_path(lambda keys, _: keys[-1].key == "kernel", params)
 
 
+@pytest.mark.slow
 @pytest.mark.promotes
 @pytest.mark.parametrize(
     "mask",

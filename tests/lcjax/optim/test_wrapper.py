@@ -177,6 +177,7 @@ def test_decay_never_touches_slopes():
     assert float(params["act_1"]["slope"]) == 0.5
 
 
+@pytest.mark.slow
 def test_multi_steps_around_and_inside_moves_slopes_when_it_moves_weights():
     clip, plain = optax.clip(1.0), with_linearity_penalty(optax.sgd(0.1), strength=STRENGTH)
     around = optax.MultiSteps(plain, 4)

@@ -57,6 +57,7 @@ def whole(variables, metric):
     )
 
 
+@pytest.mark.slow
 def test_sensitivity_measures_each_site_alone(variables, metric):
     costs = sensitivity(MODEL.apply, variables, metric, [X])
     assert [cost.site for cost in costs.costs] == ["act_0", "act_1", "act_2"]

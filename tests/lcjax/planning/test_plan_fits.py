@@ -88,6 +88,7 @@ def test_each_fit_is_measured_alone(variables, half):
             assert option.held_out_r2 == pytest.approx(report.fits[0].held_out_r2, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_metric_of_the_user_is_asked_by_trees_of_one_form(variables):
     shapes = set()
 

@@ -219,6 +219,7 @@ def test_load_exported_rejects_damage(exported, tmp_path):
         load_exported(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("weights", "name"), [("embedded", "inside"), ("external", "beside")])
 def test_load_exported_reads_format_1(weights, name, chain, tmp_path):
     """Models exported before the places of weights were renamed: format 1, "inside" or "beside"."""

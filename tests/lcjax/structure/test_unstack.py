@@ -67,6 +67,7 @@ def test_unstack_layers_runs_in_a_plain_loop(stacked):
     assert set(stacked["params"]) == {"layers", "head"}
 
 
+@pytest.mark.slow
 def test_unstack_layers_allows_collapse_of_some_layers(stacked):
     single = unstack_layers(stacked, "layers")
     paths = tuple(f"layers_{i}/mlp/act_0" for i in range(LAYERS))

@@ -99,6 +99,7 @@ def test_collapse_keeps_imaginary_parts(xp):
         collapse(tree, fit=lcjax.Exact(rank=1))
 
 
+@pytest.mark.slow
 @pytest.mark.promotes
 def test_calibrate_rejects_complex_values():
     model = lcjax.CollapsibleMLP((4, 2), lambda z: z, param_dtype=jnp.complex64)

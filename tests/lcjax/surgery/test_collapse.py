@@ -86,6 +86,7 @@ def test_module_runs_deep_and_compact_params_alike(depth, norm, dtype):
     assert_close(got, want, dtype=DTYPES[dtype], terms=300)
 
 
+@pytest.mark.slow
 def test_module_runs_deep_and_compact_params_alike_in_float64():
     with jax.enable_x64(True):
         model, variables = random_chain((9, 8, 5), D_IN, norm="batch", dtype=np.float64)

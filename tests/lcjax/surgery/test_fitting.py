@@ -36,6 +36,7 @@ def shapes(compact):
     return {name: child["kernel"].shape for name, child in compact["params"].items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit", [LeastSquares(), PerUnit()])
 @pytest.mark.parametrize(("norm", "bias"), [(None, False), ("batch", True)])
 def test_fits_beat_the_exact_fuse_and_add_biases(fit, norm, bias):

@@ -85,6 +85,7 @@ def test_ridge_equals_a_float64_solution_of_the_stacked_inputs(name, linear):
         assert set(new[bypass]) == {"bias"}
 
 
+@pytest.mark.slow
 @models
 def test_no_unit_next_to_a_linear_map_is_least_squares(name):
     model, variables = MODELS[name]()
@@ -98,6 +99,7 @@ def test_no_unit_next_to_a_linear_map_is_least_squares(name):
         jax.tree.map(lambda a, b: assert_close(a, b, dtype="float32", terms=999), compact, linear)
 
 
+@pytest.mark.slow
 @models
 def test_remove_leaves_the_mean_output(name):
     model, variables = MODELS[name]()

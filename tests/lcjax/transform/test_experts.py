@@ -168,6 +168,7 @@ def batches(p, x):
 MANY = arrays(x=(4000, D))["x"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fn", [top_1, scaled, dispatched])
 def test_each_expert_is_fitted_to_its_own_tokens(fn):
     inputs = x if fn is dispatched else MANY[:1500]
@@ -195,6 +196,7 @@ def test_each_expert_is_fitted_to_its_own_tokens(fn):
     assert error < plain / 1.5
 
 
+@pytest.mark.slow
 def test_padding_is_left_out_by_a_mask():
     inputs = MANY[:600].reshape(60, 10, D)
     call = lcjax.collapsible(batches).trace(P, inputs)
@@ -210,6 +212,7 @@ def test_padding_is_left_out_by_a_mask():
     assert f(compact, inputs).shape == (60, 10, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit", [lcjax.PerUnit(), lcjax.Remove(), lcjax.LeastSquares(rank=2)])
 def test_other_fits_of_experts(fit):
     f = lcjax.collapsible(gated)

@@ -39,6 +39,7 @@ def swapped(p, x):
     return pair(nn.gelu)(p, x.swapaxes(0, 1)).swapaxes(0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["relu", "GLU", "chain", "norm before", "vmap", "swapped tokens"])
 def test_least_squares_equals_regression(name):
     fn, model = {

@@ -85,6 +85,7 @@ def test_fits_and_plans_read_outside_state_again(way):
     assert after != before
 
 
+@pytest.mark.slow
 @pytest.mark.promotes
 def test_calibrate_frees_captured_arrays():
     left = []

@@ -136,6 +136,7 @@ def test_plan_equals_that_of_params_tree(both, budget, tmp_path):
     assert (tmp_path / "plan.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_plan_without_data(both):
     call, metric, *_ = both
     plan = call.plan(metric, budget=lcjax.Count(1), fit=lcjax.Exact(max_gap=2), order="last")

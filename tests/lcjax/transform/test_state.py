@@ -53,6 +53,7 @@ def close(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), a, b)
 
 
+@pytest.mark.slow
 def test_collapse_removes_statistics_among_params(variables):
     inference = lcjax.collapsible(lambda v, x: NET.apply(v, x, False))
     compact, _ = inference.trace(linear(inference.init(variables, X), "d1"), X).collapse()
@@ -68,6 +69,7 @@ def applied(params, state, x, train):
     return y, new
 
 
+@pytest.mark.slow
 @pytest.mark.promotes
 def test_collapse_folds_state_that_is_not_trained(variables):
     params, state = variables["params"], {"batch_stats": variables["batch_stats"]}

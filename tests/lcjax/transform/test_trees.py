@@ -104,6 +104,7 @@ np.save(sys.argv[1] + "/y.npy", jax.jit(lcjax.collapsible(apply))(compact, input
 """
 
 
+@pytest.mark.slow
 def test_compact_tree_runs_in_fresh_process(tmp_path):
     source = textwrap.dedent(SCRIPT)
     space: dict[str, Any] = {}

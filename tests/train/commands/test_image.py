@@ -326,6 +326,7 @@ def test_bad_flags_say_what_is_wrong_and_write_nothing(tmp_path, monkeypatch, wr
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "wrong", "message"),
     [

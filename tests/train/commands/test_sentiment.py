@@ -160,6 +160,7 @@ def test_it_learns_and_an_epochs_end_is_validated(job, tmp_path):
     assert checks[-1] == {"step": 16, **job.task.validate(state.variables)[0]}
 
 
+@pytest.mark.slow
 def test_pretrained_weights_are_where_training_begins(job, root):
     stored = pytest.importorskip("safetensors.numpy").load_file(root / "bert/model.safetensors")
     params = job.state.params
@@ -228,6 +229,7 @@ def test_predict_gives_the_models_own_label_and_probability(form, job, kept, mon
     assert float(probability) == pytest.approx(float(jax.nn.softmax(logits).max()), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_predict_cuts_a_long_text_and_says_so(kept):
     with pytest.warns(UserWarning, match="the text has more than 24 tokens and is truncated"):
         label, probability = predict.predict(kept[0] / "deep", " ".join(["superb"] * 30))

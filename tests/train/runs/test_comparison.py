@@ -40,6 +40,7 @@ def test_parameters_leave_slopes_out(forms, rows):
     assert rows["deep"]["parameters"] == leaves - 2
 
 
+@pytest.mark.slow
 def test_each_form_is_counted_whole_and_in_its_mlps(rows):
     deep, compact = rows["deep"], rows["compact"]
     assert deep["mlp_parameters"] == TOKENS + CHANNELS
