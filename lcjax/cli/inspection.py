@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from lcjax.io.reader import open_checkpoint
 from lcjax.io.streaming import abstract_with_slopes
 from lcjax.structure.sites import Sites, find_sites
 from lcjax.tree.fused_key import FusedKey
-from lcjax.tree.paths import slope_paths
+from lcjax.tree.paths import FUNCTION_TREE_PARTS, slope_paths
 
 _NO_SITES = (
     "no sites: the tree has no leaf named `slope`; --model or --pair finds those of other models"
@@ -98,14 +98,17 @@ def _narrowed(leaves: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _fused(leaves: Iterable[LeafPath]) -> list[str]:
+def _fused(leaves: Collection[LeafPath]) -> list[str]:
     """Returns a line for every fused site in the tree of a collapsible function."""
-    paths = list(leaves)
-    if not {path[0] for path in paths if path} <= {"model", "slopes", "fused"}:
+    if not {path[:1] for path in leaves} <= {(part,) for part in FUNCTION_TREE_PARTS}:
         return []
-    keys = dict.fromkeys(path[1] for path in paths if path[:1] == ("fused",) and len(path) > 2)
+    names = dict.fromkeys(path[1] for path in leaves if path[0] == "fused" and len(path) > 2)
+    try:
+        keys = [FusedKey.parse(str(name)) for name in names]
+    except CollapseError as error:
+        return [printable(error)]
     lines = []
-    for key in map(FusedKey.parse, map(str, keys)):
+    for key in keys:
         for site, form, width in zip(key.sites, key.forms, key.widths, strict=True):
             kept = f"{key.narrow.get(site, 0):,} of {width:,} hidden units"
             became = {"linear": "linear", "units": kept, "removed": "a constant"}[form]

@@ -41,7 +41,7 @@ def traced_source(path: PathLike, options: argparse.Namespace) -> TracedSource |
     contents = contents_of(open_checkpoint(path), options.params or "")
     if options.pair:
         return pairs_source(contents, [PairRule.parse(text) for text in options.pair])
-    return _of_model(contents, options.model, options.input_shape or ())
+    return _of_model(contents, str(options.model), options.input_shape or ())
 
 
 def _of_model(contents: Contents, spec: str, shapes: Shapes) -> TracedSource:
