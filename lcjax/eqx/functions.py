@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from lcjax._messages import describe
@@ -22,6 +23,7 @@ from lcjax.transform.lowering.bound_call import bind_call
 from lcjax.transform.matching.explain import Explanation
 from lcjax.transform.params.tree import read_params, restore_leaves
 from lcjax.transform.traced_call import Data, TracedCall
+from lcjax.tree.encoding import encode, strip_box_suffix
 from lcjax.validation.functions import check_function
 
 Fn = Callable[..., Any]
@@ -177,6 +179,7 @@ def _traced(
     call_model = _call if fn is None else fn
     deep, slopes, fused = take_apart(model)
     arrays, static = split(deep)
+    _check_names(arrays)
 
     def run(params: Any, /, *inputs: Any) -> Any:
         return call_model(eqx.combine(params, static), *inputs)
@@ -197,3 +200,14 @@ def _traced(
 
 def _call(model: Any, *inputs: Any) -> Any:
     return model(*inputs)
+
+
+def _check_names(arrays: Any) -> None:
+    """Raises CollapseError for a kernel with the name that NNX has for the array in a Param."""
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(arrays):
+        path = encode(keys)
+        if leaf.ndim > 1 and path != strip_box_suffix(path):
+            raise CollapseError(
+                f"{path}: got a kernel named value, which names the array in a Flax NNX Param; "
+                "expected another name. Rename the attribute, such as to weight."
+            )

@@ -200,6 +200,15 @@ def test_metrics_are_called_with_models(model):
     assert len(seen) == 2 and [cost.site for cost in costs] == ["blocks/0/mlp/up"]
 
 
+class Scaled(eqx.Module):
+    """An array with the name that NNX has for that in a Param."""
+
+    value: jax.Array
+
+    def __call__(self, x):
+        return x @ self.value
+
+
 @pytest.mark.parametrize(
     "call, error, message",
     [
@@ -219,6 +228,11 @@ def test_metrics_are_called_with_models(model):
             lambda: lcjax.eqx.collapse(Residual(KEY), X[0], fit={"up": LINEAR}),
             ValueError,
             "expected data with it",
+        ),
+        (
+            lambda: lcjax.eqx.trace(eqx.nn.Lambda(Scaled(jnp.ones((WIDTH, 3)))), X[0]),
+            lcjax.CollapseError,
+            "got a kernel named value",
         ),
     ],
 )
