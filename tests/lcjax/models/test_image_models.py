@@ -175,10 +175,10 @@ def _check_output_is_bfloat16(call, args, kwargs, context):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_bfloat16_keeps_float32_params(name):
-    half = SMALL[name].clone(dtype=jnp.bfloat16)
+    half, variables = SMALL[name].clone(dtype=jnp.bfloat16), _variables(name)
     with nn.intercept_methods(_check_output_is_bfloat16):
-        jax.eval_shape(half.apply, _variables(name), _images())
-    logits = jax.jit(half.apply)(_variables(name), _images())
+        jax.eval_shape(half.apply, variables, _images())
+    logits = jax.jit(half.apply)(variables, _images())
     assert logits.dtype == jnp.float32
     np.testing.assert_allclose(logits, _logits(name), atol=0.1)
     shapes = jax.eval_shape(half.init, jax.random.key(0), _images())
