@@ -185,6 +185,7 @@ FITS = [
 ]
 
 
+@pytest.mark.slow
 @nets
 @pytest.mark.parametrize("fit", FITS, ids=lambda fit: f"{fit.name} {getattr(fit, 'linear', '')}")
 def test_front_ends_agree(name, fit):

@@ -41,6 +41,7 @@ def linear(variables):
     return {**variables, "params": lcjax.map_slopes(jnp.ones_like, variables["params"])}
 
 
+@pytest.mark.slow
 def test_init_adds_slopes_of_0_and_apply_is_the_models():
     module, model = Collapsed(Decoder()), Decoder()
     variables, own = init(module, RNGS, TOKENS), init(model, RNGS, TOKENS)

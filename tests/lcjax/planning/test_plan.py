@@ -110,6 +110,7 @@ def test_collapse_takes_a_plan(variables, metric, whole):
         collapse(variables, whole, calibration=stats)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("budget", "sites", "met"),
     [

@@ -141,6 +141,7 @@ def test_stacked_layers_are_refused():
         collapse_sequential(Scanned().apply, variables, DATA, fit=Units(7))
 
 
+@pytest.mark.slow
 def test_wrong_uses_have_clear_errors():
     model, variables = chain((12, 5))
     stats = calibrate(model.apply, variables, DATA, fit=Units(4))
