@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from lcjax.transform.analysis.adapters import Adapters
 from lcjax.transform.analysis.dense import DenseOp, find_denses, layer_scans
 from lcjax.transform.analysis.dependence import Dependence, Dependences, find_dependences
+from lcjax.transform.analysis.dropout import is_dropout
 from lcjax.transform.analysis.experts import with_experts
 from lcjax.transform.analysis.kernels import (
     indexed_kernels,
@@ -37,6 +38,7 @@ class MatchedSite:
       products: the Dense layers that fusing removes.
       uses_batch_statistics: whether a norm in it uses statistics of the batch, so that it cannot
         be fused.
+      has_dropout: whether there is a dropout mask in it, so that its values are random.
     """
 
     path: str
@@ -45,6 +47,7 @@ class MatchedSite:
     leaves: frozenset[int]
     products: tuple[DenseOp, ...]
     uses_batch_statistics: bool
+    has_dropout: bool
 
     @property
     def stack(self) -> tuple[int, ...]:
@@ -187,4 +190,12 @@ def _accept(
             return objection
     products = tuple(dense for dense in denses if dense.product in dead or dense is down)
     leaves = frozenset(index[v] for v in dead if isinstance(v, Value) and v in index)
-    return MatchedSite(path, found, tuple(scans), leaves, products, uses_batch_statistics)
+    return MatchedSite(
+        path,
+        found,
+        tuple(scans),
+        leaves,
+        products,
+        uses_batch_statistics=uses_batch_statistics,
+        has_dropout=any(is_dropout(step, dependences) for step in found.steps),
+    )

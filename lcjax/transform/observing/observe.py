@@ -34,9 +34,15 @@ Pair = tuple[jax.Array, jax.Array]
 
 
 def check_observable(call: BoundCall, segments: Sequence[Segment]) -> None:
-    """Raises CollapseError for segments inside a loop or a branch."""
+    """Raises CollapseError for segments inside a loop or a branch, or with dropout in them."""
     sites = {site.path: site for site in call.analysis.sites}
     for segment in segments:
+        dropped = next((path for path in segment.sites if sites[path].has_dropout), None)
+        if dropped is not None:
+            raise CollapseError(
+                f"{dropped}: got a call with dropout in the site, expected one as at inference, "
+                "since a fit would learn the noise. Trace it with train=False, or the like."
+            )
         path = segment.sites[0]
         around = blocks_around(sites[path].match.up.product)
         if around:

@@ -16,6 +16,7 @@ from tests.helpers.functions import (
     STACKED,
     chain,
     close,
+    dropped,
     gated,
     normed,
     pair,
@@ -202,3 +203,11 @@ def test_collapse_rejects_statistics_of_other_weights():
     other = f.init(weights | {"b": weights["b"] + 1}, x)
     with pytest.raises(CollapseError, match="a: got statistics of other weights than this tree"):
         f.trace(other, x).collapse(calibration=stats)
+
+
+@pytest.mark.parametrize("style", ["select", "where"])
+def test_calls_with_dropout_are_not_fitted(style):
+    call = lcjax.collapsible(dropped(style)).trace(PAIR, jnp.ones((4, 6)), jax.random.key(0))
+    with pytest.raises(CollapseError, match="w1: got a call with dropout in the site"):
+        call.calibrate([(jnp.ones((4, 6)), jax.random.key(0))])
+    assert call.collapse(fit=lcjax.Exact(max_gap=2))[1].collapsed == ("w1",)
