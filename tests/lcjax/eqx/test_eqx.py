@@ -16,9 +16,12 @@ from tests.lcjax.eqx.models import (
     LENGTH,
     VOCAB,
     WIDTH,
+    Dropped,
     FeedForward,
     Gated,
+    Outer,
     Residual,
+    Scaling,
     Scanned,
     Transformer,
 )
@@ -185,6 +188,23 @@ def test_module_that_does_more_than_the_pair_keeps_its_call():
     close(run(small, X), run(_without_activations(deep, X), X))
     with pytest.raises(lcjax.CollapseError, match="up: is fused in this tree, but"):
         small.hidden(X[0])
+
+
+def test_module_whose_fields_are_read_keeps_them():
+    deep = Outer(Scaling(KEY))
+    linear = _without_activations(deep, X)
+    small, report = lcjax.eqx.collapse(linear, X, fn=batched)
+    assert report.collapsed == ("inner/up",) and isinstance(small.inner, lcjax.eqx.Collapsed)
+    close(run(small, X), run(linear, X))
+
+
+def test_dropout_around_the_pair_stays():
+    deep = eqx.nn.inference_mode(Dropped(KEY))
+    small, _ = lcjax.eqx.collapse(deep, X[0], fit=LINEAR)
+    again = eqx.nn.inference_mode(small, False)
+    key = jax.random.key(5)
+    dropped = jnp.where(jax.random.bernoulli(key, 0.5, (WIDTH,)), small(X[0]) * 2, 0)
+    close(again(X[0], key=key), dropped)
 
 
 @pytest.mark.slow
