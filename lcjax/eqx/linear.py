@@ -15,8 +15,8 @@ def as_linear(owner: Owner) -> Any:
     """Returns the `eqx.nn.Linear`, or a sequence of two, that does what a module does; else None.
 
     The module has only the call, each time with one vector and perhaps a key; nobody else reads its
-    fields; it has no mode of training (`eqx.nn.inference_mode`); and what it returns is the output of the last layer of its one chain of collapsed pairs,
-    which reads that vector.
+    fields; it has no mode of training (`eqx.nn.inference_mode`); and what it returns is the output
+    of the last layer of its one chain of collapsed pairs, which reads that vector.
     """
     if owner.is_read or _has_modes(owner.run.module):
         return None
