@@ -14,9 +14,12 @@ from lcjax.transform.lowering.site_chains import SiteChain
 def as_linear(owner: Owner) -> Any:
     """Returns the `eqx.nn.Linear`, or a sequence of two, that does what a module does; else None.
 
-    The module has only the call, each time with one vector and perhaps a key; and what it returns
-    is the output of the last layer of its one chain of collapsed pairs, which reads that vector.
+    The module has only the call, each time with one vector and perhaps a key; nobody else reads its
+    fields; it has no mode of training (`eqx.nn.inference_mode`); and what it returns is the output
+    of the last layer of its one chain of collapsed pairs, which reads that vector.
     """
+    if owner.is_read or _has_modes(owner.run.module):
+        return None
     if len(owner.fused) != 1 or owner.slopes or owner.stack or owner.run.method != "__call__":
         return None
     ((key, entry),) = owner.fused.items()
@@ -30,6 +33,12 @@ def as_linear(owner: Owner) -> Any:
     layers = [entry] if "kernel" in entry else [entry[name] for name in sorted(entry, key=int)]
     linears = [_linear(layer) for layer in layers]
     return linears[0] if len(linears) == 1 else eqx.nn.Sequential(linears)
+
+
+def _has_modes(module: Any) -> bool:
+    """Returns whether a module has parts that do something else in training, such as a dropout."""
+    has_mode = lambda node: hasattr(node, "inference")  # noqa: E731
+    return any(map(has_mode, jax.tree.leaves(module, is_leaf=has_mode)))
 
 
 def _takes_vector(run: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from lcjax.eqx.collapsed import method_of
 from lcjax.eqx.library import equinox as eqx
 from lcjax.eqx.places import Path, node_at, split
-from lcjax.eqx.recording import MethodCall, record_calls
+from lcjax.eqx.recording import MethodCall, Recording, record_calls
 from lcjax.errors import CollapseError
 from lcjax.transform.lowering.bound_call import BoundCall, bind_call
 from lcjax.transform.matching.find_sites import MatchedSite
@@ -24,6 +24,7 @@ class Owner:
       run: the call of it in which the sites were found.
       call: that call as one of a function of the module's arrays.
       calls: all calls of the module.
+      is_read: whether a field of the module is read from outside.
       slopes: `{"slope": α}` by site, as the module names it.
       fused: entries by keys with paths inside the module.
       removed: the places in the module of the arrays that were fused.
@@ -33,6 +34,7 @@ class Owner:
     run: MethodCall
     call: BoundCall
     calls: Sequence[MethodCall]
+    is_read: bool
     slopes: dict[str, Any] = field(default_factory=dict)
     fused: dict[FusedKey, Any] = field(default_factory=dict)
     stack: tuple[int, ...] = ()
@@ -99,7 +101,7 @@ class _Search:
     ):
         around = {folder[:end] for folder in folders for end in range(len(folder) + 1)}
         paths = {path for path in around if isinstance(node_at(model, path), eqx.Module)}
-        self.calls = record_calls(model, paths, fn, inputs) if folders else []
+        self.recording = record_calls(model, paths, fn, inputs) if folders else Recording()
         self.bound: dict[MethodCall, BoundCall] = {}
         self.used: list[Owner] = []
 
@@ -108,10 +110,10 @@ class _Search:
     ) -> tuple[Owner, list[MatchedSite]]:
         """Returns the module that runs some sites, and the sites as it has them."""
         for end in range(len(folder), -1, -1):
-            own_calls = [run for run in self.calls if run.path == folder[:end]]
+            own_calls = [run for run in self.recording.calls if run.path == folder[:end]]
             for run in own_calls:
                 used = [owner for owner in self.used if owner.run.path == run.path]
-                owner = used[0] if used else Owner(run, self._bound(run), own_calls)
+                owner = used[0] if used else self._made(run, own_calls)
                 own = [owner.site(_kernel(call, site)[end:]) for site in sites]
                 found = [site for site in own if site is not None]
                 if len(found) == len(sites):
@@ -122,6 +124,9 @@ class _Search:
             "module can be given back. Move the layers and the activation between them into one "
             "module, or collapse the function with lcjax.collapsible."
         )
+
+    def _made(self, run: MethodCall, calls: Sequence[MethodCall]) -> Owner:
+        return Owner(run, self._bound(run), calls, run.path in self.recording.read)
 
     def _bound(self, run: MethodCall) -> BoundCall:
         if run not in self.bound:

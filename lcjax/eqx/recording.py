@@ -1,8 +1,8 @@
-"""Which modules a call of a model runs, and with what."""
+"""Which modules a call of a model runs, and with what, and whose fields it reads."""
 
 from collections.abc import Callable, Collection, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -31,11 +31,24 @@ class MethodCall:
     kwargs: dict[str, Any]
 
 
-_calls: ContextVar[list[MethodCall] | None] = ContextVar("calls", default=None)
+@dataclass
+class Recording:
+    """What a call of a model does with some of its modules.
+
+    Attributes:
+      calls: those of their methods, in order.
+      read: the places of modules with a field that is read from outside.
+    """
+
+    calls: list[MethodCall] = field(default_factory=list)
+    read: set[Path] = field(default_factory=set)
+
+
+_recording: ContextVar[Recording | None] = ContextVar("recording", default=None)
 
 
 class _Recorded(eqx.Module):
-    """A module whose calls are recorded."""
+    """A module of which calls, and reads of fields, are recorded."""
 
     module: Any
     path: Path = eqx.field(static=True)
@@ -48,20 +61,24 @@ class _Recorded(eqx.Module):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         if is_method(self.module, name):
             return lambda *args, **kwargs: self._record(name, args, kwargs)
-        return getattr(self.module, name)
+        value = getattr(self.module, name)
+        recording = _recording.get()
+        if recording is not None:
+            recording.read.add(self.path)
+        return value
 
     def _record(self, method: str, args: Any, kwargs: Any) -> Any:
-        calls = _calls.get()
-        if calls is not None:
+        recording = _recording.get()
+        if recording is not None:
             module, args_, kwargs_ = _abstract((_without_records(self.module), args, kwargs))
-            calls.append(MethodCall(self.path, method, module, args_, kwargs_))
+            recording.calls.append(MethodCall(self.path, method, module, args_, kwargs_))
         return getattr(self.module, method)(*args, **kwargs)
 
 
 def record_calls(
     model: Any, paths: Collection[Path], fn: Callable[..., Any], inputs: Sequence[Any]
-) -> list[MethodCall]:
-    """Returns the calls of some modules of a model, in order; nothing is computed.
+) -> Recording:
+    """Returns the calls of some modules of a model, and who is read; nothing is computed.
 
     Args:
       model: the model; arrays or ShapeDtypeStructs.
@@ -73,13 +90,13 @@ def record_calls(
     for path in sorted(paths, key=len, reverse=True):
         node = _Recorded(node_at(recorded, path), path)
         recorded = with_node(recorded, path, node)
-    calls: list[MethodCall] = []
-    token = _calls.set(calls)
+    recording = Recording()
+    token = _recording.set(recording)
     try:
         eqx.filter_eval_shape(fn, recorded, *inputs)
     finally:
-        _calls.reset(token)
-    return calls
+        _recording.reset(token)
+    return recording
 
 
 def _without_records(module: Any) -> Any:

@@ -114,13 +114,22 @@ def site_of(keys: Sequence[Any]) -> str:
     """Returns the path of the site whose slope has this key path; "" for a bare slope.
 
     The tree of a collapsible function keeps slopes under `slopes`, the module of an NNX site under
-    `lcjax/slopes`, which is dropped.
+    `lcjax/slopes`, and a `lcjax.eqx.Collapsed` in its attribute `slopes`, a dict; they are dropped.
     """
+    if len(keys) >= 3 and _in_attribute(keys[-3:]):
+        return in_params(leaf_path((*keys[:-3], keys[-2])))
     path = in_params(leaf_path(keys)).removeprefix(_SLOPES)
     if _in_module(path):
         before, _, after = f"/{path}".rpartition(f"/{_IN_MODULES}")
         path = f"{before}/{after}".strip("/")
     return path.rpartition("/")[0]
+
+
+def _in_attribute(keys: Sequence[Any]) -> bool:
+    """Returns whether the last keys of a slope are those of `module.slopes[site]["slope"]`."""
+    attribute, *rest = keys
+    in_module = attribute == jax.tree_util.GetAttrKey("slopes")
+    return in_module and all(isinstance(key, jax.tree_util.DictKey) for key in rest)
 
 
 def _in_module(path: str) -> bool:

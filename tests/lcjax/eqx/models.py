@@ -119,3 +119,35 @@ class Residual(eqx.Module):
 
     def __call__(self, x):
         return x + self.down(self.hidden(x))
+
+
+class Scaling(FeedForward):
+    """A pair with a field that only the module around it reads."""
+
+    scale: jax.Array
+
+    def __init__(self, key):
+        super().__init__(key)
+        self.scale = jnp.asarray(3.0)
+
+
+class Outer(eqx.Module):
+    """A module that reads a field of the one that it calls."""
+
+    inner: Scaling
+
+    def __call__(self, x):
+        return self.inner(x) * self.inner.scale
+
+
+class Dropped(FeedForward):
+    """A pair with a dropout after it."""
+
+    dropout: eqx.nn.Dropout
+
+    def __init__(self, key):
+        super().__init__(key)
+        self.dropout = eqx.nn.Dropout(0.5)
+
+    def __call__(self, x, *, key=None):
+        return self.dropout(super().__call__(x), key=key)

@@ -16,9 +16,12 @@ from tests.lcjax.eqx.models import (
     LENGTH,
     VOCAB,
     WIDTH,
+    Dropped,
     FeedForward,
     Gated,
+    Outer,
     Residual,
+    Scaling,
     Scanned,
     Transformer,
 )
@@ -138,11 +141,11 @@ def test_slopes_train_and_collapse_exactly(model):
 
 def test_slopes_of_some_sites_stay_when_others_collapse(model):
     some = lcjax.eqx.add_slopes(model, TOKENS[0], sites="blocks/1/*")
-    assert list(lcjax.slopes(some)) == ["blocks/1/mlp/slopes/up"]
+    assert list(lcjax.slopes(some)) == ["blocks/1/mlp/up"]
     half = lcjax.map_slopes(lambda slope: slope + 0.5, some)
     small, report = lcjax.eqx.collapse(half, TOKENS[0], sites="blocks/0/*", fit=LINEAR)
     assert report.collapsed == ("blocks/0/mlp/up",)
-    assert lcjax.slopes(small)["blocks/1/mlp/slopes/up"] == 0.5
+    assert lcjax.slopes(small)["blocks/1/mlp/up"] == 0.5
     assert isinstance(small.blocks[0].mlp, eqx.nn.Linear)
     again, report = lcjax.eqx.collapse(small, TOKENS[0], fit=LINEAR)
     assert report.collapsed == ("blocks/1/mlp/up",) and not lcjax.slopes(again)
@@ -170,7 +173,7 @@ def _without_activations(model, x):
 def test_layers_under_scan_collapse_together():
     deep = Scanned(KEY)
     linear = _without_activations(deep, X)
-    assert lcjax.slopes(linear)["layers/slopes/up"].shape == (3,)
+    assert lcjax.slopes(linear)["layers/up"].shape == (3,)
     small, report = lcjax.eqx.collapse(linear, X, fn=batched)
     assert report.collapsed == ("layers/up",) and isinstance(small.layers, lcjax.eqx.Collapsed)
     assert small.layers.stack == (3,)
@@ -185,6 +188,33 @@ def test_module_that_does_more_than_the_pair_keeps_its_call():
     close(run(small, X), run(_without_activations(deep, X), X))
     with pytest.raises(lcjax.CollapseError, match="up: is fused in this tree, but"):
         small.hidden(X[0])
+
+
+def test_slopes_have_the_names_of_their_sites():
+    made = lcjax.eqx.add_slopes(Outer(Scaling(KEY)), X[0])
+    assert list(lcjax.slopes({"slopes": made})) == ["slopes/inner/up"]
+    model = eqx.filter(made, eqx.is_inexact_array)
+    sites = lcjax.eqx.find_sites(made, X[0]).paths
+    assert tuple(lcjax.slopes(model)) == sites == ("inner/up",)
+    tx = lcjax.with_linearity_penalty(optax.sgd(0.1), strength=1.0, weights={"inner/up": 2.0})
+    assert jax.tree.leaves(tx.init(model))
+
+
+def test_module_whose_fields_are_read_keeps_them():
+    deep = Outer(Scaling(KEY))
+    linear = _without_activations(deep, X)
+    small, report = lcjax.eqx.collapse(linear, X, fn=batched)
+    assert report.collapsed == ("inner/up",) and isinstance(small.inner, lcjax.eqx.Collapsed)
+    close(run(small, X), run(linear, X))
+
+
+def test_dropout_around_the_pair_stays():
+    deep = eqx.nn.inference_mode(Dropped(KEY))
+    small, _ = lcjax.eqx.collapse(deep, X[0], fit=LINEAR)
+    again = eqx.nn.inference_mode(small, False)
+    key = jax.random.key(5)
+    dropped = jnp.where(jax.random.bernoulli(key, 0.5, (WIDTH,)), small(X[0]) * 2, 0)
+    close(again(X[0], key=key), dropped)
 
 
 @pytest.mark.slow
