@@ -186,3 +186,31 @@ def test_abstract_inputs_and_params():
     model = nnx.eval_shape(lambda: Stack([MLP(nnx.Rngs(0))]))
     (site,) = lcjax.nnx.find_sites(model, shape)
     assert (site.d_in, site.d_hidden, site.d_out) == (WIDTH, HIDDEN, WIDTH)
+
+
+class Branching(MLP):
+    """Code that branches on an attribute and on the shape of its input."""
+
+    double = False
+
+    def __call__(self, x):
+        assert x.ndim <= 2
+        y = super().__call__(x)
+        if x.shape[0] < 8:
+            return y - x
+        return 2 * y if self.double else y
+
+
+def test_collapsed_code_branches_on_attributes_and_shapes():
+    model = Branching(nnx.Rngs(0), dtype=jnp.float32)
+    compact, _ = lcjax.nnx.collapse(model, X, fit=EXACT)
+    deep = lambda x: (x @ model.up.kernel[...] + model.up.bias[...]) @ model.down.kernel[...]
+    linear = lambda x: deep(x) + model.down.bias[...]
+    close(compact(X), linear(X))
+    close(compact(X[:4]), linear(X[:4]) - X[:4])
+    compact.double = True
+    close(compact(X), 2 * linear(X))
+    del compact.double
+    close(compact(X), linear(X))
+    with pytest.raises(AssertionError):
+        compact(X[None])
