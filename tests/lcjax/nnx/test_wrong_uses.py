@@ -214,3 +214,15 @@ def test_collapsed_code_branches_on_attributes_and_shapes():
     close(compact(X), linear(X))
     with pytest.raises(AssertionError):
         compact(X[None])
+
+
+@pytest.mark.parametrize("fit", [lcjax.LeastSquares(), lcjax.Units(6, linear=False)])
+def test_kernel_that_another_part_has_too_cannot_be_replaced(fit):
+    model = Stack([MLP(nnx.Rngs(0))])
+    model.head = nnx.Linear(WIDTH, HIDDEN, rngs=nnx.Rngs(1))
+    model.head.kernel = model.layers[0].up.kernel
+    call = lcjax.nnx.trace(model.layers[0], X)
+    call.collapse_sequential([X], fit=fit)  # which has no other part
+    call = lcjax.nnx.trace(model, X)
+    with pytest.raises(lcjax.CollapseError, match="head/kernel: .* Param as layers/0/up/kernel"):
+        call.collapse_sequential([X], fit=fit)
