@@ -226,3 +226,23 @@ def test_kernel_that_another_part_has_too_cannot_be_replaced(fit):
     call = lcjax.nnx.trace(model, X)
     with pytest.raises(lcjax.CollapseError, match="head/kernel: .* Param as layers/0/up/kernel"):
         call.collapse_sequential([X], fit=fit)
+
+
+def test_module_without_a_site_is_explained_by_every_step():
+    model = nnx.Linear(WIDTH, 3, rngs=nnx.Rngs(0))
+    call = lcjax.nnx.trace(model, X)
+    score = lambda model: 0.0
+    for step in (
+        call.collapse,
+        call.add_slopes,
+        partial(call.calibrate, [X]),
+        partial(call.collapse_sequential, [X]),
+        partial(call.sensitivity, score, [X]),
+        partial(call.plan, score, [X], budget=lcjax.Count(1)),
+        partial(call.plan_fits, [X], budget=lcjax.Params(0.8)),
+    ):
+        with pytest.raises(lcjax.CollapseError, match="the module has no site"):
+            step()
+    compact, _ = lcjax.nnx.collapse(MLP(nnx.Rngs(0)), X, fit=EXACT)
+    with pytest.raises(lcjax.CollapseError, match="no site left: up collapsed already"):
+        lcjax.nnx.collapse(compact, X)
