@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial, wraps
 from typing import Any
 
+import jax
 from flax import nnx
 
 from lcjax._messages import describe
@@ -61,3 +62,12 @@ def check_call(
             f"{', '.join(names) or 'none'}, the arguments of {type(model).__name__} ({error}). "
             "Give example inputs, arrays or ShapeDtypeStructs, after the model."
         ) from error
+
+
+def argument_leaves(module: Any, method: Any, args: Any, kwargs: Any) -> list[Any]:
+    """Returns the leaves of all arguments of a method, defaults included, in one order."""
+    bound = inspect.signature(method).bind(module, *args, **kwargs)
+    bound.apply_defaults()
+    first, *_ = bound.arguments
+    given = {name: value for name, value in bound.arguments.items() if name != first}
+    return jax.tree.leaves(given, is_leaf=lambda leaf: leaf is None)

@@ -5,6 +5,7 @@ from typing import Any
 
 from flax import nnx
 
+from lcjax.errors import CollapseError
 from lcjax.nnx.forms.affine import affine_of
 from lcjax.nnx.forms.narrowing import narrow_in_place
 from lcjax.nnx.forms.partitions import metadata_of
@@ -20,8 +21,12 @@ def deliver(model: nnx.Module, owners: Sequence[Owner]) -> nnx.Module:
     Args:
       model: the deep model; it is not changed.
       owners: the modules that run fused sites or have slopes.
+
+    Raises:
+      CollapseError: a Param to be replaced that the model also has in another place.
     """
     made = nnx.clone(model)
+    _check_aliases(made, owners)
     added: list[tuple[Owner, Rewritten]] = []
     removed: set[Path] = set()
     for owner in owners:
@@ -47,17 +52,34 @@ def deliver(model: nnx.Module, owners: Sequence[Owner]) -> nnx.Module:
     return made
 
 
+def _check_aliases(model: nnx.Module, owners: Sequence[Owner]) -> None:
+    """Raises CollapseError where other code may use a Param that is removed or gets narrower."""
+    places: dict[int, list[Path]] = {}
+    for folder, node in nnx.iter_graph(model) if any(owner.parts for owner in owners) else ():
+        for name, value in _items(node):
+            if isinstance(value, nnx.Variable):
+                places.setdefault(id(value), []).append((*folder, name))
+    for owner in owners:
+        for path in (path for part in owner.parts for path in part.key.removed):
+            found = places[id(node_at(model, (*owner.run.path, *as_path(path))))]
+            if len(found) > 1:
+                first, other = ("/".join(map(str, each)) for each in found[:2])
+                raise CollapseError(
+                    f"{first}: is the same Param as {other}, so that collapsing its site would "
+                    "change both. Give each its own Param, or leave the site out with sites=."
+                )
+
+
+def _items(node: Any) -> list[tuple[Any, Any]]:
+    """Returns what a node of a module's graph contains, by name."""
+    if isinstance(node, nnx.Pytree):
+        return [*vars(node).items()]
+    if isinstance(node, list):
+        return [*enumerate(node)]
+    return [*node.items()] if isinstance(node, dict) else []
+
+
 def _remove(model: nnx.Module, paths: Collection[Path]) -> None:
-    """Sets None in every place of some Params, in place."""
-    nodes = [*nnx.iter_graph(model)] if paths else []
-    removed = {id(node) for path, node in nodes if path in paths}
-    for _, node in nodes:
-        items: Any = ()
-        if isinstance(node, nnx.Pytree):
-            items = vars(node).items()
-        elif isinstance(node, list):
-            items = enumerate(node)
-        elif isinstance(node, dict):
-            items = node.items()
-        for name in [name for name, value in items if id(value) in removed]:
-            put(node, name, None)
+    """Sets None in the place of some Params."""
+    for path in paths:
+        put(node_at(model, path[:-1]), path[-1], None)

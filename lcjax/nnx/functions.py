@@ -11,6 +11,7 @@ from lcjax.planning.budgets import Budget
 from lcjax.planning.candidates import ALL_CANDIDATES, Candidates
 from lcjax.planning.fit_plan import FitPlan
 from lcjax.planning.measuring.outputs import KL_DIVERGENCE, OutputMetric
+from lcjax.planning.plan import Order
 from lcjax.planning.results import Plan, Sensitivity
 from lcjax.planning.trials import MetricFn
 from lcjax.structure.choice import SiteSelector
@@ -21,12 +22,38 @@ from lcjax.transform.traced_call import Data
 
 
 def find_sites(model: Any, /, *inputs: Any, **kwargs: Any) -> Sites:
-    """Returns the sites of a module, in forward order; as `lcjax.nnx.trace(...).sites`."""
+    """Returns the sites of a module, in forward order; as `lcjax.nnx.trace(...).sites`.
+
+    Args:
+      model: as for `lcjax.nnx.trace`.
+      *inputs: example inputs; arrays or ShapeDtypeStructs.
+      **kwargs: those given by name.
+
+    Raises:
+      TypeError: something other than a module; inputs that it does not take.
+
+    Example:
+      >>> import jax, lcjax
+      >>> from flax import nnx
+      >>> linear = lambda i, a, b: nnx.Linear(a, b, rngs=nnx.Rngs(i))
+      >>> model = nnx.Sequential(linear(0, 4, 16), nnx.relu, linear(1, 16, 4))
+      >>> lcjax.nnx.find_sites(model, jax.ShapeDtypeStruct((1, 4), "float32")).paths
+      ('layers/0',)
+    """
     return trace(model, *inputs, **kwargs).sites
 
 
 def explain(model: Any, /, *inputs: Any, **kwargs: Any) -> Explanation:
-    """Returns every Dense → … → Dense of a module, and why it is a site or why not."""
+    """Returns every Dense → … → Dense of a module, and why it is a site or why not.
+
+    Args:
+      model: as for `lcjax.nnx.trace`.
+      *inputs: example inputs; arrays or ShapeDtypeStructs.
+      **kwargs: those given by name.
+
+    Raises:
+      TypeError: something other than a module; inputs that it does not take.
+    """
     return trace(model, *inputs, **kwargs).explain()
 
 
@@ -45,6 +72,16 @@ def add_slopes(model: Any, /, *inputs: Any, sites: SiteSelector = None) -> Any:
 
     Raises:
       CollapseError: no site, or a pattern that matches none.
+
+    Example:
+      >>> import jax, lcjax
+      >>> from flax import nnx
+      >>> linear = lambda i, a, b: nnx.Linear(a, b, rngs=nnx.Rngs(i))
+      >>> model = nnx.Sequential(linear(0, 4, 16), nnx.relu, linear(1, 16, 4))
+      >>> x = jax.random.normal(jax.random.key(0), (64, 4))
+      >>> sloped = lcjax.nnx.add_slopes(model, x)
+      >>> len(jax.tree.leaves(nnx.state(sloped, lcjax.nnx.Slope)))
+      1
     """
     return trace(model, *inputs).add_slopes(sites)
 
@@ -65,6 +102,9 @@ def calibrate(
       *inputs: example inputs; none for the first batch.
       sites: as for `lcjax.calibrate`.
       fit: the kind of fit.
+
+    Raises:
+      CollapseError: as `lcjax.calibrate`; a module without sites.
     """
     return _traced(model, data, inputs).calibrate(data, sites, fit)
 
@@ -93,7 +133,18 @@ def collapse(
       calibration: what `calibrate` returned for this module.
 
     Raises:
-      CollapseError: as `lcjax.collapse`; a pair that no method of one module runs.
+      CollapseError: as `lcjax.collapse`; a module without sites; a pair that no method of one
+        module runs; a Param of it that the module also has in another place.
+
+    Example:
+      >>> import jax, lcjax
+      >>> from flax import nnx
+      >>> linear = lambda i, a, b: nnx.Linear(a, b, rngs=nnx.Rngs(i))
+      >>> model = nnx.Sequential(linear(0, 4, 16), nnx.relu, linear(1, 16, 4))
+      >>> x = jax.random.normal(jax.random.key(0), (64, 4))
+      >>> compact, report = lcjax.nnx.collapse(model, x, fit=lcjax.Exact(max_gap=1))
+      >>> report.parameters_before, report.parameters_after
+      (148, 20)
     """
     return trace(model, *inputs).collapse(sites, fit, calibration=calibration)
 
@@ -116,6 +167,19 @@ def collapse_sequential(
       *inputs: example inputs; none for the first batch.
       sites: as for `lcjax.collapse_sequential`.
       fit: one for all sites, or one for each.
+
+    Raises:
+      CollapseError: as `collapse`.
+
+    Example:
+      >>> import jax, lcjax
+      >>> from flax import nnx
+      >>> linear = lambda i, a, b: nnx.Linear(a, b, rngs=nnx.Rngs(i))
+      >>> model = nnx.Sequential(linear(0, 4, 16), nnx.relu, linear(1, 16, 4))
+      >>> x = jax.random.normal(jax.random.key(0), (64, 4))
+      >>> compact, _ = lcjax.nnx.collapse_sequential(model, [x], fit=lcjax.Units(6))
+      >>> compact(x).shape
+      (64, 4)
     """
     return _traced(model, data, inputs).collapse_sequential(data, sites, fit)
 
@@ -129,6 +193,7 @@ def plan_fits(
     candidates: Candidates | Sequence[Fit] = ALL_CANDIDATES,
     metric: OutputMetric | MetricFn = KL_DIVERGENCE,
     sites: SiteSelector = None,
+    tolerance: float = 0.2,
 ) -> FitPlan:
     """Returns the fit of each site within budgets; as `lcjax.plan_fits`.
 
@@ -141,9 +206,32 @@ def plan_fits(
       metric: `KLDivergence()` or `RelativeError()` of the outputs, or `metric(module)`, which
         returns a number, higher is better.
       sites: those that may be taken; None for all.
+      tolerance: as for `lcjax.plan_fits`.
+
+    Raises:
+      CollapseError: as `lcjax.plan_fits`; a module without sites.
+
+    Example:
+      >>> import jax, lcjax
+      >>> from flax import nnx
+      >>> linear = lambda i, a, b: nnx.Linear(a, b, rngs=nnx.Rngs(i))
+      >>> model = nnx.Sequential(linear(0, 4, 16), nnx.relu, linear(1, 16, 4))
+      >>> x = jax.random.normal(jax.random.key(0), (64, 4))
+      >>> data = lcjax.CalibrationData([x], progress=False)
+      >>> metric = lcjax.RelativeError()
+      >>> plan = lcjax.nnx.plan_fits(model, data, budget=lcjax.Params(0.5), metric=metric)
+      >>> compact, report = lcjax.nnx.collapse_sequential(model, data, fit=plan.fits)
+      >>> report.parameters_after <= 0.5 * report.parameters_before
+      True
     """
-    return _traced(model, data, inputs).plan_fits(
-        data, budget=budget, candidates=candidates, metric=metric, sites=sites
+    call = _traced(model, data, inputs)
+    return call.plan_fits(
+        data,
+        budget=budget,
+        candidates=candidates,
+        metric=metric,
+        sites=sites,
+        tolerance=tolerance,
     )
 
 
@@ -155,6 +243,7 @@ def plan(
     *inputs: Any,
     budget: Budget,
     sites: SiteSelector = None,
+    order: Order = "sensitivity",
     fit: Fit = LEAST_SQUARES,
 ) -> Plan:
     """Returns which sites to collapse within a budget; as `lcjax.plan`.
@@ -166,10 +255,14 @@ def plan(
       *inputs: example inputs; none for the first batch.
       budget: as for `lcjax.plan`.
       sites: those that may be taken; None for all.
+      order: as for `lcjax.plan`.
       fit: how they are collapsed.
+
+    Raises:
+      CollapseError: as `lcjax.plan`; a module without sites.
     """
     call = _traced(model, data, inputs)
-    return call.plan(metric, data, budget=budget, sites=sites, fit=fit)
+    return call.plan(metric, data, budget=budget, sites=sites, order=order, fit=fit)
 
 
 def sensitivity(
@@ -190,6 +283,9 @@ def sensitivity(
       *inputs: example inputs; none for the first batch.
       sites: those that are tried; None for all.
       fit: how they are collapsed.
+
+    Raises:
+      CollapseError: as `lcjax.sensitivity`; a module without sites.
     """
     return _traced(model, data, inputs).sensitivity(metric, data, sites=sites, fit=fit)
 

@@ -2,12 +2,13 @@
 
 import copyreg
 import functools
-import inspect
 from typing import Any
 
 import jax
 from flax import nnx
 
+from lcjax.nnx.arguments import argument_leaves
+from lcjax.nnx.forms.affine import affine_of
 from lcjax.nnx.functional import (
     apply_changes,
     as_path,
@@ -16,8 +17,14 @@ from lcjax.nnx.functional import (
     node_at,
     put,
 )
+from lcjax.nnx.owners import Part, traced_owner
+from lcjax.nnx.recording import MethodCall, abstracted
 from lcjax.nnx.rewritten import ATTRIBUTE, Rewritten
 from lcjax.transform.function import CollapsibleFunction
+from lcjax.tree.fused_key import FusedKey
+
+_MOST_CALLS = 4096
+_affine_calls: dict[Any, bool] = {}  # of which it is known whether they are one affine map
 
 
 @functools.cache
@@ -76,22 +83,50 @@ def restore_deep(module: Any) -> None:
         put(node_at(module, path[:-1]), path[-1], nnx.Param(shape))
 
 
-def argument_leaves(module: Any, method: Any, args: Any, kwargs: Any) -> list[Any]:
-    """Returns the leaves of all arguments of a method, defaults included, in one order."""
-    bound = inspect.signature(method).bind(module, *args, **kwargs)
-    bound.apply_defaults()
-    first, *_ = bound.arguments
-    given = {name: value for name, value in bound.arguments.items() if name != first}
-    return jax.tree.leaves(given, is_leaf=lambda leaf: leaf is None)
-
-
 def _affine_input(module: Any, method: Any, affine: Any, args: Any, kwargs: Any) -> Any:
     """Returns the input of a method that is an affine map; None where it has to be traced."""
     leaves = argument_leaves(module, method, args, kwargs)
     others = tuple(... if hasattr(leaf, "dtype") else leaf for leaf in leaves)
     if others != affine.others or str(leaves[affine.leaf].dtype) != affine.dtype:
         return None
-    return leaves[affine.leaf]
+    return leaves[affine.leaf] if _is_affine(module, args, kwargs) else None
+
+
+def _is_affine(module: Any, args: Any, kwargs: Any) -> bool:
+    """Returns whether a method is the affine map for these shapes and attributes of its module.
+
+    Its Python code may branch on both, so that each combination is traced once.
+    """
+    graph, state = nnx.split(module)
+    arrays = [leaf for leaf in jax.tree.leaves((state, args, kwargs)) if hasattr(leaf, "dtype")]
+    shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in arrays)
+    key = (graph, jax.tree.structure((args, kwargs)), shapes)
+    try:
+        known = _affine_calls.get(key)
+    except TypeError:  # an attribute that cannot be hashed
+        return _traces_as_affine(module, args, kwargs)
+    if known is None:
+        known = _traces_as_affine(module, args, kwargs)
+        if len(_affine_calls) >= _MOST_CALLS:
+            _affine_calls.clear()
+        _affine_calls[key] = known
+    return known
+
+
+def _traces_as_affine(module: Any, args: Any, kwargs: Any) -> bool:
+    rewritten = getattr(module, ATTRIBUTE)
+    deep = nnx.clone(module)
+    restore_deep(deep)
+    entry = rewritten.linear
+    run = MethodCall((), rewritten.method, abstracted(deep), *abstracted((args, kwargs)))
+    part = Part(entry.key, FusedKey.parse(entry.key), entry.tree, 0)
+    try:
+        with jax.disable_jit(False):
+            owner = traced_owner(run)
+        owner.parts.append(part)
+        return affine_of(owner) == rewritten.affine
+    except Exception:  # the code takes no such input, which its trace reports
+        return False
 
 
 def _traced(module: Any, method: Any, args: Any, kwargs: Any) -> Any:

@@ -129,7 +129,7 @@ class _Search:
                 self._record({path for paths in self._around for path in paths})
             for run in self._calls[path]:
                 if run not in self._owners:
-                    self._owners[run] = _traced(run)
+                    self._owners[run] = traced_owner(run)
                 owner = self._owners[run]
                 own = [owner.site(first_kernel(call, site)[len(path) :]) for site in sites]
                 found = [site for site in own if site is not None]
@@ -170,7 +170,8 @@ def _runs(node: Any) -> bool:
     return isinstance(node, nnx.Module) and not isinstance(node, (nnx.List, nnx.Dict))
 
 
-def _traced(run: MethodCall) -> Owner:
+def traced_owner(run: MethodCall) -> Owner:
+    """Returns the module of a call, with the call traced."""
     method = getattr(type(run.module), run.method)
     call = module_function(run.module, method, run.args, run.kwargs)
     params = FunctionParams(call.params, {}, {})

@@ -105,8 +105,8 @@ def _recording(base: type[nnx.Module], name: str) -> Callable[..., Any]:
         calls, path = _calls.get(), vars(self).get(_PATH)
         if calls is None or path is None or path in _inside.get():
             return method(self, *args, **kwargs)
-        given = _abstract((args, kwargs))
-        calls.append(MethodCall(path, name, _own_classes(_abstract(self)), *given))
+        given = abstracted((args, kwargs))
+        calls.append(MethodCall(path, name, _own_classes(abstracted(self)), *given))
         token = _inside.set(_inside.get() | {path})
         try:
             return method(self, *args, **kwargs)
@@ -116,7 +116,7 @@ def _recording(base: type[nnx.Module], name: str) -> Callable[..., Any]:
     return call
 
 
-def _abstract(tree: Any) -> Any:
+def abstracted(tree: Any) -> Any:
     """Returns arguments, or a module, with ShapeDtypeStructs for arrays."""
 
     def shape(leaf: Any) -> Any:

@@ -103,16 +103,17 @@ class ModuleCall:
         """Returns a smaller module of the same classes, and a report; as `lcjax.collapse`.
 
         Raises:
-          CollapseError: as `lcjax.collapse`; a pair that no method of one module runs.
+          CollapseError: as `lcjax.collapse`; a pair that no method of one module runs; a Param of
+            it that the module also has in another place.
         """
-        tree, report = self._call.collapse(sites, fit, calibration=calibration)
+        tree, report = self._with_sites().collapse(sites, fit, calibration=calibration)
         return self._module(tree), report
 
     def calibrate(
         self, data: Data, sites: SiteSelector = None, fit: Fit = LEAST_SQUARES
     ) -> Calibration:
         """Returns statistics with which `collapse(calibration=...)` fits; as `lcjax.calibrate`."""
-        return self._call.calibrate(data, sites, fit)
+        return self._with_sites().calibrate(data, sites, fit)
 
     def collapse_sequential(
         self,
@@ -124,7 +125,7 @@ class ModuleCall:
 
         As `lcjax.collapse_sequential`; `fit=plan.fits` carries a plan out.
         """
-        tree, report = self._call.collapse_sequential(data, sites, fit)
+        tree, report = self._with_sites().collapse_sequential(data, sites, fit)
         return self._module(tree), report
 
     def sensitivity(
@@ -136,7 +137,7 @@ class ModuleCall:
         fit: Fit = LEAST_SQUARES,
     ) -> Sensitivity:
         """Returns the metric with each site collapsed alone; as `lcjax.sensitivity`."""
-        return self._call.sensitivity(self._on_modules(metric), data, sites=sites, fit=fit)
+        return self._with_sites().sensitivity(self._on_modules(metric), data, sites=sites, fit=fit)
 
     def plan(
         self,
@@ -150,7 +151,9 @@ class ModuleCall:
     ) -> Plan:
         """Returns which sites to collapse within a budget; as `lcjax.plan`."""
         metric = self._on_modules(metric)
-        return self._call.plan(metric, data, budget=budget, sites=sites, order=order, fit=fit)
+        return self._with_sites().plan(
+            metric, data, budget=budget, sites=sites, order=order, fit=fit
+        )
 
     def plan_fits(
         self,
@@ -163,7 +166,7 @@ class ModuleCall:
         tolerance: float = 0.2,
     ) -> FitPlan:
         """Returns the fit of each site within budgets; as `lcjax.plan_fits`."""
-        return self._call.plan_fits(
+        return self._with_sites().plan_fits(
             data,
             budget=budget,
             candidates=candidates,
@@ -174,15 +177,22 @@ class ModuleCall:
 
     def add_slopes(self, sites: SiteSelector = None) -> Any:
         """Returns the module with slopes of 0 at sites, as `lcjax.nnx.add_slopes`."""
-        params = self._call.call.params
-        if not self.sites:
-            raise CollapseError(f"the module has no site.\n{self.explain()}")
+        params = self._with_sites().call.params
         named = None if sites is None else site_names(sites)
         chosen = choose(self.sites.paths, sites=named)
         shapes = {site.path: site.stack for site in self._call.call.analysis.sites}
         new = {path: {"slope": jnp.zeros(shapes[path], jnp.float32)} for path in chosen}
         tree = FunctionParams(params.model, {**new, **params.slopes}, params.fused).tree
         return self._module(tree)
+
+    def _with_sites(self) -> _Call:
+        """Returns the call; raises CollapseError if there is no site."""
+        if not self.sites:
+            keys = self._call.call.params.keys.values()
+            done = ", ".join(path for key in keys for path in key.sites)
+            left = f" left: {done} collapsed already" if done else ""
+            raise CollapseError(f"the module has no site{left}.\n{self.explain()}")
+        return self._call
 
     def _module(self, tree: Any) -> Any:
         """Returns the module of a tree."""

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from lcjax.nnx.modules import argument_leaves
+from lcjax.nnx.arguments import argument_leaves
 from lcjax.nnx.owners import Owner
 from lcjax.nnx.rewritten import Affine
 from lcjax.transform.ir.program import Op, Value

@@ -186,3 +186,63 @@ def test_abstract_inputs_and_params():
     model = nnx.eval_shape(lambda: Stack([MLP(nnx.Rngs(0))]))
     (site,) = lcjax.nnx.find_sites(model, shape)
     assert (site.d_in, site.d_hidden, site.d_out) == (WIDTH, HIDDEN, WIDTH)
+
+
+class Branching(MLP):
+    """Code that branches on an attribute and on the shape of its input."""
+
+    double = False
+
+    def __call__(self, x):
+        assert x.ndim <= 2
+        y = super().__call__(x)
+        if x.shape[0] < 8:
+            return y - x
+        return 2 * y if self.double else y
+
+
+def test_collapsed_code_branches_on_attributes_and_shapes():
+    model = Branching(nnx.Rngs(0), dtype=jnp.float32)
+    compact, _ = lcjax.nnx.collapse(model, X, fit=EXACT)
+    deep = lambda x: (x @ model.up.kernel[...] + model.up.bias[...]) @ model.down.kernel[...]
+    linear = lambda x: deep(x) + model.down.bias[...]
+    close(compact(X), linear(X))
+    close(compact(X[:4]), linear(X[:4]) - X[:4])
+    compact.double = True
+    close(compact(X), 2 * linear(X))
+    del compact.double
+    close(compact(X), linear(X))
+    with pytest.raises(AssertionError):
+        compact(X[None])
+
+
+@pytest.mark.parametrize("fit", [lcjax.LeastSquares(), lcjax.Units(6, linear=False)])
+def test_kernel_that_another_part_has_too_cannot_be_replaced(fit):
+    model = Stack([MLP(nnx.Rngs(0))])
+    model.head = nnx.Linear(WIDTH, HIDDEN, rngs=nnx.Rngs(1))
+    model.head.kernel = model.layers[0].up.kernel
+    call = lcjax.nnx.trace(model.layers[0], X)
+    call.collapse_sequential([X], fit=fit)  # which has no other part
+    call = lcjax.nnx.trace(model, X)
+    with pytest.raises(lcjax.CollapseError, match="head/kernel: .* Param as layers/0/up/kernel"):
+        call.collapse_sequential([X], fit=fit)
+
+
+def test_module_without_a_site_is_explained_by_every_step():
+    model = nnx.Linear(WIDTH, 3, rngs=nnx.Rngs(0))
+    call = lcjax.nnx.trace(model, X)
+    score = lambda model: 0.0
+    for step in (
+        call.collapse,
+        call.add_slopes,
+        partial(call.calibrate, [X]),
+        partial(call.collapse_sequential, [X]),
+        partial(call.sensitivity, score, [X]),
+        partial(call.plan, score, [X], budget=lcjax.Count(1)),
+        partial(call.plan_fits, [X], budget=lcjax.Params(0.8)),
+    ):
+        with pytest.raises(lcjax.CollapseError, match="the module has no site"):
+            step()
+    compact, _ = lcjax.nnx.collapse(MLP(nnx.Rngs(0)), X, fit=EXACT)
+    with pytest.raises(lcjax.CollapseError, match="no site left: up collapsed already"):
+        lcjax.nnx.collapse(compact, X)
