@@ -59,6 +59,7 @@ def test_calibrations_are_restored_as_they_were(variables, tmp_path, fit):
     assert str(again) == str(stats)
 
 
+@pytest.mark.slow
 def test_what_is_no_calibration_is_refused(source, tmp_path):
     with pytest.raises(lcjax.CheckpointError, match="expected a calibration"):
         lcjax.restore_calibration(source)

@@ -183,6 +183,7 @@ def test_a_function_is_planned_as_the_same_model_of_modules():
     assert count_parameters(compact) == got.measured.parameters == want.measured.parameters
 
 
+@pytest.mark.slow
 def test_the_file_of_a_plan_is_of_its_model(variables, half, tmp_path):
     half.save(tmp_path / "plan.json")
     found = FitPlan.load(tmp_path / "plan.json")
@@ -193,6 +194,7 @@ def test_the_file_of_a_plan_is_of_its_model(variables, half, tmp_path):
         found.check(ParamsTree(other))
 
 
+@pytest.mark.slow
 def test_bad_arguments_are_refused(variables):
     ask = lambda data=DATA, **options: plan_fits(
         MODEL.apply, variables, data, **{"budget": Params(0.5), "candidates": FEW} | options

@@ -59,6 +59,7 @@ def sloped(f, slope):
     return tree | {"slopes": jax.tree.map(lambda a: jnp.full_like(a, slope), tree["slopes"])}
 
 
+@pytest.mark.slow
 def test_sites_run_and_collapse(case):
     f, fn, paths = case
     assert f.trace(P, X).sites.paths == paths
