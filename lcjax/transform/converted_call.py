@@ -5,6 +5,7 @@ from typing import Any, Generic, TypeVar
 
 from lcjax.calibration.calibrate import Calibration
 from lcjax.calibration.fits import LEAST_SQUARES, Fit
+from lcjax.errors import CollapseError
 from lcjax.planning.budgets import Budget
 from lcjax.planning.candidates import ALL_CANDIDATES, Candidates
 from lcjax.planning.fit_plan import FitPlan
@@ -24,8 +25,12 @@ Model = TypeVar("Model")
 class ConvertedCall(Generic[Model]):
     """A `TracedCall` whose methods return what the users of a library run.
 
-    Made by `lcjax.linen.Collapsed(model).trace` and `lcjax.eqx.trace`. Methods have the arguments
-    and errors of `lcjax.TracedCall`; a metric is called with what `collapse` returns.
+    Made by `lcjax.linen.Collapsed(model).trace` and `lcjax.eqx.trace`; that of `lcjax.nnx.trace` is
+    a subclass. Methods have the arguments and errors of `lcjax.TracedCall`; a metric is called with
+    what `collapse` returns.
+
+    Raises:
+      CollapseError: from every method that takes sites, a model without any; says why.
     """
 
     def __init__(self, call: TracedCall, convert: Callable[[dict[str, Any]], Model]):
@@ -55,7 +60,7 @@ class ConvertedCall(Generic[Model]):
         self, data: Data, sites: SiteSelector = None, fit: Fit = LEAST_SQUARES
     ) -> Calibration:
         """Returns statistics for `collapse(calibration=...)`; as `TracedCall.calibrate`."""
-        return self._call.calibrate(data, sites, fit)
+        return self._with_sites().calibrate(data, sites, fit)
 
     def collapse(
         self,
@@ -66,7 +71,7 @@ class ConvertedCall(Generic[Model]):
         slopes_from: Any = None,
     ) -> tuple[Model, CollapseReport]:
         """Returns a smaller model and a report of what was done; as `TracedCall.collapse`."""
-        tree, report = self._call.collapse(
+        tree, report = self._with_sites().collapse(
             sites, fit, calibration=calibration, slopes_from=slopes_from
         )
         return self._convert(tree), report
@@ -75,7 +80,7 @@ class ConvertedCall(Generic[Model]):
         self, sites: SiteSelector, fit: Fit | None = None
     ) -> tuple[Model, CollapseReport]:
         """Returns what `collapse` returns, in ShapeDtypeStructs, with nothing computed."""
-        tree, report = self._call.abstract_collapse(sites, fit)
+        tree, report = self._with_sites().abstract_collapse(sites, fit)
         return self._convert(tree), report
 
     def collapse_sequential(
@@ -85,7 +90,7 @@ class ConvertedCall(Generic[Model]):
         fit: Fit | Mapping[Any, Fit] = LEAST_SQUARES,
     ) -> tuple[Model, CollapseReport]:
         """Returns the model with sites collapsed one segment after another, and the report."""
-        tree, report = self._call.collapse_sequential(data, sites, fit)
+        tree, report = self._with_sites().collapse_sequential(data, sites, fit)
         return self._convert(tree), report
 
     def sensitivity(
@@ -97,7 +102,7 @@ class ConvertedCall(Generic[Model]):
         fit: Fit = LEAST_SQUARES,
     ) -> Sensitivity:
         """Returns the metric with each site collapsed alone; as `lcjax.sensitivity`."""
-        return self._call.sensitivity(self._of_trees(metric), data, sites=sites, fit=fit)
+        return self._with_sites().sensitivity(self._of_trees(metric), data, sites=sites, fit=fit)
 
     def plan(
         self,
@@ -110,7 +115,7 @@ class ConvertedCall(Generic[Model]):
         fit: Fit = LEAST_SQUARES,
     ) -> Plan:
         """Returns which sites to collapse within a budget; as `lcjax.plan`."""
-        return self._call.plan(
+        return self._with_sites().plan(
             self._of_trees(metric), data, budget=budget, sites=sites, order=order, fit=fit
         )
 
@@ -128,7 +133,7 @@ class ConvertedCall(Generic[Model]):
 
         `collapse_sequential(data, fit=plan.fits)` carries it out.
         """
-        return self._call.plan_fits(
+        return self._with_sites().plan_fits(
             data,
             budget=budget,
             candidates=candidates,
@@ -136,6 +141,14 @@ class ConvertedCall(Generic[Model]):
             sites=sites,
             tolerance=tolerance,
         )
+
+    def _with_sites(self) -> TracedCall:
+        """Returns the call; raises CollapseError if there is no site."""
+        if not self.sites:
+            done = ", ".join(sorted(self._call.collapsed))
+            left = f" left: {done} collapsed already" if done else ""
+            raise CollapseError(f"the model has no site{left}.\n{self.explain()}")
+        return self._call
 
     def _of_trees(self, metric: Any) -> Any:
         """Returns a metric of models as one of trees; what is no function is left for checks."""

@@ -260,6 +260,11 @@ class Scaled(eqx.Module):
             "expected data with it",
         ),
         (
+            lambda: lcjax.eqx.collapse(eqx.nn.Linear(WIDTH, 2, key=KEY), X[0], data=[X[0]]),
+            lcjax.CollapseError,
+            "the model has no site",
+        ),
+        (
             lambda: lcjax.eqx.trace(eqx.nn.Lambda(Scaled(jnp.ones((WIDTH, 3)))), X[0]),
             lcjax.CollapseError,
             "got a kernel named value",

@@ -241,7 +241,7 @@ def test_module_without_a_site_is_explained_by_every_step():
         partial(call.plan, score, [X], budget=lcjax.Count(1)),
         partial(call.plan_fits, [X], budget=lcjax.Params(0.8)),
     ):
-        with pytest.raises(lcjax.CollapseError, match="the module has no site"):
+        with pytest.raises(lcjax.CollapseError, match="the model has no site"):
             step()
     compact, _ = lcjax.nnx.collapse(MLP(nnx.Rngs(0)), X, fit=EXACT)
     with pytest.raises(lcjax.CollapseError, match="no site left: up collapsed already"):
