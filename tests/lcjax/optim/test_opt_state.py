@@ -211,7 +211,7 @@ def test_frozen_and_boxed_trees_carry_what_plain_ones_do(wrap):
 
 
 @pytest.mark.slow
-def test_reselect_takes_the_new_sites_and_keeps_all_else():
+def test_update_site_selection_takes_the_new_sites_and_keeps_all_else():
     """As between two stages: a's sites are gone, and now b's is penalised, with another weight."""
     old = with_linearity_penalty(
         optax.adamw(1e-3), strength=1e3, slope_learning_rate=0.1, sites="a/*"
@@ -231,7 +231,7 @@ def test_reselect_takes_the_new_sites_and_keeps_all_else():
     assert float(updates["b"]["act_0"]["slope"]) > 0
 
 
-def test_reselect_goes_through_a_chain_and_tells_another_structure():
+def test_update_site_selection_goes_through_a_chain_and_refuses_another_structure():
     params = jax.tree.map(jnp.asarray, random_chain((8, 7, 6), 6)[1]["params"])
 
     def tx(site):
