@@ -35,7 +35,7 @@ test-clients:
 	@$(NEWEST) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || \
 	  { echo "the clients need Python 3.12 or newer: make NEWEST=python3.13 test-clients"; exit 1; }
 	$(MAKE) PYTHON=$(NEWEST) VENV=$(VENV)-clients $(VENV)-clients/.clients
-	XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=0" \
+	XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=0" REQUIRE_CLIENTS=1 \
 	  $(VENV)-clients/bin/python -m pytest -m "" tests/clients
 
 # Installs the wheel in an environment without extras, as users do.

@@ -32,6 +32,8 @@ class Affine(NamedTuple):
       layers: for every layer the dtypes of its input and its kernel, the precision, and
         `preferred_element_type`.
       out: dtype of the output.
+      shapes: of the arrays for which this was seen.
+      attributes: of the module and those in it for which this was seen: paths, names and values.
     """
 
     leaf: int
@@ -39,6 +41,13 @@ class Affine(NamedTuple):
     others: tuple[Any, ...]
     layers: tuple[tuple[str, str, Any, Any], ...]
     out: str
+    shapes: tuple[tuple[int, ...], ...]
+    attributes: tuple[tuple[tuple[Any, ...], str, Any], ...]
+
+    def is_map_of(self, other: "Affine | None") -> bool:
+        """Returns whether two methods are the same map, for whatever shapes and attributes."""
+        seen = {"shapes": self.shapes, "attributes": self.attributes}
+        return other is not None and other._replace(**seen) == self
 
 
 class Fused(nnx.Module):

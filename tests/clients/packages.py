@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -14,11 +15,14 @@ import pytest
 def client(module: str, package: str) -> ModuleType:
     """Returns a module of a client; skips the test module where the package is not installed.
 
+    With REQUIRE_CLIENTS set, as by `make test-clients`, a missing package is an error.
+
     Args:
       module: dotted name.
       package: the distribution on PyPI.
     """
-    if importlib.util.find_spec(module.partition(".")[0]) is None:
+    found = importlib.util.find_spec(module.partition(".")[0]) is not None
+    if not found and not os.environ.get("REQUIRE_CLIENTS"):
         pytest.skip(f"needs {package}: make test-clients", allow_module_level=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

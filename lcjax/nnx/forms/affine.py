@@ -1,13 +1,15 @@
 """Methods that are one affine map, which run without a trace."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 from flax import nnx
 
 from lcjax.nnx.arguments import argument_leaves
+from lcjax.nnx.functional import Path, node_at
 from lcjax.nnx.owners import Owner
-from lcjax.nnx.rewritten import Affine
+from lcjax.nnx.rewritten import ATTRIBUTE, Affine
 from lcjax.transform.ir.program import Op, Value
 from lcjax.transform.lowering.site_chains import SiteChain
 
@@ -39,7 +41,8 @@ def affine_of(owner: Owner) -> Affine | None:
     method = getattr(type(run.module), run.method)
     leaves = argument_leaves(run.module, method, run.args, run.kwargs)
     others = tuple(... if hasattr(leaf, "dtype") else leaf for leaf in leaves)
-    if len(given) != sum(leaf is ... for leaf in others) or not _hashable(others):
+    attributes = _attributes(run.module)
+    if len(given) != sum(leaf is ... for leaf in others) or not _hashable((others, attributes)):
         return None
     params = last.product.eqn.params
     preferred = params["preferred_element_type"]
@@ -56,7 +59,43 @@ def affine_of(owner: Owner) -> Affine | None:
         others=others,
         layers=(layer,) * (1 if "kernel" in entry else len(entry)),
         out=str(end.aval.dtype),
+        shapes=tuple(leaf.shape for leaf in leaves if hasattr(leaf, "dtype")),
+        attributes=attributes,
     )
+
+
+def was_seen(affine: Affine, module: nnx.Module, leaves: Sequence[Any]) -> bool:
+    """Returns whether a method was traced as the map for these attributes and arguments.
+
+    Attributes that neither the module nor its class had then do not count, such as those that qwix
+    sets.
+
+    Args:
+      affine: the map.
+      module: whose method it is.
+      leaves: of the arguments.
+    """
+    if affine.shapes != tuple(leaf.shape for leaf in leaves if hasattr(leaf, "dtype")):
+        return False
+    now = {(path, name): value for path, name, value in _attributes(module)}
+    same = all(now.pop((path, name), ...) == value for path, name, value in affine.attributes)
+    return same and not any(hasattr(type(node_at(module, path)), name) for path, name in now)
+
+
+def _attributes(module: nnx.Module) -> tuple[tuple[Path, str, Any], ...]:
+    """Returns the attributes on which Python code of a module may depend."""
+    found = []
+    for path, node in nnx.iter_graph(module):
+        own = path[:1] != (ATTRIBUTE,) and isinstance(node, nnx.Pytree)
+        if own and not isinstance(node, nnx.Variable):
+            static = {n: v for n, v in vars(node).items() if not n.startswith("_pytree__")}
+            found += [(path, n, v) for n, v in static.items() if not _is_node(v)]
+    return tuple(found)
+
+
+def _is_node(value: Any) -> bool:
+    """Returns whether a value is a part of a module's graph, or an array."""
+    return isinstance(value, (nnx.Variable, nnx.Pytree)) or hasattr(value, "dtype")
 
 
 def _has_modes(module: nnx.Module) -> bool:

@@ -142,13 +142,24 @@ def test_code_that_depends_on_the_width_keeps_its_constant():
     close(compact(X), reference(call, tree))
 
 
-def test_fused_module_runs_without_a_trace():
+def test_fused_module_runs_without_a_trace(monkeypatch):
     model = mlps(lambda rngs: MLP(rngs, dtype=jnp.float32), 1)
     compact, _ = lcjax.nnx.collapse(model, X, fit=EXACT)
     text = str(jax.make_jaxpr(lambda x: compact(x))(X))
     assert text.count("dot_general") == 1 and "pjit" not in text
     with jax.disable_jit():
         close(compact(X), run(compact, X))
+    for _, node in nnx.iter_modules(compact):
+        node.added = "by a tool that also replaces the products, such as qwix"
+    product, dot_general = [], jax.lax.dot_general
+
+    def replaced(*args, **kwargs):
+        product.append(args)
+        return -dot_general(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(jax.lax, "dot_general", replaced)
+        assert len(product) == 0 and compact(X).shape == X.shape and len(product) == 1
     half = X.astype(jnp.bfloat16)  # another dtype than it was collapsed for
     assert run(compact, half).dtype == run(model, half).dtype
 
