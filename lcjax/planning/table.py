@@ -79,6 +79,14 @@ class FitTable:
         chosen = {s.site: s.options[i].fit for s, i in zip(self.sites, choice, strict=True)}
         return {path: fit for path, fit in chosen.items() if fit is not None}
 
+    def choice_of(self, fits: Mapping[str, Fit]) -> tuple[int, ...] | None:
+        """Returns the choice of these fits, one for every site; None where a site lacks its own."""
+        places = [[option.fit for option in site.options] for site in self.sites]
+        chosen = [fits.get(site.site) for site in self.sites]
+        if any(fit is None or fit not in own for fit, own in zip(chosen, places, strict=True)):
+            return None
+        return tuple(own.index(fit) for fit, own in zip(chosen, places, strict=True))
+
     def front(self, quantity: Quantity = "parameters") -> list[tuple[int, ...]]:
         """Returns the choices on the Pareto front of a quantity and drop, the smallest first."""
         found = pareto_front(self._changes("drop"), self._changes(quantity))

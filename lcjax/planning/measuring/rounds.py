@@ -1,12 +1,13 @@
 """Rounds of a plan: a choice is carried out and measured, and made again around what was found."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from lcjax.calibration.calibrate import segments_to_fit
 from lcjax.calibration.candidates import collect_for_fit
 from lcjax.calibration.data import CalibrationData
+from lcjax.calibration.fits import Fit
 from lcjax.planning.budgets import Budget, Usage
 from lcjax.planning.measuring.latency import times_of
 from lcjax.planning.measuring.measure import Measure
@@ -68,7 +69,11 @@ class Step(NamedTuple):
 
 
 def carry_out_rounds(
-    setting: Setting, table: FitTable, budgets: Sequence[Budget], tolerance: float
+    setting: Setting,
+    table: FitTable,
+    budgets: Sequence[Budget],
+    tolerance: float,
+    uniform: Mapping[str, Fit],
 ) -> tuple[tuple[int, ...], list[Round]]:
     """Returns the best choice that was carried out, and all of them.
 
@@ -78,6 +83,7 @@ def carry_out_rounds(
       budgets: to meet.
       tolerance: largest difference of the measured drop from the predicted one, relative to the
         larger of the two, at which a choice that meets the budgets is taken.
+      uniform: a fit for each site, carried out too where no choice is taken; empty for none.
 
     Raises:
       ValueError: budgets that cannot be met.
@@ -90,7 +96,7 @@ def carry_out_rounds(
         rounds.append(Round(choice, predicted, measured))
         met = all(budget.met(measured, table.deep) for budget in budgets)
         if met and agrees(predicted.drop, measured.drop, tolerance):
-            break
+            return choice, rounds
         too_large = [each for each in rounds if _overshoot(each.measured, table, budgets) > 0]
         if len(rounds) - len(too_large) > _MOST_ROUNDS or len(too_large) > _MOST_SIZES:
             break
@@ -106,6 +112,10 @@ def carry_out_rounds(
             break
         if any(choice == each.choice for each in rounds):
             break
+    other = table.choice_of(uniform)
+    if other is not None and all(other != each.choice for each in rounds):
+        _, measured = _carry_out(setting, table, other)
+        rounds.append(Round(other, table.usage(other), measured))
     return _best(rounds, table, budgets), rounds
 
 
