@@ -33,6 +33,16 @@ class MethodCall:
     kwargs: dict[str, Any]
 
 
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """The path of a module that is recorded.
+
+    Each is another object, so that nested `nnx.jit` traces its function anew.
+    """
+
+    path: Path
+
+
 _calls: ContextVar[list[MethodCall] | None] = ContextVar("calls", default=None)
 _inside: ContextVar[frozenset[Path]] = ContextVar("inside", default=frozenset())
 
@@ -56,7 +66,7 @@ def record_calls(
     recorded = nnx.clone(module)
     for path in paths:
         node = node_at(recorded, path)
-        setattr(node, _PATH, path)
+        setattr(node, _PATH, _Place(path))
         node.__class__ = _recording_class(type(node))
     call = module_function(recorded, method, args, kwargs)
     leaves, structure = jax.tree.flatten((call.args, call.kwargs))
@@ -102,9 +112,10 @@ def _recording(base: type[nnx.Module], name: str) -> Callable[..., Any]:
 
     @functools.wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        calls, path = _calls.get(), vars(self).get(_PATH)
-        if calls is None or path is None or path in _inside.get():
+        calls, place = _calls.get(), vars(self).get(_PATH)
+        if calls is None or place is None or place.path in _inside.get():
             return method(self, *args, **kwargs)
+        path = place.path
         given = abstracted((args, kwargs))
         calls.append(MethodCall(path, name, _own_classes(abstracted(self)), *given))
         token = _inside.set(_inside.get() | {path})
