@@ -11,7 +11,7 @@ from jax.tree_util import DictKey
 from lcjax._messages import describe, first_few
 from lcjax.errors import CollapseError
 from lcjax.nnx.abstract import Names, abstract_model, put_values, stored_shape, variables_of
-from lcjax.nnx.arguments import check_call, model_and_method
+from lcjax.nnx.arguments import check_call, errors_of_inputs, model_and_method
 from lcjax.nnx.delivery import deliver
 from lcjax.nnx.functional import Path, flat_of, module_function
 from lcjax.nnx.owners import find_owners
@@ -71,9 +71,9 @@ def merge(model: Any, tree: Any, /, *inputs: Any, **kwargs: Any) -> Any:
     )
     function = module_function(deep, method)
     args = (function.states, *inputs)
-    call = bind_call(
-        function.fn, FunctionParams(function.params, {}, {}), args, kwargs, has_state=True
-    )
+    whole = FunctionParams(function.params, {}, {})
+    with errors_of_inputs(deep, inputs, kwargs):
+        call = bind_call(function.fn, whole, args, kwargs, has_state=True)
     left = remove_leaves(function.params, removed)
     call = call.with_params(FunctionParams(left, params.slopes, fused))
     return deliver(deep, find_owners(deep, call, method, inputs, kwargs))

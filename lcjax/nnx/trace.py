@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from lcjax.nnx.arguments import check_call, model_and_method
+from lcjax.nnx.arguments import check_call, errors_of_inputs, model_and_method
 from lcjax.nnx.delivery import deliver
 from lcjax.nnx.functional import ModuleFunction, module_function
 from lcjax.nnx.owners import find_owners
@@ -106,7 +106,8 @@ def trace(model: Any, /, *inputs: Any, **kwargs: Any) -> ModuleCall:
 
     Raises:
       TypeError: something other than a module; inputs that it does not take.
-      CollapseError: a compact module of which this call runs some collapsed sites and not others.
+      CollapseError: inputs on which it cannot run, such as arrays of the wrong shape; a compact
+        module of which this call runs some collapsed sites and not others.
     """
     module, method = model_and_method(model)
     check_call(method, module, inputs, kwargs)
@@ -131,4 +132,6 @@ def _bound(
     """Returns a call of a deep model, as a function and traced."""
     function = module_function(model, method)
     params, args = FunctionParams(function.params, {}, {}), (function.states, *inputs)
-    return function, bind_call(function.fn, params, args, kwargs, has_state=True)
+    with errors_of_inputs(model, inputs, kwargs):
+        call = bind_call(function.fn, params, args, kwargs, has_state=True)
+    return function, call
