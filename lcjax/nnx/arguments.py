@@ -82,7 +82,8 @@ def errors_of_inputs(
         cause = error.__cause__ if isinstance(error, CollapseError) else error
         if cause is not error and not isinstance(cause, FlaxError):
             raise
-        reason = f"{type(cause).__name__}: {cause}".partition(" (https://flax.")[0]
+        whole = f"{type(cause).__name__}: {cause}".partition(" (https://flax.")[0]
+        reason = " ".join(whole.split()).removesuffix(".")
         named = [f"{name}={_shown(value)}" for name, value in kwargs.items()]
         given = ", ".join([*map(_shown, args), *named]) or "none"
         raise CollapseError(
