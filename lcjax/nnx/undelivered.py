@@ -7,9 +7,9 @@ from flax import nnx
 from jax.tree_util import DictKey
 
 from lcjax.errors import CollapseError
+from lcjax.nnx.calls.owners import first_kernel
 from lcjax.nnx.functional import Path
 from lcjax.nnx.modules import is_rewritten, restore_deep
-from lcjax.nnx.owners import first_kernel
 from lcjax.nnx.rewritten import ATTRIBUTE, Rewritten
 from lcjax.transform.lowering.bound_call import BoundCall
 from lcjax.transform.params.keys import site_name

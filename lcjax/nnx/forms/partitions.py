@@ -7,8 +7,8 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from lcjax.algebra.sharding import fused_spec
+from lcjax.nnx.calls.owners import Owner, Part
 from lcjax.nnx.functional import as_path, node_at
-from lcjax.nnx.owners import Owner, Part
 from lcjax.transform.analysis.dense import DenseOp
 
 _KEPT = ("mesh", "sharding_rules")

@@ -8,8 +8,8 @@ from flax import nnx
 from jax.extend import core
 
 from lcjax._jaxpr import inner_jaxprs
+from lcjax.nnx.calls.recording import MethodCall
 from lcjax.nnx.functional import module_function
-from lcjax.nnx.recording import MethodCall
 from lcjax.transform.ir.updates import Update
 
 
