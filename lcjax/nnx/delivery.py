@@ -36,7 +36,7 @@ def deliver(model: nnx.Module, owners: Sequence[Owner]) -> nnx.Module:
             continue
         fused = {
             part.key.sites[0].replace("/", "."): Fused(
-                str(part.key), part.stacked, part.entry, metadata_of(made, owner, part)
+                str(part.key), part.stacked, part.entry, metadata_of(made, owner, part), part.axis
             )
             for part in parts
         }

@@ -24,12 +24,14 @@ class Part:
       key: the key that it has in the module.
       entry: its arrays.
       stacked: number of layers axes of scans that are inside the method.
+      axis: where the model's Params have the layers axis of a scan outside of the method.
     """
 
     name: str
     key: FusedKey
     entry: Mapping[str, Any]
     stacked: int
+    axis: int = 0
 
 
 @dataclass(eq=False)
@@ -156,12 +158,22 @@ def _part(
 ) -> Part:
     key, folders = call.params.keys[name], len(owner.run.path)
     outside = len(first.stack) - len(own[0].stack)
-    removed = {
-        "/".join(path.split("/")[folders:]): (shape[outside:], dtype)
-        for path, (shape, dtype) in key.removed.items()
-    }
+    removed, pairs = {}, []
+    for path, (shape, dtype) in key.removed.items():
+        local = "/".join(path.split("/")[folders:])
+        inside = tuple(node_at(owner.run.module, as_path(local)).get_value().shape)
+        removed[local] = inside, dtype
+        pairs.append((tuple(shape), inside))
     local = FusedKey(tuple(site.path for site in own), key.widths, removed, key.units)
-    return Part(name, local, call.params.fused[name], len(own[0].stack))
+    axis = _layers_axis(pairs) if outside == 1 else 0
+    return Part(name, local, call.params.fused[name], len(own[0].stack), axis)
+
+
+def _layers_axis(pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> int:
+    """Returns which axis of some shapes the others lack; of several the first."""
+    rank = min((len(shape) for shape, _ in pairs), default=0)
+    fits = (all(s[:i] + s[i + 1 :] == inside for s, inside in pairs) for i in range(rank))
+    return next((i for i, fit in enumerate(fits) if fit), 0)
 
 
 def _kernels(call: BoundCall, site: MatchedSite) -> list[Path]:

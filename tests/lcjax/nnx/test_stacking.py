@@ -1,12 +1,13 @@
 """Layers that nnx.vmap stacked: fitted one by one, and run by nnx.scan again."""
 
 import jax
+import jax.numpy as jnp
 import pytest
 from flax import nnx
 
 import lcjax
 from tests.helpers.functions import close
-from tests.helpers.nnx_modules import HIDDEN, WIDTH, InlinedBlock, rows
+from tests.helpers.nnx_modules import HIDDEN, WIDTH, InlinedBlock, SwiGLU, rows
 
 X = rows(24, WIDTH)
 run = nnx.jit(lambda model, x: model(x))
@@ -89,3 +90,28 @@ def test_wrong_layers_are_explained(stacked):
         lcjax.nnx.stack_layers([first, narrow])
     with pytest.raises(lcjax.CollapseError, match="expected modules"):
         lcjax.nnx.stack_layers([])
+
+
+class ScannedAlong(Scanned):
+    """Blocks stacked along axis 1 of matrices, which the scan moves to the front, as MaxText's."""
+
+    def __call__(self, x):
+        graph, state = nnx.split(self.blocks)
+        move = lambda leaf: jnp.moveaxis(leaf, 1, 0) if leaf.ndim > 1 else leaf
+        step = lambda x, state: (nnx.merge(graph, state)(x), None)
+        return jax.lax.scan(step, x, jax.tree.map(move, state))[0]
+
+
+def test_layers_along_another_axis_collapse():
+    layers = [SwiGLU(nnx.Rngs(i)) for i in range(3)]
+    model = ScannedAlong(lcjax.nnx.stack_layers(layers, axis=1))
+    model.blocks.up.kernel.set_metadata("out_sharding", ("embed", "layers", "mlp"))
+    model.blocks.down.kernel.set_metadata("out_sharding", ("mlp", "layers", "out"))
+    compact, report = lcjax.nnx.collapse(model, X, fit=lcjax.Exact(max_gap=2))
+    (kernel,) = jax.tree.leaves(nnx.state(compact, nnx.Param))
+    assert kernel.shape == (WIDTH, 3, WIDTH) and report.collapsed == ("blocks/up",)
+    fused = next(iter(compact.blocks.lcjax.fused.values()))
+    assert fused.kernel.get_metadata("out_sharding") == ("embed", "layers", "out")
+    folded = [lcjax.nnx.collapse(layer, X, fit=lcjax.Exact(max_gap=2))[0] for layer in layers]
+    close(run(compact, X), run(Loop(nnx.List(folded)), X))
+    assert not lcjax.nnx.find_sites(compact, X)
