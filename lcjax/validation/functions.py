@@ -1,7 +1,6 @@
 """Checks of the functions that users pass, and explanations of errors in their calls."""
 
 import inspect
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +15,7 @@ from jax.core import Tracer
 
 from lcjax._messages import describe, first_few
 from lcjax.errors import CollapseError
+from lcjax.validation.modules import is_nnx_module
 
 # Arguments of a Flax module's apply that are not passed on to its `__call__`.
 _OF_APPLY = frozenset({"rngs", "method", "mutable", "capture_intermediates"})
@@ -30,7 +30,7 @@ def check_function(fn: Any, name: str = "apply_fn") -> None:
             f"{name} is a Flax module, {type(fn).__name__}; expected a function of variables and "
             "inputs. Pass model.apply."
         )
-    if _is_nnx_module(fn):
+    if is_nnx_module(fn):
         raise TypeError(
             f"{name} is a Flax NNX module, {type(fn).__name__}, which contains its params; "
             "expected a function of params and inputs. Pass it to lcjax.nnx, which gives "
@@ -183,12 +183,6 @@ def _unwrapped(fn: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
         else:
             break
     return fn, before, given
-
-
-def _is_nnx_module(value: Any) -> bool:
-    """Returns whether this is a module of Flax NNX, without an import of NNX."""
-    nnx = sys.modules.get("flax.nnx")
-    return nnx is not None and isinstance(value, nnx.Module)
 
 
 def _shapes(inputs: Sequence[Any]) -> str:

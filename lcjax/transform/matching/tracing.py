@@ -10,6 +10,8 @@ import jax.numpy as jnp
 
 from lcjax.errors import CollapseError
 from lcjax.transform.ir.opening import open_program
+from lcjax.transform.ir.program import Value
+from lcjax.transform.ir.updates import changed
 from lcjax.transform.matching.find_sites import Analysis, find_all
 from lcjax.transform.params.keys import site_name
 from lcjax.tree.encoding import encode
@@ -98,9 +100,17 @@ def trace_call(
     state = jax.tree_util.tree_flatten_with_path(args[0])[0] if has_state else []
     state_paths = tuple(encode(keys) for keys, leaf in state if _is_array(leaf))
     paths = tuple(encode(keys) for keys, _ in flat)
-    program = open_program(closed, len(leaves), len(state_paths))
+    structure = jax.tree.structure(out)
+    settled: Any = None
+
+    def returned(values: list[Value]) -> list[Value]:
+        nonlocal settled
+        settled = changed(jax.tree.unflatten(structure, values))
+        return jax.tree.leaves(settled)
+
+    program = open_program(closed, len(leaves), len(state_paths), returned)
     found = find_all(program, paths, [site_name(keys) for keys, _ in flat])
-    outs, out = jax.tree_util.tree_flatten_with_path(out)
+    outs, out = jax.tree_util.tree_flatten_with_path(settled)
     out_paths = tuple(encode(keys) for keys, _ in outs)
     return CallTrace(found, paths, state_paths, out_paths, out), leaves, arrays
 
