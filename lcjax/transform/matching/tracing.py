@@ -86,8 +86,9 @@ def trace_call(
         args, kwargs = jax.tree.unflatten(inputs_structure, restore_leaves)
         return fn(jax.tree.unflatten(structure, list(leaves)), *args, **kwargs)
 
+    state, others = args[: int(has_state)], args[int(has_state) :]
     try:
-        with explained(partial(fn, **kwargs), model, args, "the call"):
+        with explained(partial(fn, **kwargs), model, others, "the call", state):
             closed, out = jax.make_jaxpr(call, return_shape=True)(leaves, arrays)
     except Exception as error:
         error.add_note(
@@ -95,8 +96,8 @@ def trace_call(
             "are these another model's, or a compact tree without its part `fused`?"
         )
         raise
-    state = jax.tree_util.tree_flatten_with_path(args[0])[0] if has_state else []
-    state_paths = tuple(encode(keys) for keys, leaf in state if _is_array(leaf))
+    in_state = jax.tree_util.tree_flatten_with_path(state[0])[0] if has_state else []
+    state_paths = tuple(encode(keys) for keys, leaf in in_state if _is_array(leaf))
     paths = tuple(encode(keys) for keys, _ in flat)
     program = open_program(closed, len(leaves), len(state_paths))
     found = find_all(program, paths, [site_name(keys) for keys, _ in flat])
