@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from lcjax.errors import CollapseError
 from lcjax.transform.ir.opening import open_program
 from lcjax.transform.matching.find_sites import Analysis, find_all
-from lcjax.transform.params.keys import site_name
+from lcjax.transform.params.keys import site_of_kernel
 from lcjax.tree.encoding import encode
 from lcjax.validation.functions import explained
 
@@ -100,7 +100,7 @@ def trace_call(
     state_paths = tuple(encode(keys) for keys, leaf in in_state if _is_array(leaf))
     paths = tuple(encode(keys) for keys, _ in flat)
     program = open_program(closed, len(leaves), len(state_paths))
-    found = find_all(program, paths, [site_name(keys) for keys, _ in flat])
+    found = find_all(program, paths, [site_of_kernel(keys) for keys, _ in flat])
     outs, out = jax.tree_util.tree_flatten_with_path(out)
     out_paths = tuple(encode(keys) for keys, _ in outs)
     return CallTrace(found, paths, state_paths, out_paths, out), leaves, arrays
