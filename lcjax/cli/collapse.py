@@ -59,8 +59,8 @@ def _collapse_own(options: argparse.Namespace, chosen: dict[str, Any]) -> Collap
         if str(error) != NO_SITES:
             raise
         raise CollapseError(
-            f"{options.source}: got no leaf named `slope`, expected a model with lcjax's "
-            "activations. For any other model give --model MODULE:FUNCTION, which returns the "
+            f"{options.source}: no sites: the tree has no leaf named `slope`, as lcjax's "
+            "activations have. For any other model give --model MODULE:FUNCTION, which returns the "
             "model and example inputs, or name the kernels with --pair UP,DOWN; see --help."
         ) from error
 

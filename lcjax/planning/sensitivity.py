@@ -24,7 +24,9 @@ def sensitivity(
 ) -> Sensitivity:
     """Returns the metric with each site alone collapsed, whatever its slope.
 
-    One pass over the batches for all sites, then one call of the metric for each.
+    One pass over the batches for all sites, then one call of the metric for each. A site whose
+    units the linear map of a later pair reads, as `Units(k, linear=True)` made it, cannot be
+    collapsed alone and is in `skipped`.
 
     Args:
       apply_fn: runs Flax linen modules in inference mode, such as `model.apply`; may be None with
@@ -71,6 +73,7 @@ def sensitivity_of_model(
 
 def measure_sites(trials: Trials, baseline: float, paths: Sequence[str], fit: Fit) -> Sensitivity:
     """Returns the cost of each site alone, given the metric of the deep model."""
+    paths, skipped = trials.without_bypassed(paths)
     trials.prefetch_statistics([path] for path in paths)
     costs = []
     for path in with_progress(paths, "measuring sites", "site") if trials.progress else paths:
@@ -78,4 +81,4 @@ def measure_sites(trials: Trials, baseline: float, paths: Sequence[str], fit: Fi
         metric = trials.evaluate(compact)
         r2 = next((each.held_out_r2 for each in report.fits if each.tokens), None)
         costs.append(SiteCost(path, metric, baseline - metric, report.parameters_after, r2))
-    return Sensitivity(baseline=baseline, costs=tuple(costs), fit=fit.name)
+    return Sensitivity(baseline=baseline, costs=tuple(costs), fit=fit.name, skipped=skipped)
