@@ -94,9 +94,6 @@ def plan_model(
     if order not in ("sensitivity", "last", "gap"):
         raise ValueError(f"order is {order!r}; expected 'sensitivity', 'last' or 'gap'.")
     left, skipped = _candidates(model, sites, fit)
-    alone = trials.without_bypassed([site.path for site in left])
-    left = [site for site in left if site.path in alone.chosen]
-    skipped += alone.skipped
     forward = _forward_order(model, data, left) if order == "last" else None
     baseline = trials.evaluate(model.variables)
     deep = PlanStep(site=None, metric=baseline, **model.size._asdict())

@@ -6,9 +6,10 @@ from typing import Any
 from lcjax.calibration.data import CalibrationData
 from lcjax.calibration.fits import LEAST_SQUARES, Fit
 from lcjax.calibration.statistics import with_progress
+from lcjax.errors import BypassedError
 from lcjax.planning.results import Sensitivity, SiteCost
 from lcjax.planning.trials import MetricFn, Trials
-from lcjax.structure.choice import SiteSelector, select_for_fit
+from lcjax.structure.choice import SiteSelector, Skip, select_for_fit
 from lcjax.structure.front_end import Collapsible
 from lcjax.structure.params_tree import ParamsTree
 
@@ -73,12 +74,15 @@ def sensitivity_of_model(
 
 def measure_sites(trials: Trials, baseline: float, paths: Sequence[str], fit: Fit) -> Sensitivity:
     """Returns the cost of each site alone, given the metric of the deep model."""
-    paths, skipped = trials.without_bypassed(paths)
     trials.prefetch_statistics([path] for path in paths)
-    costs = []
+    costs, skipped = [], []
     for path in with_progress(paths, "measuring sites", "site") if trials.progress else paths:
-        compact, report = trials.collapse([path])
+        try:
+            compact, report = trials.collapse([path])
+        except BypassedError:
+            skipped.append(Skip(path, "bypassed"))
+            continue
         metric = trials.evaluate(compact)
         r2 = next((each.held_out_r2 for each in report.fits if each.tokens), None)
         costs.append(SiteCost(path, metric, baseline - metric, report.parameters_after, r2))
-    return Sensitivity(baseline=baseline, costs=tuple(costs), fit=fit.name, skipped=skipped)
+    return Sensitivity(baseline=baseline, costs=tuple(costs), fit=fit.name, skipped=tuple(skipped))

@@ -11,8 +11,6 @@ from lcjax.calibration.candidates import collect_for_fit
 from lcjax.calibration.data import CalibrationData, as_data
 from lcjax.calibration.fits import Fit, check_fit
 from lcjax.calibration.statistics import SplitMoments
-from lcjax.errors import BypassedError
-from lcjax.structure.choice import Selection
 from lcjax.structure.front_end import Collapsible, Observed
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment, SegmentId
@@ -87,19 +85,6 @@ class Trials:
                 f"metric returned {value}; expected a finite number, higher is better."
             )
         return value
-
-    def without_bypassed(self, sites: Sequence[str]) -> Selection:
-        """Returns these sites without those that cannot be collapsed alone, which are skipped.
-
-        A linear map that an earlier collapse put next to the units of a later site reads them.
-        """
-        selection = Selection(tuple(sites), ())
-        for path in sites:
-            try:
-                self._segments([path])
-            except BypassedError as error:
-                selection = selection.without(error.sites)
-        return selection
 
     def prefetch_statistics(self, choices: Iterable[Sequence[str]]) -> None:
         """Collects, in one pass, the statistics of choices whose segments have different keys."""
