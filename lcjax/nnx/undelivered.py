@@ -12,7 +12,7 @@ from lcjax.nnx.functional import Path
 from lcjax.nnx.modules import is_rewritten, restore_deep
 from lcjax.nnx.rewritten import ATTRIBUTE, Rewritten
 from lcjax.transform.lowering.bound_call import BoundCall
-from lcjax.transform.params.keys import site_name
+from lcjax.transform.params.keys import site_of_kernel
 from lcjax.transform.params.tree import FunctionParams, remove_leaves
 from lcjax.tree.encoding import encode
 from lcjax.tree.fused_key import FusedKey
@@ -80,7 +80,7 @@ def _site_names(call: BoundCall, folder: Path) -> dict[str, str]:
     for site in call.analysis.sites:
         leaf = first_kernel(call, site)
         if leaf[: len(folder)] == folder:
-            names[site_name([DictKey(name) for name in leaf[len(folder) :]])] = site.path
+            names[site_of_kernel([DictKey(name) for name in leaf[len(folder) :]])] = site.path
     return names
 
 

@@ -119,6 +119,23 @@ class FitTable:
             raise ValueError(self._contradiction(budgets, limits))
         return choice
 
+    def smallest(self, quantity: Quantity) -> tuple[int, ...]:
+        """Returns the option of each site that alone leaves least of a quantity."""
+        return tuple(
+            min(range(len(changes)), key=changes.__getitem__) for changes in self._changes(quantity)
+        )
+
+    def cannot_meet(self, budgets: Sequence[Budget], measured: Sequence[Usage]) -> str:
+        """Returns the message for sizes that none of the measured models has.
+
+        Args:
+          budgets: of sizes.
+          measured: the models, among them the smallest.
+        """
+        names = dict.fromkeys(budget.quantity for budget in budgets)
+        least = (_shown(name, min(getattr(each, name) for each in measured)) for name in names)
+        return _impossible(budgets, "cannot be met", list(least))
+
     def _best_within_one(
         self, goal: Quantity, limit: tuple[Quantity, float]
     ) -> tuple[int, ...] | None:
@@ -170,12 +187,8 @@ class FitTable:
             if choice is not None and not alone:
                 nearest = _shown(name, getattr(self.usage(choice), name))
                 together.append(f"{nearest} within the others")
-        asked = ", ".join(map(str, budgets))
         how = "cannot be met together" if len(budgets) > 1 and not alone else "cannot be met"
-        return (
-            f"budget: {asked} {how} by these candidates; the least possible: "
-            f"{', '.join(alone or together)}. Raise a limit, or give more candidates."
-        )
+        return _impossible(budgets, how, alone or together)
 
 
 def agrees(predicted: float, measured: float, tolerance: float) -> bool:
@@ -202,6 +215,14 @@ def became(fit: Fit | None, widths: Sequence[int]) -> str:
             return "linear map" if fit.rank is None else f"linear map, rank {fit.rank}"
         case _:
             return fit.name.replace("_", " ")
+
+
+def _impossible(budgets: Sequence[Budget], how: str, least: Sequence[str]) -> str:
+    asked = ", ".join(map(str, budgets))
+    return (
+        f"budget: {asked} {how} by these candidates; the least possible: {', '.join(least)}. "
+        "Raise a limit, or give more candidates."
+    )
 
 
 def _shown(quantity: str, value: Any) -> str:

@@ -29,6 +29,7 @@ from lcjax.surgery.sequential import forward_paths, steps_in_order
 
 _MOST_ROUNDS = 3  # after the first, in which sizes are within their limits
 _MOST_SIZES = 16  # choices that are too large, as those of sites that share a layer may be
+_SIZES = ("parameters", "flops", "bytes")
 _NEAR = 2  # options on each side of the chosen one that are measured again
 
 
@@ -90,6 +91,7 @@ def carry_out_rounds(
     """
     rounds: list[Round] = []
     choice, excess = table.choose(budgets), {}
+    too_large: list[Round] = []
     while True:
         steps, measured = _carry_out(setting, table, choice)
         predicted = table.usage(choice)
@@ -116,7 +118,27 @@ def carry_out_rounds(
     if other is not None and all(other != each.choice for each in rounds):
         _, measured = _carry_out(setting, table, other)
         rounds.append(Round(other, table.usage(other), measured))
+    over = [_overshoot(each.measured, table, budgets) > 0 for each in rounds]
+    if all(each.quantity in _SIZES for each in budgets) and all(over):
+        rounds.append(_smallest(setting, table, budgets, rounds))
     return _best(rounds, table, budgets), rounds
+
+
+def _smallest(
+    setting: Setting, table: FitTable, budgets: Sequence[Budget], rounds: Sequence[Round]
+) -> Round:
+    """Returns the round of the smallest choice, where sizes of all others are over their limits.
+
+    Raises:
+      ValueError: its sizes are over their limits, too; says the least that was measured.
+    """
+    over = [each for each in budgets if not each.met(rounds[-1].measured, table.deep)]
+    choice = table.smallest((over or budgets)[0].quantity)
+    _, measured = _carry_out(setting, table, choice)
+    found = Round(choice, table.usage(choice), measured)
+    if _overshoot(measured, table, budgets) > 0:
+        raise ValueError(table.cannot_meet(budgets, [each.measured for each in (*rounds, found)]))
+    return found
 
 
 def _best(rounds: Sequence[Round], table: FitTable, budgets: Sequence[Budget]) -> tuple[int, ...]:
@@ -137,7 +159,7 @@ def _overshoot(usage: Usage, table: FitTable, budgets: Sequence[Budget]) -> floa
     """Returns by how much sizes are over their limits, relative to the deep model's; summed."""
     over = 0.0
     for budget in budgets:
-        if budget.quantity in ("parameters", "flops", "bytes"):
+        if budget.quantity in _SIZES:
             most, deep = budget.most(table.deep), getattr(table.deep, budget.quantity)
             over += max(getattr(usage, budget.quantity) - most, 0) / deep
     return over
