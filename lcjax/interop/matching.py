@@ -1,5 +1,6 @@
 """Assigns tensors of a file to leaves of a model, and lists the differences between the two."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
@@ -18,6 +19,11 @@ from lcjax.tree.paths import natural_sort_key
 
 _NOT_IN_SHAPES = ("num_heads", "epsilon", "activation")
 _LONGEST_LIST = 20
+
+# Parts of tensors as GPTQ, AWQ, bitsandbytes, FP8 and compressed-tensors store them.
+_QUANTIZED = re.compile(
+    r".*\.(qweight|qzeros|weight_scale(_inv)?|weight_packed|SCB|weight\.(absmax|quant_state\..*))"
+)
 
 Assignment = Mapping[LeafPath, tuple[str, Layout]]
 
@@ -51,6 +57,17 @@ def plain_names(
         if copy in found and original not in found:  # the file has one of two tied tensors
             found[original] = found.pop(copy)
     return found
+
+
+def check_not_quantized(tensors: Tensors) -> None:
+    """Raises a WeightsError that names the first part of a quantized tensor, if there is one."""
+    for name in tensors.stored:
+        if _QUANTIZED.fullmatch(name):
+            raise WeightsError(
+                f"{tensors.where}: got {printable(name, longest=100)}, part of a quantized tensor "
+                "(GPTQ, AWQ, bitsandbytes or FP8), expected float weights; load the original "
+                "checkpoint, or dequantize this one with its own library."
+            )
 
 
 def path_in_collection(leaf: LeafPath) -> str:

@@ -16,6 +16,7 @@ from lcjax.interop.layouts import Layout
 from lcjax.interop.matching import (
     Assignment,
     assign_tensors,
+    check_not_quantized,
     config_differences,
     difference_error,
     mismatches,
@@ -137,6 +138,7 @@ def match_weights(
       TypeError: an unsupported model.
     """
     check_model(model)
+    check_not_quantized(tensors)
     names = name_map_of(tensors, model)
     by_name = plain_names(tensors, names, model, ignore)
     inputs = names.inputs(model, {n: tensors.stored[full] for n, full in by_name.items()})

@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lcjax.models.decoder.config import DecoderConfig, LayerConstants
 from lcjax.models.decoder.context import TextContext
@@ -42,7 +43,7 @@ def attend_in_groups(
       Ainslie et al. 2023, arXiv 2305.13245, section 2.2; Gemma Team 2024, arXiv 2408.00118,
       section 2, for the cap.
     """
-    wide = jnp.promote_types(query.dtype, jnp.float32)
+    wide = np.promote_types(query.dtype, np.float32)
     groups = (*query.shape[:2], key.shape[2], -1, query.shape[3])
     grouped = (query * jnp.asarray(scale, query.dtype)).reshape(groups)
     logits = jnp.einsum("btkgd,bskd->bkgts", grouped, key, preferred_element_type=wide)

@@ -1,20 +1,21 @@
 """Published decoders by name."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from lcjax.models.decoder.config import DecoderConfig
 from lcjax.models.decoder.rotary import Rope
 
-_LLAMA3 = dict(vocab_size=128_256, max_length=131_072, epsilon=1e-5)
-_SMOLLM2 = dict(
+_LLAMA3: dict[str, Any] = dict(vocab_size=128_256, max_length=131_072, epsilon=1e-5)
+_SMOLLM2: dict[str, Any] = dict(
     vocab_size=49_152, head_width=64, max_length=8192, epsilon=1e-5, rope=Rope(100_000.0),
     tied_head=True,
 )  # fmt: skip
-_QWEN3 = dict(
+_QWEN3: dict[str, Any] = dict(
     vocab_size=151_936, num_kv_heads=8, head_width=128, max_length=40_960, rope=Rope(1_000_000.0),
     qk_norm=True,
 )  # fmt: skip
-_MISTRAL = dict(
+_MISTRAL: dict[str, Any] = dict(
     width=4096, depth=32, num_heads=32, num_kv_heads=8, head_width=128, mlp_hidden=14_336,
     max_length=32_768, epsilon=1e-5,
 )  # fmt: skip
