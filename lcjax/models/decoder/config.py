@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from lcjax.models.activations import ACTIVATIONS
@@ -20,8 +21,8 @@ class LayerConstants(NamedTuple):
       frequencies: of the rotary embedding, float32 (head_width / 2,).
     """
 
-    window: np.ndarray
-    frequencies: np.ndarray
+    window: np.int32 | np.ndarray | jax.Array
+    frequencies: np.ndarray | jax.Array
 
 
 @dataclass(frozen=True)

@@ -156,11 +156,12 @@ class Decoder(nn.Module):
                 x, _ = run(DecoderBlock(*pieces, name=f"block_{i}"), x, context, layer)
             return x
         run = nn.remat(run, prevent_cse=False) if self.remat else run
+        axes: Any = (nn.broadcast, 0)  # the context is shared, the constants are stacked
         scan = nn.scan(
             run,
             variable_axes={"params": 0, "cache": 0},
             split_rngs={"params": True},
-            in_axes=(nn.broadcast, 0),
+            in_axes=axes,
             length=len(layers),
         )
         stacked = LayerConstants(*(np.stack(values) for values in zip(*layers, strict=True)))

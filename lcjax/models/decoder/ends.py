@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 
 from lcjax.models.decoder.config import DecoderConfig
 from lcjax.models.decoder.norm import RMSNorm
@@ -76,7 +77,7 @@ class DecoderHead(nn.Module):
         if not config.tied_head:
             init, shape = nn.initializers.normal(0.02), (config.width, config.vocab_size)
             table = self.param("kernel", init, shape, self.param_dtype).T
-        x, table = nn.dtypes.promote_dtype(x, table, dtype=self.dtype)
+        x, table = promote_dtype(x, table, dtype=self.dtype)
         logits = jnp.einsum("...d,vd->...v", x, table).astype(jnp.float32)
         if config.logits_softcap is not None:
             logits = config.logits_softcap * jnp.tanh(logits / config.logits_softcap)

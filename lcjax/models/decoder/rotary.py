@@ -64,7 +64,7 @@ class Rope:
         return (plain * (kept + (1 - kept) / self.factor)).astype(np.float32)
 
 
-def rotate(x: jax.Array, positions: jax.Array, frequencies: jax.Array) -> jax.Array:
+def rotate(x: jax.Array, positions: jax.Array, frequencies: jax.Array | np.ndarray) -> jax.Array:
     """Returns queries or keys turned by their positions, in x's dtype; computed in float32.
 
     Feature i turns with feature `i + head_width / 2`, the convention of Hugging Face checkpoints.

@@ -94,6 +94,7 @@ def test_cached_logits_equal_golden_values(name, loaded):
     np.testing.assert_allclose(real(np.concatenate(rows, 1)), want, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen2", "gemma3"])
 def test_scanned_logits_equal_golden_values(name, loaded, folder_of):
     model, want = loaded(name)[0].clone(scan_layers=True), np.array(GOLDEN[name]["logits"])
@@ -307,7 +308,9 @@ def test_quantized_tensors_without_a_config_entry(names, tmp_path):
     for name in names.split():
         weights[f"model.layers.0.mlp.up_proj.{name}"] = np.ones((2, 2), np.int32)
     folder = write(tmp_path / "quantized", case["config"], weights)
-    with pytest.raises(WeightsError, match=f"up_proj.{names.split()[0]}.*quantized"):
+    with pytest.raises(
+        WeightsError, match="up_proj.(qzeros|weight_scale_inv), part of a quantized tensor"
+    ):
         load_safetensors(folder, model_from_config(folder))
 
 
