@@ -331,9 +331,10 @@ def test_missing_index_and_missing_shard(tmp_path):
 @pytest.fixture(scope="module")
 def programs():
     pytest.importorskip("torch", reason="extra reference")
-    pytest.importorskip("transformers", reason="extra reference")
-    from tests.reference import decoder_programs
-
+    try:
+        from tests.reference import decoder_programs
+    except ImportError as error:  # also from transformers, of versions that it does not run with
+        pytest.skip(f"extra reference: {str(error)[:80]}")
     return decoder_programs
 
 
