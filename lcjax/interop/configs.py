@@ -57,8 +57,7 @@ def positive_number(config: Config, name: str, default: float | None = None) -> 
     if config.get(name) is None and default is not None:
         return default
     value = _field(config, name)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value <= 0:
+    if not 0 < _number(value) < math.inf:
         raise error(name, value, "a positive number")
     return float(value)
 
@@ -79,8 +78,7 @@ def flag(config: Config, name: str, default: bool) -> bool:
 def epsilon(config: Config, name: str) -> float:
     """Returns a field that is the epsilon of a norm."""
     value = _field(config, name)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not 0 < value < 1:
+    if not 0 < _number(value) < 1:
         raise error(name, value, "a number between 0 and 1, exclusive")
     return float(value)
 
@@ -165,6 +163,16 @@ def _check_not_quantized(config: Config) -> None:
             f"config.json, quantization_config: got weights quantized by {shown}, expected float "
             "weights; load the original checkpoint, or dequantize this one with its own library."
         )
+
+
+def _number(value: Any) -> float:
+    """Returns a number as a float; NaN for anything else, infinity for one beyond the range."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def _field(config: Config, name: str) -> Any:

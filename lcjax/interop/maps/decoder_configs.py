@@ -12,6 +12,14 @@ _FULL, _SLIDING = "full_attention", "sliding_attention"
 # Features of newer releases that change the function, with the values that switch them off.
 _FIXED = {"partial_rotary_factor": 1.0, "use_bidirectional_attention": False}
 _SCALINGS = ("default", "linear", "llama3")
+# Fields whose defaults in transformers are those of one model, so that a config must have them.
+_REQUIRED: Mapping[str, tuple[str, ...]] = {
+    "gemma2": ("num_key_value_heads", "head_dim"),
+    "gemma3_text": ("num_key_value_heads", "head_dim"),
+    "mistral": ("num_key_value_heads",),
+    "qwen2": ("num_key_value_heads",),
+    "qwen3": ("num_key_value_heads", "head_dim"),
+}
 
 
 def decoder_config(config: Config) -> DecoderConfig | None:
@@ -33,6 +41,8 @@ def decoder_config(config: Config) -> DecoderConfig | None:
     if read is None:
         return None
     configs.check_same_function(config, _FIXED, "Decoder")
+    for name in _REQUIRED.get(str(kind), ()):
+        configs.positive_int(config, name)
     return read(config)
 
 
@@ -57,7 +67,7 @@ def _qwen3(config: Config) -> DecoderConfig:
     window = configs.optional_int(config, "sliding_window")
     if not configs.flag(config, "use_sliding_window", False):
         window = None
-    first = 0 if window is None else configs.natural(config, "max_window_layers", common.depth)
+    first = 0 if window is None else configs.natural(config, "max_window_layers", 28)
     kinds = [_SLIDING if i >= first else _FULL for i in range(common.depth)]
     bias = configs.flag(config, "attention_bias", False)
     windows = _windows(config, window, kinds)

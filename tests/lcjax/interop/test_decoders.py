@@ -17,8 +17,10 @@ import pytest
 
 import lcjax
 from lcjax.interop import WeightsError, load_safetensors, model_from_config
+from lcjax.interop.maps.decoder_configs import decoder_config
 from lcjax.interop.weights import open_weights
 from lcjax.models.decoder import DecoderBlock, DecoderEmbedding, DecoderHead, Rope, text_context
+from tests.helpers.hostile import WRONG, safe
 from tests.reference.decoder_cases import CONFIGS, MASK, TOKENS, golden, real, tensors
 
 library = pytest.importorskip("safetensors.numpy", reason="extra interop")
@@ -224,8 +226,6 @@ def test_untied_head_must_be_in_the_file(tmp_path):
 
 
 def test_config_of_transformers_5(loaded):
-    from lcjax.interop.maps.decoder_configs import decoder_config
-
     for name in ("llama", "gemma3", "qwen2"):
         config = dict(GOLDEN[name]["config"])
         scaling = config.pop("rope_scaling") or {}
@@ -251,6 +251,8 @@ def _changed(folder, case, **change):
         ("llama", dict(head_dim=7), "head_dim: got 7, expected an even number"),
         ("llama", dict(hidden_size="16"), "hidden_size: got '16', expected an integer"),
         ("llama", dict(intermediate_size=...), "intermediate_size: the field is missing"),
+        ("qwen3", dict(head_dim=...), "head_dim: the field is missing"),
+        ("gemma2", dict(num_key_value_heads=None), "num_key_value_heads: got None, expected an in"),
         ("llama", dict(partial_rotary_factor=0.5), "partial_rotary_factor: got 0.5, expected 1.0"),
         ("llama", dict(rope_scaling=dict(rope_type="yarn")), "rope_type: got 'yarn', expected one"),
         ("llama", dict(rope_scaling=dict(type="linear")), "factor: the field is missing"),
@@ -273,6 +275,34 @@ def test_config_that_no_decoder_runs(name, change, message, tmp_path):
     folder = _changed(tmp_path / "other", GOLDEN[name], **change)
     with pytest.raises(WeightsError, match=message):
         model_from_config(folder)
+
+
+_FIELDS = {
+    "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "head_dim",
+    "num_key_value_heads", "intermediate_size", "max_position_embeddings", "rms_norm_eps",
+    "hidden_act", "hidden_activation", "rope_theta", "rope_local_base_freq", "rope_scaling",
+    "layer_types", "sliding_window", "max_window_layers", "use_sliding_window", "attention_bias",
+    "mlp_bias", "tie_word_embeddings", "attn_logit_softcapping", "final_logit_softcapping",
+    "query_pre_attn_scalar",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2", "gemma3"])
+def test_config_fields_of_wrong_types(name):
+    config = GOLDEN[name]["config"]
+    for field in config.keys() - {"model_type"}:
+        for kind, wrong in (WRONG | {"wide": 10**309}).items():
+            try:
+                decoder_config(config | {field: wrong})
+            except WeightsError as error:
+                safe(error)
+                counts = ("rope_scaling", "num_attention_heads", "num_hidden_layers", "hidden_size")
+                assert field in str(error) or field in counts
+            else:
+                unset = kind == "null" or field == "rope_scaling" and wrong == {"a": {}}
+                number = kind in ("number", "fraction", "huge")
+                flag = kind == "true" and isinstance(config[field], bool)
+                assert unset or number or flag or field not in _FIELDS, (field, kind)
 
 
 @pytest.mark.parametrize(
