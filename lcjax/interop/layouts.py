@@ -59,21 +59,22 @@ def conv1d(inputs: int = 1) -> Layout:
     )
 
 
-def one_of_qkv(which: int, layout: Layout, axis: int) -> Layout:
-    """Returns the layout of query, key or value in a tensor that concatenates the three.
+def one_of(count: int, which: int, layout: Layout, axis: int) -> Layout:
+    """Returns the layout of one leaf in a tensor that concatenates several, as query, key, value.
 
     Args:
-      which: 0 for query, 1 for key, 2 for value.
+      count: number of leaves.
+      which: place of the leaf among them.
       layout: layout of one of them alone.
       axis: axis of the tensor along which they are concatenated.
     """
 
     def stored(leaf: Shape) -> Shape:
         shape = list(layout.stored(leaf))
-        shape[axis] *= 3
+        shape[axis] *= count
         return tuple(shape)
 
     def read(tensor: np.ndarray, leaf: Shape) -> np.ndarray:
-        return layout.read(np.split(tensor, 3, axis)[which], leaf)
+        return layout.read(np.split(tensor, count, axis)[which], leaf)
 
     return Layout(stored, read, None)

@@ -17,7 +17,10 @@ from lcjax.interop.safetensors_file import FLOATS, Tensors
 from lcjax.io.leaves import LeafPath
 from lcjax.tree.paths import natural_sort_key
 
-_NOT_IN_SHAPES = ("num_heads", "epsilon", "activation")
+_NOT_IN_SHAPES = (
+    *("num_heads", "epsilon", "activation", "pooler_activation", "position_offset"),
+    *("window", "global_every", "theta", "local_theta", "head_activation"),
+)
 _LONGEST_LIST = 20
 
 # Parts of tensors as GPTQ, AWQ, bitsandbytes, FP8 and compressed-tensors store them.

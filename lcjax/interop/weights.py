@@ -139,7 +139,7 @@ def match_weights(
     """
     check_model(model)
     check_not_quantized(tensors)
-    names = name_map_of(tensors, model)
+    names = name_map_of(tensors, model, config)
     by_name = plain_names(tensors, names, model, ignore)
     inputs = names.inputs(model, {n: tensors.stored[full] for n, full in by_name.items()})
     expected = flatten(jax.eval_shape(model.init, jax.random.key(0), inputs))
