@@ -93,9 +93,10 @@ class Weights:
 
 @contextmanager
 def open_weights(source: Source, model: nn.Module) -> Iterator[Weights]:
-    """Opens another library's files for a model and reads only their headers.
+    """Opens another library's files for a model, with the checks of `load_safetensors`.
 
-    The checks are those of `load_safetensors`; tensors are read when they are asked for:
+    Only the headers are read, and tied tensors that are in the files twice. Other tensors are read
+    when they are asked for:
 
       with open_weights(folder, model) as weights:
           block = weights.part("block_3")

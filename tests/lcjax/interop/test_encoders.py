@@ -150,6 +150,7 @@ def test_config_fields_of_wrong_types_raise_one_error(name, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # ModernBERT uses torch.compile
 @pytest.mark.parametrize("name", CASES)
 def test_outputs_equal_transformers(name, tmp_path, folder):
     pytest.importorskip("torch", reason="extra reference")
