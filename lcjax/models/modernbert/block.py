@@ -5,10 +5,13 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from lcjax.models.decoder.attention import attend_in_groups
 from lcjax.models.decoder.rotary import rotate
 from lcjax.nn.glu import CollapsibleGLU
+
+Frequencies = jax.Array | np.ndarray
 
 
 class ModernBERTBlock(nn.Module):
@@ -38,7 +41,7 @@ class ModernBERTBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, mask: jax.Array, positions: jax.Array, frequencies: jax.Array
+        self, x: jax.Array, mask: jax.Array, positions: jax.Array, frequencies: Frequencies
     ) -> jax.Array:
         """Returns tokens of the same shape, (batch, tokens, width).
 
@@ -85,7 +88,7 @@ class ModernBERTAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, mask: jax.Array, positions: jax.Array, frequencies: jax.Array
+        self, x: jax.Array, mask: jax.Array, positions: jax.Array, frequencies: Frequencies
     ) -> jax.Array:
         """Returns tokens of the same shape; arguments as of `ModernBERTBlock`."""
         width = x.shape[-1]
