@@ -1,6 +1,7 @@
 """Assigns tensors of a file to leaves of a model, and lists the differences between the two."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -21,7 +22,9 @@ _LONGEST_LIST = 20
 Assignment = Mapping[LeafPath, tuple[str, Layout]]
 
 
-def plain_names(tensors: Tensors, names: NameMap, ignore: Sequence[str]) -> dict[str, str]:
+def plain_names(
+    tensors: Tensors, names: NameMap, model: nn.Module, ignore: Sequence[str]
+) -> dict[str, str]:
     """Returns the name in the file of each tensor to use, by plain name.
 
     Raises:
@@ -44,7 +47,7 @@ def plain_names(tensors: Tensors, names: NameMap, ignore: Sequence[str]) -> dict
                 "tensor; name one of them in ignore=."
             )
         found[plain] = name
-    for copy, original in names.tied.items():
+    for copy, original in names.tied(model).items():
         if copy in found and original not in found:  # the file has one of two tied tensors
             found[original] = found.pop(copy)
     return found
@@ -80,7 +83,6 @@ def assign_tensors(
 
 def mismatches(
     tensors: Tensors,
-    names: NameMap,
     by_name: Mapping[str, str],
     expected: Mapping[LeafPath, Any],
     at: Assignment,
@@ -90,13 +92,12 @@ def mismatches(
 
     Args:
       tensors: the tensors of the file.
-      names: the name map of its library.
       by_name: name in the file by plain name.
       expected: the leaves to fill, abstract.
       at: plain tensor name and layout of each leaf.
       left_out: plain names of tensors that may be present and are not used.
     """
-    lines, used = [], {*left_out, *names.tied}
+    lines, used = [], set(left_out)
     for leaf, (name, layout) in at.items():
         used.add(name)
         shape = expected[leaf].shape
@@ -114,10 +115,12 @@ def mismatches(
     return sorted(dict.fromkeys(lines), key=natural_sort_key)
 
 
-def tied_differences(tensors: Tensors, names: NameMap, by_name: Mapping[str, str]) -> list[str]:
+def tied_differences(
+    tensors: Tensors, tied: Mapping[str, str], by_name: Mapping[str, str]
+) -> list[str]:
     """Returns a line for every tied tensor that differs from its original."""
     lines = []
-    for copy, original in names.tied.items():
+    for copy, original in tied.items():
         if copy in by_name and original in by_name:
             first, second = (tensors.read(by_name[name]) for name in (copy, original))
             if not np.array_equal(first, second, equal_nan=True):
@@ -133,6 +136,13 @@ def config_differences(names: NameMap, config: Mapping[str, Any], model: nn.Modu
             f"! model_type: config.json {printable(repr(kind), longest=60)}, another architecture"
         ]
     described, lines = described or {}, []
+    if "config" in described:
+        ours = asdict(vars(model)["config"])
+        return [
+            f"! {field}: config.json {theirs}, model {ours[field]}"
+            for field, theirs in asdict(described["config"]).items()
+            if theirs != ours[field]
+        ]
     for field in _NOT_IN_SHAPES:
         theirs, ours = described.get(field), getattr(model, field, None)
         same = _same_function(theirs, ours) if callable(theirs) else theirs == ours

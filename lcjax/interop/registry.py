@@ -10,6 +10,7 @@ from lcjax._messages import printable
 from lcjax.errors import WeightsError
 from lcjax.interop.maps import (
     BERT_MAP,
+    DECODER_MAP,
     GPT2_MAP,
     HF_VIT_MAP,
     TIMM_MIXER_MAP,
@@ -21,7 +22,15 @@ from lcjax.interop.safetensors_file import Stored, Tensors
 from lcjax.interop.source import Source, read_config, resolve_source
 from lcjax.tree.paths import natural_sort_key
 
-NAME_MAPS = (BERT_MAP, GPT2_MAP, HF_VIT_MAP, TIMM_VIT_MAP, TIMM_MIXER_MAP, TORCHVISION_VGG_MAP)
+NAME_MAPS = (
+    BERT_MAP,
+    DECODER_MAP,
+    GPT2_MAP,
+    HF_VIT_MAP,
+    TIMM_VIT_MAP,
+    TIMM_MIXER_MAP,
+    TORCHVISION_VGG_MAP,
+)
 
 
 def model_from_config(source: Source, **fields: Any) -> nn.Module:
@@ -94,5 +103,8 @@ def name_map_of(tensors: Tensors, model: nn.Module) -> NameMap:
 
 
 def known() -> str:
-    """Returns the names of the supported classes."""
-    return ", ".join(sorted({names.model.__name__ for names in NAME_MAPS}))
+    """Returns the names of the supported classes, with the values of model_type of some."""
+    types = {names.model.__name__: names.types for names in NAME_MAPS}
+    return ", ".join(
+        f"{name} ({', '.join(types[name])})" if types[name] else name for name in sorted(types)
+    )

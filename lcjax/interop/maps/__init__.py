@@ -1,6 +1,7 @@
 """Name maps of other libraries, one module per architecture."""
 
 from lcjax.interop.maps.bert import BERT_MAP
+from lcjax.interop.maps.decoder import DECODER_MAP
 from lcjax.interop.maps.gpt2 import GPT2_MAP
 from lcjax.interop.maps.mixer import TIMM_MIXER_MAP
 from lcjax.interop.maps.vgg import TORCHVISION_VGG_MAP
@@ -8,6 +9,7 @@ from lcjax.interop.maps.vit import HF_VIT_MAP, TIMM_VIT_MAP
 
 __all__ = [
     "BERT_MAP",
+    "DECODER_MAP",
     "GPT2_MAP",
     "HF_VIT_MAP",
     "TIMM_MIXER_MAP",

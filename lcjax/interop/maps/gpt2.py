@@ -73,5 +73,5 @@ GPT2_MAP = NameMap(
     fields=_fields,
     prefix="transformer.",
     buffers=(r"h\.\d+\.attn\.(masked_)?bias",),  # the causal mask
-    tied={"lm_head.weight": "wte.weight"},
+    tied=lambda model: {"lm_head.weight": "wte.weight"},
 )
