@@ -23,6 +23,7 @@ class Family:
       last: name of its last layer.
       bypass: name of the affine map that may run next to the MLP or in its place.
       act: name of the activation.
+      has_head: whether it predicts the next token.
       model: the network of lcjax, without a head of classes or a pooler.
       leaves: its leaves on disk.
       residual: see `Residual`.
@@ -32,6 +33,7 @@ class Family:
     last: ClassVar[str]
     bypass: ClassVar[str]
     act: ClassVar[str]
+    has_head: ClassVar[bool]
     model: nn.Module
     leaves: FolderLeaves
     residual: Residual
@@ -84,14 +86,14 @@ class Family:
         """Returns the first layer's input, float32 (texts, tokens, width)."""
         raise NotImplementedError
 
-    def next_token_loss(self, states: np.ndarray, targets: np.ndarray) -> np.ndarray | None:
-        """Returns the cross-entropy of each token's successor, in nats; None without a head.
+    def next_token_loss(self, states: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Returns the cross-entropy of each token's successor, in nats; of families with a head.
 
         Args:
           states: last layer's outputs, float32 (n, width).
           targets: the successors, integers (n,).
         """
-        return None
+        raise NotImplementedError
 
     def hidden_units(self, mlp: Any, x: jax.Array) -> jax.Array:
         """Returns the values of the MLP's hidden units, (..., hidden).

@@ -11,6 +11,7 @@ import numpy as np
 
 from lcjax._messages import printable
 from lcjax.errors import WeightsError
+from lcjax.folder.fitting.forms import KEY
 from lcjax.folder.storage.model_folder import ModelFolder
 from lcjax.interop.layouts import Layout
 from lcjax.interop.name_map import NameMap
@@ -29,7 +30,7 @@ class FolderLeaves:
     """
 
     def __init__(self, folder: ModelFolder, names: NameMap, model: nn.Module):
-        """Finds the tensor of every leaf.
+        """Finds the tensor of every leaf; those of MLPs in other forms need not be there.
 
         Args:
           folder: of the weights.
@@ -45,11 +46,16 @@ class FolderLeaves:
         shapes = flatten(jax.eval_shape(model.init, jax.random.key(0), _EXAMPLE)["params"])
         self._found: dict[LeafPath, tuple[str, Layout, tuple[int, ...]]] = {}
         self._slopes = {path: leaf.shape for path, leaf in shapes.items() if path[-1] == "slope"}
-        rules, problems = names.rules(model), []
+        rules, problems, mixed = names.rules(model), [], KEY in folder.config
+        full, short = next(((full, plain) for plain, full in stored.items()), ("", ""))
+        prefix = full.removesuffix(short)
         for path in shapes.keys() - self._slopes.keys():
             rows = ((rule.name_for("/".join(map(str, path))), rule.layout) for rule in rules)
             name, layout = next((name, layout) for name, layout in rows if name is not None)
             shape = tuple(shapes[path].shape)
+            if mixed and "mlp" in path:
+                self._found[path] = (stored.get(name, prefix + name), layout, shape)
+                continue
             if name not in stored:
                 problems.append(f"{name} is missing")
                 continue
@@ -61,7 +67,8 @@ class FolderLeaves:
         problems += [
             f"{name} is unexpected"
             for plain, name in stored.items()
-            if stem and name.startswith(stem) and name not in used and not names.is_buffer(plain)
+            if not mixed and stem and name.startswith(stem) and name not in used
+            if not names.is_buffer(plain)
         ]
         if problems:
             shown = printable("; ".join(sorted(problems)[:_SHOWN]), longest=900)
@@ -70,6 +77,11 @@ class FolderLeaves:
                 f"{folder.path}: the weights are not those that config.json describes: {shown}"
                 f"{f' and {more} more' if more > 0 else ''}. Take both from the same model."
             )
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Names of the network's modules."""
+        return tuple(dict.fromkeys(str(path[0]) for path in self._found))
 
     def name(self, *path: str) -> str:
         """Returns the name of a leaf's tensor."""
@@ -99,9 +111,17 @@ class FolderLeaves:
         for path in (*self._found, *self._slopes):
             if path[0] == start:  # one tensor at a time is on the host
                 slope = self._slopes.get(path)
+                if slope is None and not self._is_deep(path):
+                    continue
                 value = self.read(*map(str, path)) if slope is None else np.zeros(slope, np.float32)
                 leaves[path[1:]] = jnp.asarray(value)
         return assemble(leaves)
+
+    def _is_deep(self, path: LeafPath) -> bool:
+        """Returns whether a leaf is not one of an MLP in another form."""
+        name, layout, shape = self._found[path]
+        place = self.folder.tensors.places.get(name)
+        return place is not None and place.shape == layout.stored(shape)
 
     def _stem(self) -> str:
         """Returns what the names of all tensors of layers start with: `model.layers.`."""

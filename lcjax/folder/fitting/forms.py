@@ -63,7 +63,9 @@ def form_of(fit: Fit | None, hidden: int) -> Form:
         case None:
             return Form("deep", hidden)
         case Units(count=count, linear=linear) if count <= hidden:
-            return Form("units", count, linear) if count < hidden or linear else Form("deep", hidden)
+            return (
+                Form("units", count, linear) if count < hidden or linear else Form("deep", hidden)
+            )
         case Units(count=count):
             raise ValueError(f"plan: got {count:,} units to keep, expected at most {hidden:,}.")
         case LeastSquares(rank=None):

@@ -54,7 +54,9 @@ class LayerRun:
             params["mlp"] = jax.tree.map(jnp.asarray, store(new))
         sums = self._compact(layer, params)
         self._streams.finish(("deep", "compact"), layer)
-        return {name: _errors(*each) for name, each in zip(("fitted", "held_out"), sums, strict=True)}
+        return {
+            name: _errors(*each) for name, each in zip(("fitted", "held_out"), sums, strict=True)
+        }
 
     def drop_inputs(self, layer: int) -> None:
         """Deletes the files that only this layer needed."""

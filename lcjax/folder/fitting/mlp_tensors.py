@@ -76,13 +76,19 @@ class MLPTensors:
           bias: whether the output has a bias.
         """
         dtype = DTYPES[self._dtype]
-        rounded = jax.tree.map(lambda array: np.asarray(array).astype(dtype).astype(np.float32), mlp)
+        rounded = jax.tree.map(
+            lambda array: np.asarray(array).astype(dtype).astype(np.float32), mlp
+        )
         rounded |= {name: mlp[name] for name in mlp if name == self._family.act}
         tensors = {}
         for module, leaf, array in _leaves(rounded):
             if module == self._family.act:
                 continue
-            key = (self._family.last, "bias") if (module, leaf) == (self._family.bypass, "bias") else (module, leaf)
+            key = (
+                (self._family.last, "bias")
+                if (module, leaf) == (self._family.bypass, "bias")
+                else (module, leaf)
+            )
             if key == (self._family.last, "bias") and not bias:
                 continue
             tensors[self.names[key]] = array.T if leaf == "kernel" else array

@@ -12,10 +12,10 @@ from lcjax.algebra.moments import Moments
 from lcjax.calibration.candidates import candidate_count
 from lcjax.calibration.fits import Fit, LeastSquares, Remove, Units
 from lcjax.calibration.statistics import SplitMoments
+from lcjax.errors import CollapseError
 from lcjax.folder.families import Family
 from lcjax.folder.fitting.passes import Read
 from lcjax.folder.fitting.ridge import ridge_in_place, through_origin
-from lcjax.errors import CollapseError
 from lcjax.structure.segment import Joint, Segment
 from lcjax.surgery.solvers import readers
 from lcjax.surgery.unit_solver import solve

@@ -32,10 +32,10 @@ class Streams:
         """Returns the inputs of a layer, or another file of its hidden states.
 
         Args:
-          name: "deep" or "compact", the model; both have the same inputs of layer 0.
+          name: "deep", "compact" or "plan", the model or pass; all have the same inputs of layer 0.
           layer: its index.
         """
-        name = "first" if layer == 0 and name in ("deep", "compact") else f"{name}_{layer}"
+        name = "first" if layer == 0 else f"{name}_{layer}"
         return HiddenStates(self._directory / f"{name}.f32", self._shapes, self._family.width)
 
     def embed(self) -> None:

@@ -86,8 +86,8 @@ class CompactFolder:
         """
         self._copy_tree(self._source.path, self.path)
         if (self._source.path / INDEX).exists():
-            self._write(INDEX, _json(self._index()))
-        self._write("config.json", _json(config))
+            self._write(INDEX, as_json(self._index()))
+        self._write("config.json", as_json(config))
         for name, text in texts.items():
             self._write(name, text)
 
@@ -127,5 +127,6 @@ def _size_in(source: ModelFolder, name: str) -> int:
     return source.tensors.places[name].size if name in source.tensors.places else 0
 
 
-def _json(value: Any) -> str:
+def as_json(value: Any) -> str:
+    """Returns a value as the text of a JSON file."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

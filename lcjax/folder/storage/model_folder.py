@@ -41,9 +41,7 @@ class ModelFolder:
     @property
     def parameters(self) -> int:
         """Number of weights in the files; tied ones count once."""
-        return sum(
-            place.size for place in self.tensors.places.values() if place.dtype in DTYPES
-        )
+        return sum(place.size for place in self.tensors.places.values() if place.dtype in DTYPES)
 
     @property
     def bytes(self) -> int:
@@ -106,7 +104,9 @@ def _check_index(path: Path, tensors: TensorFiles) -> None:
         return
     named = read_json(path / INDEX, error=WeightsError)["weight_map"]
     actual = {name: place.file.name for name, place in tensors.places.items()}
-    differing = {name for name in named.keys() | actual.keys() if named.get(name) != actual.get(name)}
+    differing = {
+        name for name in named.keys() | actual.keys() if named.get(name) != actual.get(name)
+    }
     if differing:
         shown = printable(first_few(differing), longest=300)
         raise WeightsError(

@@ -137,4 +137,3 @@ def _header(file: Path) -> tuple[dict, int]:
     with open(file, "rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         return json.loads(opened.read(length)), 8 + length
-

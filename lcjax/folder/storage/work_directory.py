@@ -125,7 +125,9 @@ def _check_job(path: Path, job: Mapping[str, Any]) -> None:
         _write_json(file, job)
         return
     known, now = read_json(file), json.loads(json.dumps(job))
-    differing = sorted(name for name in known.keys() | now.keys() if known.get(name) != now.get(name))
+    differing = sorted(
+        name for name in known.keys() | now.keys() if known.get(name) != now.get(name)
+    )
     if differing:
         raise FileExistsError(
             f"{path}: an unfinished run with other {', '.join(differing)}; expected the same "

@@ -68,4 +68,5 @@ BERT_MAP = NameMap(
     prefix="bert.",
     renamed={"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"},
     buffers=(r"embeddings\.(position|token_type)_ids",),
+    types=("bert",),
 )
