@@ -1,4 +1,4 @@
-"""Compact folders in PyTorch, loaded by transformers alone, give what lcjax gives: float32, 1e-4."""
+"""Compact folders in PyTorch, by transformers alone, give what lcjax gives: float32, 1e-4."""
 
 import json
 import os
@@ -85,9 +85,7 @@ def _greedy(model, variables, start, count):
 def test_pytorch_gives_the_same(name, forms, tmp_path):
     source, target = _made(name, tmp_path / "deep"), tmp_path / "compact"
     options = FolderOptions(forms=forms, multiple_of=8)
-    report = collapse_model(
-        source, target, texts(), budget=lcjax.Params(0.75), options=options
-    )
+    report = collapse_model(source, target, texts(), budget=lcjax.Params(0.75), options=options)
     assert report["after"]["parameters"] <= 0.75 * report["before"]["parameters"]
     config, before = (json.loads((f / "config.json").read_text()) for f in (target, source))
     if forms == "units":
