@@ -134,7 +134,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 # Imported on first use: a server that runs an exported program needs neither.
-_LAZY = ("eqx", "interop", "linen", "models", "nnx")
+_LAZY = ("eqx", "folder", "interop", "linen", "models", "nnx")
 
 
 def __getattr__(name: str) -> _Any:

@@ -1,4 +1,8 @@
-"""Forms of an MLP in a compact folder: which parts it has, and how config.json says so."""
+"""Forms of an MLP in a compact folder: which parts it has, and how config.json says so.
+
+`lcjax_forms` in config.json is `{"version": 1, "layers": [...]}` with an object for each layer,
+`{"form": "units", "width": 256, "linear": false}`; see `Form`.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

@@ -48,9 +48,10 @@ class LayerRun:
         if fit is not None:
             own = self._of_pool(fit, params["mlp"], strengths)
             params = params | {"mlp": own}
-            moments = self._moments(layer, params, fit)
-            new = solve_layer(self._family, layer, fit, own, moments, bias=bias)
-            del own, moments
+            new = solve_layer(
+                self._family, layer, fit, own, self._moments(layer, params, fit), bias=bias
+            )
+            del own, params["mlp"]
             params["mlp"] = jax.tree.map(jnp.asarray, store(new))
         sums = self._compact(layer, params)
         self._streams.finish(("deep", "compact"), layer)

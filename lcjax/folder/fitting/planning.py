@@ -26,7 +26,7 @@ from lcjax.planning.budgets import Budget, Usage
 from lcjax.planning.candidates import Candidates, fits_for_width
 from lcjax.planning.plan_file import fit_from_json, fit_to_json
 from lcjax.planning.table import KEEP, FitTable, Option, SiteOptions
-from lcjax.surgery.solvers import solve
+from lcjax.surgery.checks import solve_checked
 
 _merge = jax.jit(lambda a, b: (merge(a[0], b[0]), merge(a[1], b[1])), donate_argnums=0)
 _merge_units = jax.jit(merge, donate_argnums=0)
@@ -150,7 +150,7 @@ class Measuring:
             groups = both if isinstance(fit, Units) else inputs
             statistics = SplitMoments(*({segment.key: each} for each in groups))
             options = {"order": order} if isinstance(fit, Units) else {}
-            (found,) = solve.dispatch(type(fit))(fit, segment, statistics, **options).fits
+            (found,) = solve_checked(fit, segment, statistics, **options).fits
             error = found.held_out_error
             if error is not None:
                 yield Tried(fit, error**2 * norm / energy, found.held_out_r2)

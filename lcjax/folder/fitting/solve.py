@@ -17,8 +17,8 @@ from lcjax.folder.families import Family
 from lcjax.folder.fitting.passes import Read
 from lcjax.folder.fitting.ridge import ridge_in_place, through_origin
 from lcjax.structure.segment import Joint, Segment
+from lcjax.surgery.checks import solve_checked
 from lcjax.surgery.solvers import readers
-from lcjax.surgery.unit_solver import solve
 
 _KEY = "mlp"
 # Inputs above which the general solver would need too much memory.
@@ -111,7 +111,7 @@ def solve_layer(
         kernel, offset = _refitted(moments, fit.ridge, last)
         return _narrowed(family, mlp, np.arange(len(last)), kernel, {"bias": offset})
     statistics = SplitMoments({_KEY: moments}, {_KEY: jax.tree.map(np.zeros_like, moments)})
-    replaced = solve(fit, segment, statistics)
+    replaced = solve_checked(fit, segment, statistics)
     new = replaced.layers[1].params
     if new is None or replaced.bypass is None:
         raise TypeError(f"{family.site(layer)}: {fit} changes nothing; keep the layer.")
