@@ -83,4 +83,4 @@ class BertFamily(Family):
         kinds = self.leaves.rows(("type_embedding", "embedding"), np.zeros(1, int))
         norm = nn.LayerNorm(epsilon=self.model.epsilon)
         x = words.reshape(*tokens.shape, -1) + kinds[0] + places[None]
-        return jax.jit(norm.apply)({"params": self.leaves.tree("norm")}, jnp.asarray(x))
+        return jnp.asarray(norm.apply({"params": self.leaves.tree("norm")}, jnp.asarray(x)))

@@ -88,7 +88,8 @@ class DecoderFamily(Family):
         """
         config = self.config
         norm = RMSNorm(config.epsilon, config.norm_offset)
-        x = norm.apply({"params": self.leaves.tree("head")["norm"]}, jnp.asarray(states))
+        scale = jnp.asarray(self.leaves.read("head", "norm", "scale"))
+        x = norm.apply({"params": {"scale": scale}}, jnp.asarray(states))
         tied = config.tied_head
         path = ("embed", "embedding") if tied else ("head", "kernel")  # both (vocabulary, width)
         total, chosen = jnp.full(len(states), -jnp.inf), jnp.zeros(len(states))

@@ -37,8 +37,8 @@ class Tried(NamedTuple):
 
     Attributes:
       fit: that was tried.
-      error: squared error of the MLP's output on texts held out, relative to the squared norm of
-        the layer's output.
+      error: squared error of the MLP's output on texts held out, or on all where none is, relative
+        to the squared norm of the layer's output.
       r2: of the MLP's output on texts held out.
     """
 
@@ -122,8 +122,8 @@ class Measuring:
                 params, inputs.read(i), args, batch.counts, keep, units=units, read=read
             )
             outputs.write(i, found.states)
-            held_out = np.asarray(found.states, np.float64)[batch.counts[1]]
-            size, tokens = size + float((held_out**2).sum()), tokens + len(held_out)
+            real = np.asarray(found.states, np.float64)[batch.real]
+            size, tokens = size + float((real**2).sum()), tokens + len(real)
             new, add = (found.units, _merge_units) if units else (found.moments, _merge)
             total = new if total is None else add(total, new)
         return total, size / max(tokens, 1)
@@ -143,15 +143,14 @@ class Measuring:
         inputs = [submoments(replace(each, units=None), np.arange(segment.d_in)) for each in both]
         counts = [fit.count for fit in fits if isinstance(fit, Units)]
         order = NestedOrder(max(counts, default=0))
-        held_out = both[1]
-        tokens = max(float(held_out.count), 1.0)
-        norm = float(held_out.tt) / tokens + float((held_out.mean_t.astype(float) ** 2).sum())
+        judged = both[1] if both[1].count else both[0]  # few texts: none may be held out
+        norm = float(judged.tt) / float(judged.count) + float((judged.mean_t**2).sum())
         for fit in fits:
             groups = both if isinstance(fit, Units) else inputs
             statistics = SplitMoments(*({segment.key: each} for each in groups))
             options = {"order": order} if isinstance(fit, Units) else {}
             (found,) = solve_checked(fit, segment, statistics, **options).fits
-            error = found.held_out_error
+            error = found.held_out_error if both[1].count else found.error
             if error is not None:
                 yield Tried(fit, error**2 * norm / energy, found.held_out_r2)
 

@@ -1,6 +1,7 @@
 """Hidden states of a calibration set on disk, batch by batch."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,7 @@ class HiddenStates:
         self.path = path
         self._shapes, self._width = shapes, width
         sizes = [4 * texts * tokens * width for texts, tokens in shapes]
-        self._starts = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
-
-    @property
-    def complete(self) -> bool:
-        """Whether the file exists in its full size."""
-        return self.path.is_file() and self.path.stat().st_size == self._starts[-1]
+        self._starts = [0, *accumulate(sizes)]
 
     def read(self, batch: int) -> np.ndarray:
         """Returns the hidden states of a batch, float32 (texts, tokens, width)."""
