@@ -36,9 +36,9 @@ BERT = COMMON | {
 
 
 def texts(count=60, seed=0):
-    """Random texts of 3 to 20 words."""
+    """Random texts of 3 to 16 words, which make batches of one shape."""
     rng = np.random.default_rng(seed)
-    return [" ".join(rng.choice(WORDS, rng.integers(3, 20))) for _ in range(count)]
+    return [" ".join(rng.choice(WORDS, rng.integers(3, 17))) for _ in range(count)]
 
 
 def shapes_of(config):

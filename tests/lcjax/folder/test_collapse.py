@@ -104,6 +104,7 @@ def _held_out(count):
     return is_held_out(np.arange(count, dtype=np.uint32), 0.1)
 
 
+@pytest.mark.slow
 def test_mixed_folder_describes_its_forms_and_meets_its_budget(bert, mixed):
     path, report = mixed
     config = _config(path)
@@ -121,6 +122,7 @@ def test_mixed_folder_describes_its_forms_and_meets_its_budget(bert, mixed):
     compile(text, "modeling_lcjax.py", "exec")
 
 
+@pytest.mark.slow
 def test_mixed_folder_runs_in_lcjax_with_the_errors_of_its_report(bert, mixed):
     path, report = mixed
     tokens, mask = _batch(texts())
@@ -196,6 +198,7 @@ def test_plan_with_every_form(kind, request, tmp_path):
     assert all((deep[name] == compact[name]).all() for name in last)
 
 
+@pytest.mark.slow
 def test_compact_layers_are_those_of_a_sequential_collapse(llama, uniform):
     """`lcjax.collapse_sequential` on the same texts keeps the same units in the first layer."""
     model, variables = load_model(llama)
