@@ -54,7 +54,7 @@ from lcjax.tree.slopes import count_parameters, map_slopes, select_sites, slopes
 from lcjax.tree.units import with_unit_slopes
 
 if _TYPE_CHECKING:
-    from lcjax import eqx, interop, linen, models, nnx
+    from lcjax import eqx, folder, interop, linen, models, nnx
 
 __all__ = [
     "Calibration",
@@ -105,6 +105,7 @@ __all__ = [
     "eqx",
     "export",
     "find_sites",
+    "folder",
     "interop",
     "linearity_penalty",
     "linen",
