@@ -112,7 +112,7 @@ BENCHMARKS = (
         needs=("tokenizers", "safetensors", _MINILM),
     ),
     Benchmark(
-        "quality.model_folder",
+        "pytorch.model_folder",
         quick=("--sizes", "0.85", "--forms", "units", "--texts", "200"),
         needs=("tokenizers", "safetensors", "torch", "transformers", _MINILM),
     ),
