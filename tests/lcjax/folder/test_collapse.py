@@ -215,3 +215,13 @@ def test_compact_layers_are_those_of_a_sequential_collapse(llama, uniform):
     same = sum((mine == column[:, None]).all(0).any() for column in theirs.T)
     assert same >= 0.9 * keep  # with a bias, which a Llama has not, some units differ
     assert mine.shape == theirs.shape
+
+
+def test_uniform_folder_loads_as_any_other(uniform):
+    """`lcjax.interop` needs nothing of lcjax in the folder."""
+    model = lcjax.interop.model_from_config(uniform[0])
+    variables = lcjax.interop.load_safetensors(uniform[0], model)
+    tokens, mask = _batch(texts(4))
+    other, params = load_model(uniform[0])
+    expected = jax.jit(other.apply)(params, tokens, mask)
+    np.testing.assert_allclose(jax.jit(model.apply)(variables, tokens, mask), expected, atol=1e-5)
