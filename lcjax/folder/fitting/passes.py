@@ -43,12 +43,12 @@ class Sums(NamedTuple):
       size: squared norm of the deep model's.
     """
 
-    count: jax.Array
-    missed: jax.Array
-    square: jax.Array
-    total: jax.Array
-    apart: jax.Array
-    size: jax.Array
+    count: Any
+    missed: Any
+    square: Any
+    total: Any
+    apart: Any
+    size: Any
 
 
 class LayerPasses:
@@ -86,13 +86,15 @@ class LayerPasses:
         """
         out, inside, result = self._run(params, x, args)
         target = {"sum": out, "input": inside + result, "normed": result}[self._family.residual]
-        hidden = self._family.hidden_units(params["mlp"], inside) if units or read else None
+        hidden: Any = None
+        if units or read is not None:
+            hidden = self._family.hidden_units(params["mlp"], inside)
         strengths = measure(hidden, hidden, counts[0], unitwise=True) if units else None
         found = None
         if read is not None:
             chosen = hidden if keep is None or hidden is None else hidden[..., keep]
             values = self._values(read, inside, chosen)
-            found = tuple(measure(values, result, count) for count in counts)
+            found = (measure(values, result, counts[0]), measure(values, result, counts[1]))
         return DeepOutputs(out, target, strengths, found)
 
     def _moments(
@@ -183,6 +185,6 @@ class LayerPasses:
             return result
 
         with nn.intercept_methods(intercept):
-            out = self._block.apply({"params": params}, x, *args)
+            out: Any = self._block.apply({"params": params}, x, *args)
         ((inside, result),) = seen
         return out, inside, result

@@ -1,3 +1,4 @@
+# pyright: reportMissingImports=false, reportCallIssue=false, reportAttributeAccessIssue=false
 """Models of transformers whose MLPs have the forms that `lcjax_forms` in config.json describes.
 
 A form is one of
@@ -9,8 +10,8 @@ A form is one of
 Written by lcjax; needs PyTorch and transformers alone.
 """
 
-import torch  # pyright: ignore[reportMissingImports]
-from torch import nn  # pyright: ignore[reportMissingImports]
+import torch
+from torch import nn
 
 _VERSION = 1
 

@@ -9,7 +9,6 @@ from lcjax.folder.fitting.forms import KEY, Form, forms_to_json
 MODULE = "modeling_lcjax"
 _SOURCE = Path(__file__).with_name(f"{MODULE}.py")
 _IMPORT = "from torch import nn\n"
-_COMMENT = "  # pyright: ignore[reportMissingImports]"
 # Classes of transformers by the end of their names, and those that choose them.
 _HEADS = {
     "ForCausalLM": "AutoModelForCausalLM",
@@ -48,7 +47,7 @@ def mixed_config(config: Mapping[str, Any], forms: Sequence[Form]) -> dict[str, 
 def module_text(config: Mapping[str, Any]) -> str:
     """Returns the Python module for the folder of a config."""
     names = sorted(set(_classes(config).values()))
-    text = _SOURCE.read_text(encoding="utf-8").replace(_COMMENT, "")
+    _, text = _SOURCE.read_text(encoding="utf-8").split("\n", 1)  # the first line is for pyright
     lines = [text.replace(_IMPORT, f"{_IMPORT}from transformers import {', '.join(names)}\n")]
     for name in names:
         lines.append(

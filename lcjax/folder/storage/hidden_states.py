@@ -40,4 +40,4 @@ class HiddenStates:
         states = np.ascontiguousarray(states, np.float32)
         with open(self.path, "r+b" if self.path.exists() else "w+b") as file:
             file.seek(self._starts[batch])
-            file.write(memoryview(states.reshape(-1).view(np.uint8)))
+            file.write(states.reshape(-1).view(np.uint8).data)

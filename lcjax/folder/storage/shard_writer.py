@@ -81,7 +81,7 @@ class ShardWriter:
         if array.shape != planned.shape:
             raise ValueError(f"{name}: got shape {array.shape}, expected {planned.shape}.")
         cast = np.ascontiguousarray(array, DTYPES[planned.dtype])
-        self.write_bytes(name, [memoryview(cast.reshape(-1).view(np.uint8))])
+        self.write_bytes(name, [cast.reshape(-1).view(np.uint8).data])
 
     def write_bytes(self, name: str, chunks: Iterable[bytes | memoryview]) -> None:
         """Writes a tensor's bytes, given in pieces."""
