@@ -26,7 +26,8 @@ class BertFamily(Family):
 
     def __init__(self, folder: ModelFolder, names: NameMap, fields: dict[str, Any]):
         """Takes the fields of the model that the folder's config describes."""
-        self.model = BERT(**(fields | {"num_classes": None, "pool": None}))
+        headless: dict[str, Any] = {"num_classes": None, "pool": None}
+        self.model = BERT(**(fields | headless))
         self.leaves = FolderLeaves(folder, names, self.model)
 
     @property

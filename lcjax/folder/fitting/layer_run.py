@@ -98,7 +98,8 @@ class LayerRun:
 
     def _moments(self, layer: int, params: Any, fit: Fit) -> Moments:
         family, streams = self._family, self._streams
-        read, total = read_for(fit), None
+        read = read_for(fit)
+        total: Any = None
         mlp = {name: params["mlp"][name] for name in family.first} if read != "input" else {}
         inputs, (target,) = self._states("compact", layer), self._after(layer, "target")
         for i, batch in enumerate(streams.batches):

@@ -95,7 +95,8 @@ class CompactForms:
         forms = config.lcjax_forms
         if forms["version"] != _VERSION:
             raise ValueError(f"lcjax_forms: got version {forms['version']}, expected {_VERSION}.")
-        base = getattr(self, self.base_model_prefix, self)
+        names = [name for name in (self.base_model_prefix, "model") if hasattr(self, name)]
+        base = getattr(self, names[0]) if names else self
         layers = base.encoder.layer if hasattr(base, "encoder") else base.layers
         for layer, form in zip(layers, forms["layers"], strict=True):
             if form["form"] == "deep":
