@@ -40,6 +40,7 @@ LAYERS = {
         "stablehlo",
         "models",
         "interop",
+        "folder",
         "cli",
     ),
     "train": (

@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from lcjax._messages import printable, printable_lines
 from lcjax.cli.traced_model import traced_source
 from lcjax.errors import CollapseError
+from lcjax.folder.output.report import describe_folder, is_report
 from lcjax.io.file_paths import PathLike
 from lcjax.io.leaves import LeafPath, joined
 from lcjax.io.reader import open_checkpoint
@@ -28,6 +30,8 @@ _NO_SITES = (
 
 def inspect_command(options: argparse.Namespace) -> str:
     """Returns the description of the checkpoint that the options name."""
+    if is_report(Path(options.checkpoint)):
+        return describe_folder(Path(options.checkpoint))
     traced = traced_source(options.checkpoint, options)
     return inspect_checkpoint(options.checkpoint, None if traced is None else traced.call.sites)
 
