@@ -36,7 +36,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     "benchmarks": index.index,
     **{page: partial(quality.network, page) for page, _ in quality.NETWORKS.values()},
 }
-_MARKED = re.compile(r"^<!-- table: (.*) -->\n.*?^<!-- end of table -->$", re.S | re.M)
+_MARKED = re.compile(r"^<!-- table: ([^\n]*) -->\n.*?^<!-- end of table -->$", re.S | re.M)
 
 
 def documents() -> list[Path]:

@@ -47,9 +47,7 @@ def time_to_accuracy() -> Table:
 
 def _least(points: list[dict[str, Any]], goal: float, key: str) -> str:
     reached = [
-        point[key]
-        for point in points
-        if sum(point["accuracy"]) / len(point["accuracy"]) >= goal
+        point[key] for point in points if sum(point["accuracy"]) / len(point["accuracy"]) >= goal
     ]
     return f"{min(reached):.1f}" if reached else DASH
 

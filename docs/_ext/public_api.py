@@ -17,9 +17,7 @@ def public_names() -> list[tuple[str, str]]:
     inner = [name for name in lcjax.__all__ if inspect.ismodule(getattr(lcjax, name))]
     packages = ["lcjax", "lcjax.nn", *(f"lcjax.{name}" for name in inner)]
     return [
-        (package, name)
-        for package in packages
-        for name in importlib.import_module(package).__all__
+        (package, name) for package in packages for name in importlib.import_module(package).__all__
     ]
 
 
@@ -32,9 +30,7 @@ def undocumented(documented: set[str]) -> list[str]:
     names = public_names()
     objects = [getattr(importlib.import_module(package), name) for package, name in names]
     full = [f"{package}.{name}" for package, name in names]
-    present = [
-        thing for name, thing in zip(full, objects, strict=True) if name in documented
-    ]
+    present = [thing for name, thing in zip(full, objects, strict=True) if name in documented]
     return [
         name
         for name, thing in zip(full, objects, strict=True)
