@@ -23,8 +23,12 @@ def as_rst(lines: list[str]) -> list[str]:
             result += _list_table(table)
             table = []
         result.append(line)
-    escaped = lambda code: code[0] + ("\\ " if code[1] else "")
-    return _CODE.sub(escaped, "\n".join(result[:-1])).split("\n")
+    return _CODE.sub(_separated, "\n".join(result[:-1])).split("\n")
+
+
+def _separated(code: re.Match[str]) -> str:
+    """Returns code with an escape where a letter follows."""
+    return code[0] + ("\\ " if code[1] else "")
 
 
 def _list_table(rows: list[str]) -> list[str]:
