@@ -154,22 +154,22 @@ def _large_batch(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def sizes() -> Table:
-    """Returns the methods on the CIFAR-10 Mixer by how many of its MLPs are gone."""
+    """Returns the methods on the CIFAR-10 Mixer by the number of its collapsed MLPs."""
     points = [point for point in results("cifar10_mixer") if point["method"] != "deep"]
     methods = dict.fromkeys(point["method"] for point in points)
     rows = []
     for method in methods:
         row = [f"**{method}**" if method.startswith("lcjax") else method]
-        for gone in (1, 2, 3, 4):
+        for number in (1, 2, 3, 4):
             cells = [
                 with_deviation([100 * each for each in point["accuracy"]])
                 for point in points
-                if point["method"] == method and _collapsed(point) == gone
+                if point["method"] == method and _collapsed(point) == number
             ]
             row.append(cells[0] if cells else DASH)
         if any(cell != DASH for cell in row[1:]):
             rows.append(row)
-    return Table(("method", *(f"{gone} of 4 gone" for gone in (1, 2, 3, 4))), rows)
+    return Table(("method", *(f"{number} of 4" for number in (1, 2, 3, 4))), rows)
 
 
 _MIXER_SIZES = {257_450: 1, 192_554: 2, 127_658: 3, 62_762: 4}

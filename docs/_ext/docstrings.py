@@ -4,6 +4,7 @@ import re
 
 from sphinx.application import Sphinx
 
+_FIELD = re.compile(r"activation$|.*_init$|param_dtype$|dtype$|parent$|name$")
 _CODE = re.compile(r"`[^`]+`(?=(\w?))")
 
 
@@ -44,7 +45,15 @@ def _process(app: Sphinx, what: str, name: str, obj: object, options: object, li
     lines[:] = as_rst(lines)
 
 
+def _skip(
+    app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object
+) -> bool | None:
+    """Leaves out default values of fields, whose docstrings are those of other functions."""
+    return True if what == "class" and callable(obj) and _FIELD.match(name) else None
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Registers the conversion, after napoleon's."""
+    app.connect("autodoc-skip-member", _skip)
     app.connect("autodoc-process-docstring", _process, priority=900)
     return {"parallel_read_safe": True}
