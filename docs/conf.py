@@ -53,7 +53,7 @@ doctest_global_setup = "import jax\nimport jax.numpy as jnp\nimport lcjax\n"
 myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "cache"
-nb_execution_timeout = 300
+nb_execution_timeout = 900  # of a cell; all three take a minute on an idle machine
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 
