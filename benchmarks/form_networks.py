@@ -93,7 +93,7 @@ NETWORKS = {
             (4, 6),
             rates=("3e-5", "1e-4", "3e-4"),
             trained=("--protocol", "penalty", *_PLAIN),
-            fitted=("--train-examples", "20000", "--longest", "--deep-teacher"),
+            fitted=("--train-examples", "20000", "--longest"),  # with the deep teacher by default
         ),
         FormNetwork(
             "shakespeare-small",
@@ -101,7 +101,7 @@ NETWORKS = {
             (2, 4),
             rates=("1e-3", "3e-3", "1e-2"),
             trained=("--protocol", "penalty", *_PLAIN),
-            fitted=("--deep-teacher",),
+            fitted=(),
         ),
     )
 }

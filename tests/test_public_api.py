@@ -115,7 +115,9 @@ PUBLIC = {
         "plan",
         "plan_fits",
         "sensitivity",
+        "stack_layers",
         "trace",
+        "unstack_layers",
     ],
 }
 PACKAGES = [

@@ -2,8 +2,10 @@
 
 `python -m benchmarks collapsible`: decoders of plain Flax modules, which do not use lcjax.
 First the seconds that JAX takes to trace the function and lcjax to find its sites, by the number of
-layers. Then an eager call and a compiled training step of the wrapped function, interleaved with
-those of the function itself: with the slopes that `init` makes, and with slopes fixed at 0.
+layers. The same for `lcjax.nnx.collapse` of an NNX decoder with a cache and SwiGLU: what it takes
+beyond the surgery, which is the collapse of a call that is traced already. Then an eager call and a
+compiled training step of the wrapped function, interleaved with those of the function itself: with
+the slopes that `init` makes, and with slopes fixed at 0.
 """
 
 import statistics
@@ -19,6 +21,7 @@ import optax
 import tyro
 
 import lcjax
+from benchmarks.cost.nnx_collapse import collapse_seconds
 from benchmarks.harness.publish import RESULTS, Table, publish
 from benchmarks.harness.timing import interleaved, quartiles, ratio
 from train.runtime.memory import keep_freed_memory
@@ -136,7 +139,15 @@ def main(
         for n, one in traced.items()
     ]
     tables = [Table(("layers", "JAX traces", "lcjax finds", "together"), rows, "f.trace")]
-    results: dict[str, Any] = {"seconds": {str(n): one for n, one in traced.items()}}
+    modules = {n: collapse_seconds(n, rounds=3) for n in layers}
+    columns = ("jax", "trace", "surgery", "whole", "beyond")
+    rows = [(str(n), *(f"{one[part]:.2f} s" for part in columns)) for n, one in modules.items()]
+    titles = ("layers", "JAX traces", "nnx.trace", "surgery", "nnx.collapse", "beyond surgery")
+    tables.append(Table(titles, rows, "lcjax.nnx.collapse"))
+    results: dict[str, Any] = {
+        "seconds": {str(n): one for n, one in traced.items()},
+        "nnx seconds": {str(n): one for n, one in modules.items()},
+    }
     for name, seconds in run_seconds(rounds).items():
         medians = {form: 1e3 * statistics.median(each) for form, each in seconds.items()}
         ratios = {form: ratio(each, seconds["plain"]) for form, each in seconds.items()}

@@ -84,6 +84,21 @@ def run_all(
     return {name: [_run(known, known[name], seed, runs_dir) for seed in seeds] for name in names}
 
 
+def run_logged(module: str, arguments: Sequence[str], log: Path) -> None:
+    """Runs `python -m module arguments`, and prints the command; its output goes to the log.
+
+    Raises:
+      SystemExit: when it fails (names the log).
+    """
+    print(f"{log.stem}: python -m {' '.join([module, *arguments])}", flush=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as file:
+        line = [sys.executable, "-m", module, *arguments]
+        done = subprocess.run(line, stdout=file, stderr=subprocess.STDOUT)
+    if done.returncode:
+        sys.exit(f"error: {log.stem} failed; read {log}.")
+
+
 def parameters(summary: Summary) -> int:
     """Returns the parameters of a run's compact model, without those a baseline removed."""
     return summary["compact"]["parameters"] - summary.get("removed", 0)
@@ -103,15 +118,7 @@ def _run(known: Mapping[str, Run], run: Run, seed: int, runs_dir: Path) -> Summa
             _run(known, known[needed], seed, runs_dir)
         line = run.command_line(lambda name: runs_dir / f"{name}-{seed}")
         line += ["--seed", str(seed)]
-        print(f"{directory.name}: python -m {' '.join(line)}", flush=True)
         line += ["--runs-dir", str(runs_dir), "--name", directory.name]
         line += ["--resume"] if directory.exists() else []
-        log = runs_dir / f"{directory.name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("w") as file:
-            done = subprocess.run(
-                [sys.executable, "-m", *line], stdout=file, stderr=subprocess.STDOUT
-            )
-        if done.returncode:
-            sys.exit(f"error: {directory.name} failed; read {log}.")
+        run_logged(line[0], line[1:], runs_dir / f"{directory.name}.log")
     return json.loads((directory / "summary.json").read_text())

@@ -1,6 +1,7 @@
 """Forms of MLPs against strong baselines: same network, number of parameters, and healing.
 
-`python -m benchmarks forms`: resumes an interrupted benchmark; runs are kept. The size is that of
+`python -m benchmarks forms`: resumes an interrupted benchmark; runs are kept. One process runs all
+methods on one deep network. The size is that of
 the network with some sites collapsed to one matrix each. Every method compresses the same finished
 network to at most that size. It is measured untrained, and after healing with the deep network as
 teacher, at the rate of one grid of three that is best on the validation split of the first seed.
@@ -9,38 +10,27 @@ teacher, at the rate of one grid of three that is best on the validation split o
 
 import dataclasses
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tyro
 
 from benchmarks.baselines.registry import REGISTRY
+from benchmarks.form_comparison import Row, missing, parse_methods, read_rows
 from benchmarks.form_networks import NETWORKS, QUICK_NETWORKS, FormNetwork
 from benchmarks.harness.methods import costs, percent, sizes
 from benchmarks.harness.publish import RESULTS, Column, Table, publish, tabulate
 from benchmarks.harness.training_runs import (
     Run,
-    RunDirectory,
     Summary,
     mean_and_deviation,
     run_all,
+    run_logged,
 )
-from benchmarks.harness.tuning import Tuned, run_tuned
+from benchmarks.harness.tuning import best_rate
 
-_MODULE = "benchmarks.baselines"
-
-
-def untrained_run(network: FormNetwork, count: int, method: str) -> Run:
-    """Returns the run of a method without healing."""
-    source = network.source(count).name
-    return Run(f"{source}-{method}", (_MODULE, method, RunDirectory(source), "--heal-epochs", "0"))
-
-
-def healed_runs(network: FormNetwork, count: int, method: str) -> Tuned:
-    """Returns the runs of a method with healing, one for each rate."""
-    source = network.source(count).name
-    arguments = (_MODULE, method, RunDirectory(source), "--heal-epochs", network.heal_epochs)
-    return Tuned(f"{source}-{method}-healed", arguments, network.rates)
+_MODULE = "benchmarks.form_comparison"
 
 
 def points(
@@ -49,36 +39,81 @@ def points(
     """Returns the results of a network: the deep one, then every method at every size; JSON."""
     deep = network.deep.run
     found = run_all([deep], [deep.name], seeds=seeds, runs_dir=runs_dir)[deep.name]
-    results = [_point("deep", "deep", deep, found)]
+    scores = [summary["compact"] for summary in found]
+    results = [_point("deep", "deep", deep.command, found, scores)]
     for count in network.counts:
-        start = [deep, network.source(count).run]
+        own = [method for method in methods if method not in network.without]
         for method in methods:
-            title = REGISTRY[method].title
             if method in network.without:
-                reason = network.without[method]
-                results.append({"method": title, "sites": count, "skipped": reason})
-                continue
-            own = untrained_run(network, count, method)
-            runs = run_all([*start, own], [own.name], seeds=seeds, runs_dir=runs_dir)
-            results.append(_point(title, "untrained", own, runs[own.name], sites=count))
-            tuned = healed_runs(network, count, method)
-            rate, scores, runs = run_tuned(tuned, start, seeds=seeds, runs_dir=runs_dir)
-            more = {"sites": count, "rate": rate, "validation_score_by_rate": scores}
-            results.append(_point(title, "healed", tuned.run(rate), runs, **more))
+                row = {"method": REGISTRY[method].title, "sites": count}
+                results.append(row | {"skipped": network.without[method]})
+        results += _compared(network, count, own, seeds, runs_dir)
     return results
 
 
+def _compared(
+    network: FormNetwork, count: int, methods: Sequence[str], seeds: Sequence[int], runs_dir: Path
+) -> Iterator[dict[str, Any]]:
+    """Yields the results of methods at a size: the rate is the best of the grid for one seed."""
+    source = network.source(count).run
+    run_all([network.deep.run, source], [source.name], seeds=seeds, runs_dir=runs_dir)
+    grid = dict.fromkeys(methods, network.rates)
+    first = _rows(network, source, seeds[0], grid, runs_dir)
+    tuned = {name: best_rate(_of(first[name], grid[name]), first[name]["metric"]) for name in grid}
+    chosen = {name: (rate,) for name, (rate, _) in tuned.items()}
+    rows = [first] + [_rows(network, source, seed, chosen, runs_dir) for seed in seeds[1:]]
+    for name, (rate, scores) in tuned.items():
+        found, title = [each[name] for each in rows], REGISTRY[name].title
+        each = f"python -m {_MODULE} {{{source.name}}} {name}"
+        untrained = [row["untrained"] for row in found]
+        yield _point(title, "untrained", each, found, untrained, sites=count)
+        healed = [row["healed"][rate] for row in found]
+        each += f"={rate} --heal-epochs {network.heal_epochs}"
+        more = {"sites": count, "rate": rate, "validation_score_by_rate": scores}
+        yield _point(title, "healed", each, found, healed, **more)
+
+
+def _of(row: Row, rates: Sequence[str]) -> dict[str, Any]:
+    return {rate: row["healed"][rate] for rate in rates}
+
+
+def _rows(
+    network: FormNetwork,
+    source: Run,
+    seed: int,
+    methods: Mapping[str, Sequence[str]],
+    runs_dir: Path,
+) -> dict[str, Row]:
+    """Returns the rows of methods with a seed; runs those that are not in the seed's file.
+
+    Raises:
+      SystemExit: when the process fails (names its log).
+    """
+    out = runs_dir / f"{source.name}-{seed}-methods.json"
+    texts = [f"{name}={','.join(rates)}" for name, rates in methods.items()]
+    if missing(read_rows(out), parse_methods(texts)):
+        line = [str(runs_dir / f"{source.name}-{seed}"), *texts, "--out", str(out)]
+        line += ["--heal-epochs", network.heal_epochs, "--seed", str(seed)]
+        run_logged(_MODULE, line, out.with_suffix(".log"))
+    return read_rows(out)
+
+
 def _point(
-    method: str, state: str, run: Run, found: list[Summary], **more: Any
-) -> dict[str, Any]:  # fmt: skip
+    method: str,
+    state: str,
+    command: str,
+    found: Sequence[Summary],
+    scores: Sequence[dict[str, Any]],
+    **more: Any,
+) -> dict[str, Any]:
     return {
         "method": method,
         "state": state,
-        "command": run.command,
+        "command": command,
         **costs(found),
         "metric": found[0]["metric"],
-        "validation": [summary["compact"]["validation"] for summary in found],
-        "test": [summary["compact"]["test"] for summary in found],
+        "validation": [each["validation"] for each in scores],
+        "test": [each["test"] for each in scores],
         **more,
     }
 

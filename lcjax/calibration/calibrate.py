@@ -230,6 +230,6 @@ def _check_fittable(segment: Segment, fit: Fit) -> None:
     if segment.stacked != segment.experts:
         raise CollapseError(
             f"{segment.names[0]}: kernel {tuple(kernel.shape)} is of layers stacked by a scan or "
-            "vmap, whose values cannot be separated. Unstack the layers, or collapse with "
-            "lcjax.Exact()."
+            "vmap, whose values cannot be separated. Unstack the layers (lcjax.unstack_layers, or "
+            "lcjax.nnx.unstack_layers), or collapse with lcjax.Exact()."
         )

@@ -7,6 +7,7 @@ from typing import Any
 from lcjax._messages import first_few
 from lcjax.calibration.calibrate import Calibration
 from lcjax.cli.traced_model import traced_source
+from lcjax.errors import CollapseError
 from lcjax.io.atomic_write import check_free
 from lcjax.io.calibration_file import restore_calibration
 from lcjax.io.file_paths import PathLike, absolute_path
@@ -18,6 +19,8 @@ from lcjax.planning.plan_file import PlanFile
 from lcjax.planning.results import Plan
 from lcjax.structure.front_end import Collapsible
 from lcjax.structure.params_tree import ParamsTree
+from lcjax.surgery.report import CollapseReport
+from lcjax.tree.selection import NO_SITES
 from lcjax.validation.json_files import parse_json, read_bounded
 
 
@@ -36,12 +39,30 @@ def collapse_command(options: argparse.Namespace) -> str:
         chosen = _read_plan(options.plan, _model_of(options.source, traced), stats)
     chosen |= {"max_gap": options.max_gap, "calibration": stats}
     if traced is None:
-        report = collapse_checkpoint(options.source, options.target, **chosen)
+        report = _collapse_own(options, chosen)
         return f"{report}\nwritten to {options.target}"
     report = collapse_traced(traced, options.target, **chosen)
     others = traced.contents.others
     lines = [f"left out: {first_few(others)}, outside of --params"] if others else []
     return "\n".join([str(report), *lines, f"written to {options.target}"])
+
+
+def _collapse_own(options: argparse.Namespace, chosen: dict[str, Any]) -> CollapseReport:
+    """Returns the report of the collapse of a checkpoint of a model with lcjax's activations.
+
+    Raises:
+      CollapseError: as of `collapse_checkpoint`; without a site, with the options for other models.
+    """
+    try:
+        return collapse_checkpoint(options.source, options.target, **chosen)
+    except CollapseError as error:
+        if str(error) != NO_SITES:
+            raise
+        raise CollapseError(
+            f"{options.source}: no sites: the tree has no leaf named `slope`, as lcjax's "
+            "activations have. For any other model give --model MODULE:FUNCTION, which returns the "
+            "model and example inputs, or name the kernels with --pair UP,DOWN; see --help."
+        ) from error
 
 
 def _model_of(source: PathLike, traced: TracedSource | None) -> Collapsible:

@@ -115,7 +115,11 @@ def _add_collapse(commands: argparse._SubParsersAction) -> None:
     )
     selection = collapse.add_mutually_exclusive_group()
     selection.add_argument(
-        "--plan", type=Path, help="file of a plan: of Plan.to_json, or with a fit for every site"
+        "--plan",
+        type=Path,
+        help="file of a plan: of Plan.to_json, or with a fit for every site; fits to data are those"
+        " of --calibration, each on the deep model's inputs: the command does not fit one site"
+        " after another as lcjax.collapse_sequential(..., fit=plan.fits) does, which is better",
     )
     selection.add_argument("--sites", nargs="+", metavar="GLOB", help="paths or globs of sites")
     _add_traced(collapse)

@@ -184,6 +184,11 @@ def imported(spec: str, expected: str = "a module") -> Any:
     module, _, attribute = spec.partition(":")
     if not module or not attribute:
         raise ValueError(f"model: got {spec!r}, expected MODULE:ATTRIBUTE of a Python module.")
+    if "/" in module or module.endswith(".py"):
+        raise ValueError(
+            f"model: got {spec!r}, expected the module as Python imports it, not its file: "
+            f"{'.'.join(Path(module).with_suffix('').parts)}:{attribute}."
+        )
     try:
         with _working_directory_last():
             found = importlib.import_module(module)
@@ -194,7 +199,7 @@ def imported(spec: str, expected: str = "a module") -> Any:
             f"model {spec}: {error}. Expected {expected} that can be imported, also from the "
             "working directory."
         ) from error
-    except Exception as error:  # from the module's own code
+    except (Exception, SystemExit) as error:  # from the module's own code
         raise ValueError(
             f"model {spec}: importing {module} raised {type(error).__name__}: {error}."
         ) from error

@@ -98,7 +98,7 @@ def _run(factory: Any, spec: str) -> Any:
 
     try:
         jax.eval_shape(run)
-    except Exception as error:  # from the user's own code
+    except (Exception, SystemExit) as error:  # from the user's own code
         raise ValueError(
             f"model {spec}: calling it raised {_text(error)}. It runs under jax.eval_shape, "
             "without values; expected a function that creates the model and example inputs."
@@ -138,7 +138,7 @@ def _abstract(model: Any) -> Any:
     return abstract_model(model)
 
 
-def _text(error: Exception) -> str:
+def _text(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).rstrip('.')}"
 
 

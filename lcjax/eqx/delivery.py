@@ -41,7 +41,7 @@ def take_apart(model: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     slopes: dict[str, Any] = {}
     fused: dict[str, Any] = {}
     for path, node in _collapsed(model):
-        inner = FunctionParams(node.module, node.slopes, node.fused)
+        inner = FunctionParams(take_apart(node.module)[0], node.slopes, node.fused)
         folder = "".join(f"{name}/" for name in path)
         names = _site_names(inner, folder)
         for own, slope in node.slopes.items():

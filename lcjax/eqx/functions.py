@@ -10,6 +10,7 @@ from lcjax._messages import describe
 from lcjax.calibration.calibrate import Calibration
 from lcjax.calibration.fits import LEAST_SQUARES, Fit
 from lcjax.eqx.delivery import deliver, take_apart
+from lcjax.eqx.explaining import explained
 from lcjax.eqx.library import equinox as eqx
 from lcjax.eqx.owners import find_owners
 from lcjax.eqx.places import split
@@ -44,7 +45,8 @@ def trace(model: Any, /, *inputs: Any, fn: Fn | None = None) -> ConvertedCall[An
         the model, on a single example.
 
     Raises:
-      TypeError: something other than an `eqx.Module` or a function.
+      TypeError: something other than an `eqx.Module` or a function; no inputs.
+      CollapseError: inputs on which the model cannot run, such as a batch without `fn`.
 
     Example:
       >>> import equinox as eqx, jax, lcjax
@@ -182,7 +184,8 @@ def _traced(
     _check_names(arrays)
 
     def run(params: Any, /, *inputs: Any) -> Any:
-        return call_model(eqx.combine(params, static), *inputs)
+        with explained(model, inputs, fn):
+            return call_model(eqx.combine(params, static), *inputs)
 
     def model_of(tree: Mapping[str, Any], sites: Collection[str] = ()) -> Any:
         params = read_params(tree)

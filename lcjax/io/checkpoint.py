@@ -19,6 +19,7 @@ from lcjax.io.manifest import ARRAYS, check_names, leaf_record, make_manifest
 from lcjax.io.reader import open_checkpoint, read_leaves
 from lcjax.io.template import check_like, leaf_shardings, with_saved_fused
 from lcjax.io.verify import verify
+from lcjax.validation.modules import check_saveable
 
 
 def save(path: PathLike, tree: Any, *, metadata: Mapping[str, Any] | None = None) -> None:
@@ -38,8 +39,8 @@ def save(path: PathLike, tree: Any, *, metadata: Mapping[str, Any] | None = None
 
     Raises:
       FileExistsError: path exists, or another save is writing to it; nothing is overwritten.
-      TypeError: a leaf that is not an array of numbers, a key of another kind, metadata that JSON
-        cannot represent, a path that is neither a string nor PathLike.
+      TypeError: a module; a leaf that is not an array of numbers, a key of another kind, metadata
+        that JSON cannot represent, a path that is neither a string nor PathLike.
       ValueError: a tree without arrays, a donated array, two leaves with the same name in orbax, or
         an invalid path.
 
@@ -50,6 +51,7 @@ def save(path: PathLike, tree: Any, *, metadata: Mapping[str, Any] | None = None
       >>> restore(path)["params"]["kernel"].shape, read_metadata(path)
       ((2, 3), {'step': 10})
     """
+    check_saveable(tree)
     target = absolute_path(path)
     leaves = {name: saveable(name, leaf) for name, leaf in flatten(tree).items()}
     arrays = {name: leaf for name, leaf in leaves.items() if leaf.size}  # orbax rejects size 0

@@ -57,7 +57,8 @@ def collapse_checkpoint(
         matches, in the place of sites; those of one chain must be alike.
       max_gap: largest accepted gap `|1 − α|`; at least 0.
       calibration: what `lcjax.calibrate` returned for the source's variables; every site is fitted
-        independently. `lcjax.collapse_sequential`, which is better, needs the data.
+        independently, on the deep model's inputs, also with the fits of a plan.
+        `lcjax.collapse_sequential`, which is better, needs the data.
 
     Raises:
       FileNotFoundError: source does not exist.
@@ -234,7 +235,7 @@ def explain_empty(found: Sites, max_gap: float) -> str:
     nearest = min(gaps, key=lambda path: gaps[path])
     return (
         f"none of {len(gaps)} sites has a gap up to max_gap={max_gap:g}; the smallest is "
-        f"{gaps[nearest]:.4f}, at {nearest}"
+        f"{gaps[nearest]:.4f}, at {nearest}; train slopes, raise max_gap, or give a calibration"
     )
 
 

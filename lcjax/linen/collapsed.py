@@ -9,9 +9,19 @@ from flax.core.scope import CollectionFilter, DenyList, in_filter, is_filter_emp
 
 from lcjax._messages import describe
 from lcjax.errors import CollapseError
-from lcjax.linen.calls import Variables, as_function, given, joined, split, without_params
+from lcjax.linen.calls import (
+    Variables,
+    as_function,
+    given,
+    joined,
+    run_tree,
+    split,
+    trace,
+    without_params,
+)
 from lcjax.transform.converted_call import ConvertedCall
 from lcjax.transform.params.tree import is_function_tree
+from lcjax.validation.functions import explained
 
 _INTERMEDIATES = DenyList("intermediates")
 
@@ -39,9 +49,9 @@ class Collapsed(nn.Module):
       model: the linen model.
 
     Raises:
-      CollapseError: from `init`, a model without sites; from `apply`, params of another model, or
-        an output that a collapsed site no longer has, such as its activation among captured
-        intermediates.
+      CollapseError: from `init`, a model without sites; from `apply`, params of another model, as
+        one with more layers, or an output that a collapsed site no longer has, such as its
+        activation among captured intermediates; from both, a model that is a `Collapsed`.
 
     Example:
       >>> import flax.linen as nn, jax, jax.numpy as jnp, lcjax
@@ -85,7 +95,8 @@ class Collapsed(nn.Module):
         params, state = split(variables)
         inner = self._unbound()
         options = given(rngs=rngs, method=_own(method), mutable=without_params(mutable))
-        call = as_function(inner).trace(params, state, *inputs, **options, **kwargs)
+        options |= kwargs
+        call = trace(inner, params, state, inputs, options)
         return ConvertedCall(call, partial(joined, state))
 
     @nn.nowrap
@@ -113,10 +124,13 @@ class Collapsed(nn.Module):
         params, state = split(variables)
         inner = self._unbound()
         options = given(rngs=rngs, method=_own(method), capture_intermediates=capture_intermediates)
+        options |= kwargs
         if not is_function_tree(params):
-            return inner.apply(variables, *args, mutable=mutable, **options, **kwargs)
+            run = partial(inner.apply, mutable=mutable, **options)
+            with explained(run, variables, args, "the call"):
+                return run(variables, *args)
         options |= given(mutable=without_params(mutable))
-        returned = as_function(inner)(params, state, *args, **options, **kwargs)
+        returned = run_tree(inner, params, state, args, options)
         if not in_filter(mutable, "params"):
             return returned
         out, updates = returned
@@ -179,8 +193,14 @@ class Collapsed(nn.Module):
 
         Raises:
           TypeError: it is not a linen module.
+          CollapseError: it is a `Collapsed` already.
         """
         model = self.__dict__["model"]
+        if isinstance(model, Collapsed):
+            raise CollapseError(
+                "model: got a Collapsed module, expected the model in it. Use it as it is: its "
+                "`init` and `apply` run slopes and compact params already."
+            )
         if not isinstance(model, nn.Module):
             raise TypeError(
                 f"model: got {describe(model)}, expected a Flax linen module. Use lcjax.nnx for "

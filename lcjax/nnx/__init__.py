@@ -29,6 +29,7 @@ from lcjax.nnx.functions import (
 )
 from lcjax.nnx.merging import merge
 from lcjax.nnx.rewritten import Slope
+from lcjax.nnx.stacking import stack_layers, unstack_layers
 from lcjax.nnx.trace import ModuleCall, trace
 
 __all__ = [
@@ -44,5 +45,7 @@ __all__ = [
     "plan",
     "plan_fits",
     "sensitivity",
+    "stack_layers",
     "trace",
+    "unstack_layers",
 ]

@@ -1,14 +1,17 @@
 """What users pass in the place of a model, and the checks of it."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any
 
 import jax
 from flax import nnx
+from flax.errors import FlaxError
 
 from lcjax._messages import describe
+from lcjax.errors import CollapseError
 
 
 def model_and_method(model: Any) -> tuple[nnx.Module, Callable[..., Any]]:
@@ -62,6 +65,38 @@ def check_call(
             f"{', '.join(names) or 'none'}, the arguments of {type(model).__name__} ({error}). "
             "Give example inputs, arrays or ShapeDtypeStructs, after the model."
         ) from error
+
+
+@contextmanager
+def errors_of_inputs(
+    model: nnx.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Iterator[None]:
+    """A context in which errors of a model's own code say what inputs it got.
+
+    Raises:
+      CollapseError: from an error of the model's code.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, CollapseError) else error
+        if cause is not error and not isinstance(cause, FlaxError):
+            raise
+        whole = f"{type(cause).__name__}: {cause}".partition(" (https://flax.")[0]
+        reason = " ".join(whole.split()).removesuffix(".")
+        named = [f"{name}={_shown(value)}" for name, value in kwargs.items()]
+        given = ", ".join([*map(_shown, args), *named]) or "none"
+        raise CollapseError(
+            f"inputs: got {given}, on which {type(model).__name__} cannot run ({reason}). Give "
+            "inputs of the shapes and dtypes that it takes."
+        ) from cause
+
+
+def _shown(value: Any) -> str:
+    """Returns shape and dtype of an array, and a few words for anything else."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{value.dtype}{list(value.shape)}"
+    return repr(value) if isinstance(value, bool | int | float | str) else describe(value)
 
 
 def argument_leaves(module: Any, method: Any, args: Any, kwargs: Any) -> list[Any]:

@@ -6,12 +6,12 @@ from typing import Any
 from flax import nnx
 
 from lcjax.errors import CollapseError
+from lcjax.nnx.calls.owners import Owner
 from lcjax.nnx.forms.affine import affine_of
 from lcjax.nnx.forms.narrowing import narrow_in_place
 from lcjax.nnx.forms.partitions import metadata_of
 from lcjax.nnx.functional import Path, as_path, node_at, put
 from lcjax.nnx.modules import rewritten_class
-from lcjax.nnx.owners import Owner
 from lcjax.nnx.rewritten import ATTRIBUTE, Fused, Rewritten, Slope
 
 
@@ -36,7 +36,7 @@ def deliver(model: nnx.Module, owners: Sequence[Owner]) -> nnx.Module:
             continue
         fused = {
             part.key.sites[0].replace("/", "."): Fused(
-                str(part.key), part.stacked, part.entry, metadata_of(made, owner, part)
+                str(part.key), part.stacked, part.entry, metadata_of(made, owner, part), part.axis
             )
             for part in parts
         }

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from lcjax.transform.ir.updates import Update
 from lcjax.tree.encoding import decode
 
 Path = tuple[Any, ...]
@@ -26,7 +27,8 @@ class ModuleFunction:
 
     `fn(params, states, *args, **kwargs)` returns what the method returns, and for each module what
     it has changed of its state, by path. The module itself and modules among the arguments, such as
-    an `nnx.Rngs`, are given as their states.
+    an `nnx.Rngs`, are given as their states. What has changed are `Update`s, and the values of
+    Variables that are new.
 
     Attributes:
       fn: the function.
@@ -90,8 +92,9 @@ def module_function(
                 value = _value(variable)
                 if path not in old:
                     found.created[i, path] = variable
-                if path not in old or old[path] is not value:
                     changed[path] = value
+                elif old[path] is not value:
+                    changed[path] = Update(old[path], value)
             changes.append(nested(changed))
         return out, changes
 
@@ -111,7 +114,7 @@ def apply_changes(
       changes: what the function returned.
     """
     for i, (module, changed) in enumerate(zip(modules, changes, strict=True)):
-        flat = flat_of(changed)
+        flat = {path: value for path, value in flat_of(changed).items() if value is not None}
         known = {path: value for path, value in flat.items() if (i, path) not in function.created}
         if known:
             nnx.update(module, nested(known))

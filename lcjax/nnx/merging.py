@@ -12,11 +12,11 @@ from lcjax._messages import describe, first_few
 from lcjax.errors import CollapseError
 from lcjax.nnx.abstract import Names, abstract_model, put_values, stored_shape, variables_of
 from lcjax.nnx.arguments import check_call, model_and_method
+from lcjax.nnx.calls.binding import bound
+from lcjax.nnx.calls.owners import find_owners
 from lcjax.nnx.delivery import deliver
-from lcjax.nnx.functional import Path, flat_of, module_function
-from lcjax.nnx.owners import find_owners
+from lcjax.nnx.functional import Path, flat_of
 from lcjax.nnx.undelivered import take_apart
-from lcjax.transform.lowering.bound_call import bind_call
 from lcjax.transform.params.tree import FunctionParams, read_params, remove_leaves
 from lcjax.tree.encoding import encode, readable
 from lcjax.tree.fused_key import FusedKey
@@ -69,14 +69,10 @@ def merge(model: Any, tree: Any, /, *inputs: Any, **kwargs: Any) -> Any:
     deep = _filled(
         deep, {tuple(map(str, p)): v for p, v in flat_of(params.model or {}).items()}, gone
     )
-    function = module_function(deep, method)
-    args = (function.states, *inputs)
-    call = bind_call(
-        function.fn, FunctionParams(function.params, {}, {}), args, kwargs, has_state=True
-    )
+    function, call, calls = bound(deep, method, inputs, kwargs)
     left = remove_leaves(function.params, removed)
     call = call.with_params(FunctionParams(left, params.slopes, fused))
-    return deliver(deep, find_owners(deep, call, method, inputs, kwargs))
+    return deliver(deep, find_owners(deep, call, calls))
 
 
 def _placed(key: FusedKey, places: Mapping[Names, Path]) -> FusedKey:

@@ -8,6 +8,8 @@ import jax
 from flax import nnx
 
 from lcjax.nnx.arguments import argument_leaves
+from lcjax.nnx.calls.owners import Part, traced_owner
+from lcjax.nnx.calls.recording import MethodCall, abstracted
 from lcjax.nnx.forms.affine import affine_of, was_seen
 from lcjax.nnx.functional import (
     apply_changes,
@@ -17,8 +19,6 @@ from lcjax.nnx.functional import (
     node_at,
     put,
 )
-from lcjax.nnx.owners import Part, traced_owner
-from lcjax.nnx.recording import MethodCall, abstracted
 from lcjax.nnx.rewritten import ATTRIBUTE, Rewritten
 from lcjax.transform.function import CollapsibleFunction
 from lcjax.tree.fused_key import FusedKey

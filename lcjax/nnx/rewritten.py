@@ -60,7 +60,12 @@ class Fused(nnx.Module):
     """
 
     def __init__(
-        self, key: str, stacked: int, params: Mapping[str, Any], metadata: Mapping[str, Any]
+        self,
+        key: str,
+        stacked: int,
+        params: Mapping[str, Any],
+        metadata: Mapping[str, Any],
+        axis: int = 0,
     ):
         """Not called by users.
 
@@ -69,9 +74,12 @@ class Fused(nnx.Module):
           stacked: number of leading axes of its arrays, for scans inside the method.
           params: the entry.
           metadata: of the Params, by the path of each in the entry.
+          axis: where the Params have the layers axis of a scan outside of the method, which the
+            entry has in front.
         """
-        self.key, self._stacked = key, stacked
-        for name, value in params.items():
+        self.key, self._stacked, self._axis = key, stacked, axis
+        moved = jax.tree.map(lambda leaf: _moved(leaf, 0, axis), dict(params)) if axis else params
+        for name, value in moved.items():
             setattr(self, name, _as_params(value, metadata, (name,)))
 
     def __call__(self, x: jax.Array, affine: Affine) -> jax.Array:
@@ -100,14 +108,26 @@ class Fused(nnx.Module):
     @property
     def layers_outside(self) -> tuple[int, ...]:
         """Numbers of layers that scans outside of the method stack; () in their bodies."""
-        leaves = jax.tree_util.tree_leaves_with_path(self.tree)
+        leaves = jax.tree_util.tree_leaves_with_path(self._params)
         keys, leaf = next((row for row in leaves if row[0][-1].key == "kernel"), leaves[0])
         own = self._stacked + (2 if keys[-1].key == "kernel" else 1)
+        if self._axis and leaf.ndim > own:
+            return (leaf.shape[self._axis],)
         return tuple(leaf.shape[: leaf.ndim - own])
+
+    def whole(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the shape of a Param in the model, from that which the method sees."""
+        return (*shape[: self._axis], *self.layers_outside, *shape[self._axis :])
 
     @property
     def tree(self) -> Nested:
         """The entry of `fused` in the tree of a collapsible function."""
+        if self._axis and self.layers_outside:
+            return jax.tree.map(lambda leaf: _moved(leaf, self._axis, 0), self._params)
+        return self._params
+
+    @property
+    def _params(self) -> Nested:
         return _named(nnx.to_pure_dict(nnx.state(self)))
 
 
@@ -183,9 +203,18 @@ class Rewritten(nnx.Module):
         for entry in self.entries:
             leaves = jax.tree.leaves(entry.tree)
             for path, (shape, dtype) in FusedKey.parse(entry.key).removed.items():
-                whole = (*entry.layers_outside, *shape)
+                whole = entry.whole(shape)
                 found[path] = jax.ShapeDtypeStruct(whole, jnp.dtype(dtype or leaves[-1].dtype))
         return found
+
+
+def _moved(leaf: Any, start: int, end: int) -> Any:
+    """Returns an array, or its shape, with an axis in another place."""
+    if not isinstance(leaf, jax.ShapeDtypeStruct):
+        return jnp.moveaxis(leaf, start, end)
+    sizes = [*leaf.shape]
+    sizes.insert(end, sizes.pop(start))
+    return jax.ShapeDtypeStruct(tuple(sizes), leaf.dtype)
 
 
 def _array(param: Any, dtype: Any) -> Any:

@@ -1,19 +1,20 @@
 """A traced call of a module, whose collapses give modules back."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
 
 from lcjax.nnx.arguments import check_call, model_and_method
+from lcjax.nnx.calls.binding import bound
+from lcjax.nnx.calls.owners import find_owners
+from lcjax.nnx.calls.recording import MethodCall
 from lcjax.nnx.delivery import deliver
-from lcjax.nnx.functional import ModuleFunction, module_function
-from lcjax.nnx.owners import find_owners
 from lcjax.nnx.undelivered import not_run, params_of_model, take_apart
 from lcjax.structure.choice import SiteSelector
 from lcjax.transform.converted_call import ConvertedCall
-from lcjax.transform.lowering.bound_call import BoundCall, bind_call
+from lcjax.transform.lowering.bound_call import BoundCall
 from lcjax.transform.params.tree import FunctionParams, read_params
 from lcjax.transform.traced_call import TracedCall
 from lcjax.tree.selection import choose, site_names
@@ -50,24 +51,19 @@ class ModuleCall(ConvertedCall[Any]):
     def __init__(
         self,
         model: nnx.Module,
-        method: Callable[..., Any],
         call: _Call,
-        inputs: Sequence[Any],
-        kwargs: Mapping[str, Any],
+        calls: Sequence[MethodCall],
     ):
         """Not called by users.
 
         Args:
           model: the deep model.
-          method: runs it.
-          call: of the method as a function.
-          inputs: the inputs.
-          kwargs: those given by name.
+          call: of a method as a function.
+          calls: of the methods of its modules, that the call makes.
         """
         super().__init__(call, self._module)
         self._traced = call.call
-        self._model, self._method = model, method
-        self._inputs, self._kwargs = tuple(inputs), dict(kwargs)
+        self._model, self._calls = model, tuple(calls)
 
     @property
     def call(self) -> TracedCall:
@@ -88,8 +84,7 @@ class ModuleCall(ConvertedCall[Any]):
     def _module(self, tree: Any) -> Any:
         """Returns the module of a tree."""
         call = self._traced.with_params(read_params(tree))
-        owners = find_owners(self._model, call, self._method, self._inputs, self._kwargs)
-        return deliver(self._model, owners)
+        return deliver(self._model, find_owners(self._model, call, self._calls))
 
 
 def trace(model: Any, /, *inputs: Any, **kwargs: Any) -> ModuleCall:
@@ -106,29 +101,18 @@ def trace(model: Any, /, *inputs: Any, **kwargs: Any) -> ModuleCall:
 
     Raises:
       TypeError: something other than a module; inputs that it does not take.
-      CollapseError: a compact module of which this call runs some collapsed sites and not others.
+      CollapseError: inputs on which it cannot run, such as arrays of the wrong shape; a compact
+        module of which this call runs some collapsed sites and not others.
     """
     module, method = model_and_method(model)
     check_call(method, module, inputs, kwargs)
     deep, added = take_apart(module)
-    function, call = _bound(deep, method, inputs, kwargs)
+    function, call, calls = bound(deep, method, inputs, kwargs)
     idle = not_run(call, added)
     if idle:
         deep, added = take_apart(module, idle)
-        function, call = _bound(deep, method, inputs, kwargs)
+        function, call, calls = bound(deep, method, inputs, kwargs)
     if added:
         call = call.with_params(params_of_model(call, added))
     traced = _Call(function.fn, call, (function.states,), kwargs)
-    return ModuleCall(deep, method, traced, inputs, kwargs)
-
-
-def _bound(
-    model: nnx.Module,
-    method: Callable[..., Any],
-    inputs: Sequence[Any],
-    kwargs: Mapping[str, Any],
-) -> tuple[ModuleFunction, BoundCall]:
-    """Returns a call of a deep model, as a function and traced."""
-    function = module_function(model, method)
-    params, args = FunctionParams(function.params, {}, {}), (function.states, *inputs)
-    return function, bind_call(function.fn, params, args, kwargs, has_state=True)
+    return ModuleCall(deep, traced, calls)

@@ -7,12 +7,12 @@ from flax import nnx
 from jax.tree_util import DictKey
 
 from lcjax.errors import CollapseError
+from lcjax.nnx.calls.owners import first_kernel
 from lcjax.nnx.functional import Path
 from lcjax.nnx.modules import is_rewritten, restore_deep
-from lcjax.nnx.owners import first_kernel
 from lcjax.nnx.rewritten import ATTRIBUTE, Rewritten
 from lcjax.transform.lowering.bound_call import BoundCall
-from lcjax.transform.params.keys import site_name
+from lcjax.transform.params.keys import site_of_kernel
 from lcjax.transform.params.tree import FunctionParams, remove_leaves
 from lcjax.tree.encoding import encode
 from lcjax.tree.fused_key import FusedKey
@@ -62,10 +62,10 @@ def params_of_model(call: BoundCall, added: Mapping[Path, Rewritten]) -> Functio
         names = _site_names(call, path)
         slopes |= {_name(names, path, site): s for site, s in rewritten.tree["slopes"].items()}
         for entry in rewritten.entries:
-            local, outside = FusedKey.parse(entry.key), entry.layers_outside
+            local = FusedKey.parse(entry.key)
             folder = encode([DictKey(name) for name in path])
             removed = {
-                f"{folder}/{leaf}" if folder else leaf: ((*outside, *shape), dtype)
+                f"{folder}/{leaf}" if folder else leaf: (entry.whole(shape), dtype)
                 for leaf, (shape, dtype) in local.removed.items()
             }
             sites = tuple(_name(names, path, site) for site in local.sites)
@@ -80,7 +80,7 @@ def _site_names(call: BoundCall, folder: Path) -> dict[str, str]:
     for site in call.analysis.sites:
         leaf = first_kernel(call, site)
         if leaf[: len(folder)] == folder:
-            names[site_name([DictKey(name) for name in leaf[len(folder) :]])] = site.path
+            names[site_of_kernel([DictKey(name) for name in leaf[len(folder) :]])] = site.path
     return names
 
 

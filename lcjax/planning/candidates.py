@@ -56,6 +56,11 @@ class Candidates:
         if not (self.linear or self.remove or counts):
             raise ValueError("Candidates: got nothing to try; allow one kind of fit at least.")
 
+    @property
+    def multiple(self) -> int:
+        """Numbers of units are multiples of it; None is replaced by that of this device."""
+        return self.multiple_of or multiple_for(jax.default_backend())
+
 
 def fits_for_width(candidates: Candidates, units: int) -> tuple[Fit, ...]:
     """Returns the fits to try at a site of so many hidden units.
@@ -63,7 +68,7 @@ def fits_for_width(candidates: Candidates, units: int) -> tuple[Fit, ...]:
     Raises:
       ValueError: a multiple that leaves no number of units.
     """
-    multiple = candidates.multiple_of or multiple_for(jax.default_backend())
+    multiple = candidates.multiple
     fits: list[Fit] = [LeastSquares()] if candidates.linear else []
     if candidates.fractions and (candidates.units or candidates.linear_and_units):
         wide = {max(round(part * units / multiple), 1) * multiple for part in candidates.fractions}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lcjax.calibration.data import CalibrationData, as_data
-from lcjax.calibration.fits import Fit
+from lcjax.calibration.fits import Fit, Units
 from lcjax.calibration.statistics import with_progress
 from lcjax.errors import CollapseError
 from lcjax.planning.budgets import Budget, Latency, Usage, as_budgets
@@ -25,6 +25,7 @@ from lcjax.planning.measuring.options import (
 )
 from lcjax.planning.measuring.outputs import KL_DIVERGENCE, OutputMetric
 from lcjax.planning.measuring.rounds import Setting, carry_out_rounds
+from lcjax.planning.measuring.uniform import uniform_units
 from lcjax.planning.table import FitTable
 from lcjax.planning.trials import MetricFn
 from lcjax.structure.choice import SiteSelector, select_for_fit
@@ -59,8 +60,9 @@ def plan_fits(
     drop differs from the predicted one by more than the tolerance, or a budget is not met, the
     candidates around the choice are measured again with the other sites' fits in place, and the
     choice is made again; at most three times, and up to 16 more while a size is over its limit, as
-    the savings of sites that share a layer overlap. The best of the choices that were carried out
-    is returned.
+    the savings of sites that share a layer overlap. Where that does not settle it, the largest
+    share of units, the same at every site, that the budgets allow is carried out too. The best of
+    the choices that were carried out is returned.
 
     Args:
       apply_fn: runs Flax linen modules in inference mode, such as `model.apply`.
@@ -151,6 +153,10 @@ def plan_fits_of_model(
         check_metric(metric)
         measure, name = MetricMeasure(metric), getattr(metric, "__name__", "metric")
     fits, notes = _fits_by_site(model, data, candidates, sites)
+    uniform: dict[str, Units] = {}
+    if isinstance(candidates, Candidates) and candidates.units:
+        uniform = uniform_units(model, list(fits), budgets, candidates.multiple)
+        fits = {path: _with(tried, uniform.get(path)) for path, tried in fits.items()}
     timed = next((each for each in budgets if isinstance(each, Latency)), None)
     inputs = None
     if timed is not None:
@@ -160,7 +166,7 @@ def plan_fits_of_model(
     table, left_out = _measured_table(setting, fits)
     if isinstance(candidates, Candidates):  # not chosen by the user one by one
         left_out = []
-    choice, rounds = carry_out_rounds(setting, table, budgets, tolerance)
+    choice, rounds = carry_out_rounds(setting, table, budgets, tolerance, uniform)
     measured = next(each.measured for each in rounds if each.choice == choice)
     return FitPlan(
         table=table,
@@ -194,6 +200,11 @@ def _fits_by_site(
         )
     fits = {path: fits_to_try(candidates, model.segments([path])[0]) for path in order}
     return fits, notes
+
+
+def _with(fits: tuple[Fit, ...], more: Fit | None) -> tuple[Fit, ...]:
+    """Returns the fits with one more, where there is one that is not among them."""
+    return fits if more is None or more in fits else (*fits, more)
 
 
 def _measured_table(

@@ -40,11 +40,13 @@ class Sensitivity:
       baseline: metric of the deep model.
       costs: one a site, in forward order.
       fit: "exact", "per_unit" or "least_squares".
+      skipped: the sites that cannot be collapsed alone.
     """
 
     baseline: float
     costs: tuple[SiteCost, ...]
     fit: str
+    skipped: tuple[Skip, ...] = ()
 
     @property
     def cheapest_first(self) -> tuple[SiteCost, ...]:
@@ -64,7 +66,8 @@ class Sensitivity:
             for cost in self.cheapest_first
         ]
         rows.insert(0, ("(deep)", f"{self.baseline:.4f}", "", "", ""))
-        return render(("site alone", "metric", "drop", "parameters", "held-out R²"), rows)
+        table = render(("site alone", "metric", "drop", "parameters", "held-out R²"), rows)
+        return "\n".join([table, *(f"{each.site} stays: {each}" for each in self.skipped)])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,10 @@ from typing import Any
 from lcjax.calibration.data import CalibrationData
 from lcjax.calibration.fits import LEAST_SQUARES, Fit
 from lcjax.calibration.statistics import with_progress
+from lcjax.errors import BypassedError
 from lcjax.planning.results import Sensitivity, SiteCost
 from lcjax.planning.trials import MetricFn, Trials
-from lcjax.structure.choice import SiteSelector, select_for_fit
+from lcjax.structure.choice import SiteSelector, Skip, select_for_fit
 from lcjax.structure.front_end import Collapsible
 from lcjax.structure.params_tree import ParamsTree
 
@@ -24,7 +25,9 @@ def sensitivity(
 ) -> Sensitivity:
     """Returns the metric with each site alone collapsed, whatever its slope.
 
-    One pass over the batches for all sites, then one call of the metric for each.
+    One pass over the batches for all sites, then one call of the metric for each. A site whose
+    units the linear map of a later pair reads, as `Units(k, linear=True)` made it, cannot be
+    collapsed alone and is in `skipped`.
 
     Args:
       apply_fn: runs Flax linen modules in inference mode, such as `model.apply`; may be None with
@@ -72,10 +75,14 @@ def sensitivity_of_model(
 def measure_sites(trials: Trials, baseline: float, paths: Sequence[str], fit: Fit) -> Sensitivity:
     """Returns the cost of each site alone, given the metric of the deep model."""
     trials.prefetch_statistics([path] for path in paths)
-    costs = []
+    costs, skipped = [], []
     for path in with_progress(paths, "measuring sites", "site") if trials.progress else paths:
-        compact, report = trials.collapse([path])
+        try:
+            compact, report = trials.collapse([path])
+        except BypassedError:
+            skipped.append(Skip(path, "bypassed"))
+            continue
         metric = trials.evaluate(compact)
         r2 = next((each.held_out_r2 for each in report.fits if each.tokens), None)
         costs.append(SiteCost(path, metric, baseline - metric, report.parameters_after, r2))
-    return Sensitivity(baseline=baseline, costs=tuple(costs), fit=fit.name)
+    return Sensitivity(baseline=baseline, costs=tuple(costs), fit=fit.name, skipped=tuple(skipped))

@@ -79,6 +79,14 @@ class FitTable:
         chosen = {s.site: s.options[i].fit for s, i in zip(self.sites, choice, strict=True)}
         return {path: fit for path, fit in chosen.items() if fit is not None}
 
+    def choice_of(self, fits: Mapping[str, Fit]) -> tuple[int, ...] | None:
+        """Returns the choice of these fits, one for every site; None where a site lacks its own."""
+        places = [[option.fit for option in site.options] for site in self.sites]
+        chosen = [fits.get(site.site) for site in self.sites]
+        if any(fit is None or fit not in own for fit, own in zip(chosen, places, strict=True)):
+            return None
+        return tuple(own.index(fit) for fit, own in zip(chosen, places, strict=True))
+
     def front(self, quantity: Quantity = "parameters") -> list[tuple[int, ...]]:
         """Returns the choices on the Pareto front of a quantity and drop, the smallest first."""
         found = pareto_front(self._changes("drop"), self._changes(quantity))
@@ -110,6 +118,23 @@ class FitTable:
         if choice is None:
             raise ValueError(self._contradiction(budgets, limits))
         return choice
+
+    def smallest(self, quantity: Quantity) -> tuple[int, ...]:
+        """Returns the option of each site that alone leaves least of a quantity."""
+        return tuple(
+            min(range(len(changes)), key=changes.__getitem__) for changes in self._changes(quantity)
+        )
+
+    def cannot_meet(self, budgets: Sequence[Budget], measured: Sequence[Usage]) -> str:
+        """Returns the message for sizes that none of the measured models has.
+
+        Args:
+          budgets: of sizes.
+          measured: the models, among them the smallest.
+        """
+        names = dict.fromkeys(budget.quantity for budget in budgets)
+        least = (_shown(name, min(getattr(each, name) for each in measured)) for name in names)
+        return _impossible(budgets, "cannot be met", list(least))
 
     def _best_within_one(
         self, goal: Quantity, limit: tuple[Quantity, float]
@@ -162,12 +187,8 @@ class FitTable:
             if choice is not None and not alone:
                 nearest = _shown(name, getattr(self.usage(choice), name))
                 together.append(f"{nearest} within the others")
-        asked = ", ".join(map(str, budgets))
         how = "cannot be met together" if len(budgets) > 1 and not alone else "cannot be met"
-        return (
-            f"budget: {asked} {how} by these candidates; the least possible: "
-            f"{', '.join(alone or together)}. Raise a limit, or give more candidates."
-        )
+        return _impossible(budgets, how, alone or together)
 
 
 def agrees(predicted: float, measured: float, tolerance: float) -> bool:
@@ -194,6 +215,14 @@ def became(fit: Fit | None, widths: Sequence[int]) -> str:
             return "linear map" if fit.rank is None else f"linear map, rank {fit.rank}"
         case _:
             return fit.name.replace("_", " ")
+
+
+def _impossible(budgets: Sequence[Budget], how: str, least: Sequence[str]) -> str:
+    asked = ", ".join(map(str, budgets))
+    return (
+        f"budget: {asked} {how} by these candidates; the least possible: {', '.join(least)}. "
+        "Raise a limit, or give more candidates."
+    )
 
 
 def _shown(quantity: str, value: Any) -> str:

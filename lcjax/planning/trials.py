@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +12,7 @@ from lcjax.calibration.candidates import collect_for_fit
 from lcjax.calibration.data import CalibrationData, as_data
 from lcjax.calibration.fits import Fit, check_fit
 from lcjax.calibration.statistics import SplitMoments
+from lcjax.errors import BypassedError
 from lcjax.structure.front_end import Collapsible, Observed
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment, SegmentId
@@ -88,8 +90,13 @@ class Trials:
 
     def prefetch_statistics(self, choices: Iterable[Sequence[str]]) -> None:
         """Collects, in one pass, the statistics of choices whose segments have different keys."""
-        if self._fit.needs_data:
-            self._collect([s for sites in choices for s in self._segments(sites)])
+        if not self._fit.needs_data:
+            return
+        found: list[Segment] = []
+        for sites in choices:
+            with suppress(BypassedError):  # raised again by the collapse of this choice
+                found += self._segments(sites)
+        self._collect(found)
 
     def collapse(self, sites: Sequence[str]) -> tuple[Any, CollapseReport]:
         """Returns the tree with these sites collapsed, and the report."""

@@ -21,6 +21,7 @@ from lcjax.tree.slopes import slopes_by_path
 from lcjax.tree.units import of_units
 from lcjax.validation.arguments import check_tree
 from lcjax.validation.functions import check_function, check_inputs, explained
+from lcjax.validation.modules import check_no_module
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +120,7 @@ def find_sites(
         collapsible function.
     """
     check_not_function_tree(variables)
+    check_no_module(variables, "find_sites")
     check_tree(variables, "find_sites", nested=False)
     params = params_of(variables)
     found = sites_of(params, find_chains(params))

@@ -8,13 +8,13 @@ from lcjax._messages import describe
 from lcjax.algebra.abstract import shapes_of
 from lcjax.calibration.calibrate import Calibration, check_calibrated, segments_for
 from lcjax.calibration.fits import Exact, Fit, check_fit
-from lcjax.errors import BypassedError
+from lcjax.errors import BypassedError, CollapseError
 from lcjax.structure.choice import SiteSelector, select_for_fit, select_linear
 from lcjax.structure.front_end import Collapsible
 from lcjax.structure.params_tree import ParamsTree
 from lcjax.structure.sites import Site, Sites, linear_units, worst_slope
 from lcjax.surgery.checks import solve_each
-from lcjax.surgery.fold import Linear, fold_linear_units, partly_linear
+from lcjax.surgery.fold import Linear, fold_linear_units, partly_linear, worth_folding
 from lcjax.surgery.report import CollapseReport, make_report
 from lcjax.tree.slopes import slopes as slopes_of
 from lcjax.tree.slopes import with_slopes_from
@@ -133,6 +133,12 @@ def collapse_model(
     report = make_report(model.sites, replacements, rebuilt, selection.skipped, slopes)
     over = {skip.site for skip in selection.skipped if skip.reason == "gap"}
     linear = {path: units for path, units in partly.items() if path in over}
+    if fit.rank is not None and (folded := worth_folding(model, linear)):
+        raise CollapseError(
+            f"{next(iter(folded))}: got rank={fit.rank!r} for a site some of whose units have a "
+            "slope of 1, expected None: these fold into a whole matrix, exactly. Leave rank out, "
+            "or name the other sites in sites=."
+        )
     return fold_linear_units(model, rebuilt, report, linear)
 
 

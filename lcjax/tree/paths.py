@@ -9,6 +9,7 @@ import jax
 _COLLECTION, _SLOPES = "params/", "slopes/"
 _IN_MODULES = "lcjax/slopes/"  # between the module of an NNX site and the rest of its path
 FUNCTION_TREE_PARTS = frozenset({"model", "slopes", "fused"})  # of a collapsible function
+_KERNELS = frozenset({"kernel", "weight", "w"})
 _OWN_NAMES = re.compile(r"act(_\d+)?|Collapsible(Activation|Gate)_\d+")
 
 
@@ -117,12 +118,34 @@ def site_of(keys: Sequence[Any]) -> str:
     `lcjax/slopes`, and a `lcjax.eqx.Collapsed` in its attribute `slopes`, a dict; they are dropped.
     """
     if len(keys) >= 3 and _in_attribute(keys[-3:]):
-        return in_params(leaf_path((*keys[:-3], keys[-2])))
+        return _in_model(leaf_path(keys[:-3]), leaf_path(keys[-2:-1]))
     path = in_params(leaf_path(keys)).removeprefix(_SLOPES)
     if _in_module(path):
         before, _, after = f"/{path}".rpartition(f"/{_IN_MODULES}")
-        path = f"{before}/{after}".strip("/")
+        return _in_model(before.strip("/"), after.rpartition("/")[0])
     return path.rpartition("/")[0]
+
+
+def site_name(path: str) -> str:
+    """Returns the name of the site whose first kernel is the leaf at this path.
+
+    The path inside params, without its last part if that is only a word for kernel.
+
+    Example:
+      >>> [site_name(path) for path in ("params/block_3/Dense_0/kernel", "w1", "w")]
+      ['block_3/Dense_0', 'w1', 'w']
+    """
+    parent, _, name = in_params(path).rpartition("/")
+    return parent if parent and name in _KERNELS else in_params(path)
+
+
+def _in_model(module: str, site: str) -> str:
+    """Returns the name in a model of a site of a module at a path.
+
+    A kernel that the module has itself gives the site its name: `weight` there, `module` here.
+    """
+    path = in_params(f"{module}/{site}".strip("/"))
+    return path if "/" in site else site_name(path)
 
 
 def _in_attribute(keys: Sequence[Any]) -> bool:

@@ -18,11 +18,10 @@ from jax.core import Tracer
 from lcjax._messages import describe, first_few
 from lcjax.errors import CollapseError
 from lcjax.tree.paths import leaf_path, slope_paths
+from lcjax.validation.modules import check_no_module
 
 _LEAVES = frozenset({"kernel", "bias", "slope", "scale"})
-_OTHER_LIBRARIES = (
-    "For Flax NNX, Equinox and other trees use f = lcjax.collapsible(fn), f.init and f.trace"
-)
+_OTHER_LIBRARIES = "For trees of other libraries use f = lcjax.collapsible(fn), f.init and f.trace"
 
 
 def check_tree(tree: Any, name: str, *, nested: bool = True) -> None:
@@ -44,6 +43,8 @@ def check_tree(tree: Any, name: str, *, nested: bool = True) -> None:
             f"{name} takes nested dicts (params or variables), got {type(tree).__name__}, a "
             "module. Pass the result of its init: variables = model.init(key, x)."
         )
+    if nested:
+        check_no_module(tree, name)
     if nested and not isinstance(tree, Mapping):
         raise TypeError(
             f"{name} takes nested dicts (params or variables), got {type(tree).__name__}. Pass "

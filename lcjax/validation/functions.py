@@ -1,7 +1,7 @@
 """Checks of the functions that users pass, and explanations of errors in their calls."""
 
 import inspect
-import sys
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -11,14 +11,20 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from flax.errors import FlaxError, ScopeCollectionNotFound
+from flax.errors import (
+    FlaxError,
+    InvalidRngError,
+    ModifyScopeVariableError,
+    ScopeCollectionNotFound,
+)
 from jax.core import Tracer
 
 from lcjax._messages import describe, first_few
 from lcjax.errors import CollapseError
+from lcjax.validation.modules import is_nnx_module
 
 # Arguments of a Flax module's apply that are not passed on to its `__call__`.
-_OF_APPLY = frozenset({"rngs", "method", "mutable", "capture_intermediates"})
+OF_APPLY = frozenset({"rngs", "method", "mutable", "capture_intermediates"})
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -30,7 +36,7 @@ def check_function(fn: Any, name: str = "apply_fn") -> None:
             f"{name} is a Flax module, {type(fn).__name__}; expected a function of variables and "
             "inputs. Pass model.apply."
         )
-    if _is_nnx_module(fn):
+    if is_nnx_module(fn):
         raise TypeError(
             f"{name} is a Flax NNX module, {type(fn).__name__}, which contains its params; "
             "expected a function of params and inputs. Pass it to lcjax.nnx, which gives "
@@ -97,15 +103,20 @@ def score(metric: Callable[[Any], Any], variables: Any) -> float:
 
 @contextmanager
 def explained(
-    fn: Any, variables: Any, inputs: Sequence[Any], what: str = "a batch"
+    fn: Any,
+    variables: Any,
+    inputs: Sequence[Any],
+    what: str = "a batch",
+    state: Sequence[Any] = (),
 ) -> Iterator[None]:
     """A context in which errors of a user's function say what was passed and what to do.
 
     Args:
-      fn: called as `fn(variables, *inputs)`, such as `model.apply`, jitted or not.
+      fn: called as `fn(variables, *state, *inputs)`, such as `model.apply`, jitted or not.
       variables: its first argument.
-      inputs: its other arguments.
+      inputs: its last arguments.
       what: name of the inputs in messages.
+      state: the arguments between, which messages leave out.
 
     Raises:
       CollapseError: instead of Flax's errors.
@@ -114,18 +125,21 @@ def explained(
     try:
         yield
     except FlaxError as error:
-        if isinstance(error, ScopeCollectionNotFound) and "params" not in variables:
-            raise CollapseError(
-                f"variables have {first_few(variables)} and no 'params'; model.apply expects "
-                "variables with a collection 'params'. Pass {'params': params}."
-            ) from error
         reason = str(error).partition(" (https://flax.")[0]
+        named = re.search(r'collection "(\w+)"', reason)
+        missing = named[1] if named and isinstance(error, ScopeCollectionNotFound) else None
+        if missing and not state and missing not in variables:
+            raise CollapseError(
+                f"variables have {first_few(variables) or 'nothing'} and no {missing!r}; "
+                f"model.apply expects variables with a collection {missing!r}. Pass "
+                f"{{{missing!r}: {missing}}}{' with them' * (missing != 'params')}."
+            ) from error
         raise CollapseError(
             f"the function cannot run on {what} of {_shapes(inputs)} with these variables: "
-            f"{reason} Give inputs of the shapes that init had, and variables of this model."
+            f"{reason.rstrip('.')}. {_advice(error, missing)}"
         ) from error
     except (TypeError, IndexError, KeyError, AttributeError) as error:
-        _explain_call(error, fn, variables, inputs, what)
+        _explain_call(error, fn, (variables, *state), inputs, what)
         if any(isinstance(each, Mapping) for each in inputs):
             raise TypeError(
                 f"{what} is {_shapes(inputs)}; the function expects something else "
@@ -136,24 +150,38 @@ def explained(
         raise
 
 
-def _explain_call(error: Exception, fn: Any, variables: Any, inputs: Sequence[Any], what: str):
+def _advice(error: FlaxError, missing: str | None) -> str:
+    """Returns what to do about an error of Flax, which may be that a collection is missing."""
+    if isinstance(error, InvalidRngError):
+        return "Pass rngs={name: key}, or call the model as at inference."
+    if isinstance(error, ModifyScopeVariableError):
+        return "Pass mutable=[collection], or call the model as at inference."
+    if missing:
+        return f"Pass variables with a collection {missing!r}, those of this model."
+    return "Give inputs of the shapes that init had, and variables of this model."
+
+
+def _explain_call(
+    error: Exception, fn: Any, variables: Sequence[Any], inputs: Sequence[Any], what: str
+):
     """Raises TypeError if a function cannot take this number of inputs after the variables."""
     fn, before, given = _unwrapped(fn)
-    leading = (*before, variables)
+    leading = (*before, *variables)
     if isinstance(getattr(fn, "__self__", None), nn.Module):
         if "method" in given:
             return
-        fn, leading = fn.__self__.__call__, leading[1:]
-        given = {name: value for name, value in given.items() if name not in _OF_APPLY}
+        fn, leading = fn.__self__.__call__, (*before, *variables[:1])[1:]
+        given = {name: value for name, value in given.items() if name not in OF_APPLY}
     if not _mismatch(fn, (*leading, *inputs), given):
         return
     taken = inspect.signature(fn).parameters.values()
     expected = [each.name for each in taken if each.kind in _POSITIONAL][len(leading) :]
+    loader = ": from a loader of images and labels, ((images,) for images, labels in loader)"
     raise TypeError(
         f"{what} has {len(inputs)} {'part' if len(inputs) == 1 else 'parts'} "
-        f"({_shapes(inputs) or 'nothing'}); the function expects "
+        f"({_shapes(inputs)}); the function expects "
         f"{', '.join(expected) or 'nothing'} after its variables ({error}). Pass only "
-        "those: from a loader of images and labels, ((images,) for images, labels in loader)."
+        f"those{loader * ('batch' in what)}."
     ) from error
 
 
@@ -185,14 +213,12 @@ def _unwrapped(fn: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     return fn, before, given
 
 
-def _is_nnx_module(value: Any) -> bool:
-    """Returns whether this is a module of Flax NNX, without an import of NNX."""
-    nnx = sys.modules.get("flax.nnx")
-    return nnx is not None and isinstance(value, nnx.Module)
-
-
 def _shapes(inputs: Sequence[Any]) -> str:
-    return ", ".join(
-        f"a dict of {first_few(one)}" if isinstance(one, Mapping) else describe(one)
-        for one in inputs
-    )
+    """Returns the inputs in a few words."""
+    return ", ".join(map(_shape, inputs)) or "nothing"
+
+
+def _shape(one: Any) -> str:
+    if not isinstance(one, Mapping):
+        return describe(one)
+    return f"a dict of {first_few(one)}" if one else "an empty dict"

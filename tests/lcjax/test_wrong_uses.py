@@ -281,7 +281,25 @@ ERRORS = [
         49,
         lambda w: lcjax.collapse(Nnx()),
         TypeError,
-        f"{NESTED}.*got Nnx.*NNX.*lcjax.collapsible",
+        f"collapse: got a Flax NNX module, Nnx, expected {NESTED}.*Use lcjax.nnx.*trace",
+    ),
+    Use(
+        49,
+        lambda w: lcjax.find_sites(Nnx()),
+        TypeError,
+        "find_sites: got a Flax NNX module, Nnx.*Use lcjax.nnx",
+    ),
+    Use(
+        49,
+        lambda w: lcjax.calibrate(w.apply, Nnx(), [w.x]),
+        TypeError,
+        "calibrate: got a Flax NNX module, Nnx.*Use lcjax.nnx",
+    ),
+    Use(
+        49,
+        lambda w: lcjax.save("here", Nnx()),
+        TypeError,
+        r"save: got a Flax NNX module, Nnx, expected a tree.*Pass nnx.state\(model\)",
     ),
     Use(50, lambda w: lcjax.collapse(nnx.state(Nnx())), CollapseError, f"{NO_SITES}.*f.init"),
     Use(

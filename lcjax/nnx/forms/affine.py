@@ -7,8 +7,8 @@ import jax
 from flax import nnx
 
 from lcjax.nnx.arguments import argument_leaves
+from lcjax.nnx.calls.owners import Owner
 from lcjax.nnx.functional import Path, node_at
-from lcjax.nnx.owners import Owner
 from lcjax.nnx.rewritten import ATTRIBUTE, Affine
 from lcjax.transform.ir.program import Op, Value
 from lcjax.transform.lowering.site_chains import SiteChain

@@ -11,9 +11,9 @@ from flax import nnx
 
 from lcjax.algebra.fuse import DenseParams
 from lcjax.errors import CollapseError
+from lcjax.nnx.calls.owners import Owner, Part
 from lcjax.nnx.forms.same_program import same_program
 from lcjax.nnx.functional import Path, as_path, node_at
-from lcjax.nnx.owners import Owner, Part
 from lcjax.transform.analysis.dense import DenseOp, root
 from lcjax.transform.ir.primitives import PASSTHROUGH, RESHAPES
 from lcjax.transform.ir.program import Value

@@ -7,8 +7,8 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from lcjax.algebra.sharding import fused_spec
+from lcjax.nnx.calls.owners import Owner, Part
 from lcjax.nnx.functional import as_path, node_at
-from lcjax.nnx.owners import Owner, Part
 from lcjax.transform.analysis.dense import DenseOp
 
 _KEPT = ("mesh", "sharding_rules")
@@ -32,6 +32,7 @@ def metadata_of(model: nnx.Module, owner: Owner, part: Part) -> dict[str, dict[s
     if first is None or last is None:
         return {}
     whole = tuple(fused_spec(_spec(first), _spec(last), first.get_value().ndim))
+    whole = _moved(whole, part.axis, 0)
     kept = {name: first.get_metadata(name) for name in _KEPT if first.has_metadata(name)}
     found: dict[str, tuple[Any, ...]] = {}
     if "kernel" in part.entry:
@@ -41,7 +42,15 @@ def metadata_of(model: nnx.Module, owner: Owner, part: Part) -> dict[str, dict[s
         found |= _dense(f"{names[0]}/", (*whole[:-1], None), part.entry[names[0]])
         end = (*[None] * (len(whole) - 1), whole[-1])
         found |= _dense(f"{names[-1]}/", end, part.entry[names[-1]])
-    return {path: {**kept, "out_sharding": spec} for path, spec in found.items()}
+    return {
+        path: {**kept, "out_sharding": _moved(spec, 0, part.axis)} for path, spec in found.items()
+    }
+
+
+def _moved(spec: Sequence[Any], start: int, end: int) -> tuple[Any, ...]:
+    names = [*spec]
+    names.insert(end, names.pop(start))
+    return tuple(names)
 
 
 def _dense(prefix: str, spec: Sequence[Any], layer: Any) -> dict[str, tuple[Any, ...]]:

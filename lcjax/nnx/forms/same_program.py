@@ -8,8 +8,9 @@ from flax import nnx
 from jax.extend import core
 
 from lcjax._jaxpr import inner_jaxprs
+from lcjax.nnx.calls.recording import MethodCall
 from lcjax.nnx.functional import module_function
-from lcjax.nnx.recording import MethodCall
+from lcjax.transform.ir.updates import Update
 
 
 def same_program(run: MethodCall, first: nnx.Module, second: nnx.Module) -> bool:
@@ -40,7 +41,18 @@ def _operations(run: MethodCall, module: nnx.Module) -> list[Any]:
         return call.fn(params, states, *args, **kwargs)
 
     closed, out = jax.make_jaxpr(function, return_shape=True)(call.params, call.states, arrays)
-    return [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), out), _listed(closed.jaxpr)]
+    return [jax.tree.map(_returned, out, is_leaf=_is_update), _listed(closed.jaxpr)]
+
+
+def _is_update(node: Any) -> bool:
+    return isinstance(node, Update)
+
+
+def _returned(leaf: Any) -> Any:
+    """Returns what has to be the same of an output; kernels that are written back differ."""
+    if isinstance(leaf, Update):
+        return leaf.new.shape == leaf.old.shape, leaf.new.dtype
+    return leaf.shape, leaf.dtype
 
 
 def _listed(jaxpr: Any) -> list[Any]:

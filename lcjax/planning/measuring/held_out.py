@@ -31,11 +31,12 @@ def all_rows(data: CalibrationData) -> list[RowBatch]:
 
 
 def held_out_rows(data: CalibrationData) -> list[RowBatch]:
-    """Returns the rows that `lcjax.calibrate` holds out, in batches as long as those of the data.
+    """Returns the rows that `lcjax.calibrate` holds out, in batches no longer than the data's.
 
-    Rows are gathered from all batches whose inputs have the same shapes, and the last batch is
-    filled up with rows that do not count: one shape of batch stays one. An input whose first axis
-    is not that of the rows is taken from the first batch.
+    Rows are gathered from all batches whose inputs have the same shapes, and dealt evenly to as few
+    batches as hold them: one shape of batch stays one, and fewer rows than batches fill the last
+    one up without counting. Batches on several devices keep their length, which the devices share.
+    An input whose first axis is not that of the rows is taken from the first batch.
 
     Args:
       data: whose rows are held out by `holdout`; where none is, all rows are returned.
@@ -57,13 +58,15 @@ def held_out_rows(data: CalibrationData) -> list[RowBatch]:
 
 
 def _gathered(group: list[tuple[tuple[Any, ...], np.ndarray]]) -> Iterator[RowBatch]:
-    """Yields batches of the taken rows, each as long as the first batch."""
+    """Yields batches of the taken rows, all of one length."""
     model, _ = group[0]
     length = rows_of(model)
     total = sum(len(taken) for _, taken in group)
-    filled = -(-total // length) * length
-    order = np.arange(filled).reshape(-1, length) % total
-    counts = (np.arange(filled) < total).astype(np.float32).reshape(-1, length)
+    number = -(-total // length)
+    rows_each = length if _is_sharded(model) else -(-total // number)
+    filled = number * rows_each
+    order = np.arange(filled).reshape(number, rows_each) % total
+    counts = (np.arange(filled) < total).astype(np.float32).reshape(number, rows_each)
 
     def gather(first: Any, *others: Any) -> Any:
         if not _has_rows(first, length):
@@ -87,6 +90,12 @@ def _gathered(group: list[tuple[tuple[Any, ...], np.ndarray]]) -> Iterator[RowBa
 def _form(leaf: Any, rows: int) -> Any:
     """Returns the shape of one row of a leaf, or of the leaf where it has none, and its dtype."""
     return np.shape(leaf)[_has_rows(leaf, rows) :], jnp.result_type(leaf)
+
+
+def _is_sharded(batch: Any) -> bool:
+    """Returns whether an input is on several devices."""
+    arrays = [leaf for leaf in jax.tree.leaves(batch) if isinstance(leaf, jax.Array)]
+    return any(len(array.sharding.device_set) > 1 for array in arrays)
 
 
 def _has_rows(leaf: Any, length: int) -> bool:

@@ -1,12 +1,13 @@
 """Rounds of a plan: a choice is carried out and measured, and made again around what was found."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from lcjax.calibration.calibrate import segments_to_fit
 from lcjax.calibration.candidates import collect_for_fit
 from lcjax.calibration.data import CalibrationData
+from lcjax.calibration.fits import Fit
 from lcjax.planning.budgets import Budget, Usage
 from lcjax.planning.measuring.latency import times_of
 from lcjax.planning.measuring.measure import Measure
@@ -28,6 +29,7 @@ from lcjax.surgery.sequential import forward_paths, steps_in_order
 
 _MOST_ROUNDS = 3  # after the first, in which sizes are within their limits
 _MOST_SIZES = 16  # choices that are too large, as those of sites that share a layer may be
+_SIZES = ("parameters", "flops", "bytes")
 _NEAR = 2  # options on each side of the chosen one that are measured again
 
 
@@ -68,7 +70,11 @@ class Step(NamedTuple):
 
 
 def carry_out_rounds(
-    setting: Setting, table: FitTable, budgets: Sequence[Budget], tolerance: float
+    setting: Setting,
+    table: FitTable,
+    budgets: Sequence[Budget],
+    tolerance: float,
+    uniform: Mapping[str, Fit],
 ) -> tuple[tuple[int, ...], list[Round]]:
     """Returns the best choice that was carried out, and all of them.
 
@@ -78,19 +84,21 @@ def carry_out_rounds(
       budgets: to meet.
       tolerance: largest difference of the measured drop from the predicted one, relative to the
         larger of the two, at which a choice that meets the budgets is taken.
+      uniform: a fit for each site, carried out too where no choice is taken; empty for none.
 
     Raises:
       ValueError: budgets that cannot be met.
     """
     rounds: list[Round] = []
     choice, excess = table.choose(budgets), {}
+    too_large: list[Round] = []
     while True:
         steps, measured = _carry_out(setting, table, choice)
         predicted = table.usage(choice)
         rounds.append(Round(choice, predicted, measured))
         met = all(budget.met(measured, table.deep) for budget in budgets)
         if met and agrees(predicted.drop, measured.drop, tolerance):
-            break
+            return choice, rounds
         too_large = [each for each in rounds if _overshoot(each.measured, table, budgets) > 0]
         if len(rounds) - len(too_large) > _MOST_ROUNDS or len(too_large) > _MOST_SIZES:
             break
@@ -106,7 +114,31 @@ def carry_out_rounds(
             break
         if any(choice == each.choice for each in rounds):
             break
+    other = table.choice_of(uniform)
+    if other is not None and all(other != each.choice for each in rounds):
+        _, measured = _carry_out(setting, table, other)
+        rounds.append(Round(other, table.usage(other), measured))
+    over = [_overshoot(each.measured, table, budgets) > 0 for each in rounds]
+    if all(each.quantity in _SIZES for each in budgets) and all(over):
+        rounds.append(_smallest(setting, table, budgets, rounds))
     return _best(rounds, table, budgets), rounds
+
+
+def _smallest(
+    setting: Setting, table: FitTable, budgets: Sequence[Budget], rounds: Sequence[Round]
+) -> Round:
+    """Returns the round of the smallest choice, where sizes of all others are over their limits.
+
+    Raises:
+      ValueError: its sizes are over their limits, too; says the least that was measured.
+    """
+    over = [each for each in budgets if not each.met(rounds[-1].measured, table.deep)]
+    choice = table.smallest((over or budgets)[0].quantity)
+    _, measured = _carry_out(setting, table, choice)
+    found = Round(choice, table.usage(choice), measured)
+    if _overshoot(measured, table, budgets) > 0:
+        raise ValueError(table.cannot_meet(budgets, [each.measured for each in (*rounds, found)]))
+    return found
 
 
 def _best(rounds: Sequence[Round], table: FitTable, budgets: Sequence[Budget]) -> tuple[int, ...]:
@@ -127,7 +159,7 @@ def _overshoot(usage: Usage, table: FitTable, budgets: Sequence[Budget]) -> floa
     """Returns by how much sizes are over their limits, relative to the deep model's; summed."""
     over = 0.0
     for budget in budgets:
-        if budget.quantity in ("parameters", "flops", "bytes"):
+        if budget.quantity in _SIZES:
             most, deep = budget.most(table.deep), getattr(table.deep, budget.quantity)
             over += max(getattr(usage, budget.quantity) - most, 0) / deep
     return over

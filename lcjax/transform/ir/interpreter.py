@@ -74,6 +74,7 @@ def _run_remat(region: Region, rewrites: Rewrites, env: Env) -> None:
     params = region.eqn.params
     ins = [value for value in dict.fromkeys(region.ins) if value in env]
     outs = [value for value in dict.fromkeys(region.outs) if rewrites.is_live(value)]
+    outs = [value for value in outs if value not in env]  # others are operands, returned unchanged
     shown = [value for value in dict.fromkeys(rewrites.shown.get(region, [])) if value not in outs]
     outs += [value for value in shown if value not in env]
 

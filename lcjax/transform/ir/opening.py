@@ -4,7 +4,7 @@ Calls are opened, so that every operation is visible, and recorded as regions, s
 not rewritten still runs as the same call.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,18 +16,24 @@ _CALLS = frozenset({"jit", "pjit", "closed_call", "core_call"})
 _REMATS = frozenset({"remat", "remat2", "checkpoint"})
 
 
-def open_program(closed: Any, n_leaves: int, n_state: int = 0) -> Program:
+def open_program(
+    closed: Any,
+    n_leaves: int,
+    n_state: int = 0,
+    returned: Callable[[list[Value]], list[Value]] = list,
+) -> Program:
     """Returns a closed jaxpr as a program.
 
     Args:
       closed: its first arguments are the leaves of the params, the next those of the state.
       n_leaves: number of leaves of the params.
       n_state: number of leaves of the state.
+      returned: of the values that the jaxpr returns, picks those that are outputs.
     """
     given = [Value(var.aval) for var in closed.jaxpr.invars]
     body, outs = _open(closed.jaxpr, _constants(closed), given, None)
     inputs = given[n_leaves:]
-    program = Program(given[:n_leaves], inputs, body, outs, inputs[:n_state])
+    program = Program(given[:n_leaves], inputs, body, returned(outs), inputs[:n_state])
     _list_users(program)
     return program
 

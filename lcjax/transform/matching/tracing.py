@@ -10,8 +10,10 @@ import jax.numpy as jnp
 
 from lcjax.errors import CollapseError
 from lcjax.transform.ir.opening import open_program
+from lcjax.transform.ir.program import Value
+from lcjax.transform.ir.updates import changed
 from lcjax.transform.matching.find_sites import Analysis, find_all
-from lcjax.transform.params.keys import site_name
+from lcjax.transform.params.keys import site_of_kernel
 from lcjax.tree.encoding import encode
 from lcjax.validation.functions import explained
 
@@ -86,8 +88,9 @@ def trace_call(
         args, kwargs = jax.tree.unflatten(inputs_structure, restore_leaves)
         return fn(jax.tree.unflatten(structure, list(leaves)), *args, **kwargs)
 
+    state, others = args[: int(has_state)], args[int(has_state) :]
     try:
-        with explained(partial(fn, **kwargs), model, args, "the call"):
+        with explained(partial(fn, **kwargs), model, others, "the call", state):
             closed, out = jax.make_jaxpr(call, return_shape=True)(leaves, arrays)
     except Exception as error:
         error.add_note(
@@ -95,12 +98,20 @@ def trace_call(
             "are these another model's, or a compact tree without its part `fused`?"
         )
         raise
-    state = jax.tree_util.tree_flatten_with_path(args[0])[0] if has_state else []
-    state_paths = tuple(encode(keys) for keys, leaf in state if _is_array(leaf))
+    in_state = jax.tree_util.tree_flatten_with_path(state[0])[0] if has_state else []
+    state_paths = tuple(encode(keys) for keys, leaf in in_state if _is_array(leaf))
     paths = tuple(encode(keys) for keys, _ in flat)
-    program = open_program(closed, len(leaves), len(state_paths))
-    found = find_all(program, paths, [site_name(keys) for keys, _ in flat])
-    outs, out = jax.tree_util.tree_flatten_with_path(out)
+    structure = jax.tree.structure(out)
+    settled: Any = None
+
+    def returned(values: list[Value]) -> list[Value]:
+        nonlocal settled
+        settled = changed(jax.tree.unflatten(structure, values))
+        return jax.tree.leaves(settled)
+
+    program = open_program(closed, len(leaves), len(state_paths), returned)
+    found = find_all(program, paths, [site_of_kernel(keys) for keys, _ in flat])
+    outs, out = jax.tree_util.tree_flatten_with_path(settled)
     out_paths = tuple(encode(keys) for keys, _ in outs)
     return CallTrace(found, paths, state_paths, out_paths, out), leaves, arrays
 

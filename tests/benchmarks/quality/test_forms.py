@@ -1,29 +1,38 @@
 """Forms against baselines: runs start from known runs, and untrained and healed rows are apart."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from benchmarks.baselines.registry import BASELINES, OURS, REGISTRY
+from benchmarks import form_comparison as comparison
+from benchmarks.baselines.registry import BASELINES, OURS
 from benchmarks.form_networks import NETWORKS, QUICK_NETWORKS
 from benchmarks.quality import forms
+from train.runs.flags import parse
+from train.tasks.modalities import MODALITIES
 
 ALL = NETWORKS | QUICK_NETWORKS
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_runs_start_from_the_deep_run_or_from_a_size(name):
+def test_sizes_start_from_the_deep_run(name):
     network = ALL[name]
-    deep = network.deep.run
     assert network.without.keys() <= BASELINES.keys()
     for count in network.counts:
-        source = network.source(count).run
-        assert source.needs == (deep.name,)
-        for method in REGISTRY:
-            runs = [forms.untrained_run(network, count, method)]
-            runs += map(forms.healed_runs(network, count, method).run, network.rates)
-            assert all(run.needs == (source.name,) and method in run.arguments for run in runs)
-            assert len({run.name for run in runs}) == 1 + len(network.rates)
+        assert network.source(count).run.needs == (network.deep.run.name,)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_commands_of_runs_are_accepted_and_heal_with_the_deep_teacher(name, tmp_path):
+    network = ALL[name]
+    for method in (network.deep, *map(network.source, network.counts)):
+        module, preset, *flags = method.run.command_line(lambda run: tmp_path / run)
+        kind = module.removeprefix("train.").replace("sentiment", "text")
+        presets = MODALITIES[kind].presets
+        config = parse(presets[preset][1], module, None, flags)
+        if method != network.deep:
+            assert config.protocol.deep_teacher or name in QUICK_NETWORKS
 
 
 def test_rates_are_one_grid_of_three_for_every_way():
@@ -31,31 +40,50 @@ def test_rates_are_one_grid_of_three_for_every_way():
     assert not OURS.keys() & BASELINES.keys()
 
 
+def scores(accuracy):
+    return {split: {"accuracy": accuracy} for split in ("validation", "test")}
+
+
 def test_results_have_untrained_and_healed_tables(tmp_path, monkeypatch):
-    def summary(name):
-        form = {"validation": {"accuracy": 0.8}, "test": {"accuracy": 0.7}, "parameters": 100}
-        if "1e-3" in name:
-            form["validation"] = {"accuracy": 0.9}
-        costs = {"flops_per_image": 4.0, "latency_ms": {"1": 1.0, "32": 4.0}}
-        rows = {"deep": form | costs, "compact": form | costs}
-        return {"metric": "accuracy", "collapsed": ["a"], **rows}
+    costs = {"flops_per_image": 4.0, "latency_ms": {"1": 1.0, "32": 4.0}, "parameters": 100}
+    forms_of = {"metric": "accuracy", "collapsed": ["a"], "deep": costs, "compact": costs}
+    asked = []
 
     def run_all(runs, names, *, seeds, runs_dir):
-        known = {run.name for run in runs}
-        assert set(names) <= known
-        return {name: [summary(name)] * len(seeds) for name in names}
+        assert set(names) <= {run.name for run in runs}
+        summary = forms_of | {"compact": costs | scores(0.9)}
+        return {name: [summary] * len(seeds) for name in names}
+
+    def run_logged(module, arguments, log):
+        """Writes rows as the comparison does; the second of three rates is the best."""
+        _, *texts, _, out, _, _, _, seed = arguments
+        methods = comparison.parse_methods(texts)
+        asked.append((int(seed), {name: len(rates) for name, rates in methods.items()}))
+        rows = {
+            name: forms_of
+            | {
+                "untrained": scores(0.7),
+                "healed": {r: scores(0.8 + (r == "1e-3") / 20) for r in rates},
+            }
+            for name, rates in methods.items()
+        }
+        Path(out).write_text(json.dumps(rows))
 
     monkeypatch.setattr(forms, "run_all", run_all)
-    monkeypatch.setattr("benchmarks.harness.tuning.run_all", run_all)
+    monkeypatch.setattr(forms, "run_logged", run_logged)
     methods = ("linear", "variance", "blocks")
-    forms.main(("fashion-mlp",), methods, seeds=(0, 1), runs_dir=tmp_path, results_dir=tmp_path)
+    for _ in range(2):  # the second time nothing is left to run
+        forms.main(("fashion-mlp",), methods, seeds=(0, 1), runs_dir=tmp_path, results_dir=tmp_path)
+    whole, best = ({"linear": count, "variance": count} for count in (3, 1))
+    assert asked == [(0, whole), (1, best)] * 2  # at both sizes
     results = json.loads((tmp_path / "forms-fashion-mlp.json").read_text())["results"]
     assert [each.get("rate") for each in results if each.get("state") == "healed"] == ["1e-3"] * 4
     assert sum("skipped" in each for each in results) == 2
     text = (tmp_path / "forms-fashion-mlp.md").read_text()
     for state in ("untrained", "healed"):
         assert f"fashion-mlp, size of 2 collapsed sites, {state}" in text
-    assert "the network has no blocks" in text and "70.00 ± 0.00" in text
+    assert "the network has no blocks" in text
+    assert "70.00 ± 0.00" in text and "85.00 ± 0.00" in text
 
 
 def test_unknown_names_are_refused(tmp_path):

@@ -288,3 +288,12 @@ except ImportError as error:
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "lcjax.eqx needs Equinox: pip install 'equinox>=0.13'."
+
+
+def test_functions_of_trees_name_the_package_for_modules(tmp_path):
+    model = eqx.nn.MLP(2, 2, 4, 1, key=KEY)
+    for use in (lcjax.find_sites, lcjax.collapse):
+        with pytest.raises(TypeError, match=r"got an Equinox module, MLP, .*Use lcjax\.eqx"):
+            use(model)
+    with pytest.raises(TypeError, match=r"Pass eqx\.filter\(model, eqx\.is_array\)"):
+        lcjax.save(tmp_path / "model", model)

@@ -94,8 +94,13 @@ def test_missing_and_wrong_inputs():
         lcjax.nnx.find_sites(model)
     with pytest.raises(TypeError, match="expected x"):
         lcjax.nnx.collapse(model, X, X)
-    with pytest.raises(TypeError, match="dot_general requires contracting dimensions"):
+    message = r"inputs: got float32\[2, 9\], on which MLP cannot run .TypeError: dot_general req"
+    with pytest.raises(lcjax.CollapseError, match=message) as raised:
         lcjax.nnx.find_sites(model, rows(2, WIDTH + 1))
+    assert isinstance(raised.value.__cause__, TypeError)
+    dropped = nnx.Sequential(model, nnx.Dropout(0.5))
+    with pytest.raises(lcjax.CollapseError, match=r"got float32\[16, 8\].*Give inputs of"):
+        lcjax.nnx.explain(dropped, X)  # in training mode, without the rngs that it needs
     with pytest.raises(TypeError, match=r"model is .*; expected an nnx.Module"):
         lcjax.nnx.trace(lambda x: x, X)
     with pytest.raises(TypeError, match="expected an nnx.Module"):

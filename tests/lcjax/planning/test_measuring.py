@@ -29,7 +29,11 @@ def test_held_out_rows_are_those_of_calibration_in_batches_of_one_shape():
     batches = [(X[:20], np.eye(4)), (X[20:40], np.eye(4)), (X[40:], np.eye(4))]
     held = held_out_rows(CalibrationData(batches, holdout=0.3))
     want = X[is_held_out(np.arange(50, dtype=np.uint32), 0.3)]
-    assert [batch.inputs[0].shape for batch in held] == [(20, 4)] and 10 < len(want) < 20
+    assert [batch.inputs[0].shape for batch in held] == [(len(want), 4)] and 10 < len(want) < 20
+    more = held_out_rows(CalibrationData([X[:10], X[10:20], X[20:]], holdout=0.5))
+    lengths = [len(batch.counts) for batch in more]
+    assert len(set(lengths)) == 1 and max(lengths) <= 10
+    assert sum(lengths) - sum(batch.counts.sum() for batch in more) < len(lengths)
     got = np.concatenate([batch.inputs[0][batch.counts > 0] for batch in held])
     np.testing.assert_array_equal(got, want)
     np.testing.assert_array_equal(held[0].inputs[1], np.eye(4))

@@ -18,6 +18,7 @@ from lcjax import (
     PerUnit,
     Plan,
     Skip,
+    Units,
     calibrate,
     collapse,
     collapse_sequential,
@@ -275,3 +276,15 @@ def test_plan_takes_a_fit_without_data_that_is_not_exact():
     assert report.collapsed == ("act_0",) and set(compact["params"]) == {"dense_1"}
     got = plan(None, variables, lambda v: 0.0, budget=Count(1), fit=Anyway())
     assert got.sites == ("act_0",)
+
+
+@pytest.mark.slow
+def test_sites_read_by_a_linear_map_of_a_narrowed_tree_are_skipped(variables, metric):
+    fits = {"act_1": Units(4, linear=True)}
+    narrowed, _ = collapse_sequential(MODEL.apply, variables, [X], fit=fits)
+    found = sensitivity(MODEL.apply, narrowed, metric, [X])
+    assert [cost.site for cost in found.costs] == ["act_1", "act_2"]
+    assert [(skip.site, skip.reason) for skip in found.skipped] == [("act_0", "bypassed")]
+    assert "act_0 stays: read or fed by the linear map" in str(found)
+    planned = plan(MODEL.apply, narrowed, metric, [X], budget=Count(2), order="sensitivity")
+    assert sorted(planned.sites) == ["act_1", "act_2"]

@@ -227,3 +227,13 @@ def test_a_size_of_sites_that_share_layers_is_kept_to():
     found = plan_fits(model.apply, variables, DATA, budget=Params(0.15), candidates=units)
     assert found.unmet == ()
     assert found.measured.parameters <= 0.15 * count_parameters(variables)
+
+
+@pytest.mark.slow
+def test_a_size_that_sites_sharing_layers_cannot_have_is_an_error():
+    model = CollapsibleMLP((32, 32, 4), nn.relu)
+    variables = jax.jit(model.init)(jax.random.key(0), X[:1])
+    with pytest.raises(ValueError, match="cannot be met by these.*least possible: parameters 2"):
+        plan_fits(
+            model.apply, variables, DATA, budget=Params(0.05), candidates=[Units(8, linear=True)]
+        )

@@ -91,6 +91,13 @@ def test_too_few_linear_units_are_skipped_with_the_figures():
     assert str(find_sites(variables)).count("2 of 24 units linear") == 1
 
 
+def test_a_rank_is_refused_where_units_fold():
+    module, site = MODULES["mlp"], SITES["mlp"]
+    variables = variables_of(module, LINEAR, X, site)
+    with pytest.raises(CollapseError, match="act_0: got rank=2 for a site some of whose units"):
+        collapse(variables, fit=Exact(rank=2))
+
+
 def test_the_map_is_paid_for_once():
     """Units that become linear later fold into the map that is there, though they are few."""
     module = MODULES["mlp"]

@@ -1,14 +1,14 @@
 """Which module runs a site, and what of a compact tree belongs to it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from flax import nnx
 
 from lcjax.errors import CollapseError
+from lcjax.nnx.calls.recording import MethodCall, is_callable_module
 from lcjax.nnx.functional import Path, as_path, module_function, node_at
-from lcjax.nnx.recording import MethodCall, record_calls
 from lcjax.transform.lowering.bound_call import BoundCall, bind_call
 from lcjax.transform.matching.find_sites import MatchedSite
 from lcjax.transform.params.tree import FunctionParams
@@ -24,12 +24,14 @@ class Part:
       key: the key that it has in the module.
       entry: its arrays.
       stacked: number of layers axes of scans that are inside the method.
+      axis: where the model's Params have the layers axis of a scan outside of the method.
     """
 
     name: str
     key: FusedKey
     entry: Mapping[str, Any]
     stacked: int
+    axis: int = 0
 
 
 @dataclass(eq=False)
@@ -56,13 +58,7 @@ class Owner:
         )
 
 
-def find_owners(
-    model: nnx.Module,
-    call: BoundCall,
-    method: Callable[..., Any],
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-) -> list[Owner]:
+def find_owners(model: nnx.Module, call: BoundCall, calls: Sequence[MethodCall]) -> list[Owner]:
     """Returns the modules that run the fused sites of a tree, and those with slopes.
 
     Each is the innermost module of which one method runs all layers of an entry.
@@ -70,9 +66,7 @@ def find_owners(
     Args:
       model: the deep model.
       call: of the model, with the tree.
-      method: that runs the model.
-      args: its arguments.
-      kwargs: those given by name.
+      calls: of the methods of its modules, that the call makes.
 
     Raises:
       CollapseError: layers that no method of one module runs.
@@ -87,7 +81,7 @@ def find_owners(
         ]
         for name, paths, removed in pieces
     }
-    search = _Search(model, method, args, kwargs, list(leaves.values()))
+    search = _Search(model, calls)
     for (name, paths), of_piece in leaves.items():
         owner, own = search.owner(of_piece, [sites[path] for path in paths], call)
         if name:
@@ -105,18 +99,11 @@ def first_kernel(call: BoundCall, site: MatchedSite) -> Path:
 class _Search:
     """A search for the modules that run sites, from the innermost around their Params outwards."""
 
-    def __init__(
-        self,
-        model: nnx.Module,
-        method: Callable[..., Any],
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        leaves: Sequence[Sequence[Path]],
-    ):
-        self._model, self._call = model, (method, args, kwargs)
-        self._around = [self._modules_around(_common(paths)) for paths in leaves]
+    def __init__(self, model: nnx.Module, calls: Sequence[MethodCall]):
+        self._model = model
         self._calls: dict[Path, list[MethodCall]] = {}
-        self._record({paths[0] for paths in self._around})
+        for call in calls:
+            self._calls.setdefault(call.path, []).append(call)
         self._owners: dict[MethodCall, Owner] = {}
         self.used: list[Owner] = []
 
@@ -125,9 +112,7 @@ class _Search:
     ) -> tuple[Owner, list[MatchedSite]]:
         """Returns the module that runs some sites, and the sites as it has them."""
         for path in self._modules_around(_common(leaves)):
-            if path not in self._calls:
-                self._record({path for paths in self._around for path in paths})
-            for run in self._calls[path]:
+            for run in self._calls.get(path, []):
                 if run not in self._owners:
                     self._owners[run] = traced_owner(run)
                 owner = self._owners[run]
@@ -146,13 +131,7 @@ class _Search:
         """Returns the paths of the modules around a folder, the innermost first; the root last."""
         paths = [folder[:end] for end in range(len(folder), -1, -1)]
         nodes = {path: node_at(self._model, path) for path in paths}
-        return [path for path, node in nodes.items() if _runs(node)]
-
-    def _record(self, paths: set[Path]) -> None:
-        """Records the calls of modules; those of the innermost are mostly enough."""
-        new = paths - self._calls.keys()
-        calls = record_calls(self._model, new, *self._call) if new else []
-        self._calls |= {path: [each for each in calls if each.path == path] for path in new}
+        return [path for path, node in nodes.items() if is_callable_module(node)]
 
     def _use(self, owner: Owner, site: str) -> None:
         other = [each for each in self.used if each.run.path == owner.run.path]
@@ -163,11 +142,6 @@ class _Search:
             )
         if not other:
             self.used.append(owner)
-
-
-def _runs(node: Any) -> bool:
-    """Returns whether a node is a module, not only a container of modules."""
-    return isinstance(node, nnx.Module) and not isinstance(node, (nnx.List, nnx.Dict))
 
 
 def traced_owner(run: MethodCall) -> Owner:
@@ -184,12 +158,22 @@ def _part(
 ) -> Part:
     key, folders = call.params.keys[name], len(owner.run.path)
     outside = len(first.stack) - len(own[0].stack)
-    removed = {
-        "/".join(path.split("/")[folders:]): (shape[outside:], dtype)
-        for path, (shape, dtype) in key.removed.items()
-    }
+    removed, pairs = {}, []
+    for path, (shape, dtype) in key.removed.items():
+        local = "/".join(path.split("/")[folders:])
+        inside = tuple(node_at(owner.run.module, as_path(local)).get_value().shape)
+        removed[local] = inside, dtype
+        pairs.append((tuple(shape), inside))
     local = FusedKey(tuple(site.path for site in own), key.widths, removed, key.units)
-    return Part(name, local, call.params.fused[name], len(own[0].stack))
+    axis = _layers_axis(pairs) if outside == 1 else 0
+    return Part(name, local, call.params.fused[name], len(own[0].stack), axis)
+
+
+def _layers_axis(pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> int:
+    """Returns which axis of some shapes the others lack; of several the first."""
+    rank = min((len(shape) for shape, _ in pairs), default=0)
+    fits = (all(s[:i] + s[i + 1 :] == inside for s, inside in pairs) for i in range(rank))
+    return next((i for i, fit in enumerate(fits) if fit), 0)
 
 
 def _kernels(call: BoundCall, site: MatchedSite) -> list[Path]:

@@ -1,7 +1,9 @@
 """Which methods of which modules a call runs, and with what."""
 
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from lcjax.nnx.functional import Path, module_function, node_at
+from lcjax.nnx.functional import Path, node_at
 
 _PATH = "lcjax_path"
 
@@ -33,48 +35,51 @@ class MethodCall:
     kwargs: dict[str, Any]
 
 
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """The path of a module that is recorded.
+
+    Each is another object, so that nested `nnx.jit` traces its function anew.
+    """
+
+    path: Path
+
+
 _calls: ContextVar[list[MethodCall] | None] = ContextVar("calls", default=None)
 _inside: ContextVar[frozenset[Path]] = ContextVar("inside", default=frozenset())
 
 
-def record_calls(
-    module: nnx.Module,
-    paths: Collection[Path],
-    method: Callable[..., Any],
-    args: Sequence[Any],
-    kwargs: Mapping[str, Any],
-) -> list[MethodCall]:
-    """Returns the calls of the methods of some modules, in order; nothing is computed.
+def recordable(module: nnx.Module) -> nnx.Module:
+    """Returns a copy of a model whose modules record calls inside `recorded`.
 
-    Args:
-      module: the model.
-      paths: of the modules in it.
-      method: called as `method(module, *args, **kwargs)`.
-      args: arguments of the call; arrays or ShapeDtypeStructs.
-      kwargs: those given by name.
+    Those are recorded that contain several kernels, and the model itself.
     """
-    recorded = nnx.clone(module)
-    for path in paths:
-        node = node_at(recorded, path)
-        setattr(node, _PATH, path)
-        node.__class__ = _recording_class(type(node))
-    call = module_function(recorded, method, args, kwargs)
-    leaves, structure = jax.tree.flatten((call.args, call.kwargs))
-    arrays = [leaf for leaf in leaves if hasattr(leaf, "dtype")]
+    copy = nnx.clone(module)
+    flat = nnx.to_flat_state(nnx.state(copy, nnx.Param))
+    kernels = [path for path, leaf in flat if len(getattr(leaf, "shape", ())) > 1]
+    counts = Counter(path[:end] for path in kernels for end in range(len(path)))
+    for path in {(), *(path for path, count in counts.items() if count > 1)}:
+        node = node_at(copy, path)
+        if is_callable_module(node):
+            setattr(node, _PATH, _Place(path))
+            node.__class__ = _recording_class(type(node))
+    return copy
 
-    def run(params: Any, states: Any, arrays: Any) -> Any:
-        rest = iter(arrays)
-        given = [next(rest) if hasattr(leaf, "dtype") else leaf for leaf in leaves]
-        args, kwargs = jax.tree.unflatten(structure, given)
-        call.fn(params, states, *args, **kwargs)
 
+@contextmanager
+def recorded() -> Iterator[list[MethodCall]]:
+    """A context that lists the calls of recordable modules, in order."""
     calls: list[MethodCall] = []
     token = _calls.set(calls)
     try:
-        jax.eval_shape(run, call.params, call.states, arrays)
+        yield calls
     finally:
         _calls.reset(token)
-    return calls
+
+
+def is_callable_module(node: Any) -> bool:
+    """Returns whether a node is a module, not only a container of modules."""
+    return isinstance(node, nnx.Module) and not isinstance(node, (nnx.List, nnx.Dict))
 
 
 @functools.cache
@@ -102,9 +107,10 @@ def _recording(base: type[nnx.Module], name: str) -> Callable[..., Any]:
 
     @functools.wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        calls, path = _calls.get(), vars(self).get(_PATH)
-        if calls is None or path is None or path in _inside.get():
+        calls, place = _calls.get(), vars(self).get(_PATH)
+        if calls is None or place is None or place.path in _inside.get():
             return method(self, *args, **kwargs)
+        path = place.path
         given = abstracted((args, kwargs))
         calls.append(MethodCall(path, name, _own_classes(abstracted(self)), *given))
         token = _inside.set(_inside.get() | {path})

@@ -1,0 +1,89 @@
+"""The same share of hidden units at every site, as large as budgets allow."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from lcjax.calibration.fits import Units
+from lcjax.planning.budgets import Budget, Flops, Params, Usage
+from lcjax.structure.front_end import Collapsible
+from lcjax.structure.segment import Segment
+
+
+class _Layer(NamedTuple):
+    """One kernel, or those of a gated unit together.
+
+    Attributes:
+      size: elements.
+      sites: of which it is the layer before or after.
+    """
+
+    size: int
+    sites: list[str]
+
+
+def uniform_units(
+    model: Collapsible, paths: Sequence[str], budgets: Sequence[Budget], multiple: int
+) -> dict[str, Units]:
+    """Returns `Units` for every site, the largest share of its units that meets the budgets.
+
+    Neighbouring sites share a layer, which is narrowed on both sides; sizes are of the kernels, so
+    that biases which go too leave a little room.
+
+    Args:
+      model: the deep model.
+      paths: of the sites.
+      budgets: of which those of parameters and FLOPs count.
+      multiple: numbers of units are multiples of it.
+
+    Returns:
+      the fits; empty where no budget counts, where none or the least share meets them, and where a
+      site is of experts.
+    """
+    size = model.size
+    deep = Usage(0.0, size.parameters, size.flops, len(paths))
+    need = [size.parameters - each.most(deep) for each in budgets if isinstance(each, Params)]
+    need += [(size.flops - each.most(deep)) / 2 for each in budgets if isinstance(each, Flops)]
+    pairs = {path: model.segments([path])[0].pair for path in paths}
+    if not need or max(need) <= 0 or any(pair.experts for pair in pairs.values()):
+        return {}
+    layers = _layers(pairs)
+    widths = {path: pair.widths[1] for path, pair in pairs.items()}
+    low, high = 0, max(widths.values()) // multiple
+    while low < high:  # the largest share that saves enough; 0 where none does
+        middle = (low + high + 1) // 2
+        enough = _saved(layers, widths, _share(widths, middle, multiple)) >= max(need)
+        low, high = (middle, high) if enough else (low, middle - 1)
+    counts = _share(widths, low, multiple)
+    if not low or any(count >= widths[path] for path, count in counts.items()):
+        return {}
+    return {path: Units(count) for path, count in counts.items()}
+
+
+def _layers(pairs: dict[str, Segment]) -> list[_Layer]:
+    layers: dict[str, _Layer] = {}
+    for path, pair in pairs.items():
+        number = (1 + len(pair.gates), 1)
+        for name, params, kernels in zip(pair.names, pair.layers, number, strict=True):
+            d_in, d_out = params["kernel"].shape[-2:]
+            layers.setdefault(name, _Layer(kernels * d_in * d_out, [])).sites.append(path)
+    return list(layers.values())
+
+
+def _share(widths: dict[str, int], part: int, multiple: int) -> dict[str, int]:
+    """Returns counts in proportion to widths: `part` multiples of the widest; at least one each."""
+    widest = max(widths.values()) // multiple
+    return {
+        path: max(width // multiple * part // widest, 1) * multiple
+        for path, width in widths.items()
+    }
+
+
+def _saved(layers: list[_Layer], widths: dict[str, int], counts: dict[str, int]) -> float:
+    """Returns how many elements of kernels counts of units save."""
+    saved = 0.0
+    for layer in layers:
+        left = float(layer.size)
+        for path in layer.sites:
+            left *= counts[path] / widths[path]
+        saved += layer.size - left
+    return saved
