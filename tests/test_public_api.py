@@ -94,7 +94,17 @@ PUBLIC = {
     ],
     "lcjax.eqx": ["Collapsed", "add_slopes", "collapse", "explain", "find_sites", "trace"],
     "lcjax.linen": ["Collapsed"],
-    "lcjax.models": ["BERT", "GPT2", "MLP", "MLPMixer", "VGG", "ViT"],
+    "lcjax.models": [
+        "BERT",
+        "Decoder",
+        "DecoderConfig",
+        "GPT2",
+        "MLP",
+        "MLPMixer",
+        "ModernBERT",
+        "VGG",
+        "ViT",
+    ],
     "lcjax.nn": [
         "CollapsibleActivation",
         "CollapsibleGLU",

@@ -15,18 +15,25 @@ class Layout(NamedTuple):
     Attributes:
       stored: function from the leaf's shape to the tensor's.
       read: function from the tensor and the leaf's shape to the leaf.
+      write: function from the leaf to the tensor; None where a tensor stores several leaves.
     """
 
     stored: Callable[[Shape], Shape]
     read: Callable[[np.ndarray, Shape], np.ndarray]
+    write: Callable[[np.ndarray], np.ndarray] | None
 
 
-SAME = Layout(lambda leaf: leaf, lambda tensor, leaf: tensor)
-FLAT = Layout(lambda leaf: (prod(leaf),), lambda tensor, leaf: tensor.reshape(leaf))
+SAME = Layout(lambda leaf: leaf, lambda tensor, leaf: tensor, lambda leaf: leaf)
+FLAT = Layout(
+    lambda leaf: (prod(leaf),),
+    lambda tensor, leaf: tensor.reshape(leaf),
+    lambda leaf: leaf.reshape(-1),
+)
 # Convolution: (out, in, height, width) in the file, (height, width, in, out) in params.
 CONV = Layout(
     lambda leaf: (leaf[3], leaf[2], leaf[0], leaf[1]),
     lambda tensor, leaf: tensor.transpose(2, 3, 1, 0),
+    lambda leaf: leaf.transpose(3, 2, 0, 1),
 )
 
 
@@ -39,6 +46,7 @@ def linear(inputs: int = 1) -> Layout:
     return Layout(
         lambda leaf: (prod(leaf[inputs:]), prod(leaf[:inputs])),
         lambda tensor, leaf: tensor.T.reshape(leaf),
+        lambda leaf: leaf.reshape(prod(leaf.shape[:inputs]), -1).T,
     )
 
 
@@ -47,21 +55,26 @@ def conv1d(inputs: int = 1) -> Layout:
     return Layout(
         lambda leaf: (prod(leaf[:inputs]), prod(leaf[inputs:])),
         lambda tensor, leaf: tensor.reshape(leaf),
+        lambda leaf: leaf.reshape(prod(leaf.shape[:inputs]), -1),
     )
 
 
-def one_of_qkv(which: int, layout: Layout, axis: int) -> Layout:
-    """Returns the layout of query, key or value in a tensor that concatenates the three.
+def one_of(count: int, which: int, layout: Layout, axis: int) -> Layout:
+    """Returns the layout of one leaf in a tensor that concatenates several, as query, key, value.
 
     Args:
-      which: 0 for query, 1 for key, 2 for value.
+      count: number of leaves.
+      which: place of the leaf among them.
       layout: layout of one of them alone.
       axis: axis of the tensor along which they are concatenated.
     """
 
     def stored(leaf: Shape) -> Shape:
         shape = list(layout.stored(leaf))
-        shape[axis] *= 3
+        shape[axis] *= count
         return tuple(shape)
 
-    return Layout(stored, lambda tensor, leaf: layout.read(np.split(tensor, 3, axis)[which], leaf))
+    def read(tensor: np.ndarray, leaf: Shape) -> np.ndarray:
+        return layout.read(np.split(tensor, count, axis)[which], leaf)
+
+    return Layout(stored, read, None)

@@ -1,30 +1,21 @@
 """Loads safetensors files into models, all of their tensors and leaves or nothing."""
 
-from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.errors import FlaxError
 
 from lcjax.errors import CollapseError, WeightsError
-from lcjax.interop.matching import (
-    Assignment,
-    assign_tensors,
-    config_differences,
-    difference_error,
-    mismatches,
-    path_in_collection,
-    plain_names,
-    tied_differences,
-)
+from lcjax.interop.matching import difference_error
 from lcjax.interop.native import differences, read_native, written_by_lcjax
-from lcjax.interop.registry import check_model, inputs_of, name_map_of
+from lcjax.interop.registry import check_model, inputs_of
 from lcjax.interop.safetensors_file import Tensors, open_tensors
+from lcjax.interop.scanned import stack_blocks, unscanned
 from lcjax.interop.source import Source, find_files, read_config, resolve_source
+from lcjax.interop.weights import match_weights
 from lcjax.io.containers import assemble
 from lcjax.io.leaves import LeafPath, flatten
 
@@ -44,7 +35,7 @@ def load_safetensors(
     Reads files of Hugging Face, timm, torchvision and `save_safetensors`. Every tensor must be used
     and every leaf filled, or nothing is loaded: one error lists all missing, unexpected and
     differently shaped tensors. Files are mapped into memory and read one tensor at a time; float16,
-    bfloat16 and float64 are cast to the model's float32.
+    bfloat16 and float64 are cast to the model's float32, or to the `param_dtype` of a Decoder.
 
     Variables that `save_safetensors` wrote, deep or compact, are restored bitwise. They need no
     model, but are checked against one if it is given.
@@ -53,9 +44,10 @@ def load_safetensors(
       source: a safetensors file; a folder with one, or with an index of several, whose config.json
         is checked against the model; an installed Python package with such a folder; or the id of
         a Hugging Face repository.
-      model: a BERT, GPT2, MLPMixer, VGG or ViT; may be None for files of `save_safetensors`.
+      model: a BERT, Decoder, GPT2, MLPMixer, VGG or ViT; may be None for files of
+        `save_safetensors`.
       init: globs of leaves, such as `head/*`, to initialise instead of loading them, whether or not
-        they are in the file: a head for other classes.
+        they are in the file: a head for other classes. Paths are those without `scan_layers`.
       ignore: globs of tensors in the file, such as `cls.*`, to leave out.
       key: random key for the leaves in `init`.
 
@@ -92,26 +84,16 @@ def load_safetensors(
             return _load_own(tensors, model)
         if model is None:
             raise TypeError(f"{tensors.where}: got no model for another library's file; give one.")
-        check_model(model)
-        names = name_map_of(tensors, model)
-        by_name = plain_names(tensors, names, _globs(ignore))
-        inputs = names.inputs(model, {n: tensors.stored[full] for n, full in by_name.items()})
-        expected = flatten(jax.eval_shape(model.init, jax.random.key(0), inputs))
-        new = _matching(expected, _globs(init), key)
-        old = {leaf: shape for leaf, shape in expected.items() if leaf not in new}
-        at = assign_tensors(names, model, old)
-        config = read_config(path)
-        left_out = [
-            rule.name_for(path_in_collection(leaf)) for rule in names.rules(model) for leaf in new
-        ]
-        lines = config_differences(names, config, model) if config else []
-        lines += tied_differences(tensors, names, by_name)
-        lines += mismatches(tensors, names, by_name, old, at, [n for n in left_out if n])
-        if lines:
-            raise difference_error(tensors.where, names.library, model, lines)
-        leaves = {leaf: _read(tensors, by_name, at, leaf, shape) for leaf, shape in old.items()}
-    leaves |= _initialise(model, inputs, new, key)
-    return assemble({leaf: leaves[leaf] for leaf in expected})
+        if init and key is None:
+            raise ValueError(f"init: got {init!r} without a random key; give key=.")
+        single = unscanned(model)
+        weights = match_weights(
+            tensors, single, read_config(path), init=_globs(init), ignore=_globs(ignore)
+        )
+        leaves = {leaf: weights.read(leaf) for leaf in weights.expected if leaf not in weights.new}
+    leaves |= _initialise(single, weights.inputs, weights.new, key)
+    leaves = {leaf: leaves[leaf] for leaf in weights.expected}
+    return assemble(leaves if single is model else stack_blocks(leaves))
 
 
 def _load_own(tensors: Tensors, model: nn.Module | None) -> dict[str, Any]:
@@ -135,47 +117,6 @@ def _load_own(tensors: Tensors, model: nn.Module | None) -> dict[str, Any]:
 
 def _globs(globs: Globs) -> tuple[str, ...]:
     return (globs,) if isinstance(globs, str) else tuple(globs)
-
-
-def _matching(
-    expected: Mapping[LeafPath, Any], globs: Sequence[str], key: jax.Array | None
-) -> list[LeafPath]:
-    """Returns the leaves that match one of the globs."""
-    paths = {leaf: path_in_collection(leaf) for leaf in expected}
-    for glob in globs:
-        if not any(fnmatchcase(path, glob) for path in paths.values()):
-            raise ValueError(
-                f"init: got {glob!r}, which matches no leaf of the model; expected a glob of paths "
-                "such as head/kernel."
-            )
-    if globs and key is None:
-        raise ValueError(f"init: got {globs!r} without a random key; give key=.")
-    return [leaf for leaf, path in paths.items() if any(fnmatchcase(path, g) for g in globs)]
-
-
-def _read(
-    tensors: Tensors, by_name: Mapping[str, str], at: Assignment, leaf: LeafPath, shape: Any
-) -> jax.Array:
-    if leaf not in at:
-        return jnp.zeros(shape.shape, shape.dtype)  # a slope
-    name, layout = at[leaf]
-    value = layout.read(tensors.read(by_name[name]), shape.shape)
-    return jnp.asarray(_cast(value, shape, f"{tensors.where}: {by_name[name]}"))
-
-
-def _cast(value: np.ndarray, shape: Any, where: str) -> np.ndarray:
-    """Returns a tensor in the leaf's dtype, after a check of the range of its numbers."""
-    with np.errstate(over="ignore"):
-        cast = np.ascontiguousarray(value, shape.dtype).reshape(shape.shape)
-    if value.dtype.itemsize > cast.dtype.itemsize:
-        lost = np.isfinite(value).sum() - np.isfinite(cast).sum()
-        if lost:
-            raise WeightsError(
-                f"{where}: got {lost:,} numbers of {value.dtype} beyond the range of {cast.dtype}, "
-                f"expected at most {np.finfo(cast.dtype).max:.3g}; scale them, or download the "
-                "file again."
-            )
-    return cast
 
 
 def _initialise(

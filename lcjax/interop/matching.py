@@ -1,6 +1,8 @@
 """Assigns tensors of a file to leaves of a model, and lists the differences between the two."""
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -15,13 +17,23 @@ from lcjax.interop.safetensors_file import FLOATS, Tensors
 from lcjax.io.leaves import LeafPath
 from lcjax.tree.paths import natural_sort_key
 
-_NOT_IN_SHAPES = ("num_heads", "epsilon", "activation")
+_NOT_IN_SHAPES = (
+    *("num_heads", "epsilon", "activation", "pooler_activation", "position_offset"),
+    *("window", "global_every", "theta", "local_theta", "head_activation"),
+)
 _LONGEST_LIST = 20
+
+# Parts of tensors as GPTQ, AWQ, bitsandbytes, FP8 and compressed-tensors store them.
+_QUANTIZED = re.compile(
+    r".*\.(qweight|qzeros|weight_scale(_inv)?|weight_packed|SCB|weight\.(absmax|quant_state\..*))"
+)
 
 Assignment = Mapping[LeafPath, tuple[str, Layout]]
 
 
-def plain_names(tensors: Tensors, names: NameMap, ignore: Sequence[str]) -> dict[str, str]:
+def plain_names(
+    tensors: Tensors, names: NameMap, model: nn.Module, ignore: Sequence[str]
+) -> dict[str, str]:
     """Returns the name in the file of each tensor to use, by plain name.
 
     Raises:
@@ -44,10 +56,21 @@ def plain_names(tensors: Tensors, names: NameMap, ignore: Sequence[str]) -> dict
                 "tensor; name one of them in ignore=."
             )
         found[plain] = name
-    for copy, original in names.tied.items():
+    for copy, original in names.tied(model).items():
         if copy in found and original not in found:  # the file has one of two tied tensors
             found[original] = found.pop(copy)
     return found
+
+
+def check_not_quantized(tensors: Tensors) -> None:
+    """Raises a WeightsError that names the first part of a quantized tensor, if there is one."""
+    for name in tensors.stored:
+        if _QUANTIZED.fullmatch(name):
+            raise WeightsError(
+                f"{tensors.where}: got {printable(name, longest=100)}, part of a quantized tensor "
+                "(GPTQ, AWQ, bitsandbytes or FP8), expected float weights; load the original "
+                "checkpoint, or dequantize this one with its own library."
+            )
 
 
 def path_in_collection(leaf: LeafPath) -> str:
@@ -80,7 +103,6 @@ def assign_tensors(
 
 def mismatches(
     tensors: Tensors,
-    names: NameMap,
     by_name: Mapping[str, str],
     expected: Mapping[LeafPath, Any],
     at: Assignment,
@@ -90,13 +112,12 @@ def mismatches(
 
     Args:
       tensors: the tensors of the file.
-      names: the name map of its library.
       by_name: name in the file by plain name.
       expected: the leaves to fill, abstract.
       at: plain tensor name and layout of each leaf.
       left_out: plain names of tensors that may be present and are not used.
     """
-    lines, used = [], {*left_out, *names.tied}
+    lines, used = [], set(left_out)
     for leaf, (name, layout) in at.items():
         used.add(name)
         shape = expected[leaf].shape
@@ -114,10 +135,12 @@ def mismatches(
     return sorted(dict.fromkeys(lines), key=natural_sort_key)
 
 
-def tied_differences(tensors: Tensors, names: NameMap, by_name: Mapping[str, str]) -> list[str]:
+def tied_differences(
+    tensors: Tensors, tied: Mapping[str, str], by_name: Mapping[str, str]
+) -> list[str]:
     """Returns a line for every tied tensor that differs from its original."""
     lines = []
-    for copy, original in names.tied.items():
+    for copy, original in tied.items():
         if copy in by_name and original in by_name:
             first, second = (tensors.read(by_name[name]) for name in (copy, original))
             if not np.array_equal(first, second, equal_nan=True):
@@ -133,6 +156,13 @@ def config_differences(names: NameMap, config: Mapping[str, Any], model: nn.Modu
             f"! model_type: config.json {printable(repr(kind), longest=60)}, another architecture"
         ]
     described, lines = described or {}, []
+    if "config" in described:
+        ours = asdict(vars(model)["config"])
+        return [
+            f"! {field}: config.json {theirs}, model {ours[field]}"
+            for field, theirs in asdict(described["config"]).items()
+            if theirs != ours[field]
+        ]
     for field in _NOT_IN_SHAPES:
         theirs, ours = described.get(field), getattr(model, field, None)
         same = _same_function(theirs, ours) if callable(theirs) else theirs == ours

@@ -65,7 +65,9 @@ class NameMap:
       prefix: an optional prefix of names.
       renamed: old spelling to new, for older files.
       buffers: patterns of tensors that are not weights.
-      tied: name of a copy to name of the original, for tensors that must be equal.
+      tied: function from a model to the names of copies and of their originals, for tensors that
+        must be equal.
+      types: the values of model_type in config.json, for messages.
     """
 
     library: str
@@ -77,7 +79,8 @@ class NameMap:
     prefix: str = ""
     renamed: Mapping[str, str] = field(default_factory=dict)
     buffers: tuple[str, ...] = ()
-    tied: Mapping[str, str] = field(default_factory=dict)
+    tied: Callable[[Any], Mapping[str, str]] = lambda model: {}
+    types: tuple[str, ...] = ()
 
     def plain(self, name: str) -> str:
         """Returns a tensor's name without prefixes and in the current spelling, as in the rules."""

@@ -10,8 +10,12 @@ from lcjax._messages import printable
 from lcjax.errors import WeightsError
 from lcjax.interop.maps import (
     BERT_MAP,
+    DECODER_MAP,
+    DISTILBERT_MAP,
     GPT2_MAP,
     HF_VIT_MAP,
+    MODERNBERT_MAP,
+    ROBERTA_MAP,
     TIMM_MIXER_MAP,
     TIMM_VIT_MAP,
     TORCHVISION_VGG_MAP,
@@ -21,7 +25,18 @@ from lcjax.interop.safetensors_file import Stored, Tensors
 from lcjax.interop.source import Source, read_config, resolve_source
 from lcjax.tree.paths import natural_sort_key
 
-NAME_MAPS = (BERT_MAP, GPT2_MAP, HF_VIT_MAP, TIMM_VIT_MAP, TIMM_MIXER_MAP, TORCHVISION_VGG_MAP)
+NAME_MAPS = (
+    BERT_MAP,
+    ROBERTA_MAP,
+    DISTILBERT_MAP,
+    MODERNBERT_MAP,
+    DECODER_MAP,
+    GPT2_MAP,
+    HF_VIT_MAP,
+    TIMM_VIT_MAP,
+    TIMM_MIXER_MAP,
+    TORCHVISION_VGG_MAP,
+)
 
 
 def model_from_config(source: Source, **fields: Any) -> nn.Module:
@@ -69,13 +84,18 @@ def inputs_of(model: nn.Module, stored: Mapping[str, Stored]) -> jax.ShapeDtypeS
     return names.inputs(model, stored)
 
 
-def name_map_of(tensors: Tensors, model: nn.Module) -> NameMap:
+def name_map_of(
+    tensors: Tensors, model: nn.Module, config: Mapping[str, Any] | None = None
+) -> NameMap:
     """Returns the name map of the library that wrote a file of the model's architecture.
+
+    Where the names are those of several architectures, it is the one that config.json names.
 
     Raises:
       WeightsError: a file of another or an unsupported architecture.
     """
-    for names in NAME_MAPS:
+    kind = (config or {}).get("model_type")
+    for names in sorted(NAME_MAPS, key=lambda names: kind not in names.types):
         if names.marker not in {names.plain(name) for name in tensors.stored}:
             continue
         if isinstance(model, names.model):
@@ -94,5 +114,11 @@ def name_map_of(tensors: Tensors, model: nn.Module) -> NameMap:
 
 
 def known() -> str:
-    """Returns the names of the supported classes."""
-    return ", ".join(sorted({names.model.__name__ for names in NAME_MAPS}))
+    """Returns the names of the supported classes, with the values of model_type of some."""
+    types: dict[str, tuple[str, ...]] = {}
+    for names in NAME_MAPS:
+        name = names.model.__name__
+        types[name] = (*types.get(name, ()), *names.types)
+    return ", ".join(
+        f"{name} ({', '.join(types[name])})" if types[name] else name for name in sorted(types)
+    )

@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def attend(
@@ -31,7 +32,7 @@ def attend(
     References:
       Vaswani et al. 2017, arXiv 1706.03762, equation 1.
     """
-    wide = jnp.promote_types(query.dtype, jnp.float32)
+    wide = np.promote_types(query.dtype, np.float32)
     scaled = query * query.shape[-1] ** -0.5
     query, key, value = (heads.swapaxes(1, 2) for heads in (scaled, key, value))
     logits = jnp.einsum("bhtd,bhsd->bhts", query, key, preferred_element_type=wide)

@@ -1,4 +1,4 @@
-"""BERT: a post-norm transformer encoder for text."""
+"""BERT: a post-norm transformer encoder for text; RoBERTa and DistilBERT are variants."""
 
 from collections.abc import Callable
 from typing import Any, Literal, Self
@@ -11,11 +11,17 @@ from lcjax.models.activations import exact_gelu
 from lcjax.models.presets import preset_fields
 from lcjax.models.transformer import TransformerBlock, apply_block
 
-_SIZES = {
+_ROBERTA: dict[str, Any] = dict(vocab_size=50_265, position_offset=2, token_types=1, epsilon=1e-5)
+_SIZES: dict[str, dict[str, Any]] = {
     "base": dict(depth=12, width=768, num_heads=12, mlp_hidden=3072),
     "large": dict(depth=24, width=1024, num_heads=16, mlp_hidden=4096),
     "MiniLM-L6": dict(depth=6, width=384, num_heads=12, mlp_hidden=1536),
     "MiniLM-L12": dict(depth=12, width=384, num_heads=12, mlp_hidden=1536),
+    "RoBERTa-base": dict(depth=12, width=768, num_heads=12, mlp_hidden=3072, **_ROBERTA),
+    "RoBERTa-large": dict(depth=24, width=1024, num_heads=16, mlp_hidden=4096, **_ROBERTA),
+    "DistilBERT": dict(
+        depth=6, width=768, num_heads=12, mlp_hidden=3072, token_types=0, pooler_activation=nn.relu
+    ),
 }
 _POOLS = ("pooler", "token", "mean", None)
 
@@ -33,8 +39,11 @@ class BERT(nn.Module):
         "token", the first token; "mean", the mean over tokens that are not padding; None, every
         token.
       vocab_size: size of the vocabulary; the uncased English one by default.
-      max_length: maximum number of tokens of a text, the length of the position table.
-      token_types: number of segments: first and second sentence of a pair.
+      pooler_activation: elementwise, after the pooler's Dense.
+      max_length: maximum number of tokens of a text.
+      position_offset: row of the position table that the first token takes. Where it is not 0,
+        padding does not count, and takes the row before, as in RoBERTa.
+      token_types: number of segments: first and second sentence of a pair; 0 for no table.
       activation: elementwise; exact GELU by default.
       dropout: rate, after the embeddings, after every residual branch and before the head.
       epsilon: epsilon of the layer norms.
@@ -49,7 +58,8 @@ class BERT(nn.Module):
       (1, 2)
 
     References: Devlin et al. 2018, arXiv 1810.04805, section 3; Wang et al. 2020,
-    arXiv 2002.10957, for MiniLM.
+    arXiv 2002.10957, for MiniLM; Liu et al. 2019, arXiv 1907.11692, for RoBERTa; Sanh et al. 2019,
+    arXiv 1910.01108, for DistilBERT.
     """
 
     num_classes: int | None
@@ -58,8 +68,10 @@ class BERT(nn.Module):
     num_heads: int
     mlp_hidden: int
     pool: Literal["pooler", "token", "mean"] | None = "pooler"
+    pooler_activation: Callable[[jax.Array], jax.Array] = nn.tanh
     vocab_size: int = 30_522
     max_length: int = 512
+    position_offset: int = 0
     token_types: int = 2
     activation: Callable[[jax.Array], jax.Array] = exact_gelu
     dropout: float = 0.0
@@ -69,10 +81,10 @@ class BERT(nn.Module):
 
     @classmethod
     def from_preset(cls, preset: str, *, num_classes: int | None, **fields: Any) -> Self:
-        """Returns the published size base, large, MiniLM-L6 or MiniLM-L12.
+        """Returns a published model: base, large, MiniLM-L6 or -L12, RoBERTa-base, DistilBERT, ...
 
         Args:
-          preset: the size.
+          preset: the size; that of BERT where it has no other name.
           num_classes: width of the head, or None.
           **fields: attributes that override the preset's.
 
@@ -110,12 +122,13 @@ class BERT(nn.Module):
         self._check(tokens)
         drop = nn.Dropout(self.dropout, deterministic=deterministic, name="drop")
         norm = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="norm")
-        token_types = jnp.zeros_like(tokens) if token_types is None else token_types
-        x = self._table("token_embedding", self.vocab_size)(tokens)
-        x = x + self._table("type_embedding", self.token_types)(token_types)
-        positions = self._table("position_embedding", self.max_length)(jnp.arange(tokens.shape[1]))
-        x = drop(norm(x + positions[None]))
         real = None if mask is None else mask.astype(bool)
+        x = self._table("token_embedding", self.vocab_size)(tokens)
+        if self.token_types:
+            token_types = jnp.zeros_like(tokens) if token_types is None else token_types
+            x = x + self._table("type_embedding", self.token_types)(token_types)
+        table = self._table("position_embedding", self.max_length + self.position_offset)
+        x = drop(norm(x + table(self._positions(tokens, real))))
         for i in range(self.depth):
             block = TransformerBlock(
                 num_heads=self.num_heads,
@@ -143,10 +156,18 @@ class BERT(nn.Module):
         init = nn.initializers.truncated_normal(0.02)
         return nn.Embed(size, self.width, dtype=self.dtype, embedding_init=init, name=name)
 
+    def _positions(self, tokens: jax.Array, real: jax.Array | None) -> jax.Array:
+        """Returns rows of the position table, integers (batch or 1, tokens)."""
+        if not self.position_offset or real is None:
+            return self.position_offset + jnp.arange(tokens.shape[1])[None]
+        counted = jnp.where(real, jnp.cumsum(real, axis=1, dtype=jnp.int32), 0)
+        return counted + jnp.int32(self.position_offset - 1)
+
     def _pooled(self, x: jax.Array, real: jax.Array | None) -> jax.Array:
         match self.pool:
             case "pooler":
-                return nn.tanh(nn.Dense(self.width, dtype=self.dtype, name="pooler")(x[:, 0]))
+                pooler = nn.Dense(self.width, dtype=self.dtype, name="pooler")
+                return self.pooler_activation(pooler(x[:, 0]))
             case "token":
                 return x[:, 0]
             case "mean":

@@ -9,7 +9,7 @@ from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
 import lcjax
-from tests.clients.contract import Client, agrees, check
+from tests.clients.contract import Client, Module, agrees, check, check_module
 from tests.clients.packages import client
 
 maxtext = client("maxtext", "maxtext")
@@ -54,11 +54,7 @@ def build(kind):
 
 
 def function(model):
-    """Returns the model as a function of its params, and the params.
-
-    Its decoder writes every layer's params back after it ran, so that lcjax.nnx takes them for
-    something that the call changes, and leaves the sites alone.
-    """
+    """Returns the model as a function of its params, and the params."""
     graph, params, rest = nnx.split(model, nnx.Param, ...)
 
     def fn(params, tokens, positions, segments):
@@ -75,6 +71,14 @@ def test_model(kind, record_property):
     with model.mesh:
         client = Client(name, "maxtext", *function(model), INPUTS, SITES[kind])
         check(client, record_property)
+
+
+@pytest.mark.parametrize("kind", SITES)
+def test_module(kind, record_property):
+    model = build(kind)
+    name = f"Llama-like model, 3 layers, {kind}, as a module"
+    with model.mesh:
+        check_module(Module(name, "maxtext", model, INPUTS, SITES[kind]), record_property)
 
 
 def test_params_of_a_checkpoint(tmp_path):

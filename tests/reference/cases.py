@@ -1,17 +1,12 @@
-"""Tiny networks of every architecture, with the inputs on which others' programs are the reference.
+"""Tiny networks of every architecture, and inputs, for comparisons with other libraries."""
 
-Weights and inputs come from NumPy's legacy generator, whose stream never changes, by the names
-and shapes of the tensors: so the outputs that a reference once gave can be checked without it.
-"""
-
-import zlib
-from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import numpy as np
 
 from lcjax.models import BERT, GPT2, VGG, MLPMixer, ViT
+from tests.reference.random_tensors import stream
 
 _VIT: dict[str, Any] = dict(patch_size=8, depth=2, width=24, num_heads=3, mlp_hidden=96)
 _BERT: dict[str, Any] = dict(
@@ -37,19 +32,15 @@ class Case(NamedTuple):
     real: np.ndarray | None = None
 
 
-def _stream(name: str) -> np.random.RandomState:
-    return np.random.RandomState(zlib.crc32(name.encode()))
-
-
 def _images(edge: int = 32) -> tuple[np.ndarray]:
-    return (_stream("images").standard_normal((2, edge, edge, 3)).astype(np.float32),)
+    return (stream("images").standard_normal((2, edge, edge, 3)).astype(np.float32),)
 
 
 def _tokens() -> np.ndarray:
-    return _stream("tokens").randint(0, VOCABULARY, MASK.shape)
+    return stream("tokens").randint(0, VOCABULARY, MASK.shape)
 
 
-_TYPES = _stream("types").randint(0, 2, MASK.shape)
+_TYPES = stream("types").randint(0, 2, MASK.shape)
 
 CASES = {
     "bert_classifier": Case(BERT(3, **_BERT), (_tokens(), MASK, _TYPES)),
@@ -66,25 +57,6 @@ CASES = {
     "vgg": Case(VGG(5, **_VGG), _images(72)),
     "vgg_batch_norm": Case(VGG(5, norm="batch", **_VGG), _images()),
 }
-
-
-def weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
-    """Returns a tensor for every name: random, of a size that keeps outputs near 1."""
-    return {name: _weight(name, tuple(shape)) for name, shape in shapes.items()}
-
-
-def _weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    drawn = _stream(name).standard_normal(shape)
-    if name.endswith("running_var"):
-        drawn = 0.5 + np.abs(drawn)
-    elif len(shape) < 2:  # a bias, or a norm's scale around 1
-        is_scale = name.endswith("weight")
-        drawn = 0.3 * drawn + is_scale
-    elif "emb" in name or "token" in name or name.startswith("w"):
-        drawn = 0.5 * drawn
-    else:
-        drawn = drawn * np.sqrt(2 / np.prod(shape[1:]))
-    return drawn.astype(np.float32)
 
 
 def compared(case: Case, outputs: np.ndarray) -> np.ndarray:

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from tests.reference.cases import CASES, VOCABULARY, weights
+from tests.reference.cases import CASES, VOCABULARY
 from tests.reference.minilm import SENTENCES
+from tests.reference.random_tensors import weights
 
 
 def _bert_config(**fields: Any) -> Any:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lcjax.interop import configs
-from lcjax.interop.layouts import FLAT, SAME, conv1d, one_of_qkv
+from lcjax.interop.layouts import FLAT, SAME, conv1d, one_of
 from lcjax.interop.name_map import NameMap, Rule, dense_rules, norm_rules
 from lcjax.models.gpt2 import GPT2
 
@@ -24,8 +24,8 @@ def _qkv_rules(child: str, which: int) -> list[Rule]:
     """Returns the rules for query, key or value, which c_attn concatenates."""
     path = f"block_{{i}}/attention/{child}"
     return [
-        Rule(f"{path}/kernel", "h.{i}.attn.c_attn.weight", one_of_qkv(which, conv1d(), axis=1)),
-        Rule(f"{path}/bias", "h.{i}.attn.c_attn.bias", one_of_qkv(which, FLAT, axis=0)),
+        Rule(f"{path}/kernel", "h.{i}.attn.c_attn.weight", one_of(3, which, conv1d(), axis=1)),
+        Rule(f"{path}/bias", "h.{i}.attn.c_attn.bias", one_of(3, which, FLAT, axis=0)),
     ]
 
 
@@ -73,5 +73,5 @@ GPT2_MAP = NameMap(
     fields=_fields,
     prefix="transformer.",
     buffers=(r"h\.\d+\.attn\.(masked_)?bias",),  # the causal mask
-    tied={"lm_head.weight": "wte.weight"},
+    tied=lambda model: {"lm_head.weight": "wte.weight"},
 )

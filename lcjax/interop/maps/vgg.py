@@ -17,6 +17,11 @@ def _after_grid(grid: int) -> Layout:
         lambda tensor, leaf: (
             tensor.reshape(leaf[1], -1, grid, grid).transpose(2, 3, 1, 0).reshape(leaf)
         ),
+        lambda leaf: (
+            leaf.reshape(grid, grid, -1, leaf.shape[1])
+            .transpose(3, 2, 0, 1)
+            .reshape(leaf.shape[1], -1)
+        ),
     )
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lcjax.interop import configs
-from lcjax.interop.layouts import CONV, FLAT, SAME, linear, one_of_qkv
+from lcjax.interop.layouts import CONV, FLAT, SAME, linear, one_of
 from lcjax.interop.name_map import NameMap, Rule, dense_rules, norm_rules
 from lcjax.interop.safetensors_file import Stored
 from lcjax.models.vit import ViT
@@ -25,8 +25,8 @@ def _qkv_rules(child: str, which: int) -> list[Rule]:
     """Returns the rules for query, key or value, which timm concatenates in one Linear."""
     path = f"block_{{i}}/attention/{child}"
     return [
-        Rule(f"{path}/kernel", "blocks.{i}.attn.qkv.weight", one_of_qkv(which, linear(), axis=0)),
-        Rule(f"{path}/bias", "blocks.{i}.attn.qkv.bias", one_of_qkv(which, FLAT, axis=0)),
+        Rule(f"{path}/kernel", "blocks.{i}.attn.qkv.weight", one_of(3, which, linear(), axis=0)),
+        Rule(f"{path}/bias", "blocks.{i}.attn.qkv.bias", one_of(3, which, FLAT, axis=0)),
     ]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from lcjax.nnx.functional import Path, node_at
+from lcjax.nnx.functional import Path
 
 _PATH = "lcjax_path"
 
@@ -58,11 +58,10 @@ def recordable(module: nnx.Module) -> nnx.Module:
     flat = nnx.to_flat_state(nnx.state(copy, nnx.Param))
     kernels = [path for path, leaf in flat if len(getattr(leaf, "shape", ())) > 1]
     counts = Counter(path[:end] for path in kernels for end in range(len(path)))
-    for path in {(), *(path for path, count in counts.items() if count > 1)}:
-        node = node_at(copy, path)
-        if is_callable_module(node):
-            setattr(node, _PATH, _Place(path))
-            node.__class__ = _recording_class(type(node))
+    modules = {path: node for path, node in nnx.iter_graph(copy) if is_callable_module(node)}
+    for path in {(), *(path for path, count in counts.items() if count > 1)} & modules.keys():
+        setattr(modules[path], _PATH, _Place(path))
+        modules[path].__class__ = _recording_class(type(modules[path]))
     return copy
 
 

@@ -12,9 +12,10 @@ import pytest
 
 from lcjax.interop import load_safetensors, resolve_source
 from lcjax.models import BERT
-from tests.reference.cases import CASES, compared, weights
+from tests.reference.cases import CASES, compared
 from tests.reference.golden import golden
 from tests.reference.minilm import PACKAGE, padded, summary
+from tests.reference.random_tensors import weights
 
 safetensors_numpy = pytest.importorskip("safetensors.numpy", reason="extra interop")
 GOLDEN = golden()

@@ -94,7 +94,7 @@ def test_model_from_config_rejects_wrong_types(config, wrong, tmp_path):
         (TIMM_CONFIG, dict(model_args={"class_token": False})),
         (MIXER_CONFIG, dict(model_args={"act_layer": "relu"})),
         (CONFIG, dict(num_hidden_layers=10**6)),
-        (CONFIG, dict(model_type="roberta")),
+        (CONFIG, dict(model_type="electra")),
     ],
     ids=range(17),
 )

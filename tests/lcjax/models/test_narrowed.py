@@ -11,7 +11,7 @@ import lcjax
 from lcjax.cli.command import main
 from lcjax.cli.model_spec import check_all_used
 from lcjax.interop import WeightsError, load_safetensors, save_safetensors
-from lcjax.models import BERT, GPT2, MLP, MLPMixer, ViT
+from lcjax.models import BERT, GPT2, MLP, Decoder, DecoderConfig, MLPMixer, ViT
 from lcjax.tree.paths import is_slope
 from tests.helpers.narrowed import narrow_every_mlp, remove_every_mlp
 
@@ -24,6 +24,7 @@ IMAGES = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
 MODELS = {
     "bert": (BERT(3, mlp_hidden=24, **TEXT), TOKENS),
     "gpt2": (GPT2(**TEXT), TOKENS),
+    "decoder": (Decoder(DecoderConfig(30, 12, 2, 4, 2, 4, 16)), TOKENS),
     "swiglu": (GPT2(glu=True, **TEXT), TOKENS),
     "vit": (ViT(num_heads=2, mlp_hidden=16, **IMAGE), IMAGES),
     "mixer": (MLPMixer(token_hidden=16, channel_hidden=16, **IMAGE), IMAGES),

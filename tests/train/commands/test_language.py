@@ -16,8 +16,8 @@ from tests.helpers.runs import (
     start,
 )
 from tests.helpers.tiny_text import PLAIN, on_text, write_text
-from tests.reference.cases import weights
 from tests.reference.golden import golden
+from tests.reference.random_tensors import weights
 from train import language
 from train.config.base import as_json
 from train.config.check import check

@@ -1,0 +1,5 @@
+"""ModernBERT."""
+
+from lcjax.models.modernbert.modernbert import ModernBERT
+
+__all__ = ["ModernBERT"]
