@@ -128,8 +128,10 @@ def plot_sweep(
         for key in ("deep_accuracy", "accuracy")
     )
     hollow = {"markerfacecolor": "none", "markersize": 10}  # seen around the other
-    _mean_line(accuracy, places, deep, color=INK, fmt=":s", capsize=4, **hollow)
-    _mean_line(accuracy, places, compact, color=ORANGE, fmt="-o", capsize=2)
+    ordered = all(point["value"].replace(".", "").isdigit() for point in points)  # by number
+    for values, colour, line, style in ((deep, INK, ":s", hollow), (compact, ORANGE, "-o", {})):
+        fmt = line if ordered else line[1]
+        _mean_line(accuracy, places, values, color=colour, fmt=fmt, capsize=3, **style)
     remaining = [
         [
             100 * own / deep
@@ -137,7 +139,7 @@ def plot_sweep(
         ]
         for point in points
     ]
-    _mean_line(size, places, remaining, color=ORANGE, fmt="-o", capsize=3)
+    _mean_line(size, places, remaining, color=ORANGE, fmt="-o" if ordered else "o", capsize=3)
     values = [point["value"] for point in points]
     size.set_xticks(places, values)
     size.set(ylabel="parameters left, %", ylim=(0, 108))
