@@ -8,6 +8,12 @@ class CollapseError(ValueError):
 
     The message names the path, the value found there, the expected value and a remedy. Nothing has
     been changed when it is raised.
+
+    Example:
+      >>> import lcjax
+      >>> lcjax.collapse({"params": {}})  # doctest: +ELLIPSIS
+      Traceback (most recent call last):
+      lcjax.errors.CollapseError: no sites: the tree has no leaf named `slope`...
     """
 
 
@@ -27,6 +33,12 @@ class CheckpointError(ValueError):
     """A checkpoint is damaged, unfinished or of another kind, or differs from the request.
 
     The message names the checkpoint, the problem and what to do. Nothing has been restored.
+
+    Example:
+      >>> import lcjax, tempfile
+      >>> lcjax.restore(tempfile.mkdtemp())  # doctest: +ELLIPSIS
+      Traceback (most recent call last):
+      lcjax.errors.CheckpointError: ...
     """
 
 
@@ -38,4 +50,10 @@ class WeightsError(ValueError):
     """A file of weights cannot be read, or does not match the model.
 
     The message names the file and lists every difference. Nothing has been loaded.
+
+    Example:
+      >>> import lcjax.interop, tempfile
+      >>> lcjax.interop.model_from_config(tempfile.mkdtemp())  # doctest: +ELLIPSIS
+      Traceback (most recent call last):
+      lcjax.errors.WeightsError: ...: expected a config.json in it; build the model with...
     """

@@ -19,6 +19,7 @@ LAYERS = {
         "",
         "tree",
         "validation",
+        "plots",
         "algebra",
         "nn",
         "structure",

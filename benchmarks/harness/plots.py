@@ -6,45 +6,64 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
+
+from benchmarks.harness.representatives import Role, representatives
+from lcjax.plots.labels import label_ends
+from lcjax.plots.picture import BLUE, FAINT, GREEN, INK, ORANGE, PURPLE, RED, Picture, panels
 
 _TIMES = {"seconds": "deep model given", "seconds_with_deep": "deep model's training included"}
+_COLOURS: dict[Role, str] = {
+    "deep": INK,
+    "ours": ORANGE,
+    "ours with a teacher": ORANGE,
+    "baseline": BLUE,
+    "baseline with a teacher": BLUE,
+}
 
 
-def plot_pareto_front(points: Sequence[dict[str, Any]], path: Path) -> Path:
-    """Plots accuracy against parameters, one line per method.
+def plot_pareto_front(points: Sequence[dict[str, Any]], path: Path, *, network: str) -> Path:
+    """Plots accuracy against parameters: the best methods by name, the others in grey.
 
     Args:
       points: with `method`, and `parameters` and `accuracy` (0 to 1), one of each per seed.
       path: of the PNG.
+      network: its description, for the title.
     """
-    figure = Figure(figsize=(10, 6.5), layout="constrained")
-    axes = figure.add_subplot()
+    roles = representatives(points)
+    figure, (axes,) = panels(1, (10, 5.4))
     methods = list(dict.fromkeys(point["method"] for point in points))
-    for number, method in enumerate(methods):
-        ours = method.startswith("lcjax")
+    ends, shown = [], []
+    for method in sorted(methods, key=lambda each: each in roles):  # those in grey first
         mine = sorted(
             (statistics.mean(point["parameters"]) / 1e3, [100 * a for a in point["accuracy"]])
             for point in points
             if point["method"] == method
         )
-        _mean_line(
-            axes,
-            [size for size, _ in mine],
-            [accuracies for _, accuracies in mine],
-            label=method,
-            color=colormaps["tab20"](number % 20),
-            linestyle="-" if ours else ":",
-            marker="o" if ours else "s",
-            markersize=6 if ours else 4,
-            capsize=2,
-        )
-    axes.set(xlabel="parameters, thousands", ylabel="test accuracy, %")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    figure.savefig(path, dpi=120)
-    return path
+        sizes, values = [size for size, _ in mine], [each for _, each in mine]
+        if method not in roles:
+            _mean_line(axes, sizes, values, color=FAINT, fmt=".-", linewidth=1, zorder=1)
+            continue
+        colour = _COLOURS[roles[method]]
+        line = "-o" if roles[method].startswith("ours") else "--s"
+        _mean_line(axes, sizes, values, color=colour, fmt=line, markersize=5, capsize=2, zorder=3)
+        shown += [statistics.mean(each) for each in values]
+        label = "deep model" if roles[method] == "deep" else method.removeprefix("lcjax: ")
+        label += " (lcjax)" if roles[method].startswith("ours") else ""
+        ends.append((label, sizes[-1], statistics.mean(values[-1]), colour))
+    grey = len(methods) - len(roles)
+    low, high = min(shown) - 3, max(shown) + 1
+    axes.set(xlabel="parameters, thousands", ylabel="test accuracy, %", ylim=(low, high))
+    axes.set_title(
+        f"{network}: best of lcjax (orange) and best baselines (blue), with and without a teacher."
+        f"\nBars: lowest and highest seed. Grey: the {grey} other methods of the table, some of "
+        "them below the axis.",
+        loc="left",
+        fontsize=9,
+        color=INK,
+    )
+    label_ends(axes, ends)
+    return _saved(figure, path)
 
 
 def plot_methods(points: Sequence[dict[str, Any]], path: Path, *, network: str) -> Path:
@@ -55,21 +74,37 @@ def plot_methods(points: Sequence[dict[str, Any]], path: Path, *, network: str) 
       path: of the PNG.
       network: its description, for the title.
     """
-    figure = Figure(figsize=(9, 0.36 * len(points) + 1.2), layout="constrained")
-    axes = figure.add_subplot()
+    figure, (axes,) = panels(1, (9, 0.36 * len(points) + 1.4))
     labels = []
     for place, point in enumerate(points):
-        colour = "tab:orange" if point["method"].startswith("lcjax") else "tab:blue"
+        ours, deep = point["method"].startswith("lcjax"), point["method"].startswith("deep")
+        colour = ORANGE if ours else INK if deep else BLUE
         accuracies = [100 * each for each in point["accuracy"]]
+        mean = statistics.mean(accuracies)
         axes.plot(accuracies, [place] * len(accuracies), "o", color=colour, alpha=0.5)
-        axes.plot(statistics.mean(accuracies), place, "|", color=colour, markersize=18)
+        axes.plot(mean, place, "|", color=colour, markersize=18)
+        axes.annotate(
+            f"{mean:.2f}",
+            (max(accuracies), place),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            fontsize=8,
+        )
         labels.append(f"{point['method']}  ({statistics.mean(point['parameters']):,.0f})")
     axes.set_yticks(range(len(points)), labels, fontsize=9)
     axes.invert_yaxis()
-    axes.set(xlabel="test accuracy, %", title=f"{network}; parameters in brackets")
-    axes.grid(axis="x", alpha=0.3)
-    figure.savefig(path, dpi=110)
-    return path
+    axes.grid(visible=False, axis="y")
+    axes.set(xlabel="test accuracy, %", ylabel="method (parameters)")
+    axes.set_title(
+        f"{network}: a dot for each seed, a bar for their mean\n"
+        "grey: deep model, orange: lcjax, blue: others",
+        loc="left",
+        fontsize=9,
+        color=INK,
+    )
+    return _saved(figure, path)
 
 
 def plot_sweep(
@@ -84,11 +119,19 @@ def plot_sweep(
       label: of the setting.
       default: the value to mark, if any.
     """
-    figure = Figure(figsize=(7, 5.5), layout="constrained")
-    accuracy, size = figure.subplots(2, sharex=True, height_ratios=(2, 1))
-    for key, name, style in (("deep_accuracy", "deep", ":s"), ("accuracy", "compact", "-o")):
-        values = [[100 * each for each in point[key]] for point in points]
-        _mean_line(accuracy, range(len(points)), values, label=name, fmt=style, capsize=3)
+    figure, (accuracy, size) = panels(
+        2, (7.5, 5.4), across=False, sharex=True, height_ratios=(2, 1)
+    )
+    places = range(len(points))
+    deep, compact = (
+        [[100 * each for each in point[key]] for point in points]
+        for key in ("deep_accuracy", "accuracy")
+    )
+    hollow = {"markerfacecolor": "none", "markersize": 10}  # seen around the other
+    ordered = all(point["value"].replace(".", "").isdigit() for point in points)  # by number
+    for values, colour, line, style in ((deep, INK, ":s", hollow), (compact, ORANGE, "-o", {})):
+        fmt = line if ordered else line[1]
+        _mean_line(accuracy, places, values, color=colour, fmt=fmt, capsize=3, **style)
     remaining = [
         [
             100 * own / deep
@@ -96,18 +139,27 @@ def plot_sweep(
         ]
         for point in points
     ]
-    _mean_line(size, range(len(points)), remaining, label="compact", fmt="-o", capsize=3)
+    _mean_line(size, places, remaining, color=ORANGE, fmt="-o" if ordered else "o", capsize=3)
     values = [point["value"] for point in points]
-    size.set_xticks(range(len(values)), values)
-    size.set(xlabel=label, ylabel="parameters left, %", ylim=(0, 105))
+    size.set_xticks(places, values)
+    size.set(ylabel="parameters left, %", ylim=(0, 108))
+    size.set_xlabel(label, wrap=True)
     accuracy.set(ylabel="test accuracy, %")
-    accuracy.legend(frameon=False)
+    seeds = len(points[0]["accuracy"])
+    accuracy.set_title(
+        f"Fashion-MNIST, mean of {seeds} seeds; bars: lowest and highest"
+        + (f"; vertical line: the default, {default}" if default in values else ""),
+        loc="left",
+        fontsize=9,
+        color=INK,
+    )
     for axes in (accuracy, size):
-        axes.grid(alpha=0.3)
         if default in values:
-            axes.axvline(values.index(default), color="grey", alpha=0.4, linestyle="--")
-    figure.savefig(path, dpi=110)
-    return path
+            axes.axvline(values.index(default), color=INK, linewidth=0.8, linestyle="--")
+    last, names = len(points) - 1, (("deep", deep, INK), ("compact", compact, ORANGE))
+    label_ends(accuracy, [(n, last, statistics.mean(v[-1]), c) for n, v, c in names])
+    label_ends(size, [("compact", last, statistics.mean(remaining[-1]), ORANGE)])
+    return _saved(figure, path)
 
 
 def plot_time_to_accuracy(points: Sequence[dict[str, Any]], path: Path) -> Path:
@@ -117,21 +169,29 @@ def plot_time_to_accuracy(points: Sequence[dict[str, Any]], path: Path) -> Path:
       points: with `method`, `seconds`, `seconds_with_deep`, and `accuracy` (0 to 1), one per seed.
       path: of the PNG.
     """
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, (key, title) in zip(panels, _TIMES.items(), strict=True):
-        for method in dict.fromkeys(point["method"] for point in points):
+    figure, found = panels(len(_TIMES), (11, 4.6), sharey=True)
+    methods = list(dict.fromkeys(point["method"] for point in points))
+    many = (ORANGE, RED, BLUE, GREEN, PURPLE, *[INK] * len(methods))
+    colours = dict(zip(methods, many, strict=False))
+    ends: list[tuple[str, float, float, str]] = []
+    for axes, (key, title) in zip(found, _TIMES.items(), strict=True):
+        ends.clear()
+        for method in methods:
             mine = [point for point in points if point["method"] == method]
             accuracies = [[100 * each for each in point["accuracy"]] for point in mine]
             style = "-o" if method.startswith("lcjax") else ":s"
             seconds = [point[key] for point in mine]
-            _mean_line(axes, seconds, accuracies, fmt=style, label=method, capsize=2)
-        axes.set(xlabel="seconds of training", title=title)
-        axes.grid(alpha=0.3)
-    panels[0].set(ylabel="test accuracy of the compact model, %")
-    panels[1].legend(frameon=False)
-    figure.savefig(path, dpi=110)
-    return path
+            _mean_line(axes, seconds, accuracies, fmt=style, color=colours[method], capsize=2)
+            mean = statistics.mean(accuracies[-1])
+            ends.append((method, seconds[-1], mean, colours[method]))
+        axes.set(xlabel="seconds of training")
+        text = f"{title}; bars: lowest and highest seed"
+        axes.set_title(text, loc="left", fontsize=9, color=INK)
+        axes.set_xlim(left=0)
+        axes.margins(y=0.12)
+    label_ends(found[-1], ends)
+    found[0].set_ylabel("test accuracy of the compact model, %")
+    return _saved(figure, path)
 
 
 def plot_cubic(
@@ -148,26 +208,33 @@ def plot_cubic(
       curve: the true one, on [-1, 1].
       path: of the PNG.
     """
-    figure = Figure(figsize=(3.2 * len(methods), 3.4), dpi=120, layout="constrained")
-    panels = figure.subplots(1, len(methods), sharey=True, squeeze=False)[0]
+    figure, found = panels(len(methods), (3.2 * len(methods), 3.6), sharey=True)
     grid = np.linspace(-1, 1, len(methods[0]["curves"][0]))
-    for axes, method in zip(panels, methods, strict=True):
+    for axes, method in zip(found, methods, strict=True):
         for other in method["curves"][1:]:
-            axes.plot(grid, other, color="0.8", linewidth=0.8)
-        axes.plot(grid, curve(grid), color="0.3", linestyle="--", linewidth=1, label="cubic")
-        axes.plot(grid, method["curves"][0], color="C0", label="fit, after collapse")
-        axes.scatter(*points, s=14, color="C1", zorder=3, label="noisy points")
+            axes.plot(grid, other, color=FAINT, linewidth=1.2)
+        axes.plot(grid, curve(grid), color=INK, linestyle="--", linewidth=1)
+        axes.plot(grid, method["curves"][0], color=BLUE)
+        axes.scatter(*points, s=14, color=ORANGE, zorder=3)
         mean = statistics.mean(method["error"])
-        axes.set_title(f"{method['method']}\nRMSE to the cubic {mean:.3f}", fontsize=10)
+        axes.set_title(f"{method['method']}\nRMSE to the cubic {mean:.3f}", fontsize=10, color=INK)
         axes.set(xlabel="x", ylim=(-5, 3))
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(fontsize=7, frameon=False, loc="lower center")
-    figure.savefig(path)
-    return path
+    found[0].set_ylabel("y")
+    words = (
+        ("the cubic (dashed)", INK),
+        ("fit, after collapse", BLUE),
+        ("fits of other seeds", INK),
+        ("noisy points", ORANGE),
+    )
+    for line, (text, colour) in enumerate(words):
+        place = {"ha": "center", "transform": found[0].transAxes, "fontsize": 8}
+        faint = 0.6 if "other" in text else 1.0
+        found[0].text(0.6, 0.32 - 0.08 * line, text, color=colour, alpha=faint, **place)
+    return _saved(figure, path)
 
 
 def _mean_line(
-    axes: Any, x: Sequence[float], values: Sequence[Sequence[float]], **style: Any
+    axes: Axes, x: Sequence[float], values: Sequence[Sequence[float]], **style: Any
 ) -> None:
     """Draws a line through the means, with a bar from the lowest to the highest value at each.
 
@@ -181,3 +248,8 @@ def _mean_line(
     low = [mean - min(each) for mean, each in zip(means, values, strict=True)]
     high = [max(each) - mean for mean, each in zip(means, values, strict=True)]
     axes.errorbar(x, means, yerr=[low, high], **style)
+
+
+def _saved(figure: Any, path: Path) -> Path:
+    Picture(figure).save(path)
+    return path

@@ -18,6 +18,7 @@ from benchmarks.harness.publish import RESULTS
 from benchmarks.harness.training_runs import Arguments, RunDirectory
 from benchmarks.networks import CIFAR10_MIXER
 
+NETWORK = "A small MLP-Mixer on CIFAR-10"
 BASELINE_SIZE = 2  # the number of collapsed sites at which baselines are compared
 EVERY_SEED = (2, 4)  # numbers of collapsed sites that run with every seed
 L1_STRENGTHS = ("0.01", "0.03", "0.1")
@@ -96,7 +97,7 @@ def main(
     points = report(
         "cifar10_mixer", methods(), seeds=seeds, runs_dir=runs_dir, results_dir=results_dir
     )
-    print(plot_pareto_front(points, results_dir / "cifar10_mixer.png"))
+    print(plot_pareto_front(points, results_dir / "cifar10_mixer.png", network=NETWORK))
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def main(
             results_dir=results_dir,
         )
         path = results_dir / f"small_networks-{name}.png"
-        print(plot_methods(points, path, network=f"a small {name}"))
+        print(plot_methods(points, path, network=f"A small {name}"))
 
 
 if __name__ == "__main__":

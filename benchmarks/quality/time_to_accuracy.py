@@ -130,7 +130,7 @@ def seconds_to_targets(found: list[dict[str, Any]], seconds: str) -> Table:
     title = "deep model given" if seconds == "seconds" else "deep model's training included"
     rows = []
     for method in METHODS:
-        mine = [point for point in _of_least_size(found) if point["method"] == method.title]
+        mine = [point for point in of_least_size(found) if point["method"] == method.title]
         least = [
             min((p[seconds] for p in mine if statistics.mean(p["accuracy"]) >= goal), default=None)
             for goal in TARGETS
@@ -166,10 +166,10 @@ def main(
     tables = [seconds_to_targets(found, each) for each in ("seconds", "seconds_with_deep")]
     tables.append(tabulate(_COLUMNS, found))
     publish("time_to_accuracy", {"seeds": list(seeds)}, found, *tables, results_dir=results_dir)
-    print(plot_time_to_accuracy(_of_least_size(found), results_dir / "time_to_accuracy.png"))
+    print(plot_time_to_accuracy(of_least_size(found), results_dir / "time_to_accuracy.png"))
 
 
-def _of_least_size(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def of_least_size(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns the points whose models all have the least number of parameters."""
     size = min(min(point["parameters"]) for point in found)
     return [point for point in found if max(point["parameters"]) == size]

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lcjax._table import render
+from lcjax._document import Document, Table
+from lcjax.algebra.abstract import is_abstract
 from lcjax.algebra.moments import Moments
 from lcjax.calibration.candidates import collect_for_fit
 from lcjax.calibration.data import CalibrationData, as_data
@@ -17,6 +18,7 @@ from lcjax.structure.choice import SiteSelector, select_for_fit
 from lcjax.structure.front_end import Collapsible
 from lcjax.structure.params_tree import ParamsTree
 from lcjax.structure.segment import Segment, SegmentId
+from lcjax.tree.rules import listed
 from lcjax.validation.functions import check_function
 
 _STATIC = {"static": True}
@@ -24,7 +26,7 @@ _STATIC = {"static": True}
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
-class Calibration:
+class Calibration(Document):
     """What a pass over data says about the segments that a choice of sites makes.
 
     For least squares the moments of each segment's inputs and outputs, by the key of the segment;
@@ -36,6 +38,13 @@ class Calibration:
       fit: that it was made for, and that a collapse takes by default.
       segments: which segments are replaced, each by one linear map.
       weights: a fingerprint of the weights that each segment had.
+
+    Example:
+      >>> import jax, lcjax
+      >>> model = lcjax.CollapsibleMLP((16, 3))
+      >>> x = jax.random.normal(jax.random.key(0), (64, 4))
+      >>> lcjax.calibrate(model.apply, model.init(jax.random.key(1), x), [x])
+      <Calibration of act_0: LeastSquares(), 58 tokens to fit on>
     """
 
     train: dict[str, Moments]
@@ -50,27 +59,35 @@ class Calibration:
         return tuple(site for segment in self.segments for site in segment.sites)
 
     @property
-    def _parts(self) -> tuple[SegmentId, ...]:
+    def _one_by_one(self) -> tuple[SegmentId, ...]:
         """The segments, those of experts one by one."""
         return tuple(part for segment in self.segments for part in segment.parts)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
+        counts = [moments.count for moments in self.train.values()]
+        text = f"<Calibration of {listed(self.sites) or 'no site'}: {self.fit!r}"
+        if not counts or any(map(is_abstract, counts)):
+            return f"{text}>"
+        least, most = (f"{int(each):,}" for each in (min(counts), max(counts)))
+        return f"{text}, {least if least == most else f'{least} to {most}'} tokens to fit on>"
+
+    def _parts(self) -> list[Table | str]:
         """Returns a table of the segments with the tokens that count."""
         rows = []
-        for segment in self._parts:
+        for segment in self._one_by_one:
             key = segment.sites[0] if self.fit.observed == "unit" else segment.key
             tokens = int(self.train[key].count), int(self.held_out[key].count)
             sizes = (segment.d_in, segment.d_out, *tokens)
             rows.append((", ".join(segment.sites), *(f"{size:,}" for size in sizes)))
-        table = render(("sites of one segment", "d_in", "d_out", "tokens", "held out"), rows)
-        return "\n".join([table, *self.notes])
+        table = Table(("sites of one segment", "d_in", "d_out", "tokens", "held out"), rows)
+        return [table, *self.notes]
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Remarks before a fit: segments with fewer tokens than inputs."""
         if self.fit.observed == "unit":
             return ()
-        counts = {segment: int(self.train[segment.key].count) for segment in self._parts}
+        counts = {segment: int(self.train[segment.key].count) for segment in self._one_by_one}
         return tuple(
             f"{', '.join(segment.sites)}: {count:,} tokens to fit on for {segment.d_in:,} inputs; "
             "expected more tokens than inputs, several times as many for a fit that generalizes. "

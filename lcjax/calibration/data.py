@@ -31,8 +31,8 @@ class CalibrationData:
       TypeError: batches that are a single array; a mask that is not a function.
 
     Example:
-      >>> import numpy as np
-      >>> data = CalibrationData([np.ones((8, 4))], holdout=0.25)
+      >>> import numpy as np, lcjax
+      >>> data = lcjax.CalibrationData([np.ones((8, 4))], holdout=0.25)
     """
 
     batches: Iterable[Any]

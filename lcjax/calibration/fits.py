@@ -58,12 +58,7 @@ class Fit:
                 object.__setattr__(self, each.name, value.item())
 
     def non_defaults(self) -> dict[str, Any]:
-        """Returns the options that have no default or another value, positional ones first.
-
-        Example:
-          >>> Units(64, ridge=0.01).non_defaults()
-          {'count': 64, 'ridge': 0.01}
-        """
+        """Returns the options that have no default or another value, positional ones first."""
         options = {each: getattr(self, each.name) for each in fields(self)}
         stated = [
             each
@@ -92,7 +87,8 @@ class Exact(Fit):
       tolerance: as for every fit.
 
     Example:
-      >>> Exact(max_gap=0.1)
+      >>> import lcjax
+      >>> lcjax.Exact(max_gap=0.1)
       Exact(max_gap=0.1)
     """
 
@@ -120,6 +116,11 @@ class PerUnit(Fit):
       sequential: whether a plan fits segments one after another, in forward order.
       rank: as for every fit.
       tolerance: as for every fit.
+
+    Example:
+      >>> import lcjax
+      >>> lcjax.PerUnit().needs_data, lcjax.PerUnit(sequential=False)
+      (True, PerUnit(sequential=False))
     """
 
     name: ClassVar[str] = "per_unit"
@@ -140,6 +141,11 @@ class LeastSquares(Fit):
       sequential: whether a plan fits segments one after another, in forward order.
       rank: as for every fit.
       tolerance: as for every fit.
+
+    Example:
+      >>> import lcjax
+      >>> lcjax.LeastSquares(ridge=0.01)
+      LeastSquares(ridge=0.01)
     """
 
     name: ClassVar[str] = "least_squares"
@@ -194,7 +200,8 @@ class Units(Fit):
       ValueError: a count below 0, or a rank.
 
     Example:
-      >>> Units(64).linear, (LeastSquares() + Units(64)).linear
+      >>> import lcjax
+      >>> lcjax.Units(64).linear, (lcjax.LeastSquares() + lcjax.Units(64)).linear
       (False, True)
 
     References:
@@ -243,6 +250,11 @@ class Remove(Fit):
       sequential: as for `LeastSquares`.
       rank: None.
       tolerance: not used.
+
+    Example:
+      >>> import lcjax
+      >>> lcjax.Remove().name
+      'remove'
     """
 
     name: ClassVar[str] = "remove"

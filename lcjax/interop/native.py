@@ -47,10 +47,10 @@ def save_safetensors(path: str | os.PathLike[str], variables: Any) -> None:
       ImportError: safetensors is missing: `pip install 'lcjax[interop]'`.
 
     Example:
-      >>> import tempfile
+      >>> import numpy as np, tempfile, lcjax.interop
       >>> from lcjax.interop import load_safetensors
       >>> path = tempfile.mkdtemp() + "/model.safetensors"
-      >>> save_safetensors(path, {"params": {"dense": {"kernel": np.ones((2, 3))}}})
+      >>> lcjax.interop.save_safetensors(path, {"params": {"dense": {"kernel": np.ones((2, 3))}}})
       >>> load_safetensors(path)["params"]["dense"]["kernel"].shape
       (2, 3)
     """

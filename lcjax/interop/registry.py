@@ -51,11 +51,11 @@ def model_from_config(source: Source, **fields: Any) -> nn.Module:
       WeightsError: no config.json, or one of an unsupported architecture.
 
     Example:
-      >>> import json, pathlib, tempfile
+      >>> import json, pathlib, tempfile, lcjax.interop
       >>> folder = pathlib.Path(tempfile.mkdtemp())
       >>> config = {"architecture": "mixer_s16_224", "num_classes": 1000}
       >>> _ = (folder / "config.json").write_text(json.dumps(config))
-      >>> model_from_config(folder, num_classes=10).depth
+      >>> lcjax.interop.model_from_config(folder, num_classes=10).depth
       8
     """
     path = resolve_source(source)

@@ -32,9 +32,9 @@ def resolve_source(source: Source) -> Path:
       ImportError: the source can only be a repository and huggingface_hub is not installed.
 
     Example:
-      >>> import tempfile
+      >>> import tempfile, lcjax.interop
       >>> folder = tempfile.mkdtemp()
-      >>> resolve_source(folder) == Path(folder)
+      >>> str(lcjax.interop.resolve_source(folder)) == folder
       True
     """
     path, name = Path(source), os.fspath(source)

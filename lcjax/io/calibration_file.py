@@ -32,12 +32,13 @@ def save_calibration(path: PathLike, calibration: Calibration) -> None:
       TypeError: something other than a calibration.
 
     Example:
-      >>> import tempfile, jax.numpy as jnp, lcjax
+      >>> import tempfile, jax, jax.numpy as jnp, lcjax
       >>> path = tempfile.mkdtemp() + "/stats"
       >>> model = lcjax.CollapsibleMLP((16, 3))
       >>> variables = model.init(jax.random.key(0), jnp.ones((64, 4)))
-      >>> save_calibration(path, lcjax.calibrate(model.apply, variables, [jnp.ones((64, 4))]))
-      >>> restore_calibration(path).sites
+      >>> stats = lcjax.calibrate(model.apply, variables, [jnp.ones((64, 4))])
+      >>> lcjax.save_calibration(path, stats)
+      >>> lcjax.restore_calibration(path).sites
       ('act_0',)
     """
     if not isinstance(calibration, Calibration):
@@ -63,6 +64,12 @@ def restore_calibration(path: PathLike) -> Calibration:
     Raises:
       FileNotFoundError: path does not exist.
       CheckpointError: it is not a calibration, or is damaged.
+
+    Example:
+      >>> import lcjax
+      >>> lcjax.restore_calibration("no-such-folder")  # doctest: +ELLIPSIS
+      Traceback (most recent call last):
+      FileNotFoundError: ...no-such-folder: no such ...
     """
     source = open_checkpoint(path)
     known, tree = source.manifest["metadata"].get(_KEY), restore(path)

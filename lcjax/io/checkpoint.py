@@ -45,10 +45,10 @@ def save(path: PathLike, tree: Any, *, metadata: Mapping[str, Any] | None = None
         an invalid path.
 
     Example:
-      >>> import tempfile, numpy as np
+      >>> import numpy as np, tempfile, lcjax
       >>> path = tempfile.mkdtemp() + "/model"
-      >>> save(path, {"params": {"kernel": np.ones((2, 3))}}, metadata={"step": 10})
-      >>> restore(path)["params"]["kernel"].shape, read_metadata(path)
+      >>> lcjax.save(path, {"params": {"kernel": np.ones((2, 3))}}, metadata={"step": 10})
+      >>> lcjax.restore(path)["params"]["kernel"].shape, lcjax.read_metadata(path)
       ((2, 3), {'step': 10})
     """
     check_saveable(tree)
@@ -89,7 +89,12 @@ def restore(path: PathLike, *, like: Any = None, sharding: Any = None) -> Any:
       TypeError: a leaf in a tree of shardings that is not a sharding.
       ValueError: a sharding that does not fit the shape of its leaf.
 
-    Example: see `save`.
+    Example:
+      >>> import tempfile, jax.numpy as jnp, lcjax
+      >>> path = tempfile.mkdtemp() + "/model"
+      >>> lcjax.save(path, {"params": {"w": jnp.ones((2, 3))}}, metadata={"epoch": 3})
+      >>> lcjax.restore(path)["params"]["w"].shape
+      (2, 3)
     """
     source = open_checkpoint(path)
     saved = source.manifest["leaves"]
@@ -116,6 +121,11 @@ def read_metadata(path: PathLike) -> dict[str, Any]:
       FileNotFoundError: path does not exist.
       CheckpointError: path is not a checkpoint, or is unfinished or damaged.
 
-    Example: see `save`.
+    Example:
+      >>> import tempfile, jax.numpy as jnp, lcjax
+      >>> path = tempfile.mkdtemp() + "/model"
+      >>> lcjax.save(path, {"params": {"w": jnp.ones((2, 3))}}, metadata={"epoch": 3})
+      >>> lcjax.read_metadata(path)
+      {'epoch': 3}
     """
     return open_checkpoint(path).manifest["metadata"]

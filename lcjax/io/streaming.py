@@ -60,6 +60,9 @@ def collapse_checkpoint(
         independently, on the deep model's inputs, also with the fits of a plan.
         `lcjax.collapse_sequential`, which is better, needs the data.
 
+    Returns:
+      the report, as `lcjax.collapse` returns it.
+
     Raises:
       FileNotFoundError: source does not exist.
       FileExistsError: target exists, or another save is writing to it; nothing is overwritten.
@@ -68,7 +71,7 @@ def collapse_checkpoint(
       ValueError: max_gap is negative or NaN; a fit that needs a calibration without one.
 
     Example:
-      >>> import tempfile, lcjax
+      >>> import jax, numpy as np, tempfile, lcjax
       >>> folder = tempfile.mkdtemp()
       >>> model = lcjax.CollapsibleMLP((8, 2))
       >>> lcjax.save(folder + "/deep", model.init(jax.random.key(0), np.ones((1, 4))))

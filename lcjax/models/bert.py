@@ -51,7 +51,8 @@ class BERT(nn.Module):
       remat: whether the backward pass recomputes the blocks instead of storing their activations.
 
     Example:
-      >>> model = BERT.from_preset("MiniLM-L6", num_classes=2)
+      >>> import jax, jax.numpy as jnp, lcjax.models
+      >>> model = lcjax.models.BERT.from_preset("MiniLM-L6", num_classes=2)
       >>> tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
       >>> jax.eval_shape(model.init_with_output, jax.random.key(0), tokens)[0].shape
       (1, 2)

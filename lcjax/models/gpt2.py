@@ -45,7 +45,8 @@ class GPT2(nn.Module):
       remat: whether the backward pass recomputes the blocks instead of storing their activations.
 
     Example:
-      >>> model = GPT2.from_preset("124M")
+      >>> import jax, jax.numpy as jnp, lcjax.models
+      >>> model = lcjax.models.GPT2.from_preset("124M")
       >>> tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
       >>> jax.eval_shape(model.init_with_output, jax.random.key(0), tokens)[0].shape
       (1, 8, 50257)

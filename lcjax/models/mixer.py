@@ -75,7 +75,8 @@ class MLPMixer(nn.Module):
       remat: whether the backward pass recomputes the blocks instead of storing their activations.
 
     Example:
-      >>> model = MLPMixer.from_preset("S/16", num_classes=10)
+      >>> import jax, jax.numpy as jnp, lcjax.models
+      >>> model = lcjax.models.MLPMixer.from_preset("S/16", num_classes=10)
       >>> images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
       >>> jax.eval_shape(model.init_with_output, jax.random.key(0), images)[0].shape
       (1, 10)

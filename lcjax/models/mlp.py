@@ -21,8 +21,10 @@ class MLP(nn.Module):
       dtype: dtype of the computation; None uses the images'. Params and logits are float32.
 
     Example:
+      >>> import jax, jax.numpy as jnp, lcjax.models
       >>> images = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
-      >>> jax.eval_shape(MLP((64, 10)).init_with_output, jax.random.key(0), images)[0].shape
+      >>> model = lcjax.models.MLP((64, 10))
+      >>> jax.eval_shape(model.init_with_output, jax.random.key(0), images)[0].shape
       (1, 10)
     """
 

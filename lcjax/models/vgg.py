@@ -42,7 +42,8 @@ class VGG(nn.Module):
       dtype: dtype of the computation; None uses the images'. Params and logits are float32.
 
     Example:
-      >>> model = VGG.from_preset("11-small", num_classes=10)
+      >>> import jax, jax.numpy as jnp, lcjax.models
+      >>> model = lcjax.models.VGG.from_preset("11-small", num_classes=10)
       >>> images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
       >>> jax.eval_shape(model.init_with_output, jax.random.key(0), images)[0].shape
       (1, 10)

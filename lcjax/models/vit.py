@@ -42,7 +42,8 @@ class ViT(nn.Module):
       remat: whether the backward pass recomputes the blocks instead of storing their activations.
 
     Example:
-      >>> model = ViT.from_preset("Ti/16", num_classes=10)
+      >>> import jax, jax.numpy as jnp, lcjax.models
+      >>> model = lcjax.models.ViT.from_preset("Ti/16", num_classes=10)
       >>> images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
       >>> jax.eval_shape(model.init_with_output, jax.random.key(0), images)[0].shape
       (1, 10)

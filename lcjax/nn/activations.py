@@ -35,8 +35,8 @@ def interpolate(
       *others: further arguments of fn, such as the gate of a gated unit.
 
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> interpolate(jax.nn.relu, jnp.array([-4.0, 2.0]), jnp.float32(0.25)).tolist()
+      >>> import jax, jax.numpy as jnp, lcjax
+      >>> lcjax.nn.interpolate(jax.nn.relu, jnp.array([-4.0, 2.0]), jnp.float32(0.25)).tolist()
       [-1.0, 2.0]
     """
     of_z, of_slope = (jax.typeof(x).manual_axis_type.varying for x in (z, slope))
@@ -118,8 +118,8 @@ class CollapsibleActivation(nn.Module):
       CollapseError: if params have slopes of another number of units; names the path.
 
     Example:
-      >>> import flax.linen as nn, jax, jax.numpy as jnp
-      >>> act = CollapsibleActivation(nn.relu, slope_init=0.25)
+      >>> import flax.linen as nn, jax, jax.numpy as jnp, lcjax
+      >>> act = lcjax.CollapsibleActivation(nn.relu, slope_init=0.25)
       >>> act.apply(act.init(jax.random.key(0), jnp.ones(2)), jnp.array([-4.0, 2.0])).tolist()
       [-1.0, 2.0]
 
@@ -155,9 +155,9 @@ class CollapsibleGate(nn.Module):
       CollapseError: if params have slopes of another number of units; names the path.
 
     Example:
-      >>> import flax.linen as nn, jax, jax.numpy as jnp
+      >>> import flax.linen as nn, jax, jax.numpy as jnp, lcjax
       >>> gate, value = jnp.array([-1.0, 2.0]), jnp.array([3.0, 3.0])
-      >>> act = CollapsibleGate(nn.relu, slope_init=0.5)
+      >>> act = lcjax.CollapsibleGate(nn.relu, slope_init=0.5)
       >>> act.apply(act.init(jax.random.key(0), gate, value), gate, value).tolist()
       [1.5, 4.5]
     """

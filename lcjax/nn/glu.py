@@ -37,8 +37,8 @@ class CollapsibleGLU(nn.Module):
       CollapseError: if the params are half collapsed or of another width; names the path.
 
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> model = CollapsibleGLU(hidden=16, features=4)
+      >>> import jax, jax.numpy as jnp, lcjax
+      >>> model = lcjax.CollapsibleGLU(hidden=16, features=4)
       >>> sorted(model.init(jax.random.key(0), jnp.ones((1, 8)))["params"])
       ['act', 'down', 'gate', 'up']
 

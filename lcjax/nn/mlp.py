@@ -51,8 +51,8 @@ class CollapsibleMLP(nn.Module):
       CollapseError: if the params are half collapsed or of another width; names the path.
 
     Example:
-      >>> import flax.linen as nn, jax, jax.numpy as jnp
-      >>> model = CollapsibleMLP((16, 4), nn.relu)
+      >>> import flax.linen as nn, jax, jax.numpy as jnp, lcjax
+      >>> model = lcjax.CollapsibleMLP((16, 4), nn.relu)
       >>> params = model.init(jax.random.key(0), jnp.ones((1, 8)))["params"]
       >>> sorted(params)
       ['act_0', 'dense_0', 'dense_1']

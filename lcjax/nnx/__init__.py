@@ -23,11 +23,9 @@ from lcjax.nnx.functions import (
     collapse_sequential,
     explain,
     find_sites,
-    plan,
-    plan_fits,
-    sensitivity,
 )
 from lcjax.nnx.merging import merge
+from lcjax.nnx.plans import plan, plan_fits, sensitivity
 from lcjax.nnx.rewritten import Slope
 from lcjax.nnx.stacking import stack_layers, unstack_layers
 from lcjax.nnx.trace import ModuleCall, trace

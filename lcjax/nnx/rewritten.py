@@ -19,6 +19,19 @@ class Slope(nnx.Param):
 
     It is an `nnx.Param`, so that `nnx.Optimizer(model, tx, wrt=nnx.Param)` trains it; the filter
     `lcjax.nnx.Slope` finds slopes alone.
+
+    Args:
+      *args: as for `nnx.Param`.
+      **kwargs: as for `nnx.Param`.
+
+    Example:
+      >>> import jax, lcjax
+      >>> from flax import nnx
+      >>> linear = lambda i, a, b: nnx.Linear(a, b, rngs=nnx.Rngs(i))
+      >>> model = nnx.Sequential(linear(0, 4, 16), nnx.relu, linear(1, 16, 4))
+      >>> sloped = lcjax.nnx.add_slopes(model, jax.ShapeDtypeStruct((1, 4), "float32"))
+      >>> [slope.shape for slope in jax.tree.leaves(nnx.state(sloped, lcjax.nnx.Slope))]
+      [()]
     """
 
 

@@ -68,6 +68,13 @@ def stack_layers(layers: Sequence[Any], *, axis: int = 0) -> Any:
 
     Raises:
       CollapseError: no layers, or layers of different forms.
+
+    Example:
+      >>> import lcjax
+      >>> from flax import nnx
+      >>> layers = [nnx.Linear(2, 3, rngs=nnx.Rngs(i)) for i in range(4)]
+      >>> lcjax.nnx.stack_layers(layers).kernel.shape
+      (4, 2, 3)
     """
     if not layers or not all(isinstance(layer, nnx.Module) for layer in layers):
         raise CollapseError(

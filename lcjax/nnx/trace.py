@@ -40,6 +40,10 @@ class ModuleCall(ConvertedCall[Any]):
 
     It is a snapshot: training the module later does not change it.
 
+    Attributes:
+      sites: the sites of the call, in forward order.
+      call: the same call as one of a function of a tree.
+
     Example:
       >>> from flax import nnx
       >>> import jax, lcjax
@@ -103,6 +107,15 @@ def trace(model: Any, /, *inputs: Any, **kwargs: Any) -> ModuleCall:
       TypeError: something other than a module; inputs that it does not take.
       CollapseError: inputs on which it cannot run, such as arrays of the wrong shape; a compact
         module of which this call runs some collapsed sites and not others.
+
+    Example:
+      >>> import jax, lcjax
+      >>> from flax import nnx
+      >>> linear = lambda i, a, b: nnx.Linear(a, b, rngs=nnx.Rngs(i))
+      >>> model = nnx.Sequential(linear(0, 4, 16), nnx.relu, linear(1, 16, 4))
+      >>> call = lcjax.nnx.trace(model, jax.ShapeDtypeStruct((1, 4), "float32"))
+      >>> call.sites.paths
+      ('layers/0',)
     """
     module, method = model_and_method(model)
     check_call(method, module, inputs, kwargs)

@@ -41,13 +41,16 @@ def anneal_slopes(
       sites: paths, globs or `re.Pattern`s of the sites, or a `SiteSelection`; None
         for all.
 
+    Returns:
+      an optax transformation, for `optax.chain`.
+
     Raises:
       ValueError: from `update` without params; from `init` on a selection that matches no site.
       TypeError: if the schedule cannot be called.
 
     Example:
-      >>> import jax.numpy as jnp, optax
-      >>> tx = optax.chain(optax.sgd(0.1), anneal_slopes(optax.linear_schedule(0, 1, 4)))
+      >>> import jax.numpy as jnp, optax, lcjax
+      >>> tx = optax.chain(optax.sgd(0.1), lcjax.anneal_slopes(optax.linear_schedule(0, 1, 4)))
       >>> params = {"act_0": {"slope": jnp.zeros(())}}
       >>> updates, state = tx.update(params, tx.init(params), params)
       >>> float(updates["act_0"]["slope"])

@@ -51,12 +51,12 @@ def carry_opt_state(
         params in one vector (`optax.flatten`).
 
     Example:
-      >>> import flax.linen as nn, jax, jax.numpy as jnp, lcjax, optax
+      >>> import flax.linen as nn, jax, jax.numpy as jnp, optax, lcjax
       >>> model = lcjax.CollapsibleMLP((8, 4), nn.relu)
       >>> params = lcjax.map_slopes(jnp.ones_like, model.init(jax.random.key(0), jnp.ones((1, 4))))
       >>> tx = optax.adam(1e-3)
       >>> compact, report = lcjax.collapse(params)
-      >>> state = carry_opt_state(tx, tx.init(params), params, compact, report)
+      >>> state = lcjax.carry_opt_state(tx, tx.init(params), params, compact, report)
       >>> jax.tree.map(jnp.shape, state[0].mu)
       {'params': {'dense_1': {'bias': (4,), 'kernel': (4, 4)}}}
     """
@@ -122,11 +122,11 @@ def update_site_selection(tx: optax.GradientTransformation, opt_state: Any, para
         site.
 
     Example:
-      >>> import jax.numpy as jnp, lcjax, optax
+      >>> import jax.numpy as jnp, optax, lcjax
       >>> params = {f"act_{i}": {"slope": jnp.zeros(())} for i in range(2)}
       >>> one = optax.constant_schedule(1.0)
       >>> first, second = (lcjax.anneal_slopes(one, sites=name) for name in ("act_1", "act_0"))
-      >>> state = update_site_selection(second, first.init(params), params)
+      >>> state = lcjax.update_site_selection(second, first.init(params), params)
       >>> bool(state.selected["act_0"]["slope"])
       True
     """

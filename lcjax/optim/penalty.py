@@ -58,8 +58,8 @@ def linearity_penalty(
       ValueError: on a wrong penalty, selection or number of weights.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> float(linearity_penalty({"act_0": {"slope": jnp.array(0.5)}}))
+      >>> import jax.numpy as jnp, lcjax
+      >>> float(lcjax.linearity_penalty({"act_0": {"slope": jnp.array(0.5)}}))
       0.25
 
     References:
@@ -101,13 +101,16 @@ def add_linearity_penalty(
       weights: one number, one for each selected site in forward order, or a mapping of globs to
         numbers; None gives every site weight 1.
 
+    Returns:
+      an optax transformation, for `optax.chain`.
+
     Raises:
       ValueError: from `update` without params; from `init` on a wrong selection, and on slopes
         narrower than float32.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> tx = add_linearity_penalty(0.5)
+      >>> import jax, jax.numpy as jnp, lcjax
+      >>> tx = lcjax.add_linearity_penalty(0.5)
       >>> params = {"act_0": {"slope": jnp.array(0.75)}}
       >>> updates, state = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
       >>> float(updates["act_0"]["slope"])
@@ -164,12 +167,15 @@ def proximal_linearity_penalty(
         numbers; None gives every site weight 1.
       steps: number of planned steps; `init` warns if they cannot bring a slope to 1.
 
+    Returns:
+      an optax transformation, for `optax.chain`.
+
     Raises:
       ValueError: from `update` without params; from `init` on a wrong selection.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> tx = proximal_linearity_penalty(slope_learning_rate=0.1, strength=2.0)
+      >>> import jax, jax.numpy as jnp, lcjax
+      >>> tx = lcjax.proximal_linearity_penalty(slope_learning_rate=0.1, strength=2.0)
       >>> params = {"act_0": {"slope": jnp.array(0.75)}}
       >>> updates, state = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
       >>> round(float(updates["act_0"]["slope"]), 4)

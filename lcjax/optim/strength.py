@@ -42,7 +42,8 @@ def strength_for_gap(
       ValueError: a gap, steps or penalty out of range.
 
     Example:
-      >>> round(strength_for_gap(0.0, 0.1, 100), 6)
+      >>> import lcjax
+      >>> round(lcjax.strength_for_gap(0.0, 0.1, 100), 6)
       0.1
     """
     check_penalty(penalty)

@@ -116,14 +116,17 @@ def with_linearity_penalty(
         numbers; None gives every site weight 1.
       steps: number of planned steps; `init` warns if they cannot bring a slope to 1.
 
+    Returns:
+      an optax optimizer, whose `update` needs params.
+
     Raises:
       ValueError: on a number out of range; from `update` without params; from `init` on a selection
         that matches no site, a leaf named `slope` that may be the model's own, or an inner
         optimizer that cannot be wrapped.
 
     Example:
-      >>> import jax.numpy as jnp, optax
-      >>> tx = with_linearity_penalty(optax.adamw(1e-3, weight_decay=0.1), strength=0.05)
+      >>> import jax.numpy as jnp, optax, lcjax
+      >>> tx = lcjax.with_linearity_penalty(optax.adamw(1e-3, weight_decay=0.1), strength=0.05)
       >>> params = {"mlp": {"act_0": {"slope": jnp.zeros(())}}}
       >>> updates, state = tx.update(params, tx.init(params), params)
       >>> round(float(updates["mlp"]["act_0"]["slope"]), 3)

@@ -61,9 +61,15 @@ class Budget(ABC):
 class MaxDrop(Budget):
     """The largest drop of the metric from the deep model's, in the metric's unit; at least 0.
 
+    Half a point of an accuracy from 0 to 1 is 0.005; of an accuracy in percent it is 0.5.
+
+    Attributes:
+      limit: the drop.
+
     Example:
-      >>> print(MaxDrop(0.5))
-      MaxDrop(0.5)
+      >>> import lcjax
+      >>> print(lcjax.MaxDrop(0.005))
+      MaxDrop(0.005)
     """
 
     quantity: ClassVar[Quantity] = "drop"
@@ -106,6 +112,14 @@ class Params(_SizeBudget):
     """Parameters to reach: a number (int), or a fraction of the deep model's (float in (0, 1)).
 
     Slopes are not counted.
+
+    Attributes:
+      limit: the number, or the fraction.
+
+    Example:
+      >>> import lcjax
+      >>> print(lcjax.Params(0.5), lcjax.Params(1_000_000))
+      Params(0.5) Params(1000000)
     """
 
     quantity: ClassVar[Quantity] = "parameters"
@@ -116,6 +130,14 @@ class Flops(_SizeBudget):
     """FLOPs to reach: a number (int), or a fraction of the deep model's (float in (0, 1)).
 
     Multiply-adds times two for one token through the model's chains of Dense layers.
+
+    Attributes:
+      limit: the number, or the fraction.
+
+    Example:
+      >>> import lcjax
+      >>> print(lcjax.Flops(0.5))
+      Flops(0.5)
     """
 
     quantity: ClassVar[Quantity] = "flops"
@@ -126,6 +148,14 @@ class Memory(_SizeBudget):
     """Bytes of the variables to reach: a number (int), or a fraction of the deep model's.
 
     All arrays of the tree count, in the dtypes that they have.
+
+    Attributes:
+      limit: the number, or the fraction.
+
+    Example:
+      >>> import lcjax
+      >>> print(lcjax.Memory(2**20))
+      Memory(1048576)
     """
 
     quantity: ClassVar[Quantity] = "bytes"
@@ -141,7 +171,8 @@ class Latency(Budget):
       ms: milliseconds, in the place of a fraction.
 
     Example:
-      >>> print(Latency(0.7), Latency(ms=2.5))
+      >>> import lcjax
+      >>> print(lcjax.Latency(0.7), lcjax.Latency(ms=2.5))
       Latency(0.7) Latency(ms=2.5)
     """
 
@@ -181,7 +212,16 @@ class Latency(Budget):
 
 @dataclass(frozen=True)
 class Count(Budget):
-    """The number of sites to replace, at least 1."""
+    """The number of sites to replace, at least 1.
+
+    Attributes:
+      limit: the number.
+
+    Example:
+      >>> import lcjax
+      >>> print(lcjax.Count(3))
+      Count(3)
+    """
 
     quantity: ClassVar[Quantity] = "kept"
 

@@ -30,8 +30,9 @@ class Candidates:
       ValueError: numbers out of range; nothing to try.
 
     Example:
+      >>> import lcjax
       >>> from lcjax.planning.candidates import fits_for_width
-      >>> few = Candidates(fractions=(0.25, 0.5), linear_and_units=False, multiple_of=8)
+      >>> few = lcjax.Candidates(fractions=(0.25, 0.5), linear_and_units=False, multiple_of=8)
       >>> [fit.name for fit in fits_for_width(few, 64)], fits_for_width(few, 64)[1].count
       (['least_squares', 'units', 'units', 'remove'], 16)
     """

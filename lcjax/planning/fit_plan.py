@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from lcjax._table import render
+from lcjax._document import Document, Table
 from lcjax.calibration.fits import Fit
 from lcjax.planning.budgets import Budget, Usage, as_budgets
 from lcjax.planning.fit_plan_json import details_of, plan_fields
 from lcjax.planning.front_plot import plot_front
 from lcjax.planning.plan_file import PlanFile, PlannedSite
 from lcjax.planning.table import FitTable, Round, agrees, became
+from lcjax.plots.picture import Picture
 from lcjax.structure.front_end import Collapsible
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitPlan:
+class FitPlan(Document):
     """The fit of each site within budgets; prints what each site becomes and what it costs.
 
     Carry it out with `lcjax.collapse_sequential(apply_fn, variables, data, fit=plan.fits)`.
@@ -33,6 +34,18 @@ class FitPlan:
       tolerance: largest difference of the measured drop from the predicted one, relative to the
         larger of the two, that is not refined.
       notes: further remarks: fits that a site cannot have, sites that cannot be fitted.
+
+    Example:
+      >>> import jax, lcjax
+      >>> model = lcjax.CollapsibleMLP((16, 3))
+      >>> x = jax.random.normal(jax.random.key(0), (64, 4))
+      >>> variables = model.init(jax.random.key(1), x)
+      >>> data = lcjax.CalibrationData([x], progress=False)
+      >>> of = dict(metric=lcjax.RelativeError(), candidates=[lcjax.LeastSquares()])
+      >>> plan = lcjax.plan_fits(model.apply, variables, data, budget=lcjax.Count(1), **of)
+      >>> plan.fits, plan.measured.parameters
+      ({'act_0': LeastSquares()}, 15)
+      >>> _, report = lcjax.collapse_sequential(model.apply, variables, data, fit=plan.fits)
     """
 
     table: FitTable
@@ -119,18 +132,20 @@ class FitPlan:
                     row = (site.site, name, int(i == chosen), *option.change, option.held_out_r2)
                     writer.writerow(["" if cell is None else cell for cell in row])
 
-    def plot(self, path: str | os.PathLike[str]) -> None:
-        """Plots the drop against parameters, and against time where it was measured.
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Picture:
+        """Returns a picture of the drop against parameters, and against time where it was measured.
 
         Args:
-          path: of the picture, such as "front.png"; its suffix says the format.
+          path: writes it to this file as well, as SVG, PNG or PDF by the suffix.
 
         Raises:
-          ImportError: without matplotlib, which lcjax's extra `train` brings.
+          ImportError: without matplotlib, which lcjax's extra `plots` brings.
+          ValueError: another suffix.
         """
-        plot_front(self.table, self.choice, self.rounds, path)
+        picture = plot_front(self.table, self.choice, self.rounds, self.metric)
+        return picture if path is None else picture.saved(path)
 
-    def __str__(self) -> str:
+    def _parts(self) -> list[Table | str]:
         """Returns a table of the sites, the totals, and whether the budgets are met."""
         timed = self.table.deep.ms is not None
         headers = ["site", "becomes", "drop alone", "parameters", "held-out R²"]
@@ -146,7 +161,8 @@ class FitPlan:
                 "–" if r2 is None else f"{r2:.4f}",
             ]
             rows.append(cells + [f"{option.change.ms:+.3f}"] if timed else cells)
-        lines = [render(headers + ["ms"] if timed else headers, rows, left=2)]
+        names = headers + ["ms"] if timed else headers
+        lines: list[Table | str] = [Table(names, rows, left=2)]
         measured = self.measured
         models = [("deep", self.table.deep), ("predicted", self.predicted)]
         models += [] if measured is None else [("measured", measured)]
@@ -157,7 +173,7 @@ class FitPlan:
             state = "predicted" if measured is None else "met"
             lines.append(f"budget {budget}: {'not met' if budget in self.unmet else state}")
         lines.append(f"metric {self.metric}: {self.baseline:.6g} of the deep model")
-        return "\n".join(lines)
+        return lines
 
     def _agreement(self) -> str:
         """Returns how the measured drop compares with the predicted one, and what was done."""

@@ -5,8 +5,10 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Self, get_args
 
+from lcjax._document import Document, Table
 from lcjax._messages import describe, printable
-from lcjax._table import render
+from lcjax.plots.picture import Picture
+from lcjax.plots.steps import Step, plot_steps
 from lcjax.structure.choice import Reason, Skip
 from lcjax.tree.paths import natural_sort_key
 from lcjax.validation.json_files import kind_of, parse_json
@@ -33,7 +35,7 @@ class SiteCost(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sensitivity:
+class Sensitivity(Document):
     """The cost of each site; prints as a table, cheapest first.
 
     Attributes:
@@ -41,6 +43,17 @@ class Sensitivity:
       costs: one a site, in forward order.
       fit: "exact", "per_unit" or "least_squares".
       skipped: the sites that cannot be collapsed alone.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, lcjax
+      >>> model = lcjax.CollapsibleMLP((16, 3))
+      >>> x = jax.random.normal(jax.random.key(0), (64, 4))
+      >>> variables = model.init(jax.random.key(1), x)
+      >>> y = model.apply(variables, x)
+      >>> metric = lambda v: -float(jnp.mean((model.apply(v, x) - y) ** 2))
+      >>> found = lcjax.sensitivity(None, variables, metric, fit=lcjax.Exact(max_gap=1))
+      >>> [cost.site for cost in found.cheapest_first], found.costs[0].parameters
+      (['act_0'], 15)
     """
 
     baseline: float
@@ -53,8 +66,7 @@ class Sensitivity:
         """The costs by their drop, the later site first where two are alike."""
         return tuple(sorted(reversed(self.costs), key=lambda cost: cost.metric_drop))
 
-    def __str__(self) -> str:
-        """Returns the table."""
+    def _parts(self) -> list[Table | str]:
         rows = [
             (
                 cost.site,
@@ -66,8 +78,8 @@ class Sensitivity:
             for cost in self.cheapest_first
         ]
         rows.insert(0, ("(deep)", f"{self.baseline:.4f}", "", "", ""))
-        table = render(("site alone", "metric", "drop", "parameters", "held-out R²"), rows)
-        return "\n".join([table, *(f"{each.site} stays: {each}" for each in self.skipped)])
+        table = Table(("site alone", "metric", "drop", "parameters", "held-out R²"), rows)
+        return [table, *(f"{each.site} stays: {each}" for each in self.skipped)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +100,7 @@ class PlanStep:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(Document):
     """Which sites to collapse; prints as a table of the costs and savings of each step.
 
     `lcjax.collapse`, `calibrate` and `collapse_sequential` take it for their sites.
@@ -102,6 +114,19 @@ class Plan:
       fit: by which the steps were measured: "exact", "per_unit" or "least_squares".
       order: in which sites were tried: "sensitivity", "last" or "gap".
       skipped: the sites that cannot be collapsed or would save nothing, each with the reason.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, lcjax
+      >>> model = lcjax.CollapsibleMLP((16, 3))
+      >>> x = jax.random.normal(jax.random.key(0), (64, 4))
+      >>> variables = model.init(jax.random.key(1), x)
+      >>> y = model.apply(variables, x)
+      >>> metric = lambda v: -float(jnp.mean((model.apply(v, x) - y) ** 2))
+      >>> of = dict(fit=lcjax.Exact(max_gap=1), budget=lcjax.Count(1))
+      >>> plan = lcjax.plan(None, variables, metric, **of)
+      >>> plan.sites, plan.budget_met, lcjax.Plan.from_json(plan.to_json()) == plan
+      (('act_0',), True, True)
+      >>> compact, report = lcjax.collapse(variables, plan, fit=lcjax.Exact(max_gap=1))
     """
 
     steps: tuple[PlanStep, ...]
@@ -132,7 +157,7 @@ class Plan:
             )
         )
 
-    def __str__(self) -> str:
+    def _parts(self) -> list[Table | str]:
         """Returns the table, the skipped sites, and whether the budget is met."""
         rows = []
         for number, step in enumerate(self.steps):
@@ -142,11 +167,11 @@ class Plan:
             name = "(deep)" if step.site is None else step.site
             rows.append((name, f"{step.metric:.4f}", drop, *sizes, taken))
         headers = ("site", "metric", "drop", "parameters", "FLOPs/token of chains", "taken")
-        lines = [render(headers, rows)]
+        lines: list[Table | str] = [Table(headers, rows)]
         lines += [f"skipped {skip.site}: {skip}" for skip in self.skipped]
         state = "met" if self.budget_met else "not met; this comes nearest"
         lines.append(f"budget {self.budget}: {state} (order {self.order}, fit {self.fit})")
-        return "\n".join(lines)
+        return lines
 
     def to_json(self) -> str:
         """Returns the plan as JSON, for `from_json`."""
@@ -185,29 +210,29 @@ class Plan:
                 "again by lcjax.plan."
             ) from error
 
-    def plot(self, path: str | os.PathLike[str]) -> None:
-        """Plots the metric against the number of parameters; the file's suffix says the format.
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Picture:
+        """Returns a picture of the metric and the parameters after each step.
 
         Args:
-          path: of the picture, such as "front.png".
+          path: writes it to this file as well, as SVG, PNG or PDF by the suffix.
 
         Raises:
-          ImportError: without matplotlib, which lcjax's extra `train` brings.
+          ImportError: without matplotlib, which lcjax's extra `plots` brings.
+          ValueError: another suffix.
+
+        Example:
+          >>> deep = PlanStep(site=None, metric=0.9, parameters=1000, flops=2000)
+          >>> step = PlanStep(site="act_0", metric=0.8, parameters=400, flops=800)
+          >>> of = dict(budget="Count(1)", budget_met=True, fit="exact", order="gap")
+          >>> Plan(steps=(deep, step), num_taken=1, **of).plot()
+          <Picture of 2 panels: save(path) writes it, a notebook shows it>
         """
-        axes, figure = _axes()
-        sizes, metrics = [s.parameters for s in self.steps], [s.metric for s in self.steps]
-        axes.plot(sizes, metrics, color="0.7", zorder=1)
-        front = set(self.pareto_front)
-        for number, step in enumerate(self.steps):
-            face = "white" if step not in front else "C0" if number <= self.num_taken else "0.7"
-            axes.scatter(step.parameters, step.metric, color="C0", facecolor=face, zorder=2)
-            label = "deep" if step.site is None else step.site
-            place = dict(xytext=(4, 4), textcoords="offset points", fontsize=7)
-            axes.annotate(label, (step.parameters, step.metric), **place)
-        axes.axvline(self.steps[self.num_taken].parameters, color="C1", linestyle=":", zorder=0)
-        axes.set(xlabel="parameters", ylabel="metric", title=f"budget {self.budget}")
-        axes.grid(alpha=0.3)
-        figure.savefig(os.fspath(path), dpi=150, bbox_inches="tight")
+        steps = [
+            Step(each.site or "deep", each.metric, each.parameters, number <= self.num_taken)
+            for number, each in enumerate(self.steps)
+        ]
+        picture = plot_steps(steps, f"budget {self.budget}: {'' if self.budget_met else 'not '}met")
+        return picture if path is None else picture.saved(path)
 
 
 # The types of the fields in JSON, where a metric may be an integer.
@@ -238,12 +263,3 @@ def _check(fields: Any, what: str, types: dict[str, Any]) -> None:
         value = fields[name]
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise ValueError(f"{name} of {what} is a JSON {kind_of(value)}")
-
-
-def _axes() -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Plan.plot needs matplotlib: pip install 'lcjax[train]'.") from error
-    figure = Figure(figsize=(7, 4.5))
-    return figure.add_subplot(), figure

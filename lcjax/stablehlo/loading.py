@@ -36,6 +36,13 @@ class ExportedModel:
     Attributes:
       platforms: the platforms that can run it, such as `("cpu", "cuda", "tpu")`.
       inputs: shape and dtype of each input, such as `(batch, 28, 28, 1) float32`, for any batch.
+
+    Example:
+      >>> import tempfile, jax.numpy as jnp, lcjax
+      >>> path = tempfile.mkdtemp() + "/program"
+      >>> lcjax.export(lambda p, x: x @ p, jnp.ones((4, 3)), [jnp.ones((1, 4))], path)
+      >>> lcjax.load_exported(path).inputs
+      ('(batch, 4) float32',)
     """
 
     def __init__(self, path: Path, program: jax.export.Exported, weights: tuple[Any, ...]):
@@ -118,7 +125,12 @@ def load_exported(
         devices, or has unknown custom calls.
       ImportError: flatbuffers is missing, which jax.export needs: `pip install 'lcjax[export]'`.
 
-    Example: see `export`.
+    Example:
+      >>> import tempfile, jax.numpy as jnp, lcjax
+      >>> path = tempfile.mkdtemp() + "/program"
+      >>> lcjax.export(lambda p, x: x @ p, jnp.ones((4, 3)), [jnp.ones((1, 4))], path)
+      >>> lcjax.load_exported(path)(jnp.ones((5, 4))).shape
+      (5, 3)
     """
     target = Path(path).expanduser().absolute()
     if not target.exists():

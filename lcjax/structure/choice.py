@@ -40,6 +40,11 @@ class Skip(NamedTuple):
         or of a site with a slope for each unit "few_linear_units" (a linear map for them would be
         no smaller).
       detail: the figures, such as "0.3000 over 0.05"; may be empty.
+
+    Example:
+      >>> import lcjax
+      >>> print(lcjax.Skip("act_0", "gap", "0.3000 over 0.05"))
+      gap 0.3000 over 0.05
     """
 
     site: str

@@ -30,6 +30,15 @@ class SegmentFit:
       truncation: relative error of lowering it, in the metric of the inputs for least squares,
         otherwise in the Frobenius norm of the matrix.
       notes: further remarks: dead units, too few tokens.
+
+    Example:
+      >>> import jax, lcjax
+      >>> model = lcjax.CollapsibleMLP((16, 3))
+      >>> x = jax.random.normal(jax.random.key(0), (64, 4))
+      >>> params = model.init(jax.random.key(1), x)
+      >>> _, report = lcjax.collapse_sequential(model.apply, params, [x])
+      >>> report.fits[0].sites, report.fits[0].fit, report.fits[0].tokens
+      (('act_0',), 'least_squares', 58)
     """
 
     sites: tuple[str, ...]

@@ -2,100 +2,25 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 
-from lcjax._table import render
 from lcjax.algebra.abstract import is_abstract
 from lcjax.algebra.fuse import cheapest_cuts, dense_flops, parameters
 from lcjax.errors import CollapseError
 from lcjax.nn.activations import CollapsibleActivation, CollapsibleGate
 from lcjax.structure.chains import Chain, find_chains
 from lcjax.tree.paths import FUNCTION_TREE_PARTS, natural_sort_key
-from lcjax.tree.selection import NO_SITES
+from lcjax.tree.sites import Site, Sites
 from lcjax.tree.slopes import slopes_by_path
 from lcjax.tree.units import of_units
 from lcjax.validation.arguments import check_tree
 from lcjax.validation.functions import check_function, check_inputs, explained
 from lcjax.validation.modules import check_no_module
-
-
-@dataclass(frozen=True, kw_only=True)
-class Site:
-    """A collapsible activation with the Dense before it and the Dense after it.
-
-    Attributes:
-      path: inside params, such as `block_3/mlp/act_0`.
-      slope: α; of layers stacked by `nn.scan`, and of units with slopes of their own, the one
-        farthest from 1; None where it is abstract.
-      d_in: input width of the Dense before, with that of a bypass added to its output; 0 where
-        the site is unpaired.
-      d_hidden: width of the activation; 0 where the site is unpaired.
-      d_out: output width of the Dense after; 0 where the site is unpaired.
-      parameters_before: in the Dense layers (and gate, norm, bypass) that fusing replaces.
-      parameters_after: in what replaces them.
-      flops_before: multiply-adds times two for one token through those matrices.
-      flops_after: the same once collapsed.
-      layers: how many layers `nn.scan` stacked in this site, or experts of a traced function; they
-        collapse together.
-      fusing_saves: whether one matrix, with its bias, has fewer parameters than two with theirs,
-        and than there are now. About `d_in d_out < d_hidden (d_in + d_out)`.
-      linear_units: of a site with a slope for each unit, how many are exactly 1, over all layers;
-        None of other sites, and where slopes are abstract.
-      experts: how many of the stacked layers are experts, each of which is fitted to its own
-        tokens; 1 where there are none.
-    """
-
-    path: str
-    slope: float | None
-    d_in: int = 0
-    d_hidden: int = 0
-    d_out: int = 0
-    parameters_before: int = 0
-    parameters_after: int = 0
-    flops_before: int = 0
-    flops_after: int = 0
-    layers: int = 1
-    fusing_saves: bool = False
-    linear_units: int | None = None
-    experts: int = 1
-
-    @property
-    def gap(self) -> float | None:
-        """`|1 − α|`, how far the activation is from the identity; None where abstract."""
-        return None if self.slope is None else abs(1 - self.slope)
-
-    @property
-    def paired(self) -> bool:
-        """Whether there is a Dense on both sides, so that the site can be collapsed."""
-        return self.d_hidden > 0
-
-
-class Sites(tuple[Site, ...]):
-    """Sites in forward order; prints as a table."""
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        """The sites' paths, in forward order."""
-        return tuple(site.path for site in self)
-
-    def __str__(self) -> str:
-        """Returns the table, with the remedy for unpaired sites, or for no site, below it."""
-        if not self:
-            return NO_SITES
-        headers = ["site", "slope", "gap", "d_in", "d_hidden", "d_out", "parameters", "→"]
-        headers += ["FLOPs/token", "→", "fusing"]
-        lines = [render(headers, [_row(site) for site in self])]
-        if any(not site.paired for site in self):
-            lines.append(
-                "unpaired: this activation is not between `dense_i` and `dense_{i+1}` of one "
-                "chain, so there is nothing to fuse. Build the pair with lcjax.CollapsibleMLP."
-            )
-        return "\n".join(lines)
 
 
 def find_sites(
@@ -118,6 +43,14 @@ def find_sites(
     Raises:
       CollapseError: when the tree is half collapsed or its kernels do not compose, or is that of a
         collapsible function.
+      TypeError: something other than a tree, such as an NNX module or a TrainState.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, lcjax
+      >>> model = lcjax.CollapsibleMLP((16, 16, 3), jax.nn.relu)
+      >>> variables = model.init(jax.random.key(0), jnp.ones((1, 4)))
+      >>> lcjax.find_sites(variables).paths
+      ('act_0', 'act_1')
     """
     check_not_function_tree(variables)
     check_no_module(variables, "find_sites")
@@ -234,20 +167,6 @@ def linear_units(slope: Any) -> int | None:
     if is_abstract(slope):
         return None
     return int((np.asarray(slope) == 1).sum())
-
-
-def _row(site: Site) -> list[str]:
-    slope = ["?", "?"] if site.slope is None else [f"{site.slope:.4f}", f"{site.gap:.4f}"]
-    if site.linear_units is not None:
-        slope[0] = f"{site.linear_units:,} of {site.layers * site.d_hidden:,} units linear"
-    name = site.path or "(root)"
-    if not site.paired:
-        return [name, *slope, *["–"] * 7, "unpaired"]
-    name += f" ×{site.layers}" if site.layers > 1 else ""
-    sizes = [site.d_in, site.d_hidden, site.d_out, site.parameters_before, site.parameters_after]
-    sizes += [site.flops_before, site.flops_after]
-    pays = "pays" if site.fusing_saves else "grows"
-    return [name, *slope, *(f"{size:,}" for size in sizes), pays]
 
 
 def require_finite_gap(site: Site) -> float:

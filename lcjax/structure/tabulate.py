@@ -24,6 +24,13 @@ def tabulate(apply_fn: Callable[..., Any], variables: Any, inputs: Sequence[Any]
       apply_fn: a Flax apply function; `apply_fn(variables, *inputs)` runs the model.
       variables: params or variables; arrays or ShapeDtypeStructs.
       inputs: the arguments of apply_fn after the variables; arrays or ShapeDtypeStructs.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, lcjax
+      >>> model, x = lcjax.CollapsibleMLP((16, 3), jax.nn.relu), jnp.ones((1, 4))
+      >>> text = lcjax.tabulate(model.apply, model.init(jax.random.key(0), x), [x])
+      >>> [line.split()[0] for line in text.splitlines()[2:]]
+      ['(root)', 'dense_0', 'act_0', 'dense_1', 'total']
     """
     check_function(apply_fn)
     check_inputs(inputs)

@@ -38,8 +38,9 @@ def unstack_layers(
       TypeError: a tree that is not nested dicts.
 
     Example:
+      >>> import numpy as np, lcjax
       >>> stacked = {"layers": {"kernel": np.ones((2, 3, 3))}, "head": {"bias": np.ones(4)}}
-      >>> sorted(unstack_layers(stacked, "layers"))
+      >>> sorted(lcjax.unstack_layers(stacked, "layers"))
       ['head', 'layers_0', 'layers_1']
     """
     if not isinstance(variables, Mapping):

@@ -1,50 +1,33 @@
 """The report of a collapse."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lcjax._table import render
+from lcjax._document import Document, Table
 from lcjax.algebra.abstract import is_abstract
+from lcjax.plots.network import plot_network
+from lcjax.plots.picture import Picture
 from lcjax.structure.chains import bypass_of
 from lcjax.structure.choice import Skip
 from lcjax.structure.front_end import Rebuilt
 from lcjax.structure.replacement import Replacement, SegmentFit
 from lcjax.structure.segment import Segment
 from lcjax.structure.sites import Sites
+from lcjax.surgery.widths import HiddenWidth, Narrowed, blocks_of, hidden_widths
 from lcjax.tree.paths import tree_order
 
 _STATIC = {"static": True}
 
 
-class Narrowed(NamedTuple):
-    """A site of which some hidden units stay.
-
-    Attributes:
-      site: its path.
-      count: how many units stay.
-      width: how many there were.
-      linear: whether a linear map of the input was put next to them.
-    """
-
-    site: str
-    count: int
-    width: int
-    linear: bool
-
-    def __str__(self) -> str:
-        """Returns what the site became."""
-        units = f"{self.count:,} of {self.width:,} units"
-        return f"{units} and a linear map" if self.linear else units
-
-
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
-class CollapseReport:
+class CollapseReport(Document):
     """What a collapse did; a pytree whose paths are static, so that it can leave `jax.jit`.
 
     Attributes:
@@ -64,6 +47,15 @@ class CollapseReport:
       units: indices of the hidden units that stay, increasing, by the site that was narrowed.
       narrowed: the sites of which some hidden units stay, in forward order.
       removed: paths of the collapsed sites that a bias replaced.
+      hidden_widths: of the sites before the collapse, in forward order, unpaired ones left out.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, lcjax
+      >>> model = lcjax.CollapsibleMLP((16, 3), jax.nn.relu)
+      >>> params = model.init(jax.random.key(0), jnp.ones((1, 4)))
+      >>> compact, report = lcjax.collapse(params, fit=lcjax.Exact(max_gap=1))
+      >>> report.collapsed, report.parameters_before, report.parameters_after
+      (('act_0',), 131, 15)
     """
 
     gaps: dict[str, Any]
@@ -80,6 +72,7 @@ class CollapseReport:
     units: dict[str, Any] = field(default_factory=dict)
     narrowed: tuple[Narrowed, ...] = field(default=(), metadata=_STATIC)
     removed: tuple[str, ...] = field(default=(), metadata=_STATIC)
+    hidden_widths: tuple[HiddenWidth, ...] = field(default=(), metadata=_STATIC)
 
     @property
     def hidden_width(self) -> int | None:
@@ -93,7 +86,25 @@ class CollapseReport:
         others = unchanged or self.collapsed or any(each.linear for each in self.narrowed)
         return None if others or len(counts) != 1 else counts.pop()
 
-    def __str__(self) -> str:
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Picture:
+        """Returns a picture of the network before and after: a block for each MLP, by its width.
+
+        Args:
+          path: writes it to this file as well, as SVG, PNG or PDF by the suffix.
+
+        Raises:
+          ImportError: without matplotlib, which lcjax's extra `plots` brings.
+          ValueError: another suffix.
+        """
+        forms = dict.fromkeys(self.collapsed, "one matrix")
+        forms |= dict.fromkeys(self.factored, "two factors") | dict.fromkeys(
+            self.removed, "removed"
+        )
+        blocks = blocks_of(self.hidden_widths, forms, self.narrowed)
+        picture = plot_network(blocks, (self.parameters_before, self.parameters_after))
+        return picture if path is None else picture.saved(path)
+
+    def _parts(self) -> list[Table | str]:
         """Returns a table of the sites, the totals, and how well fits do."""
         forms = dict.fromkeys(self.factored, "two factors") | dict.fromkeys(self.removed, "removed")
         rows = [
@@ -102,10 +113,10 @@ class CollapseReport:
         ]
         rows += [(each.site, "", str(each)) for each in self.narrowed]
         rows += [(skip.site, "", f"stays: {skip}") for skip in self.skipped]
-        lines = [render(("site", "gap", "became"), rows, left=3)]
+        lines: list[Table | str] = [Table(("site", "gap", "became"), rows, left=3)]
         if any(fit.tokens for fit in self.fits):
             headers = ("fit of", "tokens", "error", "R²", "held out", "error", "R²")
-            lines.append(render(headers, [_row(fit) for fit in self.fits if fit.tokens]))
+            lines.append(Table(headers, [_row(fit) for fit in self.fits if fit.tokens]))
         lines += [f"{', '.join(fit.sites)}: {note}" for fit in self.fits for note in _notes(fit)]
         lines.append(
             f"parameters {self.parameters_before:,} → {self.parameters_after:,}, "
@@ -119,7 +130,7 @@ class CollapseReport:
             if of_modules <= set(self.new_leaves):
                 text += ", whose tree lcjax.without_bypasses gives"
             lines.append(text)
-        return "\n".join(lines)
+        return lines
 
 
 def make_report(
@@ -174,6 +185,7 @@ def make_report(
         },
         narrowed=tuple(narrowed[path] for path in sites.paths if path in narrowed),
         removed=tuple(path for path in sites.paths if path in removed),
+        hidden_widths=hidden_widths(sites),
     )
 
 
@@ -209,6 +221,7 @@ def merge_reports(
         units={site: units for part in parts for site, units in part.units.items()},
         narrowed=together("narrowed", lambda each: place[each.site]),
         removed=together("removed", place.get),
+        hidden_widths=hidden_widths(sites),
     )
 
 

@@ -50,6 +50,9 @@ def collapsible(fn: Callable[..., Any], *, has_state: bool = False) -> Collapsib
         train, mutable=["batch_stats"])`, Haiku's `apply`, an `nnx.State` of `nnx.BatchStat`, Keras'
         non-trainable variables.
 
+    Returns:
+      the function with slopes, called like it with the tree that `init` makes.
+
     Example:
       >>> import jax, jax.numpy as jnp, lcjax
       >>> f = lcjax.collapsible(lambda p, x: jax.nn.relu(x @ p["up"]) @ p["down"])

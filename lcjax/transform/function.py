@@ -15,11 +15,31 @@ from lcjax.transform.traced_call import TracedCall
 
 
 class CollapsibleFunction:
-    """What `lcjax.collapsible` returns; see there."""
+    """A function whose activations have slopes and whose pairs may be fused.
+
+    `lcjax.collapsible` makes it. Its first argument is the tree that `init` returns; `init` makes
+    one of the function's own params, and `trace` finds the sites of one call, which
+    `lcjax.TracedCall` calibrates, plans and collapses.
+
+    Args:
+      fn: the function.
+      has_state: whether its first argument holds state besides params.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, lcjax
+      >>> f = lcjax.collapsible(lambda p, x: jax.nn.relu(x @ p["up"]) @ p["down"])
+      >>> params, x = {"up": jnp.ones((4, 16)), "down": jnp.ones((16, 4))}, jnp.ones((2, 4))
+      >>> tree = f.init(params, x)
+      >>> f.trace(tree, x).sites.paths, f(tree, x).shape
+      (('up',), (2, 4))
+    """
 
     def __init__(self, fn: Callable[..., Any], has_state: bool = False):
         self._fn = fn
         self._has_state = has_state
+
+    def __repr__(self) -> str:
+        return f"CollapsibleFunction({getattr(self._fn, '__qualname__', repr(self._fn))})"
 
     def __call__(self, params: Any, /, *inputs: Any, **kwargs: Any) -> Any:
         """Returns what the function returns, with slopes in its activations and fused sites.

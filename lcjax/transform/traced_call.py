@@ -33,6 +33,10 @@ class TracedCall(TracedModel):
     after the state), or the one array that it takes; what the function reads from outside is read
     again for every shape of batch.
 
+    Attributes:
+      sites: the sites of the call, in forward order.
+      collapsed: paths of those that are collapsed already.
+
     Example:
       >>> import jax, jax.numpy as jnp, lcjax
       >>> f = lcjax.collapsible(lambda p, x: jax.nn.relu(x @ p["up"]) @ p["down"])

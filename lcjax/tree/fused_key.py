@@ -49,7 +49,9 @@ left out where there are none |
         linear. Empty where all are linear.
 
     Example:
-      >>> key = FusedKey.parse('up {"form": ["linear"], "hidden": [4], "removed": {"up": [2, 4]}}')
+      >>> import lcjax
+      >>> text = 'up {"form": ["linear"], "hidden": [4], "removed": {"up": [2, 4]}}'
+      >>> key = lcjax.FusedKey.parse(text)
       >>> key.sites, key.forms, key.widths, key.removed
       (('up',), ('linear',), (4,), {'up': ((2, 4), None)})
     """

@@ -46,7 +46,8 @@ class SiteSelection:
         by `last` and by listed weights where names (encoder, decoder) do not show it.
 
     Example:
-      >>> SiteSelection(last=0.5, where="encoder/*").last
+      >>> import lcjax
+      >>> lcjax.SiteSelection(last=0.5, where="encoder/*").last
       0.5
     """
 

@@ -32,7 +32,8 @@ def slopes(tree: Any) -> dict[str, Any]:
       more axis where a site has a slope for each unit.
 
     Example:
-      >>> slopes({"act_0": {"slope": 0.25}, "dense_0": {"kernel": 1.0}})
+      >>> import lcjax
+      >>> lcjax.slopes({"act_0": {"slope": 0.25}, "dense_0": {"kernel": 1.0}})
       {'act_0': 0.25}
     """
     found = {site: leaf for site, leaf in slopes_by_path(tree).values() if not _is_place(leaf)}
@@ -48,7 +49,9 @@ def map_slopes(fn: Callable[..., Any], tree: Any, *rest: Any) -> Any:
       *rest: trees of the same structure.
 
     Example:
-      >>> map_slopes(lambda slope: 1.0, {"act_0": {"slope": 0.25}, "dense_0": {"kernel": 2.0}})
+      >>> import lcjax
+      >>> tree = {"act_0": {"slope": 0.25}, "dense_0": {"kernel": 2.0}}
+      >>> lcjax.map_slopes(lambda slope: 1.0, tree)
       {'act_0': {'slope': 1.0}, 'dense_0': {'kernel': 2.0}}
     """
     found = slopes_by_path(tree)
@@ -67,9 +70,9 @@ def count_parameters(variables: Any) -> int:
         arrays or ShapeDtypeStructs.
 
     Example:
-      >>> import jax.numpy as jnp
+      >>> import jax.numpy as jnp, lcjax
       >>> mlp = {"dense_0": {"kernel": jnp.ones((8, 4)), "bias": jnp.ones(4)}}
-      >>> count_parameters({"params": mlp | {"act_0": {"slope": jnp.zeros(())}}})
+      >>> lcjax.count_parameters({"params": mlp | {"act_0": {"slope": jnp.zeros(())}}})
       36
     """
     is_whole = isinstance(variables, Mapping) and "params" in variables
@@ -103,8 +106,9 @@ def select_sites(
       ValueError: if `last` is out of range.
 
     Example:
+      >>> import lcjax
       >>> params = {f"block_{i}": {"act_0": {"slope": 0.0}} for i in (2, 10)}
-      >>> select_sites(params, last=1)
+      >>> lcjax.select_sites(params, last=1)
       ['block_10/act_0']
     """
     return selected(params, SiteSelection(last=last, where=where, sites=sites, order=order))

@@ -57,8 +57,9 @@ def with_unit_slopes(tree: Any) -> Any:
       tree: params or variables; arrays or ShapeDtypeStructs.
 
     Example:
+      >>> import jax.numpy as jnp, lcjax
       >>> params = {"dense_0": {"kernel": jnp.ones((2, 3))}, "act_0": {"slope": jnp.zeros(())}}
-      >>> with_unit_slopes(params)["act_0"]["slope"].shape
+      >>> lcjax.with_unit_slopes(params)["act_0"]["slope"].shape
       (3,)
     """
     shapes = _shapes(tree)

@@ -42,6 +42,10 @@ def _vocabulary(value: Any) -> bool:
     return names and all(one and _text(one) for one in value.values())
 
 
+def _image_shape(value: Any) -> bool:
+    return _counts(value) and len(value) == 3 and value[-1] in (1, 3, 4)
+
+
 def _module(value: Any) -> bool:
     return isinstance(value, dict)
 
@@ -57,6 +61,8 @@ _FIELDS: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
         "num_classes": _count,
         "mean": _numbers,
         "std": _numbers,
+        "image_shape": _image_shape,
+        "class_names": _texts,
     },
     "text": {
         "dataset": _text,
@@ -83,7 +89,11 @@ _LEAST: Mapping[str, Collection[str]] = {
     "text": ("class_names", "module"),
     "language": ("module",),
 }
-ALL = frozenset(name for fields in _FIELDS.values() for name in fields)
+# What the data can be read again with; earlier runs on images did not save the other two.
+ALL = frozenset(name for fields in _FIELDS.values() for name in fields) - {
+    "class_names",
+    "image_shape",
+}
 
 
 def check_data_spec(kind: Any, data_spec: Any, needs: Collection[str] = ()) -> None:

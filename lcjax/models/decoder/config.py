@@ -59,7 +59,8 @@ class DecoderConfig:
       ValueError: sizes that are not positive or do not divide as stated.
 
     Example:
-      >>> config = DecoderConfig(100, 8, 2, 4, 2, 4, 16, windows=(3, None))
+      >>> import lcjax.models
+      >>> config = lcjax.models.DecoderConfig(100, 8, 2, 4, 2, 4, 16, windows=(3, None))
       >>> [int(layer.window) for layer in config.layers]
       [3, 1073741824]
     """

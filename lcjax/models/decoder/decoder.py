@@ -39,7 +39,8 @@ class Decoder(nn.Module):
       remat: whether the backward pass recomputes the blocks instead of storing their activations.
 
     Example:
-      >>> model = Decoder.from_preset("SmolLM2-135M")
+      >>> import jax, jax.numpy as jnp, lcjax.models
+      >>> model = lcjax.models.Decoder.from_preset("SmolLM2-135M")
       >>> tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
       >>> jax.eval_shape(model.init_with_output, jax.random.key(0), tokens)[0].shape
       (1, 8, 49152)

@@ -50,7 +50,8 @@ class ModernBERT(nn.Module):
       remat: whether the backward pass recomputes the blocks instead of storing their activations.
 
     Example:
-      >>> model = ModernBERT.from_preset("base", num_classes=2)
+      >>> import jax, jax.numpy as jnp, lcjax.models
+      >>> model = lcjax.models.ModernBERT.from_preset("base", num_classes=2)
       >>> tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
       >>> jax.eval_shape(model.init_with_output, jax.random.key(0), tokens)[0].shape
       (1, 2)

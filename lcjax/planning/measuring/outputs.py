@@ -83,15 +83,19 @@ class KLDivergence(OutputMetric):
 
     In nats: `−E Σ p (log p − log q)` with p of the deep model, over the last axis of the logits.
 
-    Example:
-      >>> import jax.numpy as jnp
-      >>> logits = jnp.array([[0.0, 1.0]])
-      >>> total, count = KLDivergence().sums(logits, logits, Positions(jnp.ones(1)))
-      >>> float(total), float(count)
-      (0.0, 1.0)
+    Attributes:
+      batches: on which outputs are compared, or `CalibrationData`; None takes the rows of the
+        plan's data that are held out.
 
-    References:
-      Hinton, Vinyals and Dean 2015, arXiv 1503.02531, section 2.
+    Example:
+      >>> import jax, lcjax
+      >>> model = lcjax.CollapsibleMLP((16, 3))
+      >>> x = jax.random.normal(jax.random.key(0), (64, 4))
+      >>> variables = model.init(jax.random.key(1), x)
+      >>> data = lcjax.CalibrationData([x], progress=False)
+      >>> of = dict(candidates=[lcjax.LeastSquares()], budget=lcjax.Count(1))
+      >>> lcjax.plan_fits(model.apply, variables, data, metric=lcjax.KLDivergence(), **of).metric
+      'KL divergence'
     """
 
     name: ClassVar[str] = "KL divergence"
@@ -113,12 +117,19 @@ class RelativeError(OutputMetric):
 
     `−Σ ‖y − ŷ‖² / Σ ‖y‖²` over all arrays of the output.
 
+    Attributes:
+      batches: on which outputs are compared, or `CalibrationData`; None takes the rows of the
+        plan's data that are held out.
+
     Example:
-      >>> import jax.numpy as jnp
-      >>> one = Positions(jnp.ones(1))
-      >>> sums = RelativeError().sums(jnp.array([[2.0]]), jnp.array([[1.0]]), one)
-      >>> [float(each) for each in sums]
-      [1.0, 4.0]
+      >>> import jax, lcjax
+      >>> model = lcjax.CollapsibleMLP((16, 3))
+      >>> x = jax.random.normal(jax.random.key(0), (64, 4))
+      >>> variables = model.init(jax.random.key(1), x)
+      >>> data = lcjax.CalibrationData([x], progress=False)
+      >>> of = dict(candidates=[lcjax.LeastSquares()], budget=lcjax.Count(1))
+      >>> lcjax.plan_fits(model.apply, variables, data, metric=lcjax.RelativeError(), **of).metric
+      'relative error'
     """
 
     name: ClassVar[str] = "relative error"

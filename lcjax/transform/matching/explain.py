@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lcjax._table import render
+from lcjax._document import Document, Table
 from lcjax.transform.analysis.reasons import Rejected
 from lcjax.transform.matching.find_sites import Analysis
 from lcjax.transform.params.tree import FunctionParams
 
 
 @dataclass(frozen=True)
-class Explanation:
+class Explanation(Document):
     """Every place in a function where a Dense feeds another; prints as a table.
 
     Anything may be between them except products of data with data, as in attention. Products with
@@ -36,12 +36,11 @@ class Explanation:
         sites = tuple(site.path for site in analysis.sites if site.path not in fused)
         return cls(sites, fused, params.narrow, analysis.rejected)
 
-    def __str__(self) -> str:
-        """Returns the table."""
+    def _parts(self) -> list[Table | str]:
         rows = [(path, self._site(path)) for path in self.sites]
         rows += [(path, "fused") for path in self.fused]
         rows += [(path, f"not a site: {reason}") for path, reason in self.rejected]
-        return render(("after", ""), rows or [("", "no Dense feeds another")], left=2)
+        return [Table(("after", ""), rows or [("", "no Dense feeds another")], left=2)]
 
     def _site(self, path: str) -> str:
         k = self.units.get(path)

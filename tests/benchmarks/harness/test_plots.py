@@ -11,7 +11,7 @@ def test_plots_write_png(tmp_path):
     sweep = [{"value": value, **SEEDS, **deep} for value in ("1", "2")]
     timed = [point | {"seconds": 1.0, "seconds_with_deep": 2.0} for point in points]
     paths = [
-        plots.plot_pareto_front(points, tmp_path / "front.png"),
+        plots.plot_pareto_front(points, tmp_path / "front.png", network="a Mixer"),
         plots.plot_methods(points, tmp_path / "methods.png", network="an MLP"),
         plots.plot_sweep(sweep, tmp_path / "sweep.png", label="width", default="2"),
         plots.plot_time_to_accuracy(timed, tmp_path / "time.png"),

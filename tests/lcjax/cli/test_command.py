@@ -98,6 +98,38 @@ def test_inspect_reads_only_slopes(source, capsys, monkeypatch):
     assert 'metadata    {"model": "tiny", "steps": 3}' in shown
 
 
+def test_inspect_json_has_what_the_text_has(source, capsys):
+    main(["inspect", str(source), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    sites = lcjax.find_sites(lcjax.restore(source))
+    assert [site["path"] for site in found["sites"]] == list(sites.paths)
+    assert [site["gap"] for site in found["sites"]] == [site.gap for site in sites]
+    assert found["slopes"] == 7 and found["others"] == {"batch_stats": 112, "state": 4}
+    assert found["metadata"] == {"model": "tiny", "steps": 3} and found["no_sites"] == ""
+    total = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(_tree()))
+    assert sum(found["bytes_by_dtype"].values()) == total
+
+
+def test_inspect_json_of_a_slope_that_is_not_finite_is_valid(tmp_path, capsys):
+    _, chain = random_chain((8, 5), 6)
+    chain["params"]["act_0"]["slope"] = np.float32(np.nan)
+    lcjax.save(tmp_path / "a", chain)
+    main(["inspect", str(tmp_path / "a"), "--json"])
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found["sites"][0]["slope"] is None and found["sites"][0]["gap"] is None
+
+
+def test_a_plan_that_does_not_exist_is_named_first(source, tmp_path):
+    with pytest.raises(SystemExit, match="error: /none.json: No such file or directory."):
+        main(["collapse", str(source), str(tmp_path / "a"), "--plan", "/none.json"])
+
+
+def test_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"lcjax {lcjax.__version__}\n"
+
+
 @pytest.mark.parametrize(
     ("tree", "said"),
     [

@@ -8,6 +8,7 @@ import numpy as np
 
 from train.data.dataset import DataError, Dataset, Part, hold_out
 from train.data.images import in_memory as array_sets
+from train.data.images.own_files import own_images, own_path
 from train.data.images.splits import ImageSet, Split, StreamedSplit, channel_moments
 from train.data.tfds.locate import data_directory, locate, prepare
 
@@ -57,6 +58,9 @@ class ImageData(Dataset):
         return isinstance(self.train, Split)
 
 
+_OTHERS = "'digits', the path of a folder of pictures by class or of an .npz file"
+
+
 def load(
     name: str = "digits",
     *,
@@ -71,8 +75,10 @@ def load(
     """Loads a set of labelled images by name.
 
     Args:
-      name: "digits", or a TFDS image-classification set: "cifar10", "name:version", "name/config".
-        Without a TFDS copy, "fashion_mnist" is also read from Debian's package.
+      name: "digits"; a TFDS image-classification set: "cifar10", "name:version", "name/config"; the
+        path of a folder with a folder of pictures for each class, perhaps below train/ and test/;
+        or the path of an .npz file with images and labels. Without a TFDS copy, "fashion_mnist" is
+        also read from Debian's package.
       data_dir: TFDS's directory; by default TFDS_DATA_DIR, then TFDS's own default.
       validation: below 1, the fraction of the training split to hold out; otherwise the number of
         images.
@@ -128,8 +134,10 @@ def _find(
 ) -> ImageSet:
     if name == "digits":
         return array_sets.digits()
+    if (own := own_path(name)) is not None:
+        return own_images(own, image_size=image_size)
     root = data_directory(data_dir)
-    directory, alternative = locate(name, root), ""
+    directory, alternative = locate(name, root, others=_OTHERS), ""
     if directory is None and name == "fashion_mnist":
         if debian := array_sets.idx_files(name, array_sets.DEBIAN_FASHION_MNIST):
             return debian

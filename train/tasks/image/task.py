@@ -38,6 +38,7 @@ def make_task(config: ImageConfig) -> Task:
         "image_shape": list(data.image_shape),
         "mean": list(data.mean),
         "std": list(data.std),
+        "class_names": list(data.class_names),
     }
     variables = classifier.init(keys(config)[0], data.image_shape)
     source = make_source(config, data)

@@ -1,0 +1,226 @@
+"""Image sets of one's own: a folder of pictures by class, or NumPy arrays in an .npz file."""
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lcjax._messages import printable
+from lcjax.tree.paths import natural_sort_key
+from train.data.dataset import DataError, Part
+from train.data.images.splits import ImageSet, Split, StreamedSplit
+
+_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm"})
+_CHANNELS = {"1": 1, "L": 1, "I;16": 1}  # by mode of a picture; any other is read as RGB
+_EDGE = 224
+_IN_MEMORY_BYTES = 2e9
+_TEST_FRACTION = 0.2
+_KEYS = {
+    "train": (("images", "labels"), ("x_train", "y_train")),
+    "test": (("test_images", "test_labels"), ("x_test", "y_test")),
+}
+
+
+def own_path(name: str) -> Path | None:
+    """Returns the folder or the .npz file that a name is the path of; None for other names.
+
+    Raises:
+      DataError: a path at which there is nothing.
+    """
+    path = Path(name).expanduser()
+    written_so = name.startswith((".", "~", "/")) or name.endswith(".npz")
+    if path.exists() and (written_so or "/" in name):
+        return path
+    if written_so:
+        raise DataError(
+            f"{name}: got a path at which there is nothing; expected a folder with a folder of "
+            "pictures for each class, or an .npz file with images and labels."
+        )
+    return None
+
+
+def own_images(path: Path, *, image_size: int | None = None) -> ImageSet:
+    """Returns the set of a folder or of an .npz file."""
+    return arrays_file(path) if path.is_file() else picture_folder(path, image_size=image_size)
+
+
+def picture_folder(folder: Path, *, image_size: int | None = None) -> ImageSet:
+    """Returns a folder of pictures, with a folder for each class.
+
+    With `train/CLASS/` and `test/CLASS/` these are the splits; with `CLASS/` alone a fixed,
+    stratified fifth is the test split. Small sets of one size are read into memory.
+
+    Args:
+      folder: its path.
+      image_size: edge of the images in pixels; by default the stored size, 224 if sizes vary.
+
+    Raises:
+      DataError: no classes, a class without pictures, or a file that is not a picture.
+    """
+    if (folder / "train").is_dir():
+        if not (folder / "test").is_dir():
+            raise DataError(f"{folder}: got train without test; expected both, or neither.")
+        names = _classes(folder / "train")
+        found = {part: _pictures(folder / part, names) for part in ("train", "test")}
+    else:
+        names = _classes(folder)
+        found = _divided(_pictures(folder, names), folder)
+    sizes = {_header(path) for rows in found.values() for path, _ in rows}
+    channels = max(channels for *_, channels in sizes)
+    varied = len({(width, height) for width, height, _ in sizes}) > 1
+    width, height, _ = next(iter(sizes))
+    if varied:
+        width = height = _EDGE
+    width, height = (image_size or edge for edge in (width, height))
+
+    def read(part: Part) -> Split | StreamedSplit:
+        rows = PictureRows(found[part])
+        split = StreamedSplit(rows, np.arange(len(rows)), (height, width, channels), varied)
+        if varied or len(rows) * height * width * channels >= _IN_MEMORY_BYTES:
+            return split
+        images, labels = zip(*split.many(0, len(split)), strict=True)
+        return Split(np.stack(images), np.array(labels, np.int32))
+
+    return ImageSet(folder.resolve().name, names, read)
+
+
+def arrays_file(path: Path) -> ImageSet:
+    """Returns a set of arrays in an .npz file.
+
+    It has `images` and `labels`, and `test_images` and `test_labels`, or `x_train`, `y_train`,
+    `x_test` and `y_test`. Images are uint8 (count, height, width) or (count, height, width,
+    channels), labels whole numbers from 0. Without a test split a fixed, stratified fifth is it.
+
+    Raises:
+      DataError: arrays that are missing or have other shapes or dtypes.
+    """
+    try:
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: got no .npz file of arrays: {printable(error)}.") from error
+    whole = _arrays(arrays, "train", path)
+    if whole is None:
+        raise DataError(
+            f"{path}: got the arrays {printable(', '.join(arrays) or 'none')}; expected images and "
+            "labels, or x_train and y_train."
+        )
+    splits = {"train": whole, "test": _arrays(arrays, "test", path)}
+    if splits["test"] is None:
+        chosen = _test_rows(whole.labels.tolist(), path)
+        splits = {"train": whole.take(np.flatnonzero(~chosen)), "test": whole.take(chosen)}
+    classes = 1 + max(int(split.labels.max()) for split in splits.values() if split is not None)
+    names = tuple(map(str, range(classes)))
+
+    def read(part: Part) -> Split:
+        split = splits[part]
+        assert split is not None
+        return split
+
+    return ImageSet(path.stem, names, read)
+
+
+class PictureRows:
+    """Pictures in files with their labels; implements `train.data.images.splits.Rows`."""
+
+    def __init__(self, rows: Sequence[tuple[Path, int]]):
+        """Takes the path and the label of each picture; none is opened."""
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        path, label = self._rows[index]
+        try:
+            with Image.open(path) as picture:
+                picture.load()
+                return picture, label
+        except (OSError, Image.DecompressionBombError) as error:
+            raise DataError(f"{path}: cannot be read as a picture: {printable(error)}.") from error
+
+    def many(self, indices: Sequence[int]) -> list[tuple[Image.Image, int]]:
+        """Returns several rows."""
+        return [self[index] for index in indices]
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    names = sorted(
+        (each.name for each in folder.iterdir() if each.is_dir() and each.name[0] != "."),
+        key=natural_sort_key,
+    )
+    if len(names) < 2:
+        raise DataError(
+            f"{folder}: got {len(names)} folders; expected one for each of at least two classes, "
+            "with the pictures in it."
+        )
+    return tuple(names)
+
+
+def _pictures(folder: Path, names: Sequence[str]) -> list[tuple[Path, int]]:
+    found = []
+    for label, name in enumerate(names):
+        paths = sorted(
+            path for path in (folder / name).rglob("*") if path.suffix.lower() in _SUFFIXES
+        )
+        if not paths:
+            raise DataError(f"{folder / name}: got no pictures; expected PNG, JPEG or similar.")
+        found += [(path, label) for path in paths]
+    return found
+
+
+def _header(path: Path) -> tuple[int, int, int]:
+    """Returns (width, height, channels) of a picture, of which only the header is read."""
+    try:
+        with Image.open(path) as picture:
+            return *picture.size, _CHANNELS.get(picture.mode, 3)
+    except (OSError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: cannot be read as a picture: {printable(error)}.") from error
+
+
+def _divided(rows: Sequence[tuple[Path, int]], folder: Path) -> dict[str, list[tuple[Path, int]]]:
+    chosen = _test_rows([label for _, label in rows], folder)
+    return {
+        "train": [row for row, test in zip(rows, chosen, strict=True) if not test],
+        "test": [row for row, test in zip(rows, chosen, strict=True) if test],
+    }
+
+
+def _test_rows(labels: Sequence[int], path: Path) -> np.ndarray:
+    """Returns which rows are the test split: a fifth of each class, always the same."""
+    chosen = np.zeros(len(labels), bool)
+    rng = np.random.default_rng(0)
+    for label in sorted(set(labels)):
+        places = np.flatnonzero(np.asarray(labels) == label)
+        count = round(_TEST_FRACTION * len(places))
+        if not count:
+            raise DataError(
+                f"{path}: class {label} has {len(places)} images, too few for a test split; "
+                "expected at least 3. Add images, or a test split."
+            )
+        chosen[rng.permutation(places)[:count]] = True
+    return chosen
+
+
+def _arrays(arrays: Mapping[str, np.ndarray], part: Part, path: Path) -> Split | None:
+    for names in _KEYS[part]:
+        if all(name in arrays for name in names):
+            images, labels = (arrays[name] for name in names)
+            break
+    else:
+        return None
+    images = images[..., None] if images.ndim == 3 else images
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3, 4):
+        raise DataError(
+            f"{path}, {names[0]}: got {images.dtype} of shape {images.shape}; expected uint8 "
+            "(count, height, width) or (count, height, width, 1, 3 or 4)."
+        )
+    labels = labels.reshape(-1)
+    if not np.issubdtype(labels.dtype, np.integer) or len(labels) != len(images) or not len(labels):
+        raise DataError(
+            f"{path}, {names[1]}: got {labels.dtype} of {len(labels)} rows for {len(images)} "
+            "images; expected a whole number from 0 for each image."
+        )
+    return Split(images, labels.astype(np.int32))
