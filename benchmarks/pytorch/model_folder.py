@@ -9,7 +9,7 @@ is that of an embedding with the deep model's, in PyTorch.
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -57,9 +57,12 @@ def _in_lcjax(folder: Path, tokens: np.ndarray, real: np.ndarray) -> np.ndarray:
     return _pooled(np.asarray(jax.jit(model.apply)(variables, tokens, real)), real)
 
 
+Forms = Literal["units", "mixed"]
+
+
 def main(
     sizes: tuple[float, ...] = (0.93, 0.89, 0.85, 0.81, 0.77),
-    forms: tuple[str, ...] = ("units", "mixed"),
+    forms: tuple[Forms, ...] = ("units", "mixed"),
     texts: int = 600,
     results_dir: Path = RESULTS,
 ) -> None:
