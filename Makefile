@@ -10,7 +10,7 @@ ifeq ($(strip $(NEWEST)),)
 NEWEST := $(firstword $(shell command -v python3.14 python3.13 python3.12) python3)
 endif
 
-.PHONY: demo test test-slow test-newest test-clients test-wheel lint bench bench-quick clean
+.PHONY: demo test test-slow test-newest test-clients test-wheel lint docs bench bench-quick clean
 
 demo: $(VENV)/.train
 	$(BIN)/python -m train.image digits-mixer
@@ -56,13 +56,21 @@ bench: $(VENV)/.dev
 bench-quick: $(VENV)/.dev
 	$(BIN)/python -m benchmarks --quick
 
+# Pages, executed notebooks and API, warnings as errors, in an environment of their own; then the
+# examples in the pages. Needs no network but for the installation.
+DOCS := $(VENV)-docs/bin/sphinx-build --fail-on-warning --keep-going -d docs/_build/doctrees
+docs:
+	$(MAKE) VENV=$(VENV)-docs $(VENV)-docs/.docs
+	JAX_PLATFORMS=cpu $(DOCS) -b html docs docs/_build/html
+	JAX_PLATFORMS=cpu $(DOCS) -b doctest docs docs/_build/doctest
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
 clean:
-	rm -rf $(VENV) $(VENV)-newest $(VENV)-clients $(VENV)-wheel runs
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-clients $(VENV)-docs $(VENV)-wheel docs/_build docs/api/generated runs
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -80,6 +88,10 @@ $(VENV)/.dev: pyproject.toml $(BIN)/python
 $(VENV)/.clients: pyproject.toml tests/clients/requirements.txt $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile \
 	  --requirement tests/clients/requirements.txt --editable .
+	touch $@
+
+$(VENV)/.docs: pyproject.toml $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	touch $@
 
 $(VENV)/.models: pyproject.toml $(BIN)/python

@@ -111,6 +111,11 @@ BENCHMARKS = (
         concurrent=True,
         needs=("tokenizers", "safetensors", _MINILM),
     ),
+    Benchmark(
+        "pytorch.model_folder",
+        quick=("--sizes", "0.85", "--forms", "units", "--texts", "200"),
+        needs=("tokenizers", "safetensors", "torch", "transformers", _MINILM),
+    ),
     Benchmark("quality.cifar10_mixer", trains=True, concurrent=True),
     Benchmark("quality.unit_slopes", trains=True, listed=False),
     Benchmark("quality.small_networks", trains=True, concurrent=True),

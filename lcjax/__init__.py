@@ -54,7 +54,7 @@ from lcjax.tree.slopes import count_parameters, map_slopes, select_sites, slopes
 from lcjax.tree.units import with_unit_slopes
 
 if _TYPE_CHECKING:
-    from lcjax import eqx, interop, linen, models, nnx
+    from lcjax import eqx, folder, interop, linen, models, nnx
 
 __all__ = [
     "Calibration",
@@ -105,6 +105,7 @@ __all__ = [
     "eqx",
     "export",
     "find_sites",
+    "folder",
     "interop",
     "linearity_penalty",
     "linen",
@@ -134,7 +135,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 # Imported on first use: a server that runs an exported program needs neither.
-_LAZY = ("eqx", "interop", "linen", "models", "nnx")
+_LAZY = ("eqx", "folder", "interop", "linen", "models", "nnx")
 
 
 def __getattr__(name: str) -> _Any:

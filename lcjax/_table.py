@@ -32,7 +32,8 @@ def render(
         table.add_column(Text(header), justify="left" if i < left else "right", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
-    console = Console(file=io.StringIO(), width=10_000, color_system=None)
+    # In a notebook rich would show an empty output for every table.
+    console = Console(file=io.StringIO(), width=10_000, color_system=None, force_jupyter=False)
     with console.capture() as capture:
         console.print(table)
     return "\n".join(filter(None, map(str.rstrip, capture.get().splitlines())))

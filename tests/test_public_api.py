@@ -59,6 +59,7 @@ PUBLIC = {
         "eqx",
         "export",
         "find_sites",
+        "folder",
         "interop",
         "linearity_penalty",
         "linen",
@@ -93,6 +94,7 @@ PUBLIC = {
         "save_safetensors",
     ],
     "lcjax.eqx": ["Collapsed", "add_slopes", "collapse", "explain", "find_sites", "trace"],
+    "lcjax.folder": ["FolderOptions", "collapse_model", "describe_folder", "load_model"],
     "lcjax.linen": ["Collapsed"],
     "lcjax.models": [
         "BERT",

@@ -41,6 +41,7 @@ LAYERS = {
         "stablehlo",
         "models",
         "interop",
+        "folder",
         "cli",
     ),
     "train": (

@@ -24,8 +24,8 @@ def representatives(points: Sequence[dict[str, Any]]) -> dict[str, Role]:
     scores: dict[str, list[float]] = {}
     for point in points:
         scores.setdefault(point["method"], []).append(statistics.mean(point["accuracy"]))
-    named = [method for method in scores if method == "deep" or not _is_deep(method)]
-    roles: dict[str, Role] = {method: _role(method) for method in named}
+    shown = [method for method in scores if method == "deep" or not _is_deep(method)]
+    roles: dict[str, Role] = {method: _role(method) for method in shown}
     found: dict[str, Role] = {}
     for role in dict.fromkeys(roles.values()):
         own = [method for method in scores if roles.get(method) == role]

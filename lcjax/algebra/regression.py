@@ -89,7 +89,7 @@ def least_squares(moments: Moments, ridge: float, *weights: np.ndarray) -> Linea
     deviation = np.sqrt(np.where(varies, squares, 0))
     unit = np.divide(1, deviation, out=np.zeros_like(deviation), where=varies)
     correlation = (xx + xx.T) / 2 / count * unit[:, None] * unit
-    penalty = ridge * _penalties(deviation, varies, weights)
+    penalty = ridge * penalties(deviation, varies, weights)
     right, rounding = unit[:, None] * (xt / count), _rounding(moments.xx)
     solved = _by_cholesky(correlation, penalty, right, rounding)
     if solved is None:
@@ -256,7 +256,7 @@ def _rounding(array: Any) -> float:
     return 1e-12 if wide else 8 * float(np.finfo(np.float32).eps)
 
 
-def _penalties(
+def penalties(
     deviation: np.ndarray, varies: np.ndarray, weights: Sequence[np.ndarray]
 ) -> np.ndarray:
     """Returns the penalty of every standardised input, 1 where it contributes its share."""

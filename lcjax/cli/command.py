@@ -14,9 +14,11 @@ from flax.errors import FlaxError
 from lcjax._interrupt import STATUS, raise_as_usual
 from lcjax._messages import printable, printable_lines
 from lcjax.cli.collapse import collapse_command
+from lcjax.cli.collapse_model import add_collapse_model
 from lcjax.cli.export import export_command
 from lcjax.cli.inspection import inspect_command
 
+_INSPECTED = "checkpoint directory, or model folder of lcjax collapse-model"
 _CHECKPOINT = "checkpoint directory, written by lcjax.save or by orbax"
 _NEW_DIRECTORY = "directory to create"
 _MODELS = """
@@ -91,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_inspect(commands)
     _add_collapse(commands)
+    add_collapse_model(commands)
     _add_export(commands)
     return parser
 
@@ -99,7 +102,7 @@ def _add_inspect(commands: argparse._SubParsersAction) -> None:
     summary = "show the sites, sizes and metadata of a checkpoint; reads slopes only"
     inspect = commands.add_parser("inspect", help=summary, **_described(summary, _TRACED))
     inspect.set_defaults(run=inspect_command)
-    inspect.add_argument("checkpoint", metavar="CHECKPOINT", help=_CHECKPOINT)
+    inspect.add_argument("checkpoint", metavar="CHECKPOINT", help=_INSPECTED)
     inspect.add_argument("--json", action="store_true", help="print JSON instead of text")
     _add_traced(inspect)
 

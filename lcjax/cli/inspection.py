@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from lcjax._messages import printable, printable_lines
 from lcjax.cli.traced_model import traced_source
 from lcjax.errors import CollapseError
+from lcjax.folder.output.report import REPORT, describe_folder, is_report
 from lcjax.io.file_paths import PathLike
 from lcjax.io.leaves import LeafPath, joined
 from lcjax.io.reader import open_checkpoint
@@ -21,12 +23,20 @@ from lcjax.io.streaming import abstract_with_slopes
 from lcjax.structure.sites import Sites, find_sites
 from lcjax.tree.fused_key import FusedKey
 from lcjax.tree.paths import FUNCTION_TREE_PARTS, slope_paths
+from lcjax.validation.json_files import read_json
 
 _NO_SITES = "the tree has no leaf named `slope`; --model or --pair finds those of other models"
 
 
 def inspect_command(options: argparse.Namespace) -> str:
     """Returns the description of the checkpoint that the options name, as text or as JSON."""
+    folder = Path(options.checkpoint)
+    if is_report(folder):
+        return (
+            json.dumps(read_json(folder / REPORT), indent=2)
+            if options.json
+            else describe_folder(folder)
+        )
     traced = traced_source(options.checkpoint, options)
     found = inspect_checkpoint(options.checkpoint, None if traced is None else traced.call.sites)
     return found.json() if options.json else str(found)

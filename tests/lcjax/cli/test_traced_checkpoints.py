@@ -245,7 +245,7 @@ def test_stars_of_rules():
         (["--sites", "*"], "or name the kernels with --pair UP,DOWN; see --help"),
         (["--model", f"{HERE}:alone"], "got no inputs; give --input-shape"),
         (["--model", f"{HERE}:wider"], "differ at 2 leaves: ! layers/1/up/bias: checkpoint (16,)"),
-        (["--model", f"{HERE}:alone", "--input-shape", 5], "got float32[1, 5], on which Net cannot run"),
+        (["--model", f"{HERE}:alone", "--input-shape", 5], "float32[1, 5], on which Net cannot"),
         (["--model", f"{HERE}:deep"], "none of 3 sites has a gap up to max_gap=0.05"),
         (["--model", f"{HERE}:deep", "--sites", "x/*"], "x/*"),
         (["--model", f"{HERE}:listed", "--input-shape", 4], "raised ValueError"),

@@ -1,0 +1,1 @@
+"""Tables of README and of the documentation, written from benchmarks/results."""

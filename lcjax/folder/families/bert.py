@@ -1,0 +1,87 @@
+"""BERT, layer by layer."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lcjax.folder.families.family import Family, Residual
+from lcjax.folder.families.leaves import FolderLeaves
+from lcjax.folder.storage.model_folder import ModelFolder
+from lcjax.interop.name_map import NameMap
+from lcjax.models.bert import BERT
+from lcjax.models.transformer import TransformerBlock
+from lcjax.nn.activations import Activation
+
+
+class BertFamily(Family):
+    """The layers of a BERT; hidden states leave a layer after its last norm."""
+
+    first, last, bypass, act = ("dense_0",), "dense_1", "bypass_0", "act_0"
+    has_head = False
+    residual: Residual = "input"
+    model: BERT
+
+    def __init__(self, folder: ModelFolder, names: NameMap, fields: dict[str, Any]):
+        """Takes the fields of the model that the folder's config describes."""
+        headless: dict[str, Any] = {"num_classes": None, "pool": None}
+        self.model = BERT(**(fields | headless))
+        self.leaves = FolderLeaves(folder, names, self.model)
+
+    @property
+    def depth(self) -> int:
+        """See `Family`."""
+        return self.model.depth
+
+    @property
+    def width(self) -> int:
+        """See `Family`."""
+        return self.model.width
+
+    @property
+    def hidden(self) -> int:
+        """See `Family`."""
+        return self.model.mlp_hidden
+
+    @property
+    def longest(self) -> int:
+        """See `Family`."""
+        return self.model.max_length
+
+    @property
+    def vocabulary(self) -> int:
+        """See `Family`."""
+        return self.model.vocab_size
+
+    @property
+    def activation(self) -> Activation:
+        """See `Family`."""
+        return self.model.activation
+
+    @property
+    def block(self) -> nn.Module:
+        """See `Family`."""
+        model = self.model
+        return TransformerBlock(
+            num_heads=model.num_heads,
+            mlp_hidden=model.mlp_hidden,
+            activation=model.activation,
+            norm="after",
+            epsilon=model.epsilon,
+        )
+
+    def arguments(self, layer: int, real: np.ndarray) -> tuple[Any, ...]:
+        """See `Family`."""
+        return (jnp.asarray(real[:, None, None, :]),)
+
+    def embed(self, tokens: np.ndarray) -> jax.Array:
+        """See `Family`."""
+        words = self.leaves.rows(("token_embedding", "embedding"), tokens.reshape(-1))
+        positions = np.arange(tokens.shape[1])
+        places = self.leaves.rows(("position_embedding", "embedding"), positions)
+        kinds = self.leaves.rows(("type_embedding", "embedding"), np.zeros(1, int))
+        norm = nn.LayerNorm(epsilon=self.model.epsilon)
+        x = words.reshape(*tokens.shape, -1) + kinds[0] + places[None]
+        return jnp.asarray(norm.apply({"params": self.leaves.tree("norm")}, jnp.asarray(x)))

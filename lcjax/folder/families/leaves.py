@@ -1,0 +1,130 @@
+"""The leaves of a network as a folder stores them: where each one is, and reading it."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lcjax._messages import printable
+from lcjax.errors import WeightsError
+from lcjax.folder.fitting.forms import KEY
+from lcjax.folder.storage.model_folder import ModelFolder
+from lcjax.interop.layouts import Layout
+from lcjax.interop.name_map import NameMap
+from lcjax.io.containers import assemble
+from lcjax.io.leaves import LeafPath, flatten
+
+_EXAMPLE = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+_SHOWN = 6
+
+
+class FolderLeaves:
+    """The leaves of a network in the tensors of a folder.
+
+    Attributes:
+      folder: that has them.
+    """
+
+    def __init__(self, folder: ModelFolder, names: NameMap, model: nn.Module):
+        """Finds the tensor of every leaf; those of MLPs in other forms need not be there.
+
+        Args:
+          folder: of the weights.
+          names: the names of its tensors.
+          model: as its config describes it.
+
+        Raises:
+          WeightsError: lists tensors that are missing, of other shapes, or of layers that the
+            config does not describe.
+        """
+        self.folder = folder
+        stored = {names.plain(name): name for name in folder.tensors.places}
+        shapes = flatten(jax.eval_shape(model.init, jax.random.key(0), _EXAMPLE)["params"])
+        self._found: dict[LeafPath, tuple[str, Layout, tuple[int, ...]]] = {}
+        self._slopes = {path: leaf.shape for path, leaf in shapes.items() if path[-1] == "slope"}
+        rules, problems, mixed = names.rules(model), [], KEY in folder.config
+        full, short = next(((full, plain) for plain, full in stored.items()), ("", ""))
+        prefix = full.removesuffix(short)
+        for path in shapes.keys() - self._slopes.keys():
+            rows = ((rule.name_for("/".join(map(str, path))), rule.layout) for rule in rules)
+            name, layout = next((name, layout) for name, layout in rows if name is not None)
+            shape = tuple(shapes[path].shape)
+            if mixed and "mlp" in path:
+                self._found[path] = (stored.get(name, prefix + name), layout, shape)
+                continue
+            if name not in stored:
+                problems.append(f"{name} is missing")
+                continue
+            actual, expected = folder.tensors.places[stored[name]].shape, layout.stored(shape)
+            if actual != expected:
+                problems.append(f"{name} has shape {actual}, by config.json it has {expected}")
+            self._found[path] = (stored[name], layout, shape)
+        used, stem = {name for name, _, _ in self._found.values()}, self._stem()
+        problems += [
+            f"{name} is unexpected"
+            for plain, name in stored.items()
+            if not mixed and stem and name.startswith(stem) and name not in used
+            if not names.is_buffer(plain)
+        ]
+        if problems:
+            shown = printable("; ".join(sorted(problems)[:_SHOWN]), longest=900)
+            more = len(problems) - _SHOWN
+            raise WeightsError(
+                f"{folder.path}: the weights are not those that config.json describes: {shown}"
+                f"{f' and {more} more' if more > 0 else ''}. Take both from the same model."
+            )
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Names of the network's modules."""
+        return tuple(dict.fromkeys(str(path[0]) for path in self._found))
+
+    def name(self, *path: str) -> str:
+        """Returns the name of a leaf's tensor."""
+        return self._found[path][0]
+
+    def has(self, *path: str) -> bool:
+        """Returns whether there is such a leaf."""
+        return path in self._found
+
+    def read(self, *path: str) -> np.ndarray:
+        """Returns a leaf, float32."""
+        name, layout, shape = self._found[path]
+        tensor = self.folder.tensors.read(name)
+        return np.asarray(layout.read(tensor.astype(np.float32), shape), np.float32)
+
+    def rows(self, path: Sequence[str], indices: np.ndarray) -> np.ndarray:
+        """Returns some rows of a leaf that is stored in the same layout, float32."""
+        return self.folder.tensors.rows(self._found[tuple(path)][0], indices).astype(np.float32)
+
+    def tree(self, start: str) -> Any:
+        """Returns the leaves of a module as a tree of float32 arrays on the device; slopes are 0.
+
+        Args:
+          start: name of the module.
+        """
+        leaves: dict[LeafPath, jax.Array] = {}
+        for path in (*self._found, *self._slopes):
+            if path[0] == start:  # one tensor at a time is on the host
+                slope = self._slopes.get(path)
+                if slope is None and not self._is_deep(path):
+                    continue
+                value = self.read(*map(str, path)) if slope is None else np.zeros(slope, np.float32)
+                leaves[path[1:]] = jnp.asarray(value)
+        return assemble(leaves)
+
+    def _is_deep(self, path: LeafPath) -> bool:
+        """Returns whether a leaf is not one of an MLP in another form."""
+        name, layout, shape = self._found[path]
+        place = self.folder.tensors.places.get(name)
+        return place is not None and place.shape == layout.stored(shape)
+
+    def _stem(self) -> str:
+        """Returns what the names of all tensors of layers start with: `model.layers.`."""
+        names = [name for path, (name, _, _) in self._found.items() if path[0] == "block_0"]
+        layer = os.path.commonprefix(names).rpartition(".")[0]
+        return layer.rpartition(".")[0] + "." if layer else ""

@@ -1,0 +1,3 @@
+"""What each layer of a folder becomes, and the weights that it then has."""
+
+__all__: list[str] = []

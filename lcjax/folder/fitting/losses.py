@@ -1,0 +1,74 @@
+"""The loss of a compact model on texts that no layer was fitted on, predicted and measured."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from lcjax.folder.families import Family
+from lcjax.folder.fitting.streams import Streams
+from lcjax.folder.storage.hidden_states import HiddenStates
+
+_PIECE = 1024  # tokens whose losses are computed at once
+
+
+def measure_losses(family: Family, streams: Streams, error: float | None) -> dict[str, Any]:
+    """Returns the losses of the deep and the compact model, as JSON.
+
+    With a head, the cross-entropy of the next token in nats; without one, one minus the cosine of
+    a token's last hidden states in the two models, of the deep model 0. Over held-out texts, or
+    over all where none is. The prediction is the loss of the deep model with Gaussian noise in its
+    last hidden states, of the squared error that the fits left on the texts they were fitted on.
+
+    Args:
+      family: of the model.
+      streams: with the outputs of the last layer.
+      error: mean squared error of a token's last hidden states; None where it is not known.
+    """
+    held_out = any(batch.counts[1].any() for batch in streams.batches)
+    deep_file, compact_file = (streams.states(name, family.depth) for name in ("deep", "compact"))
+    noise = np.random.default_rng(0)
+    scale = np.sqrt((error or 0.0) / family.width)
+    sums, tokens = np.zeros(3), 0
+    for deep, compact, targets in _pieces(streams, deep_file, compact_file, held_out, family):
+        noisy = deep + scale * noise.standard_normal(deep.shape, np.float32)
+        models = (deep, noisy.astype(np.float32), compact)
+        if targets is not None:  # together: the rows of the vocabulary are read once for all
+            losses = family.next_token_loss(np.concatenate(models), np.tile(targets, 3))
+            losses = losses.reshape(3, -1)
+        else:
+            losses = [np.zeros(1), *(1 - _cosine(deep, states) for states in models[1:])]
+        sums += [float(np.sum(each)) for each in losses]
+        tokens += len(deep)
+    means = [float(each) / tokens if tokens else None for each in sums]
+    return {
+        "name": "next_token_cross_entropy" if family.has_head else "one_minus_cosine",
+        "held_out": held_out,
+        "tokens": tokens,
+        "deep": means[0],
+        "predicted": None if error is None else means[1],
+        "measured": means[2],
+    }
+
+
+def _pieces(
+    streams: Streams, deep: HiddenStates, compact: HiddenStates, held_out: bool, family: Family
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+    """Yields the states of some tokens in both models, and the tokens after them."""
+    for i, batch in enumerate(streams.batches):
+        chosen = batch.counts[1] if held_out else batch.real
+        after = None
+        if family.has_head:
+            chosen = chosen[:, :-1] & batch.real[:, 1:]
+            after = batch.tokens[:, 1:][chosen]
+        length = chosen.shape[1]
+        both = [file.read(i)[:, :length][chosen] for file in (deep, compact)]
+        for start in range(0, len(both[0]), _PIECE):
+            piece = slice(start, start + _PIECE)
+            yield both[0][piece], both[1][piece], None if after is None else after[piece]
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return (a * b).sum(-1) / norms

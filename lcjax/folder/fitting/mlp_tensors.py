@@ -1,0 +1,149 @@
+"""The tensors of an MLP in a folder: their names and shapes in a form, and their values."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lcjax.folder.families import Family
+from lcjax.folder.fitting.forms import Form
+from lcjax.folder.fitting.solve import MLP
+from lcjax.folder.storage.tensor_files import DTYPES
+
+Key = tuple[str, str]  # module and leaf in params of an MLP
+
+
+class MLPTensors:
+    """The tensors of the MLP of one layer.
+
+    A linear map is the last layer alone; a constant is its bias alone; a linear map next to units
+    has the last layer's name with `bypass` in the place of its last part.
+
+    Attributes:
+      names: of the tensors in any form, by module and leaf.
+    """
+
+    def __init__(self, family: Family, layer: int):
+        """Takes the names from the folder of a family."""
+        self._family, self._block = family, f"block_{layer}"
+        weight = family.leaves.name(self._block, "mlp", family.last, "kernel")
+        module = weight.removesuffix(".weight")
+        self.names: dict[Key, str] = {(family.last, "kernel"): weight}
+        self.names[family.last, "bias"] = f"{module}.bias"
+        self.names[family.bypass, "kernel"] = f"{module.rpartition('.')[0]}.bypass.weight"
+        for name in family.first:
+            for leaf in ("kernel", "bias"):
+                if family.leaves.has(self._block, "mlp", name, leaf):
+                    self.names[name, leaf] = family.leaves.name(self._block, "mlp", name, leaf)
+        self._dtype = family.leaves.folder.tensors.places[weight].dtype
+
+    def shapes(self, form: Form, *, bias: bool) -> dict[str, tuple[int, ...] | None]:
+        """Returns the shapes of the tensors that a form changes; None for those that it lacks.
+
+        Args:
+          form: of the MLP.
+          bias: whether the output of units gets a bias that the deep MLP may lack.
+        """
+        family = self._family
+        if form.kind == "deep":
+            return {}
+        width, found = family.width, {}
+        for (module, leaf), name in self.names.items():
+            if module in family.first:
+                shape = (form.width, width) if leaf == "kernel" else (form.width,)
+                found[name] = shape if form.kind == "units" else None
+        last = {"units": (width, form.width), "linear": (width, width), "constant": None}[form.kind]
+        found[self.names[family.last, "kernel"]] = last
+        own = family.leaves.has(self._block, "mlp", family.last, "bias")
+        if own or bias:
+            found[self.names[family.last, "bias"]] = (width,)
+        if form.linear:
+            found[self.names[family.bypass, "kernel"]] = (width, width)
+        return found
+
+    def like(self, shapes: Mapping[str, Any]) -> dict[str, str]:
+        """Returns, for names of tensors that the source lacks, the tensor next to which they go."""
+        places = self._family.leaves.folder.tensors.places
+        weight = self.names[self._family.last, "kernel"]
+        return {name: weight for name in shapes if name not in places}
+
+    def stored(self, mlp: MLP, *, bias: bool) -> tuple[dict[str, np.ndarray], MLP]:
+        """Returns the tensors of a new MLP, and its params rounded as they are stored.
+
+        Args:
+          mlp: params in a form, float32.
+          bias: whether the output has a bias.
+        """
+        dtype = DTYPES[self._dtype]
+        rounded = jax.tree.map(
+            lambda array: np.asarray(array).astype(dtype).astype(np.float32), mlp
+        )
+        rounded |= {name: mlp[name] for name in mlp if name == self._family.act}
+        tensors = {}
+        for module, leaf, array in _leaves(rounded):
+            if module == self._family.act:
+                continue
+            key = (
+                (self._family.last, "bias")
+                if (module, leaf) == (self._family.bypass, "bias")
+                else (module, leaf)
+            )
+            if key == (self._family.last, "bias") and not bias:
+                continue
+            tensors[self.names[key]] = array.T if leaf == "kernel" else array
+        return tensors, rounded
+
+    def params(self, form: Form, read: Any) -> MLP:
+        """Returns the params of an MLP of a form from its tensors, float32.
+
+        Args:
+          form: of the MLP.
+          read: returns the tensor of a name, or None where there is none.
+        """
+        family = self._family
+        found: dict[Key, np.ndarray] = {}
+        for (module, leaf), name in self.names.items():
+            tensor = read(name)
+            if tensor is not None:
+                tensor = tensor.astype(np.float32)
+                found[module, leaf] = np.ascontiguousarray(tensor.T) if leaf == "kernel" else tensor
+        if form.kind in ("units", "constant"):
+            bias = found.pop((family.last, "bias"), np.zeros(family.width, np.float32))
+            found[family.bypass, "bias"] = bias
+        mlp: MLP = {}
+        for (module, leaf), array in found.items():
+            mlp.setdefault(module, {})[leaf] = array
+        if form.kind in ("units", "deep"):
+            mlp[family.act] = {"slope": np.zeros((), np.float32)}
+        return mlp
+
+
+def _leaves(mlp: MLP) -> Iterator[tuple[str, str, np.ndarray]]:
+    for module, leaves in mlp.items():
+        for leaf, array in leaves.items():
+            yield module, leaf, array
+
+
+class Stored(NamedTuple):
+    """Which tensors of a folder change, for all layers.
+
+    Attributes:
+      shapes: by name; None for those that are left out.
+      like: the tensor next to which a new one goes.
+    """
+
+    shapes: dict[str, tuple[int, ...] | None]
+    like: dict[str, str]
+
+
+def changed_tensors(family: Family, forms: list[Form], *, bias: bool) -> Stored:
+    """Returns the tensors of a folder that forms of its layers change."""
+    shapes: dict[str, tuple[int, ...] | None] = {}
+    like: dict[str, str] = {}
+    for layer, form in enumerate(forms):
+        tensors = MLPTensors(family, layer)
+        own = tensors.shapes(form, bias=bias)
+        shapes |= own
+        like |= tensors.like(own)
+    return Stored(shapes, like)

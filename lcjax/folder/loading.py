@@ -1,0 +1,50 @@
+"""Loads a compact folder, or one that can be made compact, into a network of lcjax."""
+
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lcjax.folder.families import family_of
+from lcjax.folder.fitting.forms import forms_from_config
+from lcjax.folder.fitting.mlp_tensors import MLPTensors
+from lcjax.folder.storage.model_folder import read_model_folder
+from lcjax.folder.storage.tensor_files import TensorFiles
+
+
+def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+    """Returns a network and its variables from a folder that `collapse_model` wrote or reads.
+
+    The network has neither a pooler nor a head of classes: BERT returns the last hidden state of
+    every token, a decoder logits. All of it is in memory, float32.
+
+    Args:
+      path: of the folder.
+
+    Returns:
+      `(model, variables)`, for `model.apply(variables, tokens, mask)`.
+
+    Raises:
+      FileNotFoundError: no such folder.
+      WeightsError: as of `collapse_model`; forms that are damaged or of another version.
+    """
+    folder = read_model_folder(Path(path).expanduser())
+    family = family_of(folder)
+    forms = forms_from_config(folder.config, family.depth, family.hidden)
+    params = {name: family.leaves.tree(name) for name in family.leaves.modules}
+    for layer, form in enumerate(forms):
+        block = f"block_{layer}"
+        if form.kind != "deep":
+            mlp = MLPTensors(family, layer).params(form, _reader(folder.tensors))
+            params[block]["mlp"] = jax.tree.map(jnp.asarray, mlp)
+    return family.model, {"params": params}
+
+
+def _reader(tensors: TensorFiles) -> Any:
+    def read(name: str) -> np.ndarray | None:
+        return tensors.read(name) if name in tensors.places else None
+
+    return read

@@ -1,0 +1,52 @@
+"""The model card of a compact folder: README.md."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lcjax.folder.output.remote_code import MODULE
+from lcjax.folder.output.report import REPORT, describe
+from lcjax.validation.json_files import read_bounded
+
+_CARD = "README.md"
+_METADATA = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
+_UNIFORM = (
+    "`intermediate_size` is the only change of config.json: every program that loads the original "
+    "loads this folder."
+)
+_MIXED = (
+    f"Layers differ in form: `lcjax_forms` in config.json says how. Load the folder with "
+    f"`trust_remote_code=True`; `{MODULE}.py` needs PyTorch and transformers alone. Other programs "
+    "cannot load it."
+)
+
+
+def model_card(source: Path, report: Mapping[str, Any], *, mixed: bool) -> str:
+    """Returns the card: what was done, what it costs, and the card of the original.
+
+    Args:
+      source: folder of the original.
+      report: contents of lcjax_report.json.
+      mixed: whether layers differ in form.
+    """
+    original = _original(source)
+    metadata = _METADATA.match(original)
+    lines = [
+        metadata[0] if metadata else "",
+        f"# {source.name}, made smaller by lcjax\n",
+        "Hidden units of MLPs were removed, and the last matrices of MLPs refitted by ridge "
+        "regression on calibration texts, layer by layer; nothing was trained. "
+        f"{_MIXED if mixed else _UNIFORM} Numbers are in `{REPORT}`:\n",
+        f"```\n{describe(report)}\n```\n",
+        "R² is of the MLP's output, the relative error of the layer's output, each against the "
+        "original model.\n",
+    ]
+    if body := original[metadata.end() if metadata else 0 :].strip():
+        lines.append(f"# The original's model card\n\n{body}\n")
+    return "\n".join(line for line in lines if line)
+
+
+def _original(source: Path) -> str:
+    card = source / _CARD
+    return read_bounded(card).decode("utf-8", "replace") if card.is_file() else ""

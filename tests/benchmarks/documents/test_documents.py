@@ -1,0 +1,43 @@
+"""The tables of README and of the documentation are those of benchmarks/results."""
+
+import pytest
+
+from benchmarks.documents.__main__ import ROOT, TABLES, documents, updated
+from benchmarks.documents.index import MODULES
+from benchmarks.documents.quality import overview
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_document_shows_the_results(path):
+    text = path.read_text(encoding="utf-8")
+    assert updated(text) == text, "run python -m benchmarks.documents"
+
+
+def test_every_table_is_shown_somewhere():
+    text = "".join(path.read_text(encoding="utf-8") for path in documents())
+    assert [name for name in TABLES if f"<!-- table: {name} -->" not in text] == []
+
+
+def test_marker_without_a_table_is_an_error():
+    with pytest.raises(ValueError, match="no table is called 'nothing'"):
+        updated("<!-- table: nothing -->\n<!-- end of table -->\n")
+
+
+def test_text_outside_of_markers_stays():
+    text = "before\n<!-- table: depth -->\nold\n<!-- end of table -->\nafter\n"
+    new = updated(text)
+    assert new.startswith("before\n") and new.endswith("after\n") and "old" not in new
+    assert updated(new) == new
+
+
+def test_overview_compares_models_of_equal_size_only():
+    row = overview("").rows[3]  # the published method's smallest network is not among them
+    assert (
+        row[0] == "CIFAR-10 Mixer" and "(annealed, teacher)" in row[2] and "(distilled)" in row[3]
+    )
+
+
+def test_index_lists_every_benchmark():
+    from benchmarks.__main__ import BENCHMARKS
+
+    assert sorted(MODULES) == sorted({benchmark.module for benchmark in BENCHMARKS})
