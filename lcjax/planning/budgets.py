@@ -119,7 +119,7 @@ class Params(_SizeBudget):
     Example:
       >>> import lcjax
       >>> print(lcjax.Params(0.5), lcjax.Params(1_000_000))
-      Params(0.5) Params(1000000)
+      Params(0.5) Params(1,000,000)
     """
 
     quantity: ClassVar[Quantity] = "parameters"
@@ -155,7 +155,7 @@ class Memory(_SizeBudget):
     Example:
       >>> import lcjax
       >>> print(lcjax.Memory(2**20))
-      Memory(1048576)
+      Memory(1,048,576)
     """
 
     quantity: ClassVar[Quantity] = "bytes"
