@@ -62,6 +62,8 @@ def collapse_model(
       ImportError: safetensors or tokenizers is missing: `pip install 'lcjax[text]'`.
 
     Example:
+      >>> import lcjax
+      >>> texts = ["The cat sat on the mat.", "It rained all day."]  # a few hundred, of your kind
       >>> report = lcjax.folder.collapse_model(  # doctest: +SKIP
       ...     "Llama-3.2-1B", "Llama-3.2-1B-small", texts, budget=lcjax.Params(0.75)
       ... )

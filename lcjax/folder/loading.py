@@ -30,6 +30,12 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     Raises:
       FileNotFoundError: no such folder.
       WeightsError: as of `collapse_model`; forms that are damaged or of another version.
+
+    Example:
+      >>> import jax.numpy as jnp, lcjax
+      >>> model, variables = lcjax.folder.load_model("Llama-3.2-1B-small")  # doctest: +SKIP
+      >>> model.apply(variables, jnp.zeros((1, 8), jnp.int32)).shape  # doctest: +SKIP
+      (1, 8, 128256)
     """
     folder = read_model_folder(Path(path).expanduser())
     family = family_of(folder)

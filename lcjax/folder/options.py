@@ -20,6 +20,11 @@ class FolderOptions:
 
     Raises:
       ValueError: something else.
+
+    Example:
+      >>> import lcjax
+      >>> lcjax.folder.FolderOptions(forms="mixed", multiple_of=64).mixed
+      True
     """
 
     forms: Literal["units", "mixed"] = "units"

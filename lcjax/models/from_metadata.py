@@ -23,6 +23,7 @@ _OLD_CLASSES: dict[Any, str] = {"Bert": "BERT"}
 _OLD_FIELDS = {"gated": "glu"}
 _DTYPES = ("float32", "bfloat16", "float16")
 _LARGEST, _DEEPEST = 2**24, 2**10
+_MAYBE_0 = ("token_types", "position_offset")  # numbers that may be 0
 
 
 class DescribedModel(NamedTuple):
@@ -105,7 +106,7 @@ def _attributes(cls: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(name: str, value: Any, hint: Any) -> Any:
-    if name == "activation":
+    if name in ("activation", "pooler_activation"):
         return ACTIVATIONS[value]
     if name == "dtype":
         if value is not None and value not in _DTYPES:
@@ -114,6 +115,8 @@ def _value(name: str, value: Any, hint: Any) -> Any:
     if name == "features":
         return _sizes(name, value)
     if hint is int or hint == int | None and value is not None:
+        if value == 0 and name in _MAYBE_0:
+            return 0
         return _positive_int(name, value, _DEEPEST if name == "depth" else _LARGEST)
     number = isinstance(value, int | float) and type(value) is not bool and 0 <= value <= 1
     choice = value is None or (isinstance(value, str) and value.isidentifier())

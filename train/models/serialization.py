@@ -24,14 +24,9 @@ def module_as_json(module: nn.Module) -> dict[str, Any]:
     """
     names = [field.name for field in dataclasses.fields(module) if field.name not in _FLAX]
     fields = {name: getattr(module, name) for name in names}
-    named = [name for name, function in _FUNCTIONS.items() if function is fields["activation"]]
-    if not named:
-        raise ValueError(
-            f"activation is {fields['activation']!r}, which has no name in a checkpoint; expected "
-            f"one of {', '.join(_FUNCTIONS)}."
-        )
+    named = {name: _name(name, fields[name]) for name in _ACTIVATIONS if name in fields}
     dtype = None if fields["dtype"] is None else jnp.dtype(fields["dtype"]).name
-    return fields | {"class": type(module).__name__, "activation": named[0], "dtype": dtype}
+    return fields | {"class": type(module).__name__, **named, "dtype": dtype}
 
 
 def module_from_json(fields: Mapping[str, Any], **replaced: Any) -> Any:
@@ -51,9 +46,20 @@ def module_from_json(fields: Mapping[str, Any], **replaced: Any) -> Any:
         if isinstance(value, int | float) and not 0 <= value <= most:
             raise ValueError(f"{name} is {value}, expected 0 to {most:,}")
     module = _MODULES[left.pop("class")]
-    left["activation"] = _FUNCTIONS[left["activation"]]
+    left |= {name: _FUNCTIONS[left[name]] for name in _ACTIVATIONS if name in left}
     left["dtype"] = None if left["dtype"] is None else jnp.dtype(left["dtype"])
     return module(**left | replaced)
 
 
+def _name(field: str, activation: Any) -> str:
+    for name, function in _FUNCTIONS.items():
+        if function is activation:
+            return name
+    raise ValueError(
+        f"{field} is {activation!r}, which has no name in a checkpoint; expected one of "
+        f"{', '.join(_FUNCTIONS)}."
+    )
+
+
 _FLAX = ("parent", "name")
+_ACTIVATIONS = ("activation", "pooler_activation")  # fields that are functions

@@ -19,8 +19,17 @@ def is_report(path: Path) -> bool:
 def describe_folder(path: Path) -> str:
     """Returns the report of a compact folder as text.
 
+    Args:
+      path: of a folder that `collapse_model` wrote.
+
     Raises:
+      FileNotFoundError: the folder has no report.
       ValueError: a report that is damaged.
+
+    Example:
+      >>> from pathlib import Path
+      >>> import lcjax
+      >>> print(lcjax.folder.describe_folder(Path("Llama-3.2-1B-small")))  # doctest: +SKIP
     """
     report = read_json(path / REPORT)
     try:

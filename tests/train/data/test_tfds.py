@@ -188,7 +188,7 @@ def test_unknown_name_lists_those_close_to_it(tmp_path):
         load("cifr10", data_dir=tmp_path)
 
 
-@pytest.mark.parametrize("name", ["", "two words", "a//b", "../even", "a:b"])
+@pytest.mark.parametrize("name", ["", "two words", "a//b", "a:b"])
 def test_malformed_name_is_an_error(name, tmp_path):
     with pytest.raises(DataError, match="is not the name of a data set; expected 'digits'"):
         load(name, data_dir=tmp_path)
