@@ -36,7 +36,6 @@ class MLPTensors:
             for leaf in ("kernel", "bias"):
                 if family.leaves.has(self._block, "mlp", name, leaf):
                     self.names[name, leaf] = family.leaves.name(self._block, "mlp", name, leaf)
-        self._dtype = family.leaves.folder.tensors.places[weight].dtype
 
     def shapes(self, form: Form, *, bias: bool) -> dict[str, tuple[int, ...] | None]:
         """Returns the shapes of the tensors that a form changes; None for those that it lacks.
@@ -69,13 +68,14 @@ class MLPTensors:
         return {name: weight for name in shapes if name not in places}
 
     def stored(self, mlp: MLP, *, bias: bool) -> tuple[dict[str, np.ndarray], MLP]:
-        """Returns the tensors of a new MLP, and its params rounded as they are stored.
+        """Returns the tensors of a new MLP, and its params rounded as the deep folder stores them.
 
         Args:
           mlp: params in a form, float32.
           bias: whether the output has a bias.
         """
-        dtype = DTYPES[self._dtype]
+        weight = self.names[self._family.last, "kernel"]
+        dtype = DTYPES[self._family.leaves.folder.tensors.places[weight].dtype]
         rounded = jax.tree.map(
             lambda array: np.asarray(array).astype(dtype).astype(np.float32), mlp
         )
