@@ -202,9 +202,13 @@ def _fits_by_site(
     return fits, notes
 
 
-def _with(fits: tuple[Fit, ...], more: Fit | None) -> tuple[Fit, ...]:
-    """Returns the fits with one more, where there is one that is not among them."""
-    return fits if more is None or more in fits else (*fits, more)
+def _with(fits: tuple[Fit, ...], more: Units | None) -> tuple[Fit, ...]:
+    """Returns the fits with one more, in the place of those with nearly as many units."""
+    if more is None:
+        return fits
+    units = [fit for fit in fits if isinstance(fit, Units) and not fit.linear]
+    near = [fit for fit in units if 8 * abs(fit.count - more.count) <= more.count]
+    return (*(fit for fit in fits if fit not in near), more)
 
 
 def _measured_table(
