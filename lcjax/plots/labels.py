@@ -54,15 +54,9 @@ def label_ends(
     right = axes.get_xlim()[1]
     height = axes.get_figure().get_figheight() * axes.get_position().height * 72
     heights = spread([y for _, _, y, _ in ends], 1.35 * size / height * (high - low))
+    left = right + 0.04 * (right - axes.get_xlim()[0])
     for (text, x, y, colour), place in zip(ends, heights, strict=True):
-        axes.annotate(
-            text,
-            (x, y),
-            xytext=(right + 0.02 * (right - axes.get_xlim()[0]), place),
-            textcoords="data",
-            color=colour,
-            fontsize=size,
-            va="center",
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6},
-        )
+        axes.text(left, place, text, color=colour, fontsize=size, va="center")
+        line = {"color": colour, "linewidth": 0.6, "alpha": 0.6, "clip_on": False}
+        ends_at = left - 0.1 * (left - right)
+        axes.plot([x, ends_at], [y, place], scalex=False, scaley=False, **line)

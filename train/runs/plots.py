@@ -67,9 +67,9 @@ def _plot_training(axes: Axes, records: Sequence[dict[str, Any]]) -> None:
         text = "training loss"
     if still:
         places = sorted({f"{curves[name][-1][1]:.2f}" for name in still})
-        which = ", ".join(still[:2]) + (f" and {len(still) - 2} more" if len(still) > 2 else "")
+        which = still[0] + (f" and {len(still) - 1} more" if len(still) > 1 else "")
         text += f"\nunchanged at {' and '.join(places)}: {which}"
-    axes.set_title(text, loc="left", fontsize=9, color=INK)
+    axes.set_title(text, loc="left", fontsize=9, color=INK, pad=12)  # over the topmost label
 
 
 def _plot_slopes(axes: Axes, curves: dict[str, list[tuple[float, float]]]) -> None:
