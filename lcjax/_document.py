@@ -1,5 +1,6 @@
 """Results that print as tables: the same text in a terminal and HTML in a notebook."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
@@ -22,14 +23,14 @@ class Table(NamedTuple):
     left: int = 1
 
 
-class Document:
+class Document(ABC):
     """A result made of tables and lines; prints as text, and a notebook shows it as HTML."""
 
     __slots__ = ()
 
+    @abstractmethod
     def _parts(self) -> Sequence[Table | str]:
         """Returns the tables and lines, from the top."""
-        raise NotImplementedError
 
     def __str__(self) -> str:
         """Returns the tables and lines as text."""

@@ -20,7 +20,6 @@ class BertFamily(Family):
     """The layers of a BERT; hidden states leave a layer after its last norm."""
 
     first, last, bypass, act = ("dense_0",), "dense_1", "bypass_0", "act_0"
-    has_head = False
     residual: Residual = "input"
     model: BERT
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lcjax.folder.families.family import Family, Residual
+from lcjax.folder.families.family import LanguageFamily, Residual
 from lcjax.folder.families.leaves import FolderLeaves
 from lcjax.folder.storage.model_folder import ModelFolder
 from lcjax.interop.name_map import NameMap
@@ -20,11 +20,10 @@ from lcjax.nn.activations import Activation
 _ROWS = 2**13  # of the vocabulary that are in memory at once
 
 
-class DecoderFamily(Family):
+class DecoderFamily(LanguageFamily):
     """The layers of a `Decoder`."""
 
     first, last, bypass, act = ("gate", "up"), "down", "bypass", "act"
-    has_head = True
     residual: Residual
     model: Decoder
 
@@ -82,7 +81,7 @@ class DecoderFamily(Family):
         return jnp.asarray(rows * np.float32(scale))
 
     def next_token_loss(self, states: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """See `Family`.
+        """See `LanguageFamily`.
 
         Rows of the vocabulary are read some thousand at a time.
         """

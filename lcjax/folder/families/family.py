@@ -1,5 +1,6 @@
 """A family of models: how its layers run one by one, from tensors on disk."""
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
@@ -15,7 +16,7 @@ from lcjax.nn.activations import Activation
 Residual = Literal["sum", "input", "normed"]
 
 
-class Family:
+class Family(ABC):
     """The layers of the model in a folder; a subclass for each kind of model.
 
     Attributes:
@@ -23,7 +24,6 @@ class Family:
       last: name of its last layer.
       bypass: name of the affine map that may run next to the MLP or in its place.
       act: name of the activation.
-      has_head: whether it predicts the next token.
       model: the network of lcjax, without a head of classes or a pooler.
       leaves: its leaves on disk.
       residual: see `Residual`.
@@ -33,46 +33,46 @@ class Family:
     last: ClassVar[str]
     bypass: ClassVar[str]
     act: ClassVar[str]
-    has_head: ClassVar[bool]
     model: nn.Module
     leaves: FolderLeaves
     residual: Residual
 
     @property
+    @abstractmethod
     def depth(self) -> int:
         """Number of layers."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def width(self) -> int:
         """Width of a hidden state."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def hidden(self) -> int:
         """Hidden width of the MLPs."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def longest(self) -> int:
         """Number of tokens of the longest text."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def vocabulary(self) -> int:
         """Number of rows of the embedding."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def activation(self) -> Activation:
         """The activation of the MLPs."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def block(self) -> nn.Module:
         """The module that runs a layer from the layer's own params."""
-        raise NotImplementedError
 
+    @abstractmethod
     def arguments(self, layer: int, real: np.ndarray) -> tuple[Any, ...]:
         """Returns what the block takes after the hidden states.
 
@@ -80,20 +80,10 @@ class Family:
           layer: index of the layer.
           real: which tokens are not padding, bool (texts, tokens).
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def embed(self, tokens: np.ndarray) -> jax.Array:
         """Returns the first layer's input, float32 (texts, tokens, width)."""
-        raise NotImplementedError
-
-    def next_token_loss(self, states: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """Returns the cross-entropy of each token's successor, in nats; of families with a head.
-
-        Args:
-          states: last layer's outputs, float32 (n, width).
-          targets: the successors, integers (n,).
-        """
-        raise NotImplementedError
 
     def hidden_units(self, mlp: Any, x: jax.Array) -> jax.Array:
         """Returns the values of the MLP's hidden units, (..., hidden).
@@ -112,3 +102,16 @@ class Family:
     def site(self, layer: int) -> str:
         """Returns the path of a layer's activation, as plans name it."""
         return f"block_{layer}/mlp/{self.act}"
+
+
+class LanguageFamily(Family):
+    """A family whose models predict the next token."""
+
+    @abstractmethod
+    def next_token_loss(self, states: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Returns the cross-entropy of each token's successor, in nats.
+
+        Args:
+          states: last layer's outputs, float32 (n, width).
+          targets: the successors, integers (n,).
+        """

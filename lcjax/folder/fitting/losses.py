@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lcjax.folder.families import Family
+from lcjax.folder.families import Family, LanguageFamily
 from lcjax.folder.fitting.streams import Streams
 from lcjax.folder.storage.hidden_states import HiddenStates
 
@@ -33,7 +33,7 @@ def measure_losses(family: Family, streams: Streams, error: float | None) -> dic
     for deep, compact, targets in _pieces(streams, deep_file, compact_file, held_out, family):
         noisy = deep + scale * noise.standard_normal(deep.shape, np.float32)
         models = (deep, noisy.astype(np.float32), compact)
-        if targets is not None:  # together: the rows of the vocabulary are read once for all
+        if isinstance(family, LanguageFamily):  # together: the vocabulary is read once for all
             losses = family.next_token_loss(np.concatenate(models), np.tile(targets, 3))
             losses = losses.reshape(3, -1)
         else:
@@ -41,8 +41,9 @@ def measure_losses(family: Family, streams: Streams, error: float | None) -> dic
         sums += [float(np.sum(each)) for each in losses]
         tokens += len(deep)
     means = [float(each) / tokens if tokens else None for each in sums]
+    predicts = isinstance(family, LanguageFamily)
     return {
-        "name": "next_token_cross_entropy" if family.has_head else "one_minus_cosine",
+        "name": "next_token_cross_entropy" if predicts else "one_minus_cosine",
         "held_out": held_out,
         "tokens": tokens,
         "deep": means[0],
@@ -53,19 +54,21 @@ def measure_losses(family: Family, streams: Streams, error: float | None) -> dic
 
 def _pieces(
     streams: Streams, deep: HiddenStates, compact: HiddenStates, held_out: bool, family: Family
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
-    """Yields the states of some tokens in both models, and the tokens after them."""
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields the states of some tokens in both models, and the tokens after them.
+
+    Of a language model those tokens that have one after them; of others all, with themselves.
+    """
     for i, batch in enumerate(streams.batches):
-        chosen = batch.counts[1] if held_out else batch.real
-        after = None
-        if family.has_head:
-            chosen = chosen[:, :-1] & batch.real[:, 1:]
-            after = batch.tokens[:, 1:][chosen]
+        chosen, after = batch.counts[1] if held_out else batch.real, batch.tokens
+        if isinstance(family, LanguageFamily):
+            chosen, after = chosen[:, :-1] & batch.real[:, 1:], after[:, 1:]
+        after = after[chosen]
         length = chosen.shape[1]
         both = [file.read(i)[:, :length][chosen] for file in (deep, compact)]
         for start in range(0, len(both[0]), _PIECE):
             piece = slice(start, start + _PIECE)
-            yield both[0][piece], both[1][piece], None if after is None else after[piece]
+            yield both[0][piece], both[1][piece], after[piece]
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
