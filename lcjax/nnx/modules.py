@@ -41,7 +41,7 @@ def rewritten_class(base: type[nnx.Module], method: str) -> type[nnx.Module]:
         if rewritten.affine is not None:
             x = _affine_input(self, own, rewritten.affine, args, kwargs)
             if x is not None:
-                return rewritten.linear(x, rewritten.affine)
+                return rewritten.linear(x, rewritten.affine.layers, rewritten.affine.out)
         return _traced(self, own, args, kwargs)
 
     names = {

@@ -1,6 +1,6 @@
 """What lcjax adds to a module: slopes, and the layers that replace others."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -95,12 +95,15 @@ class Fused(nnx.Module):
         for name, value in moved.items():
             setattr(self, name, _as_params(value, metadata, (name,)))
 
-    def __call__(self, x: jax.Array, affine: Affine) -> jax.Array:
-        """Returns the affine map of x, (..., d_in) to (..., d_out)."""
-        layers = self._layers()
-        for layer, (x_dtype, dtype, precision, preferred) in zip(
-            layers, affine.layers, strict=True
-        ):
+    def __call__(self, x: jax.Array, how: Sequence[tuple[Any, ...]], out: str) -> jax.Array:
+        """Returns the affine map of x, (..., d_in) to (..., d_out).
+
+        Args:
+          x: the input.
+          how: each layer runs; `Affine.layers`.
+          out: dtype of the result.
+        """
+        for layer, (x_dtype, dtype, precision, preferred) in zip(self._layers(), how, strict=True):
             kernel, x = _array(layer.kernel, dtype), x.astype(x_dtype)
             y = lax.dot_general(
                 x,
@@ -111,7 +114,7 @@ class Fused(nnx.Module):
             )
             bias = getattr(layer, "bias", None)
             x = y if bias is None else y + _array(bias, y.dtype)
-        return x.astype(affine.out)
+        return x.astype(out)
 
     def _layers(self) -> list[Any]:
         if hasattr(self, "kernel"):
@@ -190,7 +193,7 @@ class Rewritten(nnx.Module):
     @property
     def entries(self) -> list[Fused]:
         """What is in `fused`, less the attributes that tools such as qwix set on every module."""
-        return [entry for entry in self.fused.values() if isinstance(entry, Fused)]
+        return [entry for entry in vars(self.fused).values() if isinstance(entry, Fused)]
 
     @property
     def affine(self) -> Affine | None:

@@ -184,6 +184,23 @@ def test_graph_functions_work_on_a_collapsed_module(fit):
     assert isinstance(compact.layers[0], SwiGLU)
 
 
+@pytest.mark.parametrize(
+    "fit", [lcjax.LeastSquares(), lcjax.Units(8), lcjax.Units(8, linear=True), lcjax.Remove(), None]
+)
+def test_module_is_displayed_and_tabulated(fit, capsys):
+    x = jnp.ones((32, 4))
+    first, last = (nnx.Linear(*widths, rngs=nnx.Rngs(0)) for widths in ((4, 16), (16, 4)))
+    model = nnx.Sequential(first, nnx.relu, last)
+    if fit is None:
+        small = lcjax.nnx.add_slopes(model, x)
+    else:
+        data = lcjax.CalibrationData([x], progress=False)
+        small, _ = lcjax.nnx.collapse_sequential(model, data, fit={"layers/0": fit})
+    nnx.display(small)
+    assert "Sequential(" in capsys.readouterr().out
+    assert "Summary" in nnx.tabulate(small, x)
+
+
 def test_module_is_copied_and_pickled():
     compact, _ = lcjax.nnx.collapse(mlps(MLP, 1), X, fit=EXACT)
     for made in (copy.deepcopy(compact), pickle.loads(pickle.dumps(compact))):
