@@ -65,6 +65,7 @@ def readers(variables, i):
     return np.concatenate([p[name]["kernel"] for name in names], axis=1)
 
 
+@pytest.mark.slow
 @both
 @nets
 def test_exact_collapse_equals_the_deep_model_at_slope_1(make, name):
@@ -259,6 +260,7 @@ def test_all_units_are_the_identity(make, name):
     assert not report.collapsed
 
 
+@pytest.mark.slow
 @both
 def test_more_units_explain_more(make):
     front = make(NETS["GLU"])

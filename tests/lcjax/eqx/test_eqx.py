@@ -87,6 +87,7 @@ def test_innermost_modules_are_replaced(model, small):
     assert sites.paths == ("blocks/1/mlp/up",) and sites[0].d_hidden == 6
 
 
+@pytest.mark.slow
 def test_result_is_an_equinox_module(small):
     expected = run(small, TOKENS)
     close(eqx.filter_jit(batched)(small, TOKENS), expected)
@@ -276,6 +277,7 @@ def test_wrong_uses(call, error, message):
         call()
 
 
+@pytest.mark.slow
 def test_equinox_is_optional():
     code = """
 import sys

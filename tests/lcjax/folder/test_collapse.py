@@ -68,6 +68,7 @@ def test_other_files_are_those_of_the_source(llama, uniform):
     assert not any("unfinished" in name for name in left)
 
 
+@pytest.mark.slow
 def test_report_has_what_the_loaded_model_gives(llama, uniform):
     """The last layer's relative error, and the loss, of the two models run as a whole."""
     path, report = uniform

@@ -26,6 +26,7 @@ def _moments():
     return x, t, measure(x, t @ jnp.eye(5) + x[:, :5])
 
 
+@pytest.mark.slow
 def test_ridge_in_place_is_least_squares():
     rows = np.random.default_rng(0).standard_normal((12, 5))
     moments = jax.device_get(_moments()[2])

@@ -84,6 +84,7 @@ def test_logits_equal_golden_values(name, loaded):
     np.testing.assert_allclose(logits_of(model, variables), want, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_cached_logits_equal_golden_values(name, loaded):
     model, variables = loaded(name)

@@ -66,6 +66,7 @@ def test_outputs_equal_golden_values(name, folder):
     np.testing.assert_allclose(real(_ours(name, folder / name)[2]), want, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", PUBLISHED)
 def test_published_parameter_counts(preset):
     if preset.startswith("ModernBERT"):

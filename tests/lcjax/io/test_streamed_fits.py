@@ -119,6 +119,7 @@ def test_a_fit_for_every_site(source, variables, tmp_path):
     assert [skip.site for skip in report.skipped] == ["chain/act_0", "chain/act_1"]
 
 
+@pytest.mark.slow
 def test_fits_that_cannot_be_streamed_are_refused(source, variables, tmp_path):
     stats = calibrated(variables)
     chain = {"chain/act_0": lcjax.LeastSquares(), "chain/act_1": lcjax.Exact(max_gap=1)}

@@ -96,6 +96,7 @@ def test_dropout_draws_what_the_model_draws(decoder):
     np.testing.assert_array_equal(got, Decoder().apply(variables, TOKENS, train=True, rngs=rngs))
 
 
+@pytest.mark.slow
 def test_compact_params_keep_the_dropout_of_what_is_left(decoder):
     _, compact = decoder
     module, keys = Collapsed(Decoder()), [{"dropout": jax.random.key(i)} for i in (4, 4, 5)]
@@ -141,6 +142,7 @@ def test_bound_module_runs_its_variables(decoder):
     close(bound.features(TOKENS), module.apply(compact, TOKENS, method="features"))
 
 
+@pytest.mark.slow
 def test_batch_norm_trains_and_folds():
     module = Collapsed(Classifier())
     variables = linear(init(module, KEY, IMAGES))
@@ -157,6 +159,7 @@ def test_batch_norm_trains_and_folds():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.promotes
 def test_train_state_trains_slopes_and_compact_params():
     module = Collapsed(nn.Sequential([nn.Dense(16), nn.gelu, nn.Dense(3)]))

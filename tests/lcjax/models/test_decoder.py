@@ -106,6 +106,7 @@ def test_rope_rejects(fields, message):
         Rope(**fields)
 
 
+@pytest.mark.slow
 def test_padding_before_and_after_changes_nothing():
     want = _logits(TOKENS)
     rng = np.random.RandomState(2)
@@ -120,6 +121,7 @@ def test_padding_before_and_after_changes_nothing():
         np.testing.assert_allclose(last, want[:, -1], atol=2e-5)
 
 
+@pytest.mark.slow
 def test_cache_continues_a_padded_prompt():
     step, variables = _apply(mutable="cache"), _variables()
     mask = np.ones((2, 9), bool)
@@ -166,6 +168,7 @@ def test_bfloat16():
     assert np.abs(logits - want).max() < 0.2 * np.abs(want).max()
 
 
+@pytest.mark.slow
 def test_sites_narrow_and_collapse():
     variables = _variables()
     sites = lcjax.find_sites(variables).paths

@@ -114,6 +114,7 @@ def test_bert_ignores_padding(pool):
     assert np.abs(seen - first).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_bert_reads_token_types_and_positions():
     run, variables = _run(TINY_BERT), _variables(TINY_BERT)
     plain = run(variables, TOKENS)

@@ -30,6 +30,7 @@ def narrow_chain():
     }
 
 
+@pytest.mark.slow
 def test_mlp_adds_the_bypass_to_the_next_dense():
     params = narrow_chain()
     z = X @ params["dense_0"]["kernel"]

@@ -343,6 +343,7 @@ def test_initializers_make_the_kernels_and_the_biases_and_slopes_start_at_zero()
                 assert (leaf == {"kernel": 0.5, "bias": 0.25, "slope": 0.0}[name]).all()
 
 
+@pytest.mark.slow
 def test_computes_in_dtype_and_stores_in_param_dtype():
     model = chain(dtype=jnp.bfloat16, param_dtype=jnp.float32)
     variables = model.init(jax.random.key(0), X)

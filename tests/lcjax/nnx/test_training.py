@@ -52,6 +52,7 @@ def test_slopes_have_the_names_of_their_sites():
     assert tuple(lcjax.slopes(nnx.state(both))) == ("layers/0/up", "layers/1/up")
 
 
+@pytest.mark.slow
 @pytest.mark.promotes
 def test_optimizer_moves_selected_slopes_to_1_and_the_module_collapses():
     model = sloped(MLP)

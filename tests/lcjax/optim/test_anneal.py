@@ -67,6 +67,7 @@ def test_slopes_follow_the_schedule_to_exactly_1_whatever_the_optimizer(inner):
     assert float(jnp.abs(moved).max()) > 0
 
 
+@pytest.mark.slow
 def test_only_the_chosen_slopes_follow():
     alone = optax.adam(1e-2)
     tx = optax.chain(
@@ -81,6 +82,7 @@ def test_only_the_chosen_slopes_follow():
     np.testing.assert_allclose(*kernels, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_schedule_holds_on_after_a_collapse():
     tx = optax.chain(optax.adam(1e-3), anneal_slopes(optax.linear_schedule(0.0, 1.0, 4)))
     params, state, _ = train(tx, params_of(1.0, 0.0, 1.0), 2)

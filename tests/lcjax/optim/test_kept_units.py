@@ -178,6 +178,7 @@ def test_units_of_a_function_keep_their_states(fit, gated):
     assert jax.tree.map(jnp.shape, jitted) == jax.tree.map(jnp.shape, carried)
 
 
+@pytest.mark.slow
 def test_the_state_can_be_carried_under_jit():
     tx = optax.adam(1e-3)
     _, params, state = trained(tx)

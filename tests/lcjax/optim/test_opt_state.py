@@ -67,6 +67,7 @@ def collapsing_adam():
     )
 
 
+@pytest.mark.slow
 def test_untouched_moments_counts_and_weights_stay_and_new_ones_are_fresh():
     tx = collapsing_adam()
     _, params, state = trained(tx)
@@ -179,6 +180,7 @@ def test_a_state_in_one_vector_is_refused():
         carry_opt_state(tx, tx.init(params), params, compact, report)
 
 
+@pytest.mark.slow
 def test_a_fused_leaf_of_a_function_starts_at_its_own_kernels_level():
     f = collapsible(lambda p, x: jnp.tanh(x @ p["up"]) @ p["down"] + x @ p["other"])
     x, tx = jnp.ones((2, 3)), optax.adam(1e-3)

@@ -90,6 +90,7 @@ def test_carry_opt_state_keeps_moments_under_masks_of_the_user(mask):
     np.testing.assert_array_equal(carried.inner_state[0].mu["b"]["dense_0"]["kernel"], kept)
 
 
+@pytest.mark.slow
 @pytest.mark.promotes
 def test_carry_opt_state_follows_params_whose_paths_end_alike():
     model = lcjax.CollapsibleMLP((4, 3), nn.relu)

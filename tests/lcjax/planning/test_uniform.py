@@ -28,6 +28,7 @@ def init(model):
     return jax.jit(model.init)(jax.random.key(0), X[:1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "budget"), [(CHAIN, 700), (CHAIN, 0.5), (GATED, 700)])
 def test_share_is_the_largest_within_the_budget(model, budget):
     variables = init(model)

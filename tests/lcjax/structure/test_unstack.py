@@ -79,6 +79,7 @@ def test_unstack_layers_allows_collapse_of_some_layers(stacked):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_unstack_layers_removes_axis_names_of_boxes():
     boxed = Stacked(boxed=True).init(jax.random.key(0), X)
     kernel = boxed["params"]["layers"]["mlp"]["dense_0"]["kernel"]

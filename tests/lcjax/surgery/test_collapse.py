@@ -333,6 +333,7 @@ class Shared(nn.Module):
         return self.after(nn.relu(self.mlp(nn.relu(self.before(x)))))
 
 
+@pytest.mark.slow
 def test_collapse_leaves_other_layers_of_a_shared_scope():
     x = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
     variables = with_slopes(Shared().init(jax.random.key(0), x), 1.0)

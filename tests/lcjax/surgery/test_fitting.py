@@ -180,6 +180,7 @@ def test_fits_keep_half_precision():
     assert error(model, compact, variables) < 0.8 * error(model, exact, variables)
 
 
+@pytest.mark.slow
 def test_fits_keep_boxes_and_numpy_arrays():
     init = nn.with_partitioning(nn.initializers.lecun_normal(), ("in", "out"))
     model = CollapsibleMLP((12, 5), nn.relu, kernel_init=init)

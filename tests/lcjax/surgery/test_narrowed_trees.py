@@ -185,6 +185,7 @@ def test_half_done_trees_are_refused(spoil):
         find_sites({"params": spoil(compact["params"])})
 
 
+@pytest.mark.slow
 def test_a_wider_head_does_not_run_a_narrow_tree():
     model, variables = chain((12, 8))
     compact, _ = narrowed(model, variables, Units(7))
@@ -195,6 +196,7 @@ def test_a_wider_head_does_not_run_a_narrow_tree():
         model.clone(features=(12, 100)).apply(removed, X)
 
 
+@pytest.mark.slow
 def test_collapse_skips_sites_whose_units_a_bypass_reads():
     model = CollapsibleMLP((9, 9, 3), nn.relu)
     variables = jax.jit(model.init)(jax.random.key(0), X)

@@ -80,6 +80,7 @@ def test_any_units_fold_or_stay_with_the_same_function(units, name):
     assert after < before or (after == before and [skip.site for skip in report.skipped] == [site])
 
 
+@pytest.mark.slow
 def test_too_few_linear_units_are_skipped_with_the_figures():
     module = MODULES["mlp"]
     variables = variables_of(module, [0, 1], X)
@@ -98,6 +99,7 @@ def test_a_rank_is_refused_where_units_fold():
         collapse(variables, fit=Exact(rank=2))
 
 
+@pytest.mark.slow
 def test_the_map_is_paid_for_once():
     """Units that become linear later fold into the map that is there, though they are few."""
     module = MODULES["mlp"]

@@ -224,6 +224,7 @@ def test_other_fits_of_experts(fit):
     np.testing.assert_allclose(f(again, x), f(compact, x), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_too_few_tokens_of_an_expert_are_reported():
     params = P | {"router": P["router"].at[:, 0].set(0).at[:, 1].set(-P["router"][:, 2])}
     rare = arrays(x=(200, D))["x"]

@@ -244,6 +244,7 @@ def test_layers_of_a_scan(transposed):
     np.testing.assert_allclose(f(compact, x), f(tree, x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_bfloat16_copies_of_the_kernels():
     fn = lambda p, x: gemma(False)(jax.tree.map(lambda w: w.astype(jnp.bfloat16), p), x)
     half = x.astype(jnp.bfloat16)

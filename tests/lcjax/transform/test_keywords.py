@@ -28,6 +28,7 @@ def test_call_passes_keywords_named_like_options():
     np.testing.assert_array_equal(f(TREE, X, **OWN), fn(PAIR, X, **OWN))
 
 
+@pytest.mark.slow
 @pytest.mark.promotes
 def test_trace_passes_keywords_named_like_options():
     call = f.trace(TREE, X, **OWN)

@@ -143,6 +143,7 @@ def test_plan_without_data(both):
     assert plan.sites == call.sites.paths[-1:] and plan.fit == "exact"
 
 
+@pytest.mark.slow
 def test_sequential_fits_equal_those_of_params_tree(both):
     call, metric, apply, variables, tree_metric = both
     separate, _ = call.collapse(calibration=call.calibrate(DATA))

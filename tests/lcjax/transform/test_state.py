@@ -102,6 +102,7 @@ def test_collapse_folds_state_that_is_not_trained(variables):
     close(f(again, new, X, False)[0], f(linear(trained, "d0"), new, X, False)[0])
 
 
+@pytest.mark.slow
 def test_calibrate_uses_state_of_the_call(variables):
     params, state = variables["params"], {"batch_stats": variables["batch_stats"]}
     f = lcjax.collapsible(lambda *inputs: applied(*inputs, False)[0], has_state=True)

@@ -244,6 +244,7 @@ def _loss(params, stats, batch, key):
     return ((predicted - y) ** 2).mean(), (stats + 1, {"size": (x**2).mean()})
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_give_the_gradient_of_the_whole(strict_promotion):
     rng = np.random.default_rng(0)
     params = {"w": jnp.float32(rng.normal(size=(3, 4))), "v": jnp.float32(rng.normal(size=(4, 2)))}
