@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lcjax.errors import WeightsError
+from lcjax.errors import CollapseError, WeightsError
 from lcjax.folder.families import Family
 from lcjax.folder.fitting.forms import Form
 from lcjax.folder.fitting.solve import MLP
@@ -74,13 +74,21 @@ class MLPTensors:
         Args:
           mlp: params in a form, float32.
           bias: whether the output has a bias.
+
+        Raises:
+          CollapseError: values beyond the range of the dtype.
         """
         weight = self.names[self._family.last, "kernel"]
         dtype = DTYPES[self._family.leaves.folder.tensors.places[weight].dtype]
-        rounded = jax.tree.map(
-            lambda array: np.asarray(array).astype(dtype).astype(np.float32), mlp
-        )
-        rounded |= {name: mlp[name] for name in mlp if name == self._family.act}
+        with np.errstate(over="ignore"):
+            rounded = jax.tree.map(
+                lambda array: np.asarray(array).astype(dtype).astype(np.float32), mlp
+            )
+        if not all(np.isfinite(array).all() for array in jax.tree.leaves(rounded)):
+            raise CollapseError(
+                f"{weight}: the fit leaves the range of {dtype}, the dtype of this folder. Cast "
+                "its weights to bfloat16 or float32, and collapse that."
+            )
         tensors = {}
         for module, leaf, array in _leaves(rounded):
             if module == self._family.act:
