@@ -1,7 +1,8 @@
 """Image sets of one's own: a folder of pictures by class, or NumPy arrays in an .npz file."""
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from train.data.dataset import DataError, Part
 from train.data.images.splits import ImageSet, Split, StreamedSplit
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm"})
-_CHANNELS = {"1": 1, "L": 1, "I;16": 1}  # by mode of a picture; any other is read as RGB
+_CHANNELS = {"1": 1, "L": 1}  # by mode of a picture; any other is read as RGB
 _EDGE = 224
 _IN_MEMORY_BYTES = 2e9
 _TEST_FRACTION = 0.2
@@ -57,7 +58,8 @@ def picture_folder(folder: Path, *, image_size: int | None = None) -> ImageSet:
       image_size: edge of the images in pixels; by default the stored size, 224 if sizes vary.
 
     Raises:
-      DataError: no classes, a class without pictures, or a file that is not a picture.
+      DataError: no classes, a class without pictures, or a file that is not a picture of at
+        most 8 bits a channel.
     """
     if (folder / "train").is_dir():
         if not (folder / "test").is_dir():
@@ -122,6 +124,25 @@ def arrays_file(path: Path) -> ImageSet:
     return ImageSet(path.stem, names, read)
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """A picture in a file; errors inside name the file.
+
+    Raises:
+      DataError: it is not a picture, or has more than 8 bits a channel, which Pillow would clip.
+    """
+    try:
+        with Image.open(path) as picture:
+            if picture.mode.startswith(("I", "F")):
+                raise DataError(
+                    f"{path}: got a picture of mode {picture.mode}, expected at most 8 bits a "
+                    "channel. Scale its values to 0 to 255 and save it again."
+                )
+            yield picture
+    except (OSError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: cannot be read as a picture: {printable(error)}.") from error
+
+
 class PictureRows:
     """Pictures in files with their labels; implements `train.data.images.splits.Rows`."""
 
@@ -134,12 +155,9 @@ class PictureRows:
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         path, label = self._rows[index]
-        try:
-            with Image.open(path) as picture:
-                picture.load()
-                return picture, label
-        except (OSError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path}: cannot be read as a picture: {printable(error)}.") from error
+        with opened(path) as picture:
+            picture.load()
+            return picture, label
 
     def many(self, indices: Sequence[int]) -> list[tuple[Image.Image, int]]:
         """Returns several rows."""
@@ -173,11 +191,8 @@ def _pictures(folder: Path, names: Sequence[str]) -> list[tuple[Path, int]]:
 
 def _header(path: Path) -> tuple[int, int, int]:
     """Returns (width, height, channels) of a picture, of which only the header is read."""
-    try:
-        with Image.open(path) as picture:
-            return *picture.size, _CHANNELS.get(picture.mode, 3)
-    except (OSError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be read as a picture: {printable(error)}.") from error
+    with opened(path) as picture:
+        return *picture.size, _CHANNELS.get(picture.mode, 3)
 
 
 def _divided(rows: Sequence[tuple[Path, int]], folder: Path) -> dict[str, list[tuple[Path, int]]]:
