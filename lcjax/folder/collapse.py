@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from lcjax.calibration.fits import Units
+from lcjax.errors import WeightsError
 from lcjax.folder.data.batches import Batch, make_batches, read_tokenizer
 from lcjax.folder.families import Family, family_of
-from lcjax.folder.fitting.forms import form_of
+from lcjax.folder.fitting.forms import KEY, form_of
 from lcjax.folder.fitting.plan import Fits, is_uniform, planned_fits, uniform_fits
 from lcjax.folder.fitting.solve import bytes_needed, pool_size
 from lcjax.folder.options import FolderOptions
@@ -55,7 +56,8 @@ def collapse_model(
     Raises:
       FileNotFoundError: no such source or plan.
       FileExistsError: the target exists, or is being written.
-      WeightsError: a source that is not a whole model of a known architecture with float weights.
+      WeightsError: a source that is not a whole model of a known architecture with float weights,
+        or that has mixed forms already.
       ValueError: no texts, a budget that cannot be met, a plan for another model, a buffer that is
         too small; both or neither of budget and plan.
       CollapseError: values that are not finite, or too few tokens.
@@ -76,6 +78,11 @@ def collapse_model(
     if not texts:
         raise ValueError("texts: got none, expected one at least.")
     folder = read_model_folder(source)
+    if KEY in folder.config:
+        raise WeightsError(
+            f"{source}/config.json, {KEY}: got a folder of mixed forms, expected one whose MLPs "
+            "are whole. Collapse the model that it was made from."
+        )
     family = family_of(folder)
     tokenizer = read_tokenizer(source, family.vocabulary)
     batches = make_batches(

@@ -6,13 +6,11 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from lcjax.folder.families import family_of
 from lcjax.folder.fitting.forms import forms_from_config
 from lcjax.folder.fitting.mlp_tensors import MLPTensors
 from lcjax.folder.storage.model_folder import read_model_folder
-from lcjax.folder.storage.tensor_files import TensorFiles
 
 
 def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -44,13 +42,6 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     for layer, form in enumerate(forms):
         block = f"block_{layer}"
         if form.kind != "deep":
-            mlp = MLPTensors(family, layer).params(form, _reader(folder.tensors))
+            mlp = MLPTensors(family, layer).params(form)
             params[block]["mlp"] = jax.tree.map(jnp.asarray, mlp)
     return family.model, {"params": params}
-
-
-def _reader(tensors: TensorFiles) -> Any:
-    def read(name: str) -> np.ndarray | None:
-        return tensors.read(name) if name in tensors.places else None
-
-    return read

@@ -12,7 +12,7 @@ from lcjax.folder.fitting.layer_run import LayerRun
 from lcjax.folder.fitting.losses import measure_losses
 from lcjax.folder.fitting.mlp_tensors import MLPTensors, changed_tensors
 from lcjax.folder.fitting.passes import LayerPasses
-from lcjax.folder.fitting.plan import Fits, is_uniform
+from lcjax.folder.fitting.plan import Fits
 from lcjax.folder.fitting.planning import Measuring, choose
 from lcjax.folder.fitting.solve import MLP
 from lcjax.folder.fitting.streams import Streams
@@ -51,7 +51,6 @@ class FolderRun:
         self._streams = Streams(work.path / "hidden", batches, family)
         self._passes = LayerPasses(family)
         self._texts = {"texts": texts, **token_counts(batches)}
-        self._notes: list[str] = []
         self._planned_error: float | None = None
 
     def planned(self, budget: Budget) -> Fits:
@@ -146,7 +145,7 @@ class FolderRun:
     def _write_rest(
         self, folder: CompactFolder, forms: Sequence[Form], report: dict[str, Any]
     ) -> None:
-        source, mixed = self._family.leaves.folder, not is_uniform(forms) or self._options.mixed
+        source, mixed = self._family.leaves.folder, self._options.mixed
         config = (
             mixed_config(source.config, forms)
             if mixed

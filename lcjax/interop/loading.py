@@ -44,7 +44,7 @@ def load_safetensors(
       source: a safetensors file; a folder with one, or with an index of several, whose config.json
         is checked against the model; an installed Python package with such a folder; or the id of
         a Hugging Face repository.
-      model: a BERT, Decoder, GPT2, MLPMixer, VGG or ViT; may be None for files of
+      model: a BERT, Decoder, GPT2, MLPMixer, ModernBERT, VGG or ViT; may be None for files of
         `save_safetensors`.
       init: globs of leaves, such as `head/*`, to initialise instead of loading them, whether or not
         they are in the file: a head for other classes. Paths are those without `scan_layers`.

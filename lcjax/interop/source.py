@@ -12,7 +12,7 @@ from lcjax.errors import WeightsError
 from lcjax.validation.json_files import kind_of, read_json
 
 _SUFFIX = ".safetensors"
-_INDEX = "model.safetensors.index.json"
+INDEX = "model.safetensors.index.json"
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 Source = str | os.PathLike[str]
@@ -65,7 +65,7 @@ def find_files(path: Path) -> list[Path]:
     """
     if path.is_file():
         return [path]
-    index = path / _INDEX
+    index = path / INDEX
     if index.exists():
         return _indexed(index)
     single = path / "model.safetensors"

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lcjax.models.decoder.context import read_context
 from lcjax.models.presets import preset_fields
 from lcjax.models.transformer import TransformerBlock, apply_block
 
@@ -122,10 +123,11 @@ class GPT2(nn.Module):
         Raises:
           ValueError: tokens with other axes, or longer than `max_length` or the cache.
         """
+        self._check(tokens)
         real = jnp.ones(tokens.shape, bool) if mask is None else mask.astype(bool)
-        attends, positions, overflow = self._attention_mask(tokens, real)
+        context, overflow = read_context(self, real)
         embed = self._table("token_embedding", self.vocab_size)
-        x = embed(tokens) + self._table("position_embedding", self.max_length)(positions)
+        x = embed(tokens) + self._table("position_embedding", self.max_length)(context.positions)
         x = nn.Dropout(self.dropout, deterministic=deterministic, name="drop")(x)
         for i in range(self.depth):
             block = TransformerBlock(
@@ -138,6 +140,7 @@ class GPT2(nn.Module):
                 dtype=self.dtype,
                 name=f"block_{i}",
             )
+            attends = context.attends[:, None]
             x = apply_block(block, x, attends, deterministic=deterministic, remat=self.remat)
         x = nn.LayerNorm(epsilon=self.epsilon, dtype=self.dtype, name="norm")(x)
         if last_only:
@@ -150,14 +153,7 @@ class GPT2(nn.Module):
         init = nn.initializers.truncated_normal(0.02)
         return nn.Embed(size, self.width, dtype=self.dtype, embedding_init=init, name=name)
 
-    def _attention_mask(
-        self, tokens: jax.Array, real: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-        """Returns the attention mask, the tokens' positions, and whether the cache overflows.
-
-        The mask is bool (batch, 1, tokens, slots). Without a cache the slots are the tokens, and
-        the third value is None.
-        """
+    def _check(self, tokens: jax.Array) -> None:
         cached = self.has_variable("cache", "real")
         room = self.get_variable("cache", "real").shape[1] if cached else self.max_length
         if tokens.ndim != 2 or tokens.shape[1] > room:
@@ -165,16 +161,3 @@ class GPT2(nn.Module):
                 f"tokens: got shape {tokens.shape}, expected (batch, tokens) of at most {room} "
                 "tokens; truncate the texts, or use a longer cache."
             )
-        here = jnp.arange(tokens.shape[1])
-        positions = jnp.cumsum(real, axis=1, dtype=jnp.int32) - 1
-        present, overflow = real, None
-        if cached:
-            start, before = (self.get_variable("cache", name) for name in ("index", "real"))
-            positions = positions + before.sum(1, dtype=jnp.int32)[:, None]
-            here, overflow = start + here, start + tokens.shape[1] > room
-            present = jax.lax.dynamic_update_slice(before, real, (0, start))
-            self.put_variable("cache", "real", present)
-            self.put_variable("cache", "index", start + jnp.int32(tokens.shape[1]))
-        causal = jnp.arange(present.shape[1])[None, :] <= here[:, None]
-        attends = causal[None, None] & present[:, None, None, :]
-        return attends, jnp.maximum(positions, 0), overflow

@@ -9,10 +9,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import tyro
-from PIL import Image
 
 import lcjax
-from lcjax._messages import printable
+from train.data.images.own_files import opened
 from train.data.images.resize import center_crop
 from train.runs.finished import classifier_of
 from train.validation import ConfigError
@@ -42,7 +41,8 @@ def classify(
             "`python -m train.image`."
         )
     spec = metadata["data"]
-    images = np.stack([_read(path, tuple(spec["image_shape"])) for path in pictures])
+    shape = tuple(spec["image_shape"])
+    images = np.stack([_read(path, shape) for path in pictures])
     logits = jax.jit(classifier.logits)(lcjax.restore(checkpoint), images)
     probabilities = np.asarray(jax.nn.softmax(logits))
     names = spec.get("class_names") or [str(i) for i in range(spec["num_classes"])]
@@ -53,8 +53,5 @@ def classify(
 
 
 def _read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    try:
-        with Image.open(path) as picture:
-            return center_crop(picture, shape)
-    except (OSError, Image.DecompressionBombError) as error:
-        raise ConfigError(f"{path}: cannot be read as a picture: {printable(error)}.") from error
+    with opened(path) as picture:
+        return center_crop(picture, shape)

@@ -33,6 +33,7 @@ class DecoderFamily(LanguageFamily):
         self.config = self.model.config
         self.residual = "normed" if self.config.post_norms else "sum"
         self.leaves = FolderLeaves(folder, names, self.model)
+        self._layers = self.config.layers
 
     @property
     def depth(self) -> int:
@@ -71,7 +72,7 @@ class DecoderFamily(LanguageFamily):
 
     def arguments(self, layer: int, real: np.ndarray) -> tuple[Any, ...]:
         """See `Family`."""
-        return text_context(jnp.asarray(real)), self.config.layers[layer]
+        return text_context(jnp.asarray(real)), self._layers[layer]
 
     def embed(self, tokens: np.ndarray) -> jax.Array:
         """See `Family`."""

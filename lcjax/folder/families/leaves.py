@@ -1,7 +1,7 @@
 """The leaves of a network as a folder stores them: where each one is, and reading it."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -14,6 +14,7 @@ from lcjax.errors import WeightsError
 from lcjax.folder.fitting.forms import KEY
 from lcjax.folder.storage.model_folder import ModelFolder
 from lcjax.interop.layouts import Layout
+from lcjax.interop.matching import Assignment, assign_tensors
 from lcjax.interop.name_map import NameMap
 from lcjax.io.containers import assemble
 from lcjax.io.leaves import LeafPath, flatten
@@ -38,30 +39,29 @@ class FolderLeaves:
           model: as its config describes it.
 
         Raises:
-          WeightsError: lists tensors that are missing, of other shapes, or of layers that the
-            config does not describe.
+          WeightsError: two tensors of one leaf; else lists tensors that are missing, of other
+            shapes, or of layers that the config does not describe.
         """
         self.folder = folder
-        stored = {names.plain(name): name for name in folder.tensors.places}
-        shapes = flatten(jax.eval_shape(model.init, jax.random.key(0), _EXAMPLE)["params"])
+        stored = _by_plain_name(folder, names)
+        expected = flatten(jax.eval_shape(model.init, jax.random.key(0), _EXAMPLE))
+        at = assign_tensors(names, model, expected)
+        shapes = {leaf: tuple(each.shape) for leaf, each in expected.items()}
         self._found: dict[LeafPath, tuple[str, Layout, tuple[int, ...]]] = {}
-        self._slopes = {path: leaf.shape for path, leaf in shapes.items() if path[-1] == "slope"}
-        rules, problems, mixed = names.rules(model), [], KEY in folder.config
-        full, short = next(((full, plain) for plain, full in stored.items()), ("", ""))
-        prefix = full.removesuffix(short)
-        for path in shapes.keys() - self._slopes.keys():
-            rows = ((rule.name_for("/".join(map(str, path))), rule.layout) for rule in rules)
-            name, layout = next((name, layout) for name, layout in rows if name is not None)
-            shape = tuple(shapes[path].shape)
+        self._slopes = {leaf[1:]: shapes[leaf] for leaf in shapes.keys() - at.keys()}
+        problems, mixed = [], KEY in folder.config
+        prefix = _prefix_of_layers(at, stored)
+        for leaf, (name, layout) in at.items():
+            path, shape = leaf[1:], shapes[leaf]
             if mixed and "mlp" in path:
                 self._found[path] = (stored.get(name, prefix + name), layout, shape)
                 continue
             if name not in stored:
                 problems.append(f"{name} is missing")
                 continue
-            actual, expected = folder.tensors.places[stored[name]].shape, layout.stored(shape)
-            if actual != expected:
-                problems.append(f"{name} has shape {actual}, by config.json it has {expected}")
+            actual, needed = folder.tensors.places[stored[name]].shape, layout.stored(shape)
+            if actual != needed:
+                problems.append(f"{name} has shape {actual}, by config.json it has {needed}")
             self._found[path] = (stored[name], layout, shape)
         used, stem = {name for name, _, _ in self._found.values()}, self._stem()
         problems += [
@@ -128,3 +128,25 @@ class FolderLeaves:
         names = [name for path, (name, _, _) in self._found.items() if path[0] == "block_0"]
         layer = os.path.commonprefix(names).rpartition(".")[0]
         return layer.rpartition(".")[0] + "." if layer else ""
+
+
+def _by_plain_name(folder: ModelFolder, names: NameMap) -> dict[str, str]:
+    """Returns the names of tensors by their plain names."""
+    found: dict[str, str] = {}
+    for name in folder.tensors.places:
+        other = found.setdefault(names.plain(name), name)
+        if other != name and not names.is_buffer(names.plain(name)):
+            raise WeightsError(
+                f"{folder.path}: {printable(other)} and {printable(name)} are the same tensor; "
+                "remove one of them."
+            )
+    return found
+
+
+def _prefix_of_layers(at: Assignment, stored: Mapping[str, str]) -> str:
+    """Returns what precedes the plain names of the tensors of layers: `model.`."""
+    for leaf, (plain, _) in at.items():
+        name = stored.get(plain, "")
+        if leaf[1] == "block_0" and name.endswith(plain):  # others have an older spelling
+            return name.removesuffix(plain)
+    return ""

@@ -1,6 +1,6 @@
 """The loss of a compact model on texts that no layer was fitted on, predicted and measured."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,18 +57,32 @@ def _pieces(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yields the states of some tokens in both models, and the tokens after them.
 
+    All pieces but the last are of one length, across batches: the head compiles once for them, and
+    reads its vocabulary as seldom as possible.
+    """
+    left: Sequence[np.ndarray] = ()
+    for part in _chosen(streams, deep, compact, held_out, family):
+        left = [np.concatenate(both) for both in zip(left, part, strict=True)] if left else part
+        while len(left[0]) >= _PIECE:
+            yield left[0][:_PIECE], left[1][:_PIECE], left[2][:_PIECE]
+            left = [each[_PIECE:] for each in left]
+    if left and len(left[0]):
+        yield left[0], left[1], left[2]
+
+
+def _chosen(
+    streams: Streams, deep: HiddenStates, compact: HiddenStates, held_out: bool, family: Family
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields, of each batch, the states of the tokens that count, and the tokens after them.
+
     Of a language model those tokens that have one after them; of others all, with themselves.
     """
     for i, batch in enumerate(streams.batches):
         chosen, after = batch.counts[1] if held_out else batch.real, batch.tokens
         if isinstance(family, LanguageFamily):
             chosen, after = chosen[:, :-1] & batch.real[:, 1:], after[:, 1:]
-        after = after[chosen]
         length = chosen.shape[1]
-        both = [file.read(i)[:, :length][chosen] for file in (deep, compact)]
-        for start in range(0, len(both[0]), _PIECE):
-            piece = slice(start, start + _PIECE)
-            yield both[0][piece], both[1][piece], after[piece]
+        yield deep.read(i)[:, :length][chosen], compact.read(i)[:, :length][chosen], after[chosen]
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from lcjax.errors import CollapseError, WeightsError
 from lcjax.folder.families import Family
 from lcjax.folder.fitting.forms import Form
 from lcjax.folder.fitting.solve import MLP
@@ -73,13 +74,21 @@ class MLPTensors:
         Args:
           mlp: params in a form, float32.
           bias: whether the output has a bias.
+
+        Raises:
+          CollapseError: values beyond the range of the dtype.
         """
         weight = self.names[self._family.last, "kernel"]
         dtype = DTYPES[self._family.leaves.folder.tensors.places[weight].dtype]
-        rounded = jax.tree.map(
-            lambda array: np.asarray(array).astype(dtype).astype(np.float32), mlp
-        )
-        rounded |= {name: mlp[name] for name in mlp if name == self._family.act}
+        with np.errstate(over="ignore"):
+            rounded = jax.tree.map(
+                lambda array: np.asarray(array).astype(dtype).astype(np.float32), mlp
+            )
+        if not all(np.isfinite(array).all() for array in jax.tree.leaves(rounded)):
+            raise CollapseError(
+                f"{weight}: the fit leaves the range of {dtype}, the dtype of this folder. Cast "
+                "its weights to bfloat16 or float32, and collapse that."
+            )
         tensors = {}
         for module, leaf, array in _leaves(rounded):
             if module == self._family.act:
@@ -94,27 +103,33 @@ class MLPTensors:
             tensors[self.names[key]] = array.T if leaf == "kernel" else array
         return tensors, rounded
 
-    def params(self, form: Form, read: Any) -> MLP:
+    def params(self, form: Form) -> MLP:
         """Returns the params of an MLP of a form from its tensors, float32.
 
         Args:
-          form: of the MLP.
-          read: returns the tensor of a name, or None where there is none.
+          form: of the MLP; not "deep".
+
+        Raises:
+          WeightsError: a tensor that is missing or of another shape.
         """
-        family = self._family
-        found: dict[Key, np.ndarray] = {}
+        family, tensors = self._family, self._family.leaves.folder.tensors
+        shapes, mlp = self.shapes(form, bias=True), {}
         for (module, leaf), name in self.names.items():
-            tensor = read(name)
-            if tensor is not None:
-                tensor = tensor.astype(np.float32)
-                found[module, leaf] = np.ascontiguousarray(tensor.T) if leaf == "kernel" else tensor
-        if form.kind in ("units", "constant"):
-            bias = found.pop((family.last, "bias"), np.zeros(family.width, np.float32))
-            found[family.bypass, "bias"] = bias
-        mlp: MLP = {}
-        for (module, leaf), array in found.items():
-            mlp.setdefault(module, {})[leaf] = array
-        if form.kind in ("units", "deep"):
+            if (shape := shapes.get(name)) is None:
+                continue
+            actual = tensors.places[name].shape if name in tensors.places else "none"
+            if actual != shape:
+                raise WeightsError(
+                    f"{family.leaves.folder.path}: {name}: got {actual}, by config.json it has "
+                    f"shape {shape}. Make the folder again."
+                )
+            tensor = tensors.read(name).astype(np.float32)
+            if leaf == "kernel":
+                tensor = np.ascontiguousarray(tensor.T)
+            elif module == family.last and form.kind != "linear":
+                module = family.bypass
+            mlp.setdefault(module, {})[leaf] = tensor
+        if form.kind == "units":
             mlp[family.act] = {"slope": np.zeros((), np.float32)}
         return mlp
 

@@ -58,7 +58,6 @@ class LayerPasses:
         """Compiles nothing yet."""
         self._family, self._block = family, family.block
         self.deep = jax.jit(self._deep, static_argnames=("units", "read"))
-        self.states = jax.jit(lambda params, x, args: self._run(params, x, args)[0])
         self.moments = jax.jit(self._moments, static_argnames="read", donate_argnames="total")
         self.compact = jax.jit(self._compact)
 

@@ -41,6 +41,8 @@ def uniform_fits(family: Family, budget: Budget, multiple_of: int) -> Fits:
     """
     whole = family.leaves.folder.parameters
     most = budget.most(Usage(0.0, whole, 0, family.depth))
+    if whole <= most:
+        raise ValueError(f"budget: {budget} is met by all {family.hidden:,} units; give less.")
     deep = mlp_parameters(family, Form("deep", family.hidden), bias=False)
     counts = range(family.hidden - family.hidden % multiple_of, 0, -multiple_of)
     smallest = whole
@@ -48,8 +50,6 @@ def uniform_fits(family: Family, budget: Budget, multiple_of: int) -> Fits:
         own = mlp_parameters(family, Form("units", count), bias=False)
         smallest = whole - family.depth * (deep - own)
         if smallest <= most:
-            if count == family.hidden:
-                raise ValueError(f"budget: {budget} is met by all {count:,} units; give less.")
             return [Units(count)] * family.depth
     raise ValueError(
         f"budget: got {budget}, {most:,.0f} of {whole:,} parameters, but with multiples of "

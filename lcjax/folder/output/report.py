@@ -16,7 +16,7 @@ def is_report(path: Path) -> bool:
     return (path / REPORT).is_file()
 
 
-def describe_folder(path: Path) -> str:
+def describe_folder(path: str | Path) -> str:
     """Returns the report of a compact folder as text.
 
     Args:
@@ -27,10 +27,10 @@ def describe_folder(path: Path) -> str:
       ValueError: a report that is damaged.
 
     Example:
-      >>> from pathlib import Path
       >>> import lcjax
-      >>> print(lcjax.folder.describe_folder(Path("Llama-3.2-1B-small")))  # doctest: +SKIP
+      >>> print(lcjax.folder.describe_folder("Llama-3.2-1B-small"))  # doctest: +SKIP
     """
+    path = Path(path).expanduser()
     report = read_json(path / REPORT)
     try:
         return describe(report)

@@ -1,13 +1,16 @@
 """The files of a compact folder: tensors as in the source, but for those of MLPs, and the rest."""
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lcjax.folder.storage.model_folder import INDEX, ModelFolder
+from lcjax.folder.storage.model_folder import ModelFolder
 from lcjax.folder.storage.shard_writer import NewTensor, ShardWriter
+from lcjax.folder.storage.tensor_files import DTYPES
+from lcjax.interop.source import INDEX
 from lcjax.validation.json_files import read_json
 
 # Weights in other formats are those of the deep model.
@@ -54,9 +57,8 @@ class CompactFolder:
     @property
     def parameters(self) -> int:
         """Number of weights."""
-        return self._source.parameters + sum(
-            _size(self.tensors.get(name)) - _size_in(self._source, name) for name in self._changed
-        )
+        kept = (tensor for tensor in self.tensors.values() if tensor.dtype in DTYPES)
+        return sum(math.prod(tensor.shape) for tensor in kept)
 
     @property
     def bytes(self) -> int:
@@ -114,17 +116,6 @@ class CompactFolder:
 
     def _write(self, name: str, text: str) -> None:
         (self.path / name).write_text(text, encoding="utf-8")
-
-
-def _size(tensor: NewTensor | None) -> int:
-    size = 1
-    for axis in tensor.shape if tensor else (0,):
-        size *= axis
-    return size
-
-
-def _size_in(source: ModelFolder, name: str) -> int:
-    return source.tensors.places[name].size if name in source.tensors.places else 0
 
 
 def as_json(value: Any) -> str:

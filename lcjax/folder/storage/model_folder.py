@@ -9,10 +9,9 @@ from typing import Any
 from lcjax._messages import first_few, printable
 from lcjax.errors import WeightsError
 from lcjax.folder.storage.tensor_files import DTYPES, TensorFiles
-from lcjax.interop.source import find_files, read_config
+from lcjax.interop.source import INDEX, find_files, read_config
 from lcjax.validation.json_files import read_json
 
-INDEX = "model.safetensors.index.json"
 # Tensors of quantized weights, and the method that writes them.
 _QUANTIZED = (
     (re.compile(r"\.(qweight|qzeros|g_idx)$"), "GPTQ or AWQ"),
@@ -40,7 +39,7 @@ class ModelFolder:
 
     @property
     def parameters(self) -> int:
-        """Number of weights in the files; tied ones count once."""
+        """Number of weights in the files."""
         return sum(place.size for place in self.tensors.places.values() if place.dtype in DTYPES)
 
     @property

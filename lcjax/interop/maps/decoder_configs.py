@@ -53,9 +53,8 @@ def _llama(config: Config) -> DecoderConfig:
 
 
 def _mistral(config: Config) -> DecoderConfig:
-    window = configs.optional_int(config, "sliding_window")
     common = _common(config)
-    return replace(common, windows=_windows(config, window, [_SLIDING] * common.depth))
+    return replace(common, windows=_windows(config, _window(config), [_SLIDING] * common.depth))
 
 
 def _qwen2(config: Config) -> DecoderConfig:
@@ -64,9 +63,7 @@ def _qwen2(config: Config) -> DecoderConfig:
 
 def _qwen3(config: Config) -> DecoderConfig:
     common = _common(config)
-    window = configs.optional_int(config, "sliding_window")
-    if not configs.flag(config, "use_sliding_window", False):
-        window = None
+    window = _window(config) if configs.flag(config, "use_sliding_window", False) else None
     first = 0 if window is None else configs.natural(config, "max_window_layers", 28)
     kinds = [_SLIDING if i >= first else _FULL for i in range(common.depth)]
     bias = configs.flag(config, "attention_bias", False)
@@ -153,6 +150,11 @@ def _common(config: Config, *, activation: str = "hidden_act", tied: bool = Fals
         rope=Rope() if isinstance(nested, dict) and _FULL in nested else _rope(config),
         tied_head=configs.flag(config, "tie_word_embeddings", tied),
     )
+
+
+def _window(config: Config) -> int | None:
+    """Returns the window of Mistral and Qwen; null is none, a missing field that of the family."""
+    return configs.optional_int({"sliding_window": 4096, **config}, "sliding_window")
 
 
 def _windows(config: Config, window: int | None, kinds: list[str]) -> tuple[int | None, ...]:

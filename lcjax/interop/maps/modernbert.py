@@ -92,7 +92,8 @@ def _theta(config: Mapping[str, Any], kind: str, name: str) -> float:
     if isinstance(nested, dict) and isinstance(nested.get(kind), dict):
         configs.check_same_function(nested[kind], {"rope_type": "default"}, "ModernBERT")
         return configs.positive_number(nested[kind], "rope_theta")
-    if name == "local_rope_theta" and config.get(name) is None:
+    config = {"local_rope_theta": 10_000.0, **config}
+    if config.get(name) is None and kind == _SLIDING:
         name = "global_rope_theta"
     return configs.positive_number(config, name)
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -40,25 +41,30 @@ def text_context(mask: jax.Array) -> TextContext:
     return TextContext(positions, positions, _attends(real, here))
 
 
-def cached_context(
-    mask: jax.Array, before: jax.Array, start: jax.Array
-) -> tuple[TextContext, jax.Array]:
-    """Returns the context of tokens that continue cached texts, and which slots are then real.
+def read_context(module: nn.Module, mask: jax.Array) -> tuple[TextContext, jax.Array | None]:
+    """Returns the context of tokens that continue the texts in a module's cache, if it has one.
+
+    Also whether the cache overflows, bool; None without a cache. The cache has which slots are
+    `real`, bool (batch, slots), and the `index` of the next, int32; both are brought up to date.
 
     Args:
+      module: of the whole model.
       mask: bool (batch, tokens); False at padding.
-      before: bool (batch, slots); which slots are real.
-      start: int32, slot of the first token.
     """
+    if not module.has_variable("cache", "real"):
+        return text_context(mask), None
+    start, before = (module.get_variable("cache", name) for name in ("index", "real"))
     present = jax.lax.dynamic_update_slice(before, mask, (0, start))
-    slots = _positions(present)
-    positions = jax.lax.dynamic_slice_in_dim(slots, start, mask.shape[1], axis=1)
-    here = start + jnp.arange(mask.shape[1])
-    return TextContext(positions, slots, _attends(present, here), start), present
+    end = start + jnp.int32(mask.shape[1])
+    module.put_variable("cache", "real", present)
+    module.put_variable("cache", "index", end)
+    positions = _positions(mask, before.sum(1, keepdims=True, dtype=jnp.int32))
+    attends = _attends(present, start + jnp.arange(mask.shape[1]))
+    return TextContext(positions, _positions(present), attends, start), end > before.shape[1]
 
 
-def _positions(real: jax.Array) -> jax.Array:
-    return jnp.maximum(jnp.cumsum(real, axis=1, dtype=jnp.int32) - 1, 0)
+def _positions(real: jax.Array, before: jax.Array | int = 0) -> jax.Array:
+    return jnp.maximum(before + jnp.cumsum(real, axis=1, dtype=jnp.int32) - 1, 0)
 
 
 def _attends(present: jax.Array, here: jax.Array) -> jax.Array:

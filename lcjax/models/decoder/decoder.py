@@ -11,7 +11,7 @@ import numpy as np
 
 from lcjax.models.decoder.block import DecoderBlock
 from lcjax.models.decoder.config import DecoderConfig, LayerConstants
-from lcjax.models.decoder.context import TextContext, cached_context, text_context
+from lcjax.models.decoder.context import TextContext, read_context
 from lcjax.models.decoder.ends import DecoderEmbedding, DecoderHead
 from lcjax.models.decoder.presets import preset_config
 
@@ -132,19 +132,14 @@ class Decoder(nn.Module):
 
     def _context(self, real: jax.Array) -> tuple[TextContext, jax.Array | None]:
         """Returns the context, and whether the cache overflows; None without a cache."""
-        if not self.has_variable("cache", "real"):
-            return text_context(real), None
-        start, before = (self.get_variable("cache", name) for name in ("index", "real"))
-        room = before.shape[1]
-        if real.shape[1] > room:
-            raise ValueError(
-                f"tokens: got texts of {real.shape[1]} tokens, expected at most {room}; truncate "
-                "them, or use a longer cache."
-            )
-        context, present = cached_context(real, before, start)
-        self.put_variable("cache", "real", present)
-        self.put_variable("cache", "index", start + jnp.int32(real.shape[1]))
-        return context, start + real.shape[1] > room
+        if self.has_variable("cache", "real"):
+            room = self.get_variable("cache", "real").shape[1]
+            if real.shape[1] > room:
+                raise ValueError(
+                    f"tokens: got texts of {real.shape[1]} tokens, expected at most {room}; "
+                    "truncate them, or use a longer cache."
+                )
+        return read_context(self, real)
 
     def _blocks(self, x: jax.Array, context: TextContext) -> jax.Array:
         def run(block: DecoderBlock, x: jax.Array, context: TextContext, layer: Any):

@@ -9,6 +9,8 @@ from flax import nnx
 from lcjax.errors import CollapseError
 from lcjax.nnx.calls.recording import MethodCall, is_callable_module
 from lcjax.nnx.functional import Path, as_path, module_function, node_at
+from lcjax.transform.analysis.dense import root
+from lcjax.transform.ir.program import Value
 from lcjax.transform.lowering.bound_call import BoundCall, bind_call
 from lcjax.transform.matching.find_sites import MatchedSite
 from lcjax.transform.params.tree import FunctionParams
@@ -165,15 +167,25 @@ def _part(
         removed[local] = inside, dtype
         pairs.append((tuple(shape), inside))
     local = FusedKey(tuple(site.path for site in own), key.widths, removed, key.units)
-    axis = _layers_axis(pairs) if outside == 1 else 0
+    axis = _layers_axis(pairs, first.match.up.kernel) if outside == 1 else 0
     return Part(name, local, call.params.fused[name], len(own[0].stack), axis)
 
 
-def _layers_axis(pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> int:
-    """Returns which axis of some shapes the others lack; of several the first."""
+def _layers_axis(pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], kernel: Value) -> int:
+    """Returns which axis of some shapes the others lack.
+
+    Args:
+      pairs: shapes with and without the axis.
+      kernel: a layer in the scan, which decides where several axes fit.
+    """
     rank = min((len(shape) for shape, _ in pairs), default=0)
-    fits = (all(s[:i] + s[i + 1 :] == inside for s, inside in pairs) for i in range(rank))
-    return next((i for i, fit in enumerate(fits) if fit), 0)
+    fits = [i for i in range(rank) if all(s[:i] + s[i + 1 :] == one for s, one in pairs)]
+    if len(fits) < 2:
+        return fits[0] if fits else 0
+    stacked, axis = root(kernel)[0].layer_of, 0
+    for op in reversed(root(stacked)[1] if stacked else []):
+        axis = op.eqn.params["permutation"][axis] if op.name == "transpose" else axis
+    return axis if axis in fits else fits[0]
 
 
 def _kernels(call: BoundCall, site: MatchedSite) -> list[Path]:

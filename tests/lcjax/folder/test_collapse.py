@@ -10,8 +10,12 @@ import pytest
 import lcjax
 from lcjax.calibration.statistics import is_held_out
 from lcjax.cli.command import main
+from lcjax.errors import CollapseError
 from lcjax.folder import FolderOptions, collapse_model, describe_folder, load_model
+from lcjax.folder.families import family_of
 from lcjax.folder.fitting.forms import form_of
+from lcjax.folder.fitting.mlp_tensors import MLPTensors
+from lcjax.folder.storage.model_folder import read_model_folder
 from lcjax.planning.plan_file import PlanFile, PlannedSite
 from tests.lcjax.folder.folders import DEPTH, HIDDEN, LLAMA, WIDTH, texts, write_folder
 
@@ -163,6 +167,17 @@ def test_16_bit_folder_keeps_its_dtype(dtype, tmp_path):
     assert report["after"]["bytes"] == 2 * report["after"]["parameters"]
     assert report["layers"][0]["held_out"]["r2"] > 0.9
     assert {t.dtype.name for t in _tensors(tmp_path / "compact").values()} == {dtype}
+
+
+def test_weights_beyond_the_range_of_the_dtype_are_refused(tmp_path):
+    source = write_folder(tmp_path / "deep", LLAMA, dtype=np.float16)
+    names = MLPTensors(family_of(read_model_folder(source)), 0)
+    mlp = {"down": {"kernel": np.full((8, WIDTH), 1e5, np.float32)}}
+    with pytest.raises(CollapseError, match="down_proj.weight: the fit leaves the range of float1"):
+        names.stored(mlp, bias=False)
+    tensors, rounded = names.stored({"down": {"kernel": mlp["down"]["kernel"] / 3}}, bias=False)
+    np.testing.assert_array_equal(rounded["down"]["kernel"], np.float16(1e5 / 3))
+    assert [tensor.shape for tensor in tensors.values()] == [(WIDTH, 8)]
 
 
 FITS = {

@@ -181,6 +181,15 @@ def test_texts_of_json_lines_are_read(tmp_path):
     assert read_texts(str(tmp_path / "set.txt"), most=2) == ["one", "two"]
 
 
+def test_budget_that_all_units_meet_is_refused(source, tmp_path):
+    """Also where their number is no multiple."""
+    options = FolderOptions(multiple_of=32)
+    with pytest.raises(ValueError, match="is met by all 48 units"):
+        collapse_model(
+            source, tmp_path / "out", texts(), budget=lcjax.Params(10**9), options=options
+        )
+
+
 @pytest.mark.parametrize("forms", ["units", "mixed"])
 def test_plan_that_does_not_fit_is_refused(forms, source, tmp_path):
     options = FolderOptions(forms=forms, multiple_of=8)

@@ -238,6 +238,16 @@ def test_config_of_transformers_5(loaded):
         assert decoder_config(config | {"rope_parameters": flat}) == loaded(name)[0].config
 
 
+@pytest.mark.parametrize("name", ["mistral", "qwen2", "qwen3"])
+def test_missing_window_is_that_of_transformers(name):
+    config = dict(GOLDEN[name]["config"], use_sliding_window=True, max_window_layers=1)
+    config = {k: v for k, v in config.items() if k not in ("sliding_window", "layer_types")}
+    depth = config["num_hidden_layers"]
+    windows = [4096 if name == "mistral" or i >= 1 else None for i in range(depth)]
+    assert decoder_config(config).windows == tuple(windows)
+    assert decoder_config(config | {"sliding_window": None}).windows == ()
+
+
 def _changed(folder, case, **change):
     kept = {k: v for k, v in case["config"].items() if change.get(k, 0) is not ...}
     change = {k: v for k, v in change.items() if v is not ...}

@@ -109,6 +109,14 @@ def test_leaves_of_fused_tensors_have_no_tensor_of_their_own(folder):
     )
 
 
+def test_local_theta_of_modernbert_is_that_of_transformers(tmp_path):
+    config = {k: v for k, v in GOLDEN["modernbert"]["config"].items() if k != "local_rope_theta"}
+    config["global_rope_theta"] = 5e4
+    for given, expected in (({}, 1e4), ({"local_rope_theta": None}, 5e4)):
+        write(tmp_path, config | given, {})
+        assert model_from_config(tmp_path).local_theta == expected
+
+
 def test_modernbert_rejects():
     model = ModernBERT(None, depth=1, width=8, num_heads=2, mlp_hidden=4, vocab_size=9)
     for wrong, message in (

@@ -17,11 +17,12 @@ make = nnx.vmap(lambda key: InlinedBlock(nnx.Rngs(key)))
 class Scanned(nnx.Module):
     """Stacked blocks, run by nnx.scan."""
 
-    def __init__(self, blocks):
-        self.blocks = blocks
+    def __init__(self, blocks, axis=0):
+        self.blocks, self.axis = blocks, axis
 
     def __call__(self, x):
-        forward = nnx.scan(lambda x, block: block(x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+        axes = (nnx.Carry, self.axis)
+        forward = nnx.scan(lambda x, block: block(x), in_axes=axes, out_axes=nnx.Carry)
         return forward(x, self.blocks)
 
 
@@ -115,3 +116,22 @@ def test_layers_along_another_axis_collapse():
     folded = [lcjax.nnx.collapse(layer, X, fit=lcjax.Exact(max_gap=2))[0] for layer in layers]
     close(run(compact, X), run(Loop(nnx.List(folded)), X))
     assert not lcjax.nnx.find_sites(compact, X)
+
+
+class Square(nnx.Module):
+    """As many hidden units as inputs."""
+
+    def __init__(self, rngs):
+        self.up, self.down = (nnx.Linear(3, 3, use_bias=False, rngs=rngs) for _ in range(2))
+
+    def __call__(self, x):
+        return x + self.down(nnx.relu(self.up(x)))
+
+
+@pytest.mark.parametrize("scanned", [Scanned, ScannedAlong])
+def test_as_many_layers_as_units_keep_their_axis(scanned):
+    layers, x = [Square(nnx.Rngs(i)) for i in range(3)], rows(8, 3)
+    model = scanned(lcjax.nnx.stack_layers(layers, axis=1), axis=1)
+    compact, _ = lcjax.nnx.collapse(model, x, fit=lcjax.Exact(max_gap=1))
+    folded = [lcjax.nnx.collapse(layer, x, fit=lcjax.Exact(max_gap=1))[0] for layer in layers]
+    close(run(compact, x), run(Loop(nnx.List(folded)), x))

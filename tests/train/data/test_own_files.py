@@ -43,6 +43,14 @@ def test_pictures_of_many_sizes_are_streamed_at_one(tmp_path):
     assert data.train[0][0].shape == (8, 8, 3)
 
 
+def test_limit_and_in_memory_count_for_a_folder(tmp_path):
+    for name in "ab":
+        paint(tmp_path / name, 3)
+    assert not load(str(tmp_path), in_memory=False).in_memory
+    small = load(str(tmp_path), in_memory=False, limit=3, validation=1)
+    assert (len(small.train), len(small.validation), len(small.test())) == (2, 1, 3)
+
+
 @pytest.mark.parametrize("keras", [False, True])
 def test_arrays_in_a_file_are_a_set(keras, tmp_path):
     images, labels = np.arange(20, dtype=np.uint8).repeat(16).reshape(20, 4, 4), np.arange(20) % 2
@@ -68,6 +76,8 @@ def test_arrays_in_a_file_are_a_set(keras, tmp_path):
         ("broken", "0.png: cannot be read as a picture"),
         ("few", "class 0 has 2 images, too few for a test split"),
         ("half", "got train without test"),
+        ("more", "test/c: got a class that train lacks; expected the classes a, b"),
+        ("deep", "0.png: got a picture of mode I;16, expected at most 8 bits a channel"),
         ("text.npz", "got no .npz file of arrays"),
         ("other.npz", "got the arrays a; expected images and labels"),
         ("floats.npz", "images: got float64 of shape"),
@@ -84,6 +94,11 @@ def test_what_is_no_set_says_what_is_expected(name, says, tmp_path):
     paint(tmp_path / "broken" / "a", 1)
     (tmp_path / "broken" / "a" / "0.png").write_text("no picture")
     paint(tmp_path / "half" / "train" / "a", 1)
+    for each in ("train/a", "train/b", "test/a", "test/b", "test/c"):
+        paint(tmp_path / "more" / each, 1, 3)
+    for each in "ab":
+        paint(tmp_path / "deep" / each, 1, 3)
+        Image.fromarray(np.full((5, 6), 300, np.uint16)).save(tmp_path / "deep" / each / "0.png")
     (tmp_path / "text.npz").write_text("text")
     np.savez(tmp_path / "other.npz", a=np.ones(2))
     np.savez(tmp_path / "floats.npz", images=np.ones((3, 4, 4)), labels=np.arange(3))

@@ -66,7 +66,7 @@ def test_streamed_set_is_the_one_in_memory(tfds_dir):
 
 
 def test_large_set_is_streamed_unasked(tfds_dir, monkeypatch):
-    monkeypatch.setattr("train.data.tfds.images._IN_MEMORY_BYTES", 40 * 6 * 8 * 3)
+    monkeypatch.setattr("train.data.images.splits._IN_MEMORY_BYTES", 40 * 6 * 8 * 3)
     assert not load("even", data_dir=tfds_dir).in_memory
     assert load("even", data_dir=tfds_dir, limit=39).in_memory
 

@@ -103,8 +103,8 @@ def load(
 
     def read(part: Part) -> Split | StreamedSplit:
         split = images.read(part)
+        split = split.take(np.arange(len(split))[:limit])
         if isinstance(split, Split):
-            split = split.take(np.arange(len(split))[:limit])
             if image_size and split.images.shape[1:3] != (image_size, image_size):
                 split = split.resized(image_size)
             _check_labels(split.labels, classes, f"{images.name}, {part}")
@@ -135,7 +135,7 @@ def _find(
     if name == "digits":
         return array_sets.digits()
     if (own := own_path(name)) is not None:
-        return own_images(own, image_size=image_size)
+        return own_images(own, image_size=image_size, in_memory=in_memory)
     root = data_directory(data_dir)
     directory, alternative = locate(name, root, others=_OTHERS), ""
     if directory is None and name == "fashion_mnist":

@@ -1,7 +1,8 @@
 """Image sets of one's own: a folder of pictures by class, or NumPy arrays in an .npz file."""
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,10 @@ from PIL import Image
 from lcjax._messages import printable
 from lcjax.tree.paths import natural_sort_key
 from train.data.dataset import DataError, Part
-from train.data.images.splits import ImageSet, Split, StreamedSplit
+from train.data.images.splits import EDGE, ImageSet, Split, StreamedSplit
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm"})
-_CHANNELS = {"1": 1, "L": 1, "I;16": 1}  # by mode of a picture; any other is read as RGB
-_EDGE = 224
-_IN_MEMORY_BYTES = 2e9
+_CHANNELS = {"1": 1, "L": 1}  # by mode of a picture; any other is read as RGB
 _TEST_FRACTION = 0.2
 _KEYS = {
     "train": (("images", "labels"), ("x_train", "y_train")),
@@ -41,28 +40,41 @@ def own_path(name: str) -> Path | None:
     return None
 
 
-def own_images(path: Path, *, image_size: int | None = None) -> ImageSet:
-    """Returns the set of a folder or of an .npz file."""
-    return arrays_file(path) if path.is_file() else picture_folder(path, image_size=image_size)
+def own_images(
+    path: Path, *, image_size: int | None = None, in_memory: bool | None = None
+) -> ImageSet:
+    """Returns the set of a folder or of an .npz file; arguments as of `picture_folder`."""
+    if path.is_file():
+        return arrays_file(path)
+    return picture_folder(path, image_size=image_size, in_memory=in_memory)
 
 
-def picture_folder(folder: Path, *, image_size: int | None = None) -> ImageSet:
+def picture_folder(
+    folder: Path, *, image_size: int | None = None, in_memory: bool | None = None
+) -> ImageSet:
     """Returns a folder of pictures, with a folder for each class.
 
     With `train/CLASS/` and `test/CLASS/` these are the splits; with `CLASS/` alone a fixed,
-    stratified fifth is the test split. Small sets of one size are read into memory.
+    stratified fifth is the test split.
 
     Args:
       folder: its path.
       image_size: edge of the images in pixels; by default the stored size, 224 if sizes vary.
+      in_memory: whether to read splits into memory; by default small ones of one size.
 
     Raises:
-      DataError: no classes, a class without pictures, or a file that is not a picture.
+      DataError: no classes, a class of one split only, a class without pictures, or a file that is
+        not a picture of at most 8 bits a channel.
     """
     if (folder / "train").is_dir():
         if not (folder / "test").is_dir():
             raise DataError(f"{folder}: got train without test; expected both, or neither.")
         names = _classes(folder / "train")
+        if unknown := sorted(set(_classes(folder / "test")) - set(names)):
+            raise DataError(
+                f"{folder / 'test' / unknown[0]}: got a class that train lacks; expected the "
+                f"classes {printable(', '.join(names), longest=200)}."
+            )
         found = {part: _pictures(folder / part, names) for part in ("train", "test")}
     else:
         names = _classes(folder)
@@ -72,13 +84,13 @@ def picture_folder(folder: Path, *, image_size: int | None = None) -> ImageSet:
     varied = len({(width, height) for width, height, _ in sizes}) > 1
     width, height, _ = next(iter(sizes))
     if varied:
-        width = height = _EDGE
+        width = height = EDGE
     width, height = (image_size or edge for edge in (width, height))
 
     def read(part: Part) -> Split | StreamedSplit:
         rows = PictureRows(found[part])
         split = StreamedSplit(rows, np.arange(len(rows)), (height, width, channels), varied)
-        if varied or len(rows) * height * width * channels >= _IN_MEMORY_BYTES:
+        if not (split.is_small if in_memory is None else in_memory):
             return split
         images, labels = zip(*split.many(0, len(split)), strict=True)
         return Split(np.stack(images), np.array(labels, np.int32))
@@ -101,25 +113,37 @@ def arrays_file(path: Path) -> ImageSet:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: got no .npz file of arrays: {printable(error)}.") from error
-    whole = _arrays(arrays, "train", path)
-    if whole is None:
+    train, test = _arrays(arrays, "train", path), _arrays(arrays, "test", path)
+    if train is None:
         raise DataError(
             f"{path}: got the arrays {printable(', '.join(arrays) or 'none')}; expected images and "
             "labels, or x_train and y_train."
         )
-    splits = {"train": whole, "test": _arrays(arrays, "test", path)}
-    if splits["test"] is None:
-        chosen = _test_rows(whole.labels.tolist(), path)
-        splits = {"train": whole.take(np.flatnonzero(~chosen)), "test": whole.take(chosen)}
-    classes = 1 + max(int(split.labels.max()) for split in splits.values() if split is not None)
-    names = tuple(map(str, range(classes)))
+    if test is None:
+        chosen = _test_rows(train.labels.tolist(), path)
+        train, test = train.take(np.flatnonzero(~chosen)), train.take(np.flatnonzero(chosen))
+    splits = {"train": train, "test": test}
+    classes = 1 + max(int(split.labels.max()) for split in splits.values())
+    return ImageSet(path.stem, tuple(map(str, range(classes))), splits.__getitem__)
 
-    def read(part: Part) -> Split:
-        split = splits[part]
-        assert split is not None
-        return split
 
-    return ImageSet(path.stem, names, read)
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """A picture in a file; errors inside name the file.
+
+    Raises:
+      DataError: it is not a picture, or has more than 8 bits a channel, which Pillow would clip.
+    """
+    try:
+        with Image.open(path) as picture:
+            if picture.mode.startswith(("I", "F")):
+                raise DataError(
+                    f"{path}: got a picture of mode {picture.mode}, expected at most 8 bits a "
+                    "channel. Scale its values to 0 to 255 and save it again."
+                )
+            yield picture
+    except (OSError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: cannot be read as a picture: {printable(error)}.") from error
 
 
 class PictureRows:
@@ -134,12 +158,9 @@ class PictureRows:
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         path, label = self._rows[index]
-        try:
-            with Image.open(path) as picture:
-                picture.load()
-                return picture, label
-        except (OSError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path}: cannot be read as a picture: {printable(error)}.") from error
+        with opened(path) as picture:
+            picture.load()
+            return picture, label
 
     def many(self, indices: Sequence[int]) -> list[tuple[Image.Image, int]]:
         """Returns several rows."""
@@ -173,11 +194,8 @@ def _pictures(folder: Path, names: Sequence[str]) -> list[tuple[Path, int]]:
 
 def _header(path: Path) -> tuple[int, int, int]:
     """Returns (width, height, channels) of a picture, of which only the header is read."""
-    try:
-        with Image.open(path) as picture:
-            return *picture.size, _CHANNELS.get(picture.mode, 3)
-    except (OSError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be read as a picture: {printable(error)}.") from error
+    with opened(path) as picture:
+        return *picture.size, _CHANNELS.get(picture.mode, 3)
 
 
 def _divided(rows: Sequence[tuple[Path, int]], folder: Path) -> dict[str, list[tuple[Path, int]]]:

@@ -11,6 +11,9 @@ from PIL import Image
 from train.data.dataset import Part
 from train.data.images.resize import center_crop, random_crop_box, to_pixels
 
+# Default edge in pixels if pictures vary in size: ImageNet's usual one.
+EDGE = 224
+_IN_MEMORY_BYTES = 2e9
 # Margin cropped in evaluation if training crops at random: the usual central 7/8.
 _MARGIN = 1 / 16
 
@@ -73,6 +76,11 @@ class StreamedSplit:
     indices: np.ndarray
     shape: tuple[int, int, int]
     varied: bool
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it may be read into memory: under 2 GB, of pictures of one size."""
+        return not self.varied and len(self) * math.prod(self.shape) < _IN_MEMORY_BYTES
 
     def __len__(self) -> int:
         return len(self.indices)

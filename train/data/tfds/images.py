@@ -11,13 +11,10 @@ from PIL import Image
 from lcjax._messages import printable
 from train.data.dataset import DataError, Part
 from train.data.images.decode_cache import decoded
-from train.data.images.splits import ImageSet, Split, StreamedSplit
+from train.data.images.splits import EDGE, ImageSet, Split, StreamedSplit
 from train.data.tfds.builder import Prepared
 
-# Default edge in pixels if pictures vary in size: ImageNet's usual one.
-_EDGE = 224
 _LARGEST_EDGE = 2**14
-_IN_MEMORY_BYTES = 2e9
 
 
 def tfds_images(
@@ -50,10 +47,9 @@ def tfds_images(
         rows = TfdsRows(prepared, image, name, limit)
         *stored, channels = prepared.features[image].shape
         varied = None in stored
-        height, width = (image_size or edge or _EDGE for edge in stored)
+        height, width = (image_size or edge or EDGE for edge in stored)
         split = StreamedSplit(rows, np.arange(len(rows)), (height, width, channels), varied)
-        small = not varied and len(rows) * height * width * channels < _IN_MEMORY_BYTES
-        if small if in_memory is None else in_memory:
+        if split.is_small if in_memory is None else in_memory:
             return decoded(split, f"{prepared.name}/{name}", prepared.files(name))
         return split
 
