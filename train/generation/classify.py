@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 
 import lcjax
-from train.data.images.own_files import opened
+from train.data.images.pictures import opened
 from train.data.images.resize import center_crop
 from train.runs.finished import classifier_of
 from train.validation import ConfigError
@@ -53,5 +53,5 @@ def classify(
 
 
 def _read(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    with opened(path) as picture:
+    with opened(path, path) as picture:
         return center_crop(picture, shape)

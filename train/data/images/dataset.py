@@ -8,6 +8,7 @@ import numpy as np
 
 from train.data.dataset import DataError, Dataset, Part, hold_out
 from train.data.images import in_memory as array_sets
+from train.data.images.hugging_face import PREFIX, hugging_face_images
 from train.data.images.own_files import own_images, own_path
 from train.data.images.splits import ImageSet, Split, StreamedSplit, channel_moments
 from train.data.tfds.locate import data_directory, locate, prepare
@@ -58,7 +59,7 @@ class ImageData(Dataset):
         return isinstance(self.train, Split)
 
 
-_OTHERS = "'digits', the path of a folder of pictures by class or of an .npz file"
+_OTHERS = "'digits', 'hf:NAME', the path of a folder of pictures by class or of an .npz file"
 
 
 def load(
@@ -77,7 +78,8 @@ def load(
     Args:
       name: "digits"; a TFDS image-classification set: "cifar10", "name:version", "name/config"; the
         path of a folder with a folder of pictures for each class, perhaps below train/ and test/;
-        or the path of an .npz file with images and labels. Without a TFDS copy, "fashion_mnist" is
+        the path of an .npz file with images and labels; or "hf:NAME", a set of the Hugging Face
+        Hub or a folder that its package `datasets` reads. Without a TFDS copy, "fashion_mnist" is
         also read from Debian's package.
       data_dir: TFDS's directory; by default TFDS_DATA_DIR, then TFDS's own default.
       validation: below 1, the fraction of the training split to hold out; otherwise the number of
@@ -136,6 +138,9 @@ def _find(
         return array_sets.digits()
     if (own := own_path(name)) is not None:
         return own_images(own, image_size=image_size, in_memory=in_memory)
+    if name.startswith(PREFIX):
+        own = name.removeprefix(PREFIX)
+        return hugging_face_images(own, image_size=image_size, in_memory=in_memory)
     root = data_directory(data_dir)
     directory, alternative = locate(name, root, others=_OTHERS), ""
     if directory is None and name == "fashion_mnist":

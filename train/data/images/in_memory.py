@@ -31,7 +31,7 @@ def digits() -> ImageSet:
             np.arange(len(labels)), test_size=0.2, stratify=labels, random_state=0
         )
         chosen = train if part == "train" else test
-        return Split(images[chosen], labels[chosen].astype(np.int32))
+        return Split(images[chosen], np.asarray(labels)[chosen].astype(np.int32))
 
     return ImageSet("digits", _TEN_DIGITS, read)
 

@@ -1,8 +1,8 @@
 """Image sets of one's own: a folder of pictures by class, or NumPy arrays in an .npz file."""
 
+import itertools
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +11,10 @@ from PIL import Image
 from lcjax._messages import printable
 from lcjax.tree.paths import natural_sort_key
 from train.data.dataset import DataError, Part
+from train.data.images.pictures import Size, common_size, opened, size_of, test_rows
 from train.data.images.splits import EDGE, ImageSet, Split, StreamedSplit
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm"})
-_CHANNELS = {"1": 1, "L": 1}  # by mode of a picture; any other is read as RGB
-_TEST_FRACTION = 0.2
 _KEYS = {
     "train": (("images", "labels"), ("x_train", "y_train")),
     "test": (("test_images", "test_labels"), ("x_test", "y_test")),
@@ -79,21 +78,12 @@ def picture_folder(
     else:
         names = _classes(folder)
         found = _divided(_pictures(folder, names), folder)
-    sizes = {_header(path) for rows in found.values() for path, _ in rows}
-    channels = max(channels for *_, channels in sizes)
-    varied = len({(width, height) for width, height, _ in sizes}) > 1
-    width, height, _ = next(iter(sizes))
-    if varied:
-        width = height = EDGE
-    width, height = (image_size or edge for edge in (width, height))
+    shape, varied = common_size(_sizes(found.values()), image_size, EDGE)
 
     def read(part: Part) -> Split | StreamedSplit:
         rows = PictureRows(found[part])
-        split = StreamedSplit(rows, np.arange(len(rows)), (height, width, channels), varied)
-        if not (split.is_small if in_memory is None else in_memory):
-            return split
-        images, labels = zip(*split.many(0, len(split)), strict=True)
-        return Split(np.stack(images), np.array(labels, np.int32))
+        split = StreamedSplit(rows, np.arange(len(rows)), shape, varied)
+        return split.loaded() if (split.is_small if in_memory is None else in_memory) else split
 
     return ImageSet(folder.resolve().name, names, read)
 
@@ -120,30 +110,11 @@ def arrays_file(path: Path) -> ImageSet:
             "labels, or x_train and y_train."
         )
     if test is None:
-        chosen = _test_rows(train.labels.tolist(), path)
+        chosen = test_rows(train.labels.tolist(), path)
         train, test = train.take(np.flatnonzero(~chosen)), train.take(np.flatnonzero(chosen))
     splits = {"train": train, "test": test}
     classes = 1 + max(int(split.labels.max()) for split in splits.values())
     return ImageSet(path.stem, tuple(map(str, range(classes))), splits.__getitem__)
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """A picture in a file; errors inside name the file.
-
-    Raises:
-      DataError: it is not a picture, or has more than 8 bits a channel, which Pillow would clip.
-    """
-    try:
-        with Image.open(path) as picture:
-            if picture.mode.startswith(("I", "F")):
-                raise DataError(
-                    f"{path}: got a picture of mode {picture.mode}, expected at most 8 bits a "
-                    "channel. Scale its values to 0 to 255 and save it again."
-                )
-            yield picture
-    except (OSError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be read as a picture: {printable(error)}.") from error
 
 
 class PictureRows:
@@ -158,7 +129,7 @@ class PictureRows:
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         path, label = self._rows[index]
-        with opened(path) as picture:
+        with opened(path, path) as picture:
             picture.load()
             return picture, label
 
@@ -192,34 +163,20 @@ def _pictures(folder: Path, names: Sequence[str]) -> list[tuple[Path, int]]:
     return found
 
 
-def _header(path: Path) -> tuple[int, int, int]:
-    """Returns (width, height, channels) of a picture, of which only the header is read."""
-    with opened(path) as picture:
-        return *picture.size, _CHANNELS.get(picture.mode, 3)
+def _sizes(parts: Iterable[Sequence[tuple[Path, int]]]) -> set[Size]:
+    found = set()
+    for path, _ in itertools.chain(*parts):
+        with opened(path, path) as picture:
+            found.add(size_of(picture))
+    return found
 
 
 def _divided(rows: Sequence[tuple[Path, int]], folder: Path) -> dict[str, list[tuple[Path, int]]]:
-    chosen = _test_rows([label for _, label in rows], folder)
+    chosen = test_rows([label for _, label in rows], folder)
     return {
         "train": [row for row, test in zip(rows, chosen, strict=True) if not test],
         "test": [row for row, test in zip(rows, chosen, strict=True) if test],
     }
-
-
-def _test_rows(labels: Sequence[int], path: Path) -> np.ndarray:
-    """Returns which rows are the test split: a fifth of each class, always the same."""
-    chosen = np.zeros(len(labels), bool)
-    rng = np.random.default_rng(0)
-    for label in sorted(set(labels)):
-        places = np.flatnonzero(np.asarray(labels) == label)
-        count = round(_TEST_FRACTION * len(places))
-        if not count:
-            raise DataError(
-                f"{path}: class {label} has {len(places)} images, too few for a test split; "
-                "expected at least 3. Add images, or a test split."
-            )
-        chosen[rng.permutation(places)[:count]] = True
-    return chosen
 
 
 def _arrays(arrays: Mapping[str, np.ndarray], part: Part, path: Path) -> Split | None:

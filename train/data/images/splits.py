@@ -92,6 +92,11 @@ class StreamedSplit:
         """Returns the rows in [start, stop); faster than one by one."""
         return [self._crop(*row) for row in self.rows.many(self.indices[start:stop].tolist())]
 
+    def loaded(self) -> Split:
+        """Returns the split in memory."""
+        images, labels = zip(*self.many(0, len(self)), strict=True)
+        return Split(np.stack(images), np.array(labels, np.int32))
+
     def _crop(self, picture: Image.Image, label: int) -> tuple[np.ndarray, np.int32]:
         return center_crop(picture, self.shape, margin=_MARGIN * self.varied), np.int32(label)
 
