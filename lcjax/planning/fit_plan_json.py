@@ -15,6 +15,7 @@ _FIELDS: dict[str, Any] = {
     "baseline": _NUMBER,
     "tolerance": _NUMBER,
     "offset": _NUMBER,
+    "after": dict,
     "deep": dict,
     "options": dict,
     "budgets": list,
@@ -55,6 +56,7 @@ def details_of(plan: Any) -> dict[str, Any]:
         "notes": list(plan.notes),
         "deep": plan.table.deep._asdict(),
         "offset": plan.table.offset,
+        "after": {site.site: site.after for site in plan.table.sites if site.after is not None},
         "rounds": rounds,
         "options": options,
     }
@@ -71,7 +73,7 @@ def plan_fields(file: PlanFile, where: object) -> dict[str, Any]:
       ValueError: a file without the measurements, or with others; says what is wrong.
     """
     try:
-        found = _checked(file.details, "the plan", _FIELDS)
+        found = _checked({"after": {}, **file.details}, "the plan", _FIELDS)
         for name in _TEXTS:
             if not all(isinstance(text, str) for text in found[name]):
                 raise ValueError(f"{name} is not a list of strings")
@@ -84,7 +86,10 @@ def plan_fields(file: PlanFile, where: object) -> dict[str, Any]:
             fits = [option.fit for option in options]
             if site.fit not in fits:
                 raise ValueError(f"the fit of {path} is not among its options")
-            sites.append(SiteOptions(path, site.widths, options, site.weights))
+            after = found["after"].get(path)
+            if after is not None and after not in file.sites:
+                raise ValueError(f"after of {path} is not a site")
+            sites.append(SiteOptions(path, site.widths, options, site.weights, after))
             choice.append(fits.index(site.fit))
         table = FitTable(_usage(found["deep"], "deep"), tuple(sites), found["offset"])
         rounds = tuple(_round(each, sites) for each in found["rounds"])

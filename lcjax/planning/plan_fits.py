@@ -1,6 +1,7 @@
 """Planning a fit for each site: measured once, chosen for all, carried out and measured again."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lcjax.calibration.data import CalibrationData, as_data
@@ -26,7 +27,7 @@ from lcjax.planning.measuring.options import (
 from lcjax.planning.measuring.outputs import KL_DIVERGENCE, OutputMetric
 from lcjax.planning.measuring.rounds import Setting, carry_out_rounds
 from lcjax.planning.measuring.uniform import uniform_units
-from lcjax.planning.table import FitTable
+from lcjax.planning.table import FitTable, SiteOptions
 from lcjax.planning.trials import MetricFn
 from lcjax.structure.choice import SiteSelector, select_for_fit
 from lcjax.structure.front_end import Collapsible
@@ -59,10 +60,9 @@ def plan_fits(
     is carried out as `lcjax.collapse_sequential` does, one pass a site, and measured. Where the
     drop differs from the predicted one by more than the tolerance, or a budget is not met, the
     candidates around the choice are measured again with the other sites' fits in place, and the
-    choice is made again; at most three times, and up to 16 more while a size is over its limit, as
-    the savings of sites that share a layer overlap. Where that does not settle it, the largest
-    share of units, the same at every site, that the budgets allow is carried out too. The best of
-    the choices that were carried out is returned.
+    choice is made again; at most three times, and up to 16 more while a size is over its limit.
+    Where that does not settle it, the largest share of units, the same at every site, that the
+    budgets allow is carried out too. The best of the choices that were carried out is returned.
 
     Args:
       apply_fn: runs Flax linen modules in inference mode, such as `model.apply`.
@@ -227,10 +227,23 @@ def _measured_table(
                 solved[path] = each
     size = model.size
     deep = Usage(0.0, size.parameters, size.flops, len(rows), bytes_of(model.variables))
-    table = FitTable(deep, tuple(rows))
+    table = FitTable(deep, tuple(_in_chains(model, rows)))
     if setting.inputs is not None:
         table = timed_table(table, model, setting.run, setting.inputs, solved)
     return table, notes
+
+
+def _in_chains(model: Collapsible, rows: Sequence[SiteOptions]) -> list[SiteOptions]:
+    """Returns sites that know which one before them they share a layer with."""
+    last: dict[str, str] = {}
+    found = []
+    for row in rows:
+        (segment,) = model.segments([row.site])
+        if len(segment.layers) == 2 and not (segment.gates or segment.experts or segment.entry):
+            row = replace(row, after=last.pop(segment.names[0], None))
+            last[segment.names[-1]] = row.site
+        found.append(row)
+    return found
 
 
 def _groups(model: Collapsible, paths: Sequence[str]) -> list[list[str]]:

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from lcjax.calibration.fits import Fit, LeastSquares, Remove, Units
 from lcjax.planning.budgets import Budget, Quantity, Usage
-from lcjax.planning.knapsack import cheapest, pareto_front
+from lcjax.planning.choosing.chains import choices_of_chain, overlap
+from lcjax.planning.choosing.knapsack import cheapest, pareto_front
 
 
 class Option(NamedTuple):
@@ -35,17 +37,22 @@ class SiteOptions:
       widths: d_0, d_1, ..., d_n of the Dense layers around it.
       options: the first keeps the site.
       weights: a fingerprint of those layers.
+      after: the site before in the chain, with which it shares its first layer; None for none.
     """
 
     site: str
     widths: tuple[int, ...]
     options: tuple[Option, ...]
     weights: str | None = None
+    after: str | None = None
 
 
 @dataclass(frozen=True)
 class FitTable:
     """What each fit of each site costs.
+
+    Drops of sites are taken to add up, and so are sizes but for those of one chain, of which the
+    sizes are computed together.
 
     Attributes:
       deep: usage of the deep model.
@@ -58,21 +65,20 @@ class FitTable:
     offset: float = 0.0
 
     def usage(self, choice: Sequence[int]) -> Usage:
-        """Returns what a model is predicted to cost: the deep model's and the sum of changes.
+        """Returns what a model is predicted to cost: the deep model's and the changes.
 
         Args:
           choice: index of an option, a site each.
         """
-        changes = [site.options[i].change for site, i in zip(self.sites, choice, strict=True)]
+        parts = [self._together(chain, [choice[i] for i in chain]) for chain in self._chains]
         deep = self.deep
-        return Usage(
-            drop=deep.drop + self.offset + sum(change.drop for change in changes),
-            parameters=deep.parameters + sum(change.parameters for change in changes),
-            flops=deep.flops + sum(change.flops for change in changes),
-            kept=deep.kept + sum(change.kept for change in changes),
-            bytes=None if deep.bytes is None else deep.bytes + sum(c.bytes or 0 for c in changes),
-            ms=None if deep.ms is None else deep.ms + sum(c.ms or 0 for c in changes),
-        )
+        total = {
+            name: sum(getattr(part, name) or 0 for part in parts) + (getattr(deep, name) or 0)
+            for name in Usage._fields
+            if getattr(deep, name) is not None
+        }
+        usage = Usage(**total)
+        return usage._replace(drop=usage.drop + self.offset)
 
     def fits(self, choice: Sequence[int]) -> dict[str, Fit]:
         """Returns the fits of a choice by site, without the sites that stay."""
@@ -90,7 +96,7 @@ class FitTable:
     def front(self, quantity: Quantity = "parameters") -> list[tuple[int, ...]]:
         """Returns the choices on the Pareto front of a quantity and drop, the smallest first."""
         found = pareto_front(self._changes("drop"), self._changes(quantity))
-        return [choice.options for choice in found]
+        return [self._choice(choice.options) for choice in found]
 
     def choose(
         self, budgets: Sequence[Budget], excess: Mapping[Quantity, float] | None = None
@@ -121,9 +127,8 @@ class FitTable:
 
     def smallest(self, quantity: Quantity) -> tuple[int, ...]:
         """Returns the option of each site that alone leaves least of a quantity."""
-        return tuple(
-            min(range(len(changes)), key=changes.__getitem__) for changes in self._changes(quantity)
-        )
+        changes = self._changes(quantity)
+        return self._choice([min(range(len(each)), key=each.__getitem__) for each in changes])
 
     def cannot_meet(self, budgets: Sequence[Budget], measured: Sequence[Usage]) -> str:
         """Returns the message for sizes that none of the measured models has.
@@ -142,20 +147,63 @@ class FitTable:
         quantity, most = limit
         front = pareto_front(self._changes(goal), self._changes(quantity))
         within = [choice for choice in front if choice.size <= most]
-        return within[-1].options if within else None
+        return self._choice(within[-1].options) if within else None
 
     def _best_within(
         self, goal: Quantity, limits: Mapping[Quantity, float]
     ) -> tuple[int, ...] | None:
         sizes: dict[str, list[list[float]]] = {name: self._changes(name) for name in limits}
         most: dict[str, float] = {name: limit for name, limit in limits.items()}
-        return cheapest(self._changes(goal), sizes, most)
+        found = cheapest(self._changes(goal), sizes, most)
+        return None if found is None else self._choice(found)
+
+    @cached_property
+    def _chains(self) -> list[list[int]]:
+        """The sites by chain, as indices."""
+        chains: dict[str, list[int]] = {}
+        for i, site in enumerate(self.sites):
+            chain = chains.pop(site.after, []) if site.after is not None else []
+            chains[site.site] = [*chain, i]
+        return list(chains.values())
+
+    @cached_property
+    def _items(self) -> list[list[tuple[tuple[int, ...], Usage]]]:
+        """The choices for each chain, and their changes."""
+        items = []
+        for chain in self._chains:
+            options = [self.sites[i].options for i in chain]
+            fits = [[option.fit for option in own] for own in options]
+            drops = [[option.change.drop for option in own] for own in options]
+            chosen = choices_of_chain(self._widths(chain), fits, drops)
+            items.append([(choice, self._together(chain, choice)) for choice in chosen])
+        return items
+
+    def _together(self, chain: Sequence[int], choice: Sequence[int]) -> Usage:
+        """Returns what the options of the sites of a chain change."""
+        options = [self.sites[i].options[at] for i, at in zip(chain, choice, strict=True)]
+        changes = [option.change for option in options]
+        if len(chain) == 1:
+            return changes[0]
+        sums = {name: sum(getattr(one, name) or 0 for one in changes) for name in Usage._fields}
+        weights, entries = overlap(self._widths(chain), [option.fit for option in options])
+        sums["parameters"] += entries
+        sums["flops"] += 2 * weights
+        sums["bytes"] += entries * round((self.deep.bytes or 0) / max(self.deep.parameters, 1))
+        return Usage(**sums)
+
+    def _widths(self, chain: Sequence[int]) -> tuple[int, ...]:
+        first, *rest = (self.sites[i].widths for i in chain)
+        return (*first, *(widths[-1] for widths in rest))
 
     def _changes(self, quantity: Quantity) -> list[list[float]]:
-        return [
-            [getattr(option.change, quantity) or 0 for option in site.options]
-            for site in self.sites
-        ]
+        return [[getattr(change, quantity) or 0 for _, change in item] for item in self._items]
+
+    def _choice(self, of_chains: Sequence[int]) -> tuple[int, ...]:
+        """Returns the option of each site from the choice of each chain."""
+        found = dict[int, int]()
+        for chain, item, at in zip(self._chains, self._items, of_chains, strict=True):
+            found.update(zip(chain, item[at][0], strict=True))
+        return tuple(found[i] for i in range(len(self.sites)))
 
     def _limits(
         self, budgets: Sequence[Budget], excess: Mapping[Quantity, float]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lcjax.planning.knapsack import cheapest, pareto_front
+from lcjax.planning.choosing.knapsack import cheapest, pareto_front
 
 number = st.floats(0, 10, allow_nan=False)
 items = st.lists(

@@ -1,0 +1,3 @@
+"""The best choice of one option for every site within budgets."""
+
+__all__: list[str] = []

@@ -1,0 +1,70 @@
+"""Sizes of the sites of one chain, which share layers."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+import lcjax
+from lcjax.planning.choosing.chains import chain_size, choices_of_chain, overlap
+
+WIDTHS = (5, 12, 16, 20, 3)
+FITS = (None, lcjax.LeastSquares(), lcjax.Units(8), lcjax.Units(4, linear=True))
+MODEL = lcjax.CollapsibleMLP(features=WIDTHS[1:])
+X = jax.random.normal(jax.random.key(0), (128, 5))
+DATA = lcjax.CalibrationData([X], progress=False)
+PARAMS = MODEL.init(jax.random.key(1), X)
+CHOICES = list(itertools.product(FITS, repeat=3))[1:]
+
+
+@pytest.mark.parametrize("fits", [CHOICES[i] for i in (2, 11, 14, 27, 33, 46, 58, 62)], ids=str)
+def test_sizes_are_those_of_the_collapsed_chain(fits):
+    check(fits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fits", CHOICES, ids=str)
+def test_all_sizes_are_those_of_the_collapsed_chain(fits):
+    check(fits)
+
+
+def check(fits):
+    chosen = {f"act_{i}": fit for i, fit in enumerate(fits) if fit is not None}
+    _, report = lcjax.collapse_sequential(MODEL.apply, PARAMS, DATA, fit=chosen)
+    weights, biases = chain_size(WIDTHS, fits)
+    assert (report.parameters_after, report.flops_after) == (weights + biases, 2 * weights)
+
+
+def test_one_site_has_no_overlap():
+    assert all(overlap((4, 8, 2), [fit]) == (0, 0) for fit in FITS)
+
+
+def test_choices_that_are_left_out_are_beaten():
+    rng = np.random.default_rng(0)
+    widths, options = (8,) * 9, (None, *map(lcjax.Units, (2, 4)), lcjax.LeastSquares())
+    fits, drops = [options] * 7, rng.uniform(size=(7, 4)).tolist()
+
+    def front(choices):
+        cost = {}
+        for choice in choices:
+            size = sum(chain_size(widths, [options[i] for i in choice]))
+            drop = sum(own[i] for own, i in zip(drops, choice, strict=True))
+            cost[size] = min(drop, cost.get(size, np.inf))
+        least = np.minimum.accumulate([cost[size] for size in sorted(cost)])
+        return dict(zip(sorted(cost), least.round(9).tolist(), strict=True))
+
+    some = choices_of_chain(widths, fits, drops)
+    assert len(some) < 4**7
+    every = front(itertools.product(range(4), repeat=7))
+    found = front(some)
+    best = {size: drop for size, drop in every.items() if size in found}
+    assert found == best and min(found) == min(every)
+
+
+def test_no_plan_of_a_chain_is_predicted_to_be_smaller_than_it_is():
+    plan = lcjax.plan_fits(MODEL.apply, PARAMS, DATA, budget=lcjax.Params(0.5), tolerance=1)
+    assert plan.rounds[0].predicted[1:5] == plan.rounds[0].measured[1:5]
+    assert all(each.predicted.parameters > 0 for each in plan.pareto_front)
+    again = [site.after for site in plan.table.sites]
+    assert again == [None, "act_0", "act_1"]
