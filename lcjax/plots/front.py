@@ -6,6 +6,7 @@ from typing import NamedTuple
 from lcjax.plots.picture import BLUE, INK, ORANGE, Picture, panels
 
 Point = tuple[float, float]
+_ABOVE, _BELOW = (8, 8), (-8, -14)  # places of labels off the falling line, in points
 
 
 class Front(NamedTuple):
@@ -39,14 +40,14 @@ def plot_fronts(fronts: Sequence[Front], metric: str) -> Picture:
     figure, found = panels(len(fronts), (5.6 * len(fronts), 4.2), sharey=True)
     for axes, front in zip(found, fronts, strict=True):
         axes.plot(*zip(*front.predicted, strict=True), ".-", color=BLUE, linewidth=1.2)
-        _name(axes, "deep", front.deep, INK, (0, -14))
+        _name(axes, "deep", front.deep, INK, _BELOW)
         axes.scatter(*front.deep, s=36, color=INK, zorder=3)
         axes.scatter(*front.chosen, s=90, facecolor="none", edgecolor=BLUE, zorder=3)
-        _name(axes, "chosen, predicted", front.chosen, BLUE, (8, 8))
+        above = not front.measured or front.measured[-1][1] <= front.chosen[1]
+        _name(axes, "chosen, predicted", front.chosen, BLUE, _ABOVE if above else _BELOW)
         if front.measured:
             axes.scatter(*zip(*front.measured, strict=True), s=36, color=ORANGE, zorder=4)
-            last = front.measured[-1]
-            _name(axes, "measured", last, ORANGE, (8, 8 if last[1] > front.chosen[1] else -16))
+            _name(axes, "measured", front.measured[-1], ORANGE, _BELOW if above else _ABOVE)
         axes.set_xlabel(front.label)
         axes.margins(0.12)
         axes.xaxis.set_major_formatter(_thousands)
@@ -66,5 +67,6 @@ def _name(axes, text: str, point: Point, colour: str, offset: tuple[int, int]) -
         textcoords="offset points",
         color=colour,
         fontsize=9,
+        ha="left" if offset == _ABOVE else "right",
         annotation_clip=False,
     )
