@@ -3,7 +3,8 @@
 `python -m benchmarks.form_comparison RUN linear=3e-4,1e-3 units=1e-3 variance`: every method
 compresses the run's deep model to the size of its compact one, and heals it at each of its rates.
 Data are read once and a method is fitted once, which takes most of the time of small networks.
-Rows are written as they come; those that are there are not repeated.
+Rows are written as they come; those that are there are not repeated. A method that cannot reach
+the size has a row that says why.
 """
 
 import dataclasses
@@ -27,6 +28,7 @@ from train.runs import command
 from train.runs.flags import configure_warnings
 from train.runtime.memory import keep_freed_memory
 from train.tasks.base import Task, keys
+from train.validation import ConfigError
 
 Row = dict[str, Any]
 
@@ -68,10 +70,11 @@ def parse_methods(texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def missing(rows: dict[str, Row], methods: dict[str, tuple[str, ...]]) -> dict[str, Any]:
-    """Returns the methods, and their rates, that the rows do not have yet."""
+    """Returns the methods, and their rates, that the rows do not have yet and do not skip."""
     left = {
         name: tuple(rate for rate in rates if rate not in rows.get(name, {}).get("healed", {}))
         for name, rates in methods.items()
+        if "skipped" not in rows.get(name, {})
     }
     return {name: rates for name, rates in left.items() if rates or name not in rows}
 
@@ -158,8 +161,11 @@ def main(command_line: ComparisonConfig) -> None:
     command_line.out.parent.mkdir(parents=True, exist_ok=True)
     for name, rates in missing(rows, methods).items():
         print(f"{name}: {', '.join(rates) or 'untrained'}", flush=True)
-        row = compare(task, target, name, rates)
-        row["healed"] = rows.get(name, {}).get("healed", {}) | row["healed"]
+        try:
+            row = compare(task, target, name, rates)
+            row["healed"] = rows.get(name, {}).get("healed", {}) | row["healed"]
+        except ConfigError as error:  # the method cannot reach this size
+            row = {"skipped": str(error)}
         rows[name] = row
         write_json(command_line.out, rows)
 

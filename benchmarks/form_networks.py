@@ -72,6 +72,7 @@ NETWORKS = {
             (2, 4),
             trained=(*_PLAIN, "--epochs", "3"),
             fitted=(*_IMAGE_HEALING, "--epochs", "3"),
+            heal_epochs="0.5",
         ),
         FormNetwork(
             "cifar10-vit",
@@ -79,6 +80,7 @@ NETWORKS = {
             (2, 4),
             trained=(*_PLAIN, "--epochs", "3"),
             fitted=(*_IMAGE_HEALING, "--epochs", "3"),
+            heal_epochs="0.5",
         ),
         FormNetwork(
             "cifar10-mixer",
@@ -86,6 +88,7 @@ NETWORKS = {
             (2, 4),
             trained=(*_PLAIN, "--epochs", "4"),
             fitted=(*_IMAGE_HEALING, "--epochs", "4"),
+            heal_epochs="0.5",
         ),
         FormNetwork(
             "sst2-minilm",

@@ -59,6 +59,9 @@ def _compared(
     run_all([network.deep.run, source], [source.name], seeds=seeds, runs_dir=runs_dir)
     grid = dict.fromkeys(methods, network.rates)
     first = _rows(network, source, seeds[0], grid, runs_dir)
+    for name in [name for name in methods if "skipped" in first[name]]:
+        yield {"method": REGISTRY[name].title, "sites": count, "skipped": first[name]["skipped"]}
+        del grid[name]
     tuned = {name: best_rate(_of(first[name], grid[name]), first[name]["metric"]) for name in grid}
     chosen = {name: (rate,) for name, (rate, _) in tuned.items()}
     rows = [first] + [_rows(network, source, seed, chosen, runs_dir) for seed in seeds[1:]]

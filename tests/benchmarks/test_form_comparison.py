@@ -10,8 +10,8 @@ from benchmarks.form_comparison import missing, parse_methods
 
 
 def test_only_methods_and_rates_without_a_row_are_run():
-    rows = {"linear": {"healed": {"1e-3": {}}}, "units": {"healed": {}}}
-    methods = parse_methods(["linear=1e-3,3e-3", "units=", "plan", "variance=1e-4"])
+    rows = {"linear": {"healed": {"1e-3": {}}}, "units": {"healed": {}}, "blocks": {"skipped": ""}}
+    methods = parse_methods(["linear=1e-3,3e-3", "units=", "plan", "variance=1e-4", "blocks=1e-3"])
     assert missing(rows, methods) == {"linear": ("3e-3",), "plan": (), "variance": ("1e-4",)}
 
 
@@ -39,6 +39,8 @@ def test_comparison_heals_as_a_run_of_the_method_does(tmp_path):
     run("benchmarks.form_comparison", source, "magnitude=3e-3", "--out", out)
     alone = ("--heal-learning-rate", "3e-3", "--heal-epochs", 1, *here, "--name", "alone")
     run("benchmarks.baselines", "magnitude", source, *alone)
+    run("benchmarks.form_comparison", source, "blocks", "--out", out)
+    assert "skipped" in json.loads(out.read_text())["blocks"]  # the network has no blocks
     row = json.loads(out.read_text())["magnitude"]
     summary = json.loads((tmp_path / "alone/summary.json").read_text())
     for split in ("validation", "test"):
