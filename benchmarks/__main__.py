@@ -94,7 +94,7 @@ BENCHMARKS = (
     Benchmark("cost.collapsible", quick=("--layers", "2", "4", "--rounds", "8")),
     Benchmark("cost.scaling_in_size", quick=("--sizes", "1M", "10M")),
     Benchmark("cost.scaling_in_devices", quick=("--devices", "8")),
-    Benchmark("cost.accelerator", listed=False),
+    Benchmark("accelerator", listed=False),
     Benchmark("quality.time_to_accuracy", trains=True),
     Benchmark("reliability.kill_and_resume", quick=("--times", "1"), trains=True),
     Benchmark("quality.language", trains=True, concurrent=True),
