@@ -10,7 +10,7 @@ ifeq ($(strip $(NEWEST)),)
 NEWEST := $(firstword $(shell command -v python3.14 python3.13 python3.12) python3)
 endif
 
-.PHONY: demo test test-slow test-newest test-clients test-wheel lint docs bench bench-quick clean
+.PHONY: demo test test-slow test-newest test-clients test-wheel lint docs bench bench-quick bench-check clean
 
 demo: $(VENV)/.train
 	$(BIN)/python -m train.image digits-mixer
@@ -55,6 +55,11 @@ bench: $(VENV)/.dev
 
 bench-quick: $(VENV)/.dev
 	$(BIN)/python -m benchmarks --quick
+
+# Minutes: ratios of times against those in benchmarks/results/check.json; stored anew on another
+# machine by python -m benchmarks.check --store.
+bench-check: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.check
 
 # Pages, executed notebooks and API, warnings as errors, in an environment of their own; then the
 # examples in the pages. Needs no network but for the installation.

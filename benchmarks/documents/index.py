@@ -28,7 +28,9 @@ MODULES = (
     "cost.streaming_collapse",
     "cost.scaling_in_size",
     "cost.scaling_in_devices",
-    "cost.accelerator",
+    "cost.input_reader",
+    "accelerator",
+    "check",
     "reliability.kill_and_resume",
     "pytorch.published_method",
     "pytorch.model_folder",
@@ -40,7 +42,8 @@ def index() -> Table:
     rows = []
     for module in MODULES:
         name = module.rpartition(".")[2]
-        source = RESULTS.parent.joinpath(*module.split(".")).with_suffix(".py")
+        source = RESULTS.parent.joinpath(*module.split("."))
+        source = source / "__init__.py" if source.is_dir() else source.with_suffix(".py")
         # Read, not imported: some benchmarks need packages of their own.
         about = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
         line = " ".join(about.partition("\n\n")[0].split())

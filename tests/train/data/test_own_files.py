@@ -27,6 +27,16 @@ def test_a_folder_of_pictures_by_class_is_a_set(tmp_path):
         assert (split.images[:, 0, 0, 0] == np.where(split.labels, 200, 10)).all()
 
 
+def test_a_folder_may_be_named_as_one(tmp_path, monkeypatch):
+    for name in ("dog", "cat"):
+        paint(tmp_path / "pets" / name, 1)
+    monkeypatch.chdir(tmp_path)
+    assert load("folder:pets", validation=2).name == "pets"
+    assert len(load(f"folder:{tmp_path}/pets").train) == len(load(f"{tmp_path}/pets").train)
+    with pytest.raises(DataError, match="folder:none: got a path at which there is nothing"):
+        load("folder:none")
+
+
 def test_a_folder_with_train_and_test_has_these_splits(tmp_path):
     for part, count in (("train", 4), ("test", 3)):
         for name in "ab":

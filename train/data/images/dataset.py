@@ -77,10 +77,10 @@ def load(
 
     Args:
       name: "digits"; a TFDS image-classification set: "cifar10", "name:version", "name/config"; the
-        path of a folder with a folder of pictures for each class, perhaps below train/ and test/;
-        the path of an .npz file with images and labels; or "hf:NAME", a set of the Hugging Face
-        Hub or a folder that its package `datasets` reads. Without a TFDS copy, "fashion_mnist" is
-        also read from Debian's package.
+        path of a folder with a folder of pictures for each class, perhaps below train/ and test/,
+        also written "folder:PATH"; the path of an .npz file with images and labels; or "hf:NAME", a
+        set of the Hugging Face Hub or a folder that its package `datasets` reads. Without a TFDS
+        copy, "fashion_mnist" is also read from Debian's package.
       data_dir: TFDS's directory; by default TFDS_DATA_DIR, then TFDS's own default.
       validation: below 1, the fraction of the training split to hold out; otherwise the number of
         images.

@@ -24,11 +24,14 @@ _KEYS = {
 def own_path(name: str) -> Path | None:
     """Returns the folder or the .npz file that a name is the path of; None for other names.
 
+    Args:
+      name: a path with a slash or one that ends in .npz, or any after "folder:".
+
     Raises:
       DataError: a path at which there is nothing.
     """
-    path = Path(name).expanduser()
-    written_so = name.startswith((".", "~", "/")) or name.endswith(".npz")
+    path = Path(name.removeprefix("folder:")).expanduser()
+    written_so = name.startswith((".", "~", "/", "folder:")) or name.endswith(".npz")
     if path.exists() and (written_so or "/" in name):
         return path
     if written_so:

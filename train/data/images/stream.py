@@ -1,6 +1,7 @@
 """Batches of images: shuffled and endless for training, in order for evaluation."""
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,8 @@ from train.data.dataset import DataError
 from train.data.images.splits import Split, StreamedSplit
 from train.runtime.sharding import local_rows, make_global_batch
 
-_THREADS = 16
+# That decode pictures, one a core at least: Pillow frees Python's lock in decoding and resizing.
+THREADS = max(16, os.cpu_count() or 1)
 
 
 def streamed(split: Any, batch_size: int, *, seed: int) -> BatchStream:
@@ -115,5 +117,6 @@ def batches(
 
 
 def _read_ahead(rows: grain.MapDataset, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=2 * batch_size)
+    ahead = max(2 * batch_size, THREADS)  # fewer would leave threads idle
+    options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=ahead)
     return iter(rows.to_iter_dataset(options).batch(batch_size))

@@ -13,8 +13,8 @@ class ImageDataConfig(LabelledDataConfig):
     """The image set and its preprocessing."""
 
     dataset: str
-    """Path of a folder with a folder of pictures for each class, or of an .npz file; "hf:NAME", a
-    set of the Hugging Face Hub; "digits"; or a TFDS set of labelled images, such as cifar100."""
+    """Path of a folder with a folder of pictures for each class, also as folder:PATH, or of an .npz
+    file; "hf:NAME", a set of the Hugging Face Hub; "digits"; or a TFDS set of labelled images."""
     image_size: int | None = None
     """Edge in pixels to which images are resized and cropped; by default the stored size."""
     crop_padding: int = 0

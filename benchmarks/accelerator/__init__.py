@@ -1,0 +1,1 @@
+"""Speed of deep and compact models on the device present, and its share of the device's peak."""
