@@ -18,6 +18,7 @@ from lcjax.models.decoder.norm import RMSNorm
 from lcjax.nn.activations import Activation
 
 _ROWS = 2**13  # of the vocabulary that are in memory at once
+_context = jax.jit(text_context)
 
 
 class DecoderFamily(LanguageFamily):
@@ -72,7 +73,7 @@ class DecoderFamily(LanguageFamily):
 
     def arguments(self, layer: int, real: np.ndarray) -> tuple[Any, ...]:
         """See `Family`."""
-        return text_context(jnp.asarray(real)), self._layers[layer]
+        return _context(real), self._layers[layer]
 
     def embed(self, tokens: np.ndarray) -> jax.Array:
         """See `Family`."""
