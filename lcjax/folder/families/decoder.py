@@ -66,8 +66,7 @@ class DecoderFamily(LanguageFamily):
         """See `Family`."""
         return ACTIVATIONS[self.config.activation]
 
-    @property
-    def block(self) -> nn.Module:
+    def block(self, layer: int) -> nn.Module:
         """See `Family`."""
         return DecoderBlock(self.config)
 
