@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -70,7 +71,9 @@ def _made(name, folder):
     transformers = pytest.importorskip("transformers", reason="extra reference")
     kind, sizes = FAMILIES[name]
     torch.manual_seed(0)
-    cls = getattr(transformers, kind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of PyTorch, in ModernBERT's module
+        cls = getattr(transformers, kind)
     model = cls(cls.config_class(**sizes)).float()
     with torch.no_grad():
         for key, value in model.named_parameters():
