@@ -89,6 +89,11 @@ BENCHMARKS = (
         needs=("torch",),
     ),
     Benchmark("cost.streaming_collapse", full=("--preset", "XL"), quick=("--preset", "124M")),
+    Benchmark(
+        "cost.folder_collapse",
+        quick=("--preset", "SmolLM2-135M", "--depth", "2", "--kept", "1024", "--texts", "16"),
+        needs=("tokenizers", "safetensors"),
+    ),
     Benchmark("quality.cubic", quick=("--seeds", "0", "1", "--steps", "1000")),
     Benchmark("cost.step_profile", quick=("--presets", "shakespeare-small", "--rounds", "5")),
     Benchmark("cost.collapsible", quick=("--layers", "2", "4", "--rounds", "8")),
@@ -116,6 +121,7 @@ BENCHMARKS = (
     Benchmark(
         "pytorch.model_folder",
         quick=("--sizes", "0.85", "--forms", "units", "--texts", "200"),
+        concurrent=True,
         needs=("tokenizers", "safetensors", "torch", "transformers", _MINILM),
     ),
     Benchmark("quality.cifar10_mixer", trains=True, concurrent=True),

@@ -26,6 +26,7 @@ MODULES = (
     "cost.collapsible",
     "cost.collapse_time",
     "cost.streaming_collapse",
+    "cost.folder_collapse",
     "cost.scaling_in_size",
     "cost.scaling_in_devices",
     "cost.input_reader",

@@ -13,12 +13,14 @@ _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SUMMARY = "make a smaller model folder that transformers and servers load"
 _DETAILS = """
 SOURCE is a folder of Hugging Face transformers: config.json, tokenizer.json and safetensors files
-of a BERT or a decoder: llama, mistral, qwen2, qwen3, gemma2, gemma3_text. It is read layer by
-layer: the weights of one layer and a buffer are in memory.
+of an encoder (bert, roberta, distilbert, modernbert) or a decoder (llama, mistral, qwen2, qwen3,
+gemma2, gemma3_text). It is read layer by layer: the weights of one layer and a buffer are in
+memory.
 
-By default every layer keeps the same number of hidden units, and intermediate_size is the only
-change of config.json. With --mixed each layer gets the form that costs least: all or some units, a
-linear map, both, or a constant; the folder then needs transformers' trust_remote_code.
+By default every layer keeps the same number of hidden units, and intermediate_size (hidden_dim of a
+DistilBERT) is the only change of config.json. With --mixed each layer gets the form that costs
+least: all or some units, a linear map, both, or a constant; the folder then needs transformers'
+trust_remote_code.
 
 A run that was killed goes on after its last whole layer when it is repeated.
 """

@@ -25,6 +25,7 @@ _MODELS = """
 MODEL is one of
   NAME:PRESET        a published size of a model in lcjax.models, optionally with fields:
                      vit:B/16   mixer:B/16,num_classes=10   vgg:16   bert:base   gpt2:124M
+                     decoder:SmolLM2-135M
                      (num_classes is by default the width of the checkpoint's head)
   NAME:FIELD=VALUE   any size: mlp:features=(256,256,10),activation=relu
                      (mlp is lcjax.CollapsibleMLP, or lcjax.models.MLP if params are under mlp)
@@ -160,7 +161,7 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
     export.add_argument("checkpoint", metavar="CHECKPOINT", help=_CHECKPOINT)
     export.add_argument("target", metavar="TARGET", help=_NEW_DIRECTORY)
     export.add_argument("--model", help="see below (default: the checkpoint's metadata)")
-    default = "the checkpoint's metadata; float32, or int32 for bert and gpt2"
+    default = "the checkpoint's metadata; float32, or int32 for bert, decoder and gpt2"
     _add_input_shape(export, default)
     export.add_argument(
         "--platforms",

@@ -17,6 +17,7 @@ from lcjax._messages import printable
 from lcjax.io.leaves import LeafPath, flatten, joined
 from lcjax.models.activations import ACTIVATIONS
 from lcjax.models.bert import BERT
+from lcjax.models.decoder import Decoder
 from lcjax.models.gpt2 import GPT2
 from lcjax.models.mixer import MLPMixer
 from lcjax.models.mlp import MLP
@@ -26,8 +27,16 @@ from lcjax.nn.mlp import CollapsibleMLP
 from lcjax.structure.sites import params_of
 from lcjax.tree.paths import natural_sort_key
 
-_MODELS = {"bert": BERT, "gpt2": GPT2, "mixer": MLPMixer, "mlp": MLP, "vgg": VGG, "vit": ViT}
-_TEXT_MODELS = (BERT, GPT2)
+_MODELS = {
+    "bert": BERT,
+    "decoder": Decoder,
+    "gpt2": GPT2,
+    "mixer": MLPMixer,
+    "mlp": MLP,
+    "vgg": VGG,
+    "vit": ViT,
+}
+_TEXT_MODELS = (BERT, Decoder, GPT2)
 _CLASSIFIERS = (BERT, MLPMixer, VGG, ViT)
 
 
@@ -63,6 +72,9 @@ def model_from_spec(spec: str, variables: Any) -> nn.Module | Callable[..., Any]
     preset, fields = _fields(spec, rest)
     if cls in _CLASSIFIERS:
         fields.setdefault("num_classes", _classes(_params(variables)))
+    if cls is Decoder and callable(fields.get("activation")):  # its config has names
+        names = {function: name for name, function in ACTIVATIONS.items()}
+        fields["activation"] = names[fields["activation"]]
     try:
         return cls.from_preset(preset, **fields) if preset else cls(**fields)
     except (TypeError, AttributeError) as error:

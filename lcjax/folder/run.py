@@ -18,7 +18,7 @@ from lcjax.folder.fitting.solve import MLP
 from lcjax.folder.fitting.streams import Streams
 from lcjax.folder.options import FolderOptions
 from lcjax.folder.output.model_card import model_card
-from lcjax.folder.output.remote_code import MODULE, mixed_config, module_text, uniform_config
+from lcjax.folder.output.remote_code import MODULE, mixed_config, module_text
 from lcjax.folder.output.report import REPORT, few_tokens
 from lcjax.folder.storage.compact_folder import CompactFolder, as_json
 from lcjax.folder.storage.work_directory import WorkDirectory
@@ -145,18 +145,15 @@ class FolderRun:
     def _write_rest(
         self, folder: CompactFolder, forms: Sequence[Form], report: dict[str, Any]
     ) -> None:
-        source, mixed = self._family.leaves.folder, self._options.mixed
-        config = (
-            mixed_config(source.config, forms)
-            if mixed
-            else uniform_config(source.config, forms[0].width)
-        )
-        texts = {
-            "README.md": model_card(source.path, report, mixed=mixed),
-            REPORT: as_json(report),
-        }
-        if mixed:
+        source = self._family.leaves.folder
+        texts = {REPORT: as_json(report)}
+        if self._options.mixed:
+            changed, config = None, mixed_config(source.config, forms)
             texts[f"{MODULE}.py"] = module_text(source.config)
+        else:
+            changed = self._family.hidden_field
+            config = {**source.config, changed: forms[0].width}
+        texts["README.md"] = model_card(source.path, report, changed=changed)
         folder.write_rest(config, texts)
 
 

@@ -1,4 +1,4 @@
-"""BERT, layer by layer."""
+"""BERT, RoBERTa and DistilBERT, layer by layer."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ from lcjax.nn.activations import Activation
 
 
 class BertFamily(Family):
-    """The layers of a BERT; hidden states leave a layer after its last norm."""
+    """The layers of a BERT or RoBERTa; hidden states leave a layer after its last norm."""
 
     first, last, bypass, act = ("dense_0",), "dense_1", "bypass_0", "act_0"
     residual: Residual = "input"
@@ -59,8 +59,7 @@ class BertFamily(Family):
         """See `Family`."""
         return self.model.activation
 
-    @property
-    def block(self) -> nn.Module:
+    def block(self, layer: int) -> nn.Module:
         """See `Family`."""
         model = self.model
         return TransformerBlock(
@@ -77,10 +76,18 @@ class BertFamily(Family):
 
     def embed(self, tokens: np.ndarray) -> jax.Array:
         """See `Family`."""
+        model = self.model
         words = self.leaves.rows(("token_embedding", "embedding"), tokens.reshape(-1))
-        positions = np.arange(tokens.shape[1])
+        positions = np.arange(tokens.shape[1]) + model.position_offset  # padding follows the text
         places = self.leaves.rows(("position_embedding", "embedding"), positions)
-        kinds = self.leaves.rows(("type_embedding", "embedding"), np.zeros(1, int))
-        norm = nn.LayerNorm(epsilon=self.model.epsilon)
-        x = words.reshape(*tokens.shape, -1) + kinds[0] + places[None]
+        x = words.reshape(*tokens.shape, -1) + places[None]
+        if model.token_types:
+            x = x + self.leaves.rows(("type_embedding", "embedding"), np.zeros(1, int))[0]
+        norm = nn.LayerNorm(epsilon=model.epsilon)
         return jnp.asarray(norm.apply({"params": self.leaves.tree("norm")}, jnp.asarray(x)))
+
+
+class DistilBertFamily(BertFamily):
+    """The layers of a DistilBERT."""
+
+    hidden_field = "hidden_dim"

@@ -18,6 +18,7 @@ from lcjax.models.decoder.norm import RMSNorm
 from lcjax.nn.activations import Activation
 
 _ROWS = 2**13  # of the vocabulary that are in memory at once
+_context = jax.jit(text_context)
 
 
 class DecoderFamily(LanguageFamily):
@@ -65,14 +66,13 @@ class DecoderFamily(LanguageFamily):
         """See `Family`."""
         return ACTIVATIONS[self.config.activation]
 
-    @property
-    def block(self) -> nn.Module:
+    def block(self, layer: int) -> nn.Module:
         """See `Family`."""
         return DecoderBlock(self.config)
 
     def arguments(self, layer: int, real: np.ndarray) -> tuple[Any, ...]:
         """See `Family`."""
-        return text_context(jnp.asarray(real)), self._layers[layer]
+        return _context(real), self._layers[layer]
 
     def embed(self, tokens: np.ndarray) -> jax.Array:
         """See `Family`."""

@@ -27,6 +27,7 @@ class Family(ABC):
       model: the network of lcjax, without a head of classes or a pooler.
       leaves: its leaves on disk.
       residual: see `Residual`.
+      hidden_field: name of the hidden width of the MLPs in config.json.
     """
 
     first: ClassVar[tuple[str, ...]]
@@ -36,6 +37,7 @@ class Family(ABC):
     model: nn.Module
     leaves: FolderLeaves
     residual: Residual
+    hidden_field: ClassVar[str] = "intermediate_size"
 
     @property
     @abstractmethod
@@ -67,10 +69,12 @@ class Family(ABC):
     def activation(self) -> Activation:
         """The activation of the MLPs."""
 
-    @property
     @abstractmethod
-    def block(self) -> nn.Module:
-        """The module that runs a layer from the layer's own params."""
+    def block(self, layer: int) -> nn.Module:
+        """Returns the module that runs a layer from the layer's own params.
+
+        Layers of equal modules share compiled programs.
+        """
 
     @abstractmethod
     def arguments(self, layer: int, real: np.ndarray) -> tuple[Any, ...]:
@@ -84,6 +88,14 @@ class Family(ABC):
     @abstractmethod
     def embed(self, tokens: np.ndarray) -> jax.Array:
         """Returns the first layer's input, float32 (texts, tokens, width)."""
+
+    def outputs(self, states: np.ndarray) -> np.ndarray:
+        """Returns the model's last hidden states, float32 (n, width).
+
+        Args:
+          states: outputs of the last layer, float32 (n, width).
+        """
+        return states
 
     def hidden_units(self, mlp: Any, x: jax.Array) -> jax.Array:
         """Returns the values of the MLP's hidden units, (..., hidden).

@@ -2,13 +2,20 @@
 
 from lcjax._messages import printable
 from lcjax.errors import WeightsError
-from lcjax.folder.families.bert import BertFamily
+from lcjax.folder.families.bert import BertFamily, DistilBertFamily
 from lcjax.folder.families.decoder import DecoderFamily
 from lcjax.folder.families.family import Family
+from lcjax.folder.families.modernbert import ModernBertFamily
 from lcjax.folder.storage.model_folder import ModelFolder
-from lcjax.interop.maps import BERT_MAP, DECODER_MAP
+from lcjax.interop.maps import BERT_MAP, DECODER_MAP, DISTILBERT_MAP, MODERNBERT_MAP, ROBERTA_MAP
 
-_FAMILIES = ((BERT_MAP, BertFamily), (DECODER_MAP, DecoderFamily))
+_FAMILIES = (
+    (BERT_MAP, BertFamily),
+    (ROBERTA_MAP, BertFamily),
+    (DISTILBERT_MAP, DistilBertFamily),
+    (MODERNBERT_MAP, ModernBertFamily),
+    (DECODER_MAP, DecoderFamily),
+)
 
 
 def family_of(folder: ModelFolder) -> Family:

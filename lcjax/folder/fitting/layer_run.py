@@ -74,11 +74,11 @@ class LayerRun:
     def _deep(self, layer: int, params: Any, *, wide: bool) -> Moments | None:
         """Writes the deep layer's outputs; returns moments of its units where some are chosen."""
         inputs, (deep, target) = self._states("deep", layer), self._after(layer, "deep", "target")
-        total = None
+        total, block = None, self._family.block(layer)
         for i, batch in enumerate(self._streams.batches):
             args = self._family.arguments(layer, batch.real)
             found = self._passes.deep(
-                params, inputs.read(i), args, batch.counts, units=wide, read=None
+                block, params, inputs.read(i), args, batch.counts, units=wide, read=None
             )
             deep.write(i, found.states)
             target.write(i, found.target)
@@ -98,13 +98,14 @@ class LayerRun:
 
     def _moments(self, layer: int, params: Any, fit: Fit) -> Moments:
         family, streams = self._family, self._streams
-        read = read_for(fit)
+        read, block = read_for(fit), family.block(layer)
         total: Any = None
         mlp = {name: params["mlp"][name] for name in family.first} if read != "input" else {}
         inputs, (target,) = self._states("compact", layer), self._after(layer, "target")
         for i, batch in enumerate(streams.batches):
             args = family.arguments(layer, batch.real)
             total = self._passes.moments(
+                block,
                 params | {"mlp": mlp},
                 inputs.read(i),
                 args,
@@ -120,10 +121,11 @@ class LayerRun:
         inputs = self._states("compact", layer)
         deep, target, compact = self._after(layer, *_NAMES)
         totals: list[Any] = [None, None]
+        block = self._family.block(layer)
         for i, batch in enumerate(self._streams.batches):
             args = self._family.arguments(layer, batch.real)
             out, sums = self._passes.compact(
-                params, inputs.read(i), args, target.read(i), deep.read(i), batch.counts
+                block, params, inputs.read(i), args, target.read(i), deep.read(i), batch.counts
             )
             compact.write(i, out)
             for group, each in enumerate(jax.device_get(sums)):

@@ -37,7 +37,8 @@ def measure_losses(family: Family, streams: Streams, error: float | None) -> dic
             losses = family.next_token_loss(np.concatenate(models), np.tile(targets, 3))
             losses = losses.reshape(3, -1)
         else:
-            losses = [np.zeros(1), *(1 - _cosine(deep, states) for states in models[1:])]
+            last = [family.outputs(states) for states in models]
+            losses = [np.zeros(1), *(1 - _cosine(last[0], states) for states in last[1:])]
         sums += [float(np.sum(each)) for each in losses]
         tokens += len(deep)
     means = [float(each) / tokens if tokens else None for each in sums]

@@ -19,7 +19,8 @@ class MLPTensors:
     """The tensors of the MLP of one layer.
 
     A linear map is the last layer alone; a constant is its bias alone; a linear map next to units
-    has the last layer's name with `bypass` in the place of its last part.
+    has the last layer's name with `bypass` in the place of its last part. A tensor may concatenate
+    the first layers along its first axis.
 
     Attributes:
       names: of the tensors in any form, by module and leaf.
@@ -51,7 +52,8 @@ class MLPTensors:
         width, found = family.width, {}
         for (module, leaf), name in self.names.items():
             if module in family.first:
-                shape = (form.width, width) if leaf == "kernel" else (form.width,)
+                rows = form.width * len(self._sharing(name))
+                shape = (rows, width) if leaf == "kernel" else (rows,)
                 found[name] = shape if form.kind == "units" else None
         last = {"units": (width, form.width), "linear": (width, width), "constant": None}[form.kind]
         found[self.names[family.last, "kernel"]] = last
@@ -89,7 +91,7 @@ class MLPTensors:
                 f"{weight}: the fit leaves the range of {dtype}, the dtype of this folder. Cast "
                 "its weights to bfloat16 or float32, and collapse that."
             )
-        tensors = {}
+        parts: dict[str, dict[Key, np.ndarray]] = {}
         for module, leaf, array in _leaves(rounded):
             if module == self._family.act:
                 continue
@@ -100,7 +102,12 @@ class MLPTensors:
             )
             if key == (self._family.last, "bias") and not bias:
                 continue
-            tensors[self.names[key]] = array.T if leaf == "kernel" else array
+            own = parts.setdefault(self.names[key], {})
+            own[key] = array.T if leaf == "kernel" else array
+        tensors = {}
+        for name, own in parts.items():
+            first, *others = (own[key] for key in self._sharing(name))
+            tensors[name] = np.concatenate([first, *others]) if others else first
         return tensors, rounded
 
     def params(self, form: Form) -> MLP:
@@ -123,7 +130,9 @@ class MLPTensors:
                     f"{family.leaves.folder.path}: {name}: got {actual}, by config.json it has "
                     f"shape {shape}. Make the folder again."
                 )
-            tensor = tensors.read(name).astype(np.float32)
+            sharing = self._sharing(name)
+            whole = tensors.read(name).astype(np.float32)
+            tensor = np.split(whole, len(sharing))[sharing.index((module, leaf))]
             if leaf == "kernel":
                 tensor = np.ascontiguousarray(tensor.T)
             elif module == family.last and form.kind != "linear":
@@ -132,6 +141,10 @@ class MLPTensors:
         if form.kind == "units":
             mlp[family.act] = {"slope": np.zeros((), np.float32)}
         return mlp
+
+    def _sharing(self, name: str) -> list[Key]:
+        """Returns the leaves that a tensor has, in the order in which it concatenates them."""
+        return [key for key, other in self.names.items() if other == name]
 
 
 def _leaves(mlp: MLP) -> Iterator[tuple[str, str, np.ndarray]]:

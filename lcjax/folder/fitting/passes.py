@@ -56,13 +56,16 @@ class LayerPasses:
 
     def __init__(self, family: Family):
         """Compiles nothing yet."""
-        self._family, self._block = family, family.block
-        self.deep = jax.jit(self._deep, static_argnames=("units", "read"))
-        self.moments = jax.jit(self._moments, static_argnames="read", donate_argnames="total")
-        self.compact = jax.jit(self._compact)
+        self._family = family
+        self.deep = jax.jit(self._deep, static_argnames=("block", "units", "read"))
+        self.moments = jax.jit(
+            self._moments, static_argnames=("block", "read"), donate_argnames="total"
+        )
+        self.compact = jax.jit(self._compact, static_argnames="block")
 
     def _deep(
         self,
+        block: nn.Module,
         params: Any,
         x: jax.Array,
         args: Any,
@@ -75,6 +78,7 @@ class LayerPasses:
         """Returns what a deep layer gives.
 
         Args:
+          block: of the layer.
           params: of the layer.
           x: hidden states of the deep model.
           args: what else the block takes.
@@ -83,7 +87,7 @@ class LayerPasses:
           units: whether to take moments of each hidden unit.
           read: of which values to take moments with the MLP's output; None for none.
         """
-        out, inside, result = self._run(params, x, args)
+        out, inside, result = self._run(block, params, x, args)
         target = {"sum": out, "input": inside + result, "normed": result}[self._family.residual]
         hidden: Any = None
         if units or read is not None:
@@ -98,6 +102,7 @@ class LayerPasses:
 
     def _moments(
         self,
+        block: nn.Module,
         params: Any,
         x: jax.Array,
         args: Any,
@@ -110,6 +115,7 @@ class LayerPasses:
         """Returns `total` and the moments of a batch: of values of the compact model's layer.
 
         Args:
+          block: of the layer.
           params: of the layer; of the MLP only the first layers of the units that are read.
           x: hidden states of the compact model.
           args: what else the block takes.
@@ -118,7 +124,7 @@ class LayerPasses:
           total: of the batches before.
           read: of which values.
         """
-        out, inside, _ = self._run(params, x, args, lambda call, y: jnp.zeros_like(y))
+        out, inside, _ = self._run(block, params, x, args, lambda call, y: jnp.zeros_like(y))
         before = {"sum": out, "input": inside, "normed": jnp.zeros_like(inside)}
         aim = target - before[self._family.residual]
         hidden = None if read == "input" else self._family.hidden_units(params["mlp"], inside)
@@ -126,11 +132,19 @@ class LayerPasses:
         return found if total is None else merge(total, found)
 
     def _compact(
-        self, params: Any, x: jax.Array, args: Any, target: jax.Array, deep: jax.Array, counts: Any
+        self,
+        block: nn.Module,
+        params: Any,
+        x: jax.Array,
+        args: Any,
+        target: jax.Array,
+        deep: jax.Array,
+        counts: Any,
     ) -> tuple[jax.Array, tuple[Sums, ...]]:
         """Returns the compact layer's output, and sums of errors over tokens fitted and held out.
 
         Args:
+          block: of the layer.
           params: of the layer, its MLP in its new form.
           x: hidden states of the compact model.
           args: what else the block takes.
@@ -138,7 +152,7 @@ class LayerPasses:
           deep: the deep layer's output.
           counts: the two masks.
         """
-        out, inside, result = self._run(params, x, args)
+        out, inside, result = self._run(block, params, x, args)
         before = {"sum": out - result, "input": inside, "normed": jnp.zeros_like(inside)}
         aim = target - before[self._family.residual]
 
@@ -159,6 +173,7 @@ class LayerPasses:
 
     def _run(
         self,
+        block: nn.Module,
         params: Any,
         x: jax.Array,
         args: Any,
@@ -167,6 +182,7 @@ class LayerPasses:
         """Returns the outputs of a layer, and input and output of its MLP.
 
         Args:
+          block: the layer.
           params: of the layer.
           x: its input.
           args: what else the block takes.
@@ -184,6 +200,6 @@ class LayerPasses:
             return result
 
         with nn.intercept_methods(intercept):
-            out: Any = self._block.apply({"params": params}, x, *args)
+            out: Any = block.apply({"params": params}, x, *args)
         ((inside, result),) = seen
         return out, inside, result

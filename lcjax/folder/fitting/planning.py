@@ -115,11 +115,11 @@ class Measuring:
         """
         streams = self.streams
         inputs, outputs = streams.states("plan", layer), streams.states("plan", layer + 1)
-        total, size, tokens = None, 0.0, 0
+        total, size, tokens, block = None, 0.0, 0, self.family.block(layer)
         for i, batch in enumerate(streams.batches):
             args = self.family.arguments(layer, batch.real)
             found = self.passes.deep(
-                params, inputs.read(i), args, batch.counts, keep, units=units, read=read
+                block, params, inputs.read(i), args, batch.counts, keep, units=units, read=read
             )
             outputs.write(i, found.states)
             real = np.asarray(found.states, np.float64)[batch.real]

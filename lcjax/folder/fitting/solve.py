@@ -134,7 +134,7 @@ def bytes_needed(columns: int, width: int) -> int:
     """
     if columns <= _WIDE:
         return 60 * columns**2 + 24 * columns * width
-    return 16 * columns**2 + 24 * columns * width
+    return 12 * columns**2 + 24 * columns * width  # moments in float32, a matrix in float64
 
 
 def _check(site: str, moments: Moments) -> None:

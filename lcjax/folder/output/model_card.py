@@ -12,7 +12,7 @@ from lcjax.validation.json_files import read_bounded
 _CARD = "README.md"
 _METADATA = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 _UNIFORM = (
-    "`intermediate_size` is the only change of config.json: every program that loads the original "
+    "`{}` is the only change of config.json: every program that loads the original "
     "loads this folder."
 )
 _MIXED = (
@@ -22,13 +22,13 @@ _MIXED = (
 )
 
 
-def model_card(source: Path, report: Mapping[str, Any], *, mixed: bool) -> str:
+def model_card(source: Path, report: Mapping[str, Any], *, changed: str | None) -> str:
     """Returns the card: what was done, what it costs, and the card of the original.
 
     Args:
       source: folder of the original.
       report: contents of lcjax_report.json.
-      mixed: whether layers differ in form.
+      changed: field of config.json that alone differs; None where layers differ in form.
     """
     original = _original(source)
     metadata = _METADATA.match(original)
@@ -37,7 +37,7 @@ def model_card(source: Path, report: Mapping[str, Any], *, mixed: bool) -> str:
         f"# {source.name}, made smaller by lcjax\n",
         "Hidden units of MLPs were removed, and the last matrices of MLPs refitted by ridge "
         "regression on calibration texts, layer by layer; nothing was trained. "
-        f"{_MIXED if mixed else _UNIFORM} Numbers are in `{REPORT}`:\n",
+        f"{_UNIFORM.format(changed) if changed else _MIXED} Numbers are in `{REPORT}`:\n",
         f"```\n{describe(report)}\n```\n",
         "R² is of the MLP's output, the relative error of the layer's output, each against the "
         "original model.\n",

@@ -50,6 +50,45 @@ class GatedForm(nn.Module):
         return y if self.bypass is None else y + self.bypass(x)
 
 
+class FusedForm(nn.Module):
+    """A gated MLP whose first two layers are one, in a form."""
+
+    def __init__(self, deep, width, form):
+        super().__init__()
+        self.units = form["form"] == "units"
+        if self.units:
+            self.Wi = nn.Linear(width, 2 * form["width"], bias=deep.Wi.bias is not None)
+            self.act, self.drop = deep.act, deep.drop
+        self.Wo = _last(width, form)
+        self.bypass = nn.Linear(width, width, bias=False) if form["linear"] else None
+
+    def forward(self, x):
+        """Returns the output of the MLP."""
+        inner = x
+        if self.units:
+            gate, up = self.Wi(x).chunk(2, dim=-1)
+            inner = self.drop(self.act(gate) * up)
+        y = self.Wo(inner)
+        return y if self.bypass is None else y + self.bypass(x)
+
+
+class PlainForm(nn.Module):
+    """An MLP without a gate in a form; the residual sum is elsewhere."""
+
+    def __init__(self, deep, width, form):
+        super().__init__()
+        self.units = form["form"] == "units"
+        if self.units:
+            self.lin1, self.activation = nn.Linear(width, form["width"]), deep.activation
+        self.lin2, self.dropout = _last(width, form), deep.dropout
+        self.bypass = nn.Linear(width, width, bias=False) if form["linear"] else None
+
+    def forward(self, x):
+        """Returns the output of the MLP."""
+        y = self.lin2(self.activation(self.lin1(x)) if self.units else x)
+        return self.dropout(y if self.bypass is None else y + self.bypass(x))
+
+
 class InnerForm(nn.Module):
     """The first half of an MLP without a gate: hidden units, or the input where there are none."""
 
@@ -97,12 +136,17 @@ class CompactForms:
             raise ValueError(f"lcjax_forms: got version {forms['version']}, expected {_VERSION}.")
         names = [name for name in (self.base_model_prefix, "model") if hasattr(self, name)]
         base = getattr(self, names[0]) if names else self
-        layers = base.encoder.layer if hasattr(base, "encoder") else base.layers
+        blocks = getattr(base, "encoder", None) or getattr(base, "transformer", None)
+        layers = base.layers if blocks is None else blocks.layer
         for layer, form in zip(layers, forms["layers"], strict=True):
             if form["form"] == "deep":
                 continue
-            if hasattr(layer, "mlp"):
-                layer.mlp = GatedForm(layer.mlp, config.hidden_size, form)
+            width = config.hidden_size
+            if hasattr(layer, "ffn"):
+                layer.ffn = PlainForm(layer.ffn, width, form)
+            elif hasattr(layer, "mlp"):
+                kind = FusedForm if hasattr(layer.mlp, "Wi") else GatedForm
+                layer.mlp = kind(layer.mlp, width, form)
             else:
-                layer.intermediate = InnerForm(layer.intermediate, config.hidden_size, form)
-                layer.output = OutputForm(layer.output, config.hidden_size, form)
+                layer.intermediate = InnerForm(layer.intermediate, width, form)
+                layer.output = OutputForm(layer.output, width, form)

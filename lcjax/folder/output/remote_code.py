@@ -19,6 +19,9 @@ _HEADS = {
 }
 _BASES = {
     "bert": "BertModel",
+    "roberta": "RobertaModel",
+    "distilbert": "DistilBertModel",
+    "modernbert": "ModernBertModel",
     "llama": "LlamaModel",
     "mistral": "MistralModel",
     "qwen2": "Qwen2Model",
@@ -26,11 +29,6 @@ _BASES = {
     "gemma2": "Gemma2Model",
     "gemma3_text": "Gemma3TextModel",
 }
-
-
-def uniform_config(config: Mapping[str, Any], width: int) -> dict[str, Any]:
-    """Returns the config of a folder whose layers all keep the same number of units."""
-    return {**config, "intermediate_size": width}
 
 
 def mixed_config(config: Mapping[str, Any], forms: Sequence[Form]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lcjax.models.activations import exact_gelu
 from lcjax.models.decoder.rotary import Rope
@@ -125,28 +126,10 @@ class ModernBERT(nn.Module):
             name="token_embedding",
         )
         x = self._norm("norm")(embed(tokens))
-        here = jnp.arange(tokens.shape[1])
-        positions = jnp.broadcast_to(here[None], tokens.shape)
-        near = jnp.abs(here[:, None] - here[None, :]) <= self.window // 2
-        near = real[:, None, :] & near[None]
-        everywhere = jnp.broadcast_to(real[:, None, :], near.shape)
-        head_width = self.width // self.num_heads
         block = nn.remat(ModernBERTBlock) if self.remat else ModernBERTBlock
         for i in range(self.depth):
-            is_global = i % self.global_every == 0
-            rope = Rope(self.theta if is_global else self.local_theta)
-            x = block(
-                self.num_heads,
-                self.mlp_hidden,
-                first=i == 0,
-                activation=self.activation,
-                epsilon=self.epsilon,
-                norm_bias=self.norm_bias,
-                attention_bias=self.attention_bias,
-                mlp_bias=self.mlp_bias,
-                dtype=self.dtype,
-                name=f"block_{i}",
-            )(x, everywhere if is_global else near, positions, rope.frequencies(head_width))
+            module = block(**block_fields(self, i), name=f"block_{i}")
+            x = module(x, *layer_context(self, i, real))
         x = self._pooled(self._norm("final_norm")(x), real)
         if self.num_classes is not None:
             pooler = nn.Dense(
@@ -179,3 +162,28 @@ class ModernBERT(nn.Module):
                 f"ModernBERT: got {self.num_heads} heads for a width of {self.width}; expected "
                 "heads of an even width that divide it."
             )
+
+
+def block_fields(model: ModernBERT, layer: int) -> dict[str, Any]:
+    """Returns the attributes of the `ModernBERTBlock` of a layer."""
+    shared = "num_heads mlp_hidden activation epsilon norm_bias attention_bias mlp_bias dtype"
+    return {name: getattr(model, name) for name in shared.split()} | {"first": layer == 0}
+
+
+def layer_context(
+    model: ModernBERT, layer: int, real: jax.Array
+) -> tuple[jax.Array, jax.Array, np.ndarray]:
+    """Returns what the block of a layer takes after the tokens: mask, positions, frequencies.
+
+    Args:
+      model: says which layers have a window.
+      layer: its index.
+      real: which tokens are not padding, bool (batch, tokens).
+    """
+    is_global = layer % model.global_every == 0
+    here = jnp.arange(real.shape[1])
+    near = jnp.abs(here[:, None] - here[None, :]) <= model.window // 2
+    mask = real[:, None, :] & (near | is_global)[None]
+    positions = jnp.broadcast_to(here[None], real.shape)
+    rope = Rope(model.theta if is_global else model.local_theta)
+    return mask, positions, rope.frequencies(model.width // model.num_heads)

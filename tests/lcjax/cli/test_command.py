@@ -446,6 +446,9 @@ def test_model_from_spec_reads_num_classes_from_head(tiny):
     assert takes_tokens(model_from_spec("gpt2:124M", {})) and not takes_tokens(
         model_from_spec("mlp:features=(1,)", {})
     )
+    decoder = model_from_spec("decoder:SmolLM2-135M,depth=2,activation=gelu", {})
+    assert takes_tokens(decoder) and decoder.config.depth == 2
+    assert decoder.config.width == 576 and decoder.config.activation == "gelu"
 
 
 def test_console_script_entry_point():

@@ -9,6 +9,7 @@ safetensors_numpy = pytest.importorskip("safetensors.numpy", reason="extra inter
 tokenizers = pytest.importorskip("tokenizers", reason="extra text")
 
 WIDTH, HIDDEN, DEPTH, VOCABULARY = 16, 48, 3, 60
+_LAST = tuple(f"{name}.weight" for name in ("down_proj", "output.dense", "lin2", "mlp.Wo"))
 WORDS = [f"w{i}" for i in range(VOCABULARY - 1)]
 COMMON = {
     "hidden_size": WIDTH,
@@ -33,6 +34,46 @@ BERT = COMMON | {
     "hidden_act": "gelu",
     "layer_norm_eps": 1e-12,
 }
+ROBERTA = BERT | {
+    "model_type": "roberta",
+    "architectures": ["RobertaModel"],
+    "type_vocab_size": 1,
+    "pad_token_id": 1,
+    "layer_norm_eps": 1e-5,
+}
+DISTILBERT = {
+    "model_type": "distilbert",
+    "architectures": ["DistilBertModel"],
+    "dim": WIDTH,
+    "hidden_dim": HIDDEN,
+    "n_layers": DEPTH,
+    "n_heads": 4,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 64,
+    "activation": "gelu",
+}
+MODERNBERT = COMMON | {
+    "model_type": "modernbert",
+    "architectures": ["ModernBertModel"],
+    "hidden_activation": "gelu",
+    "classifier_activation": "gelu",
+    "norm_eps": 1e-5,
+    "local_attention": 8,
+    "global_attn_every_n_layers": 2,
+    "global_rope_theta": 160000.0,
+}
+# Names of DistilBERT for those of BERT.
+_DISTILLED = {
+    "encoder.layer.": "transformer.layer.",
+    "attention.self.query": "attention.q_lin",
+    "attention.self.key": "attention.k_lin",
+    "attention.self.value": "attention.v_lin",
+    "attention.output.dense": "attention.out_lin",
+    "attention.output.LayerNorm": "sa_layer_norm",
+    "intermediate.dense": "ffn.lin1",
+    "output.dense": "ffn.lin2",
+    "output.LayerNorm": "output_layer_norm",
+}
 
 
 def texts(count=60, seed=0):
@@ -45,11 +86,21 @@ def shapes_of(config):
     """The tensors of a folder by name."""
     d, h, v = WIDTH, HIDDEN, VOCABULARY
     found = {}
-    if config["model_type"] == "bert":
+    kind = config["model_type"]
+    if kind == "modernbert":
+        return _modernbert_shapes()
+    if kind == "distilbert":
+        for name, shape in shapes_of(BERT).items():
+            for old, new in _DISTILLED.items():
+                name = name.replace(old, new)
+            if "token_type" not in name:
+                found[name] = shape
+        return found
+    if kind in ("bert", "roberta"):
         found |= {
             "embeddings.word_embeddings.weight": (v, d),
             "embeddings.position_embeddings.weight": (64, d),
-            "embeddings.token_type_embeddings.weight": (2, d),
+            "embeddings.token_type_embeddings.weight": (config["type_vocab_size"], d),
             "embeddings.LayerNorm.weight": (d,),
             "embeddings.LayerNorm.bias": (d,),
         }
@@ -86,6 +137,23 @@ def shapes_of(config):
     return found
 
 
+def _modernbert_shapes():
+    d, h = WIDTH, HIDDEN
+    found = {"embeddings.tok_embeddings.weight": (VOCABULARY, d), "embeddings.norm.weight": (d,)}
+    weights = {
+        "attn_norm": (d,),
+        "attn.Wqkv": (3 * d, d),
+        "attn.Wo": (d, d),
+        "mlp_norm": (d,),
+        "mlp.Wi": (2 * h, d),
+        "mlp.Wo": (d, h),
+    }
+    for i in range(DEPTH):
+        found |= {f"layers.{i}.{name}.weight": shape for name, shape in weights.items()}
+    del found["layers.0.attn_norm.weight"]
+    return found | {"final_norm.weight": (d,)}
+
+
 def weights_of(config, seed=0):
     """Random weights; norms near 1, hidden units of very different sizes."""
     rng = np.random.default_rng(seed)
@@ -93,10 +161,10 @@ def weights_of(config, seed=0):
     for name, shape in shapes_of(config).items():
         values = rng.standard_normal(shape)
         if len(shape) == 1:
-            values = 0.1 * values + (name.endswith("orm.weight"))
+            values = 0.1 * values + (name.endswith("norm.weight") or "Norm.w" in name)
         else:
             values = values / np.sqrt(shape[1])
-        if name.endswith(("down_proj.weight", "output.dense.weight")) and shape == (WIDTH, HIDDEN):
+        if name.endswith(_LAST) and shape == (WIDTH, HIDDEN):
             values = values * np.exp(rng.standard_normal(HIDDEN))
         found[name] = values.astype(np.float32)
     return found

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -35,6 +36,31 @@ FAMILIES = {
     "gemma2": ("Gemma2ForCausalLM", DECODER | dict(sliding_window=6, layer_types=LOCAL)),
     "gemma3": ("Gemma3ForCausalLM", DECODER | dict(sliding_window=6, layer_types=LOCAL)),
     "bert": ("BertModel", SIZES),
+    "roberta": ("RobertaModel", SIZES | dict(pad_token_id=0)),
+    "distilbert": (
+        "DistilBertModel",
+        dict(
+            dim=WIDTH,
+            hidden_dim=HIDDEN,
+            n_layers=DEPTH,
+            n_heads=4,
+            vocab_size=VOCABULARY,
+            max_position_embeddings=64,
+        ),
+    ),
+    "modernbert": (
+        "ModernBertModel",
+        SIZES
+        | dict(
+            local_attention=8,
+            global_attn_every_n_layers=2,
+            pad_token_id=0,
+            bos_token_id=None,
+            eos_token_id=None,
+            cls_token_id=None,
+            sep_token_id=None,
+        ),
+    ),
 }
 CASES = [(name, forms) for name in FAMILIES for forms in ("units", "mixed")]
 
@@ -45,7 +71,9 @@ def _made(name, folder):
     transformers = pytest.importorskip("transformers", reason="extra reference")
     kind, sizes = FAMILIES[name]
     torch.manual_seed(0)
-    cls = getattr(transformers, kind)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of PyTorch, in ModernBERT's module
+        cls = getattr(transformers, kind)
     model = cls(cls.config_class(**sizes)).float()
     with torch.no_grad():
         for key, value in model.named_parameters():
@@ -90,13 +118,14 @@ def test_pytorch_gives_the_same(name, forms, tmp_path):
     config, before = (json.loads((f / "config.json").read_text()) for f in (target, source))
     if forms == "units":
         changed = {key for key in config if config[key] != before.get(key)}
-        assert changed == {"intermediate_size"} and config.keys() == before.keys()
+        field = "hidden_dim" if name == "distilbert" else "intermediate_size"
+        assert changed == {field} and config.keys() == before.keys()
     rng = np.random.default_rng(1)
     tokens = rng.integers(1, VOCABULARY, (3, 12)).astype(np.int32)
     mask = np.arange(12)[None] < np.array([12, 9, 12])[:, None]
     model, variables = load_model(target)
     ours = np.asarray(jax.jit(model.apply)(variables, jnp.asarray(tokens), jnp.asarray(mask)))
-    flags = [] if name == "bert" else ["--generate"]
+    flags = [] if "bert" in name else ["--generate"]
     theirs = run_in_pytorch(target, {"tokens": tokens, "mask": mask}, tmp_path, *flags)
     assert ours.std() > 0.05
     np.testing.assert_allclose(ours[mask], theirs["out"][mask], atol=1e-4)
