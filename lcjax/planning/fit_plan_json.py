@@ -5,8 +5,9 @@ from typing import Any
 
 from lcjax._messages import printable
 from lcjax.planning.budgets import Usage
+from lcjax.planning.choosing.options import Option, SiteOptions
 from lcjax.planning.plan_file import PlanFile, fit_from_json, fit_to_json
-from lcjax.planning.table import FitTable, Option, Round, SiteOptions
+from lcjax.planning.table import FitTable, Round
 from lcjax.validation.json_files import kind_of
 
 _NUMBER = int | float

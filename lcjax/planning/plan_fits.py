@@ -15,6 +15,7 @@ from lcjax.planning.candidates import (
     check_candidates,
     fits_to_try,
 )
+from lcjax.planning.choosing.options import SiteOptions
 from lcjax.planning.fit_plan import FitPlan
 from lcjax.planning.measuring.latency import timed_table
 from lcjax.planning.measuring.measure import MetricMeasure, OutputMeasure
@@ -27,7 +28,7 @@ from lcjax.planning.measuring.options import (
 from lcjax.planning.measuring.outputs import KL_DIVERGENCE, OutputMetric
 from lcjax.planning.measuring.rounds import Setting, carry_out_rounds
 from lcjax.planning.measuring.uniform import uniform_units
-from lcjax.planning.table import FitTable, SiteOptions
+from lcjax.planning.table import FitTable
 from lcjax.planning.trials import MetricFn
 from lcjax.structure.choice import SiteSelector, select_for_fit
 from lcjax.structure.front_end import Collapsible

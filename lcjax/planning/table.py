@@ -7,44 +7,9 @@ from typing import Any, NamedTuple
 
 from lcjax.calibration.fits import Fit, LeastSquares, Remove, Units
 from lcjax.planning.budgets import Budget, Quantity, Usage
-from lcjax.planning.choosing.chains import choices_of_chain, overlap
+from lcjax.planning.choosing.items import ChainItems
 from lcjax.planning.choosing.knapsack import cheapest, pareto_front
-
-
-class Option(NamedTuple):
-    """One fit of one site, all other sites unchanged.
-
-    Attributes:
-      fit: takes the site's place; None keeps it.
-      change: of every quantity from the deep model's; `change.kept` is -1, or 0 where it stays.
-      held_out_r2: of the fit, on tokens held out; None where it is not known.
-    """
-
-    fit: Fit | None
-    change: Usage
-    held_out_r2: float | None = None
-
-
-KEEP = Option(None, Usage(0.0, 0, 0, 0, 0, 0.0))
-
-
-@dataclass(frozen=True)
-class SiteOptions:
-    """The options of one site.
-
-    Attributes:
-      site: its path.
-      widths: d_0, d_1, ..., d_n of the Dense layers around it.
-      options: the first keeps the site.
-      weights: a fingerprint of those layers.
-      after: the site before in the chain, with which it shares its first layer; None for none.
-    """
-
-    site: str
-    widths: tuple[int, ...]
-    options: tuple[Option, ...]
-    weights: str | None = None
-    after: str | None = None
+from lcjax.planning.choosing.options import SiteOptions
 
 
 @dataclass(frozen=True)
@@ -70,7 +35,7 @@ class FitTable:
         Args:
           choice: index of an option, a site each.
         """
-        parts = [self._together(chain, [choice[i] for i in chain]) for chain in self._chains]
+        parts = self._items.of(choice)
         deep = self.deep
         total = {
             name: sum(getattr(part, name) or 0 for part in parts) + (getattr(deep, name) or 0)
@@ -96,7 +61,7 @@ class FitTable:
     def front(self, quantity: Quantity = "parameters") -> list[tuple[int, ...]]:
         """Returns the choices on the Pareto front of a quantity and drop, the smallest first."""
         found = pareto_front(self._changes("drop"), self._changes(quantity))
-        return [self._choice(choice.options) for choice in found]
+        return [self._items.choice(choice.options) for choice in found]
 
     def choose(
         self, budgets: Sequence[Budget], excess: Mapping[Quantity, float] | None = None
@@ -128,7 +93,7 @@ class FitTable:
     def smallest(self, quantity: Quantity) -> tuple[int, ...]:
         """Returns the option of each site that alone leaves least of a quantity."""
         changes = self._changes(quantity)
-        return self._choice([min(range(len(each)), key=each.__getitem__) for each in changes])
+        return self._items.choice([min(range(len(each)), key=each.__getitem__) for each in changes])
 
     def cannot_meet(self, budgets: Sequence[Budget], measured: Sequence[Usage]) -> str:
         """Returns the message for sizes that none of the measured models has.
@@ -147,7 +112,7 @@ class FitTable:
         quantity, most = limit
         front = pareto_front(self._changes(goal), self._changes(quantity))
         within = [choice for choice in front if choice.size <= most]
-        return self._choice(within[-1].options) if within else None
+        return self._items.choice(within[-1].options) if within else None
 
     def _best_within(
         self, goal: Quantity, limits: Mapping[Quantity, float]
@@ -155,55 +120,14 @@ class FitTable:
         sizes: dict[str, list[list[float]]] = {name: self._changes(name) for name in limits}
         most: dict[str, float] = {name: limit for name, limit in limits.items()}
         found = cheapest(self._changes(goal), sizes, most)
-        return None if found is None else self._choice(found)
+        return None if found is None else self._items.choice(found)
 
     @cached_property
-    def _chains(self) -> list[list[int]]:
-        """The sites by chain, as indices."""
-        chains: dict[str, list[int]] = {}
-        for i, site in enumerate(self.sites):
-            chain = chains.pop(site.after, []) if site.after is not None else []
-            chains[site.site] = [*chain, i]
-        return list(chains.values())
-
-    @cached_property
-    def _items(self) -> list[list[tuple[tuple[int, ...], Usage]]]:
-        """The choices for each chain, and their changes."""
-        items = []
-        for chain in self._chains:
-            options = [self.sites[i].options for i in chain]
-            fits = [[option.fit for option in own] for own in options]
-            drops = [[option.change.drop for option in own] for own in options]
-            chosen = choices_of_chain(self._widths(chain), fits, drops)
-            items.append([(choice, self._together(chain, choice)) for choice in chosen])
-        return items
-
-    def _together(self, chain: Sequence[int], choice: Sequence[int]) -> Usage:
-        """Returns what the options of the sites of a chain change."""
-        options = [self.sites[i].options[at] for i, at in zip(chain, choice, strict=True)]
-        changes = [option.change for option in options]
-        if len(chain) == 1:
-            return changes[0]
-        sums = {name: sum(getattr(one, name) or 0 for one in changes) for name in Usage._fields}
-        weights, entries = overlap(self._widths(chain), [option.fit for option in options])
-        sums["parameters"] += entries
-        sums["flops"] += 2 * weights
-        sums["bytes"] += entries * round((self.deep.bytes or 0) / max(self.deep.parameters, 1))
-        return Usage(**sums)
-
-    def _widths(self, chain: Sequence[int]) -> tuple[int, ...]:
-        first, *rest = (self.sites[i].widths for i in chain)
-        return (*first, *(widths[-1] for widths in rest))
+    def _items(self) -> ChainItems:
+        return ChainItems(self.deep, self.sites)
 
     def _changes(self, quantity: Quantity) -> list[list[float]]:
-        return [[getattr(change, quantity) or 0 for _, change in item] for item in self._items]
-
-    def _choice(self, of_chains: Sequence[int]) -> tuple[int, ...]:
-        """Returns the option of each site from the choice of each chain."""
-        found = dict[int, int]()
-        for chain, item, at in zip(self._chains, self._items, of_chains, strict=True):
-            found.update(zip(chain, item[at][0], strict=True))
-        return tuple(found[i] for i in range(len(self.sites)))
+        return self._items.changes(quantity)
 
     def _limits(
         self, budgets: Sequence[Budget], excess: Mapping[Quantity, float]

@@ -24,8 +24,9 @@ from lcjax.folder.fitting.solve import (
 from lcjax.folder.fitting.streams import Streams
 from lcjax.planning.budgets import Budget, Usage
 from lcjax.planning.candidates import Candidates, fits_for_width
+from lcjax.planning.choosing.options import KEEP, Option, SiteOptions
 from lcjax.planning.plan_file import fit_from_json, fit_to_json
-from lcjax.planning.table import KEEP, FitTable, Option, SiteOptions
+from lcjax.planning.table import FitTable
 from lcjax.surgery.checks import solve_checked
 
 _merge = jax.jit(lambda a, b: (merge(a[0], b[0]), merge(a[1], b[1])), donate_argnums=0)

@@ -9,8 +9,9 @@ from typing import Any
 import jax
 
 from lcjax.calibration.fits import Fit
+from lcjax.planning.choosing.options import SiteOptions
 from lcjax.planning.measuring.options import Solved
-from lcjax.planning.table import FitTable, SiteOptions
+from lcjax.planning.table import FitTable
 from lcjax.structure.front_end import Collapsible
 
 _READINGS = 8

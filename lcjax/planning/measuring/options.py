@@ -14,9 +14,9 @@ from lcjax.calibration.fits import Fit, Units
 from lcjax.calibration.statistics import SplitMoments
 from lcjax.errors import CollapseError
 from lcjax.planning.budgets import Usage
+from lcjax.planning.choosing.options import KEEP, Option, SiteOptions
 from lcjax.planning.measuring.measure import Measure
 from lcjax.planning.measuring.padded import padded
-from lcjax.planning.table import KEEP, Option, SiteOptions
 from lcjax.structure.front_end import Collapsible, Observed, Size
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment

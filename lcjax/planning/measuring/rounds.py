@@ -9,6 +9,7 @@ from lcjax.calibration.candidates import collect_for_fit
 from lcjax.calibration.data import CalibrationData
 from lcjax.calibration.fits import Fit
 from lcjax.planning.budgets import Budget, Usage
+from lcjax.planning.choosing.options import SiteOptions
 from lcjax.planning.measuring.latency import times_of
 from lcjax.planning.measuring.measure import Measure
 from lcjax.planning.measuring.options import (
@@ -20,7 +21,7 @@ from lcjax.planning.measuring.options import (
     solve_fits,
     statistics_of,
 )
-from lcjax.planning.table import FitTable, Round, SiteOptions, agrees
+from lcjax.planning.table import FitTable, Round, agrees
 from lcjax.structure.front_end import Collapsible
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment

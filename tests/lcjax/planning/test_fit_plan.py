@@ -11,8 +11,9 @@ import pytest
 from lcjax import Count, Flops, LeastSquares, MaxDrop, Params
 from lcjax.calibration.fits import Remove, Units
 from lcjax.planning.budgets import Latency, Memory, Usage, as_budgets
+from lcjax.planning.choosing.options import KEEP, Option, SiteOptions
 from lcjax.planning.fit_plan import FitPlan
-from lcjax.planning.table import KEEP, FitTable, Option, Round, SiteOptions, agrees, became
+from lcjax.planning.table import FitTable, Round, agrees, became
 
 FITS = [LeastSquares(), Units(8), Units(16, linear=True), Remove()]
 SAVED = [600, 500, 300, 900]
