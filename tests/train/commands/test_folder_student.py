@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -74,7 +75,7 @@ def test_loss_of_the_first_step_is_the_weighted_sum(folders):
     found = {}
     for weight in (0.0, 2.0):
         task = prepare(_config(folders, hidden_weight=weight, teacher_weight=0.25)).task
-        tokens = np.arange(24).reshape(3, 8) % 12
+        tokens = jnp.arange(24).reshape(3, 8) % 12
         batch = ((tokens, (tokens + 1) % 12), task.source.arrays[1])
         params = task.variables["params"]
         found[weight] = task.loss(params, {}, batch, jax.random.key(0))
@@ -93,7 +94,7 @@ def test_module_of_a_folder_comes_back_from_json(folders):
 
 
 def test_hidden_loss_is_relative_and_needs_the_same_blocks():
-    states = [np.ones((2, 3, 4), np.float32)] * 2
+    states = [jnp.ones((2, 3, 4))] * 2
     assert hidden_loss([2 * states[0], states[1]], states) == 0.5
     with pytest.raises(ValueError, match="--hidden-weight: got 1 blocks with 2 of a teacher"):
         hidden_loss(states[:1], states)
