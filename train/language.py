@@ -1,6 +1,8 @@
 """Trains a language model, or fine-tunes GPT-2, collapses it, and generates text.
 
 `python -m train.language PRESET [--flag value ...]` trains;
+`python -m train.language --pretrained OUT --teacher IN` trains the model of a folder that
+`lcjax collapse-model` wrote, with that of the deep folder as teacher: it is the preset `folder`;
 `python -m train.language generate CHECKPOINT --prompt "a text"` continues a text.
 """
 
@@ -28,6 +30,8 @@ def main() -> None:
     if sys.argv[1:2] == ["generate"]:
         _generate(sys.argv[2:])
     else:
+        if sys.argv[1:2] == ["--pretrained"]:
+            sys.argv.insert(1, "folder")
         command.run(_PROG, __doc__, "language", PROTOCOLS)
 
 

@@ -87,6 +87,15 @@ def costs() -> Table:
             f"{seconds:.0f} s, {peak:,.0f} MiB of memory",
         )
     )
+    folder = results("folder_collapse")
+    seconds, peak = folder["seconds"]["command"]["wall"], folder["peak_bytes"] / 2**20
+    size = folder["bytes_in"] / 1e9
+    rows.append(
+        (
+            f"`lcjax collapse-model` of four layers of Llama 3.1 8B, {size:.1f} GB on disk",
+            f"{seconds:.0f} s, {peak:,.0f} MiB of memory",
+        )
+    )
     return Table(("", "cost"), rows)
 
 

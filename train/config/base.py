@@ -105,11 +105,14 @@ class DistillationConfig:
     """Training with a teacher."""
 
     teacher: Path | None = None
-    """Train with the deep model of this finished run as teacher."""
+    """Train with the deep model of this finished run as teacher, or with that of a model folder."""
     teacher_weight: float = 0.5
     """Weight of the divergence from the teacher in the loss; the cross entropy has the rest."""
     teacher_temperature: float = 2.0
     """Temperature of the logits that are compared with the teacher's."""
+    hidden_weight: float = 0.0
+    """Weight of the relative squared difference of every block's outputs from the teacher's, next
+    to the loss; 0 leaves it out."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

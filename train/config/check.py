@@ -45,6 +45,7 @@ def check(config: Config) -> None:
     distillation = config.distillation
     require(distillation, "teacher_weight", lambda value: 0 <= value <= 1, "in [0, 1]")
     require(distillation, "teacher_temperature", positive, "a positive number")
+    require(distillation, "hidden_weight", lambda v: 0 <= v < math.inf, "at least 0")
     config.protocol.check()
     _check_combinations(config)
 
@@ -55,6 +56,11 @@ def _check_combinations(config: Config) -> None:
         raise ConfigError(
             f"--linear-units is {config.penalty.linear_units}, but sites have one slope each; "
             "expected --slope-per unit with it."
+        )
+    if config.distillation.hidden_weight and config.optimizer.remat:
+        raise ConfigError(
+            "--hidden-weight and --remat are both set; expected one of them: recomputed blocks "
+            "have no outputs to compare."
         )
     if init.collapsed_from is not None and init.deep is not None:
         raise ConfigError("--collapsed-from and --from are both set; expected one of them.")

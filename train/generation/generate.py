@@ -12,6 +12,7 @@ import jax
 import tyro
 
 import lcjax
+from lcjax.models import GPT2
 from train.data.text.vocabulary import vocabulary_from_json
 from train.generation.sampler import Sampler
 from train.runs.finished import classifier_of
@@ -66,6 +67,11 @@ def generate(
         raise ConfigError(
             f"{checkpoint} classifies {metadata['kind']}s; expected a checkpoint of `python -m "
             "train.language`."
+        )
+    if not isinstance(model.module, GPT2):
+        raise ConfigError(
+            f"{checkpoint} is of a {type(model.module).__name__}; expected a GPT-2. Generate with "
+            "the model's own cache, lcjax.models.Decoder.init_cache."
         )
     vocabulary = vocabulary_from_json(metadata["data"]["tokens"])
     tokens, context = vocabulary.encode(prompt), model.module.max_length

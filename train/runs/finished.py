@@ -15,6 +15,7 @@ from train.data.spec import check_data_spec
 from train.engine.run_directory import SUMMARY, read_json
 from train.tasks.base import Task, keys
 from train.tasks.distillation import with_teacher
+from train.tasks.language.folder import folder_teacher, is_model_folder
 from train.tasks.modalities import MODALITIES
 from train.tasks.objective import Classifier
 from train.validation import ConfigError
@@ -89,12 +90,14 @@ def teacher(path: Path, data_spec: Mapping[str, Any]) -> tuple[Classifier, Any]:
     """Returns the classifier and the deep variables of a finished run on the same data.
 
     Args:
-      path: of the run, or of a checkpoint.
+      path: of the run, or of a checkpoint; or a model folder with the same tokenizer.
       data_spec: fields that the description of its data must have.
 
     Raises:
       ValueError: if it does not exist, or is of other data.
     """
+    if is_model_folder(path):
+        return folder_teacher(path, data_spec)
     classifier, metadata = classifier_of(_checkpoint(path))
     known = metadata["data"]
     other = {name: known.get(name) for name in data_spec if known.get(name) != data_spec[name]}

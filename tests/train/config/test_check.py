@@ -43,6 +43,7 @@ BAD = [
     *[("digits-mlp", "heal_learning_rate", bad) for bad in (0.0, math.inf, math.nan)],
     *[("digits-mlp", "teacher_weight", bad) for bad in (-0.1, 1.1, math.nan)],
     *[("digits-mlp", "teacher_temperature", bad) for bad in (0.0, math.inf, math.nan)],
+    *[("digits-mlp", "hidden_weight", bad) for bad in (-1.0, math.inf, math.nan)],
     *[("digits-mlp", "stage_epochs", bad) for bad in (0.0, math.inf, math.nan)],
     *[("digits-mlp", "ramp_start", bad) for bad in (0.0, 1.5, math.nan)],
     *[("digits-mlp", "linear_units", bad) for bad in (-0.1, 1.1, math.nan)],

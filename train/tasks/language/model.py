@@ -1,13 +1,16 @@
 """Decoders: a new one, or a pretrained one."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 from tyro.conf import Suppress
 
-from lcjax.interop import load_safetensors
-from lcjax.models import GPT2
+from lcjax.folder import load_model
+from lcjax.interop import load_safetensors, model_from_config
+from lcjax.models import GPT2, Decoder
 from train.models.base import ModelConfig
 from train.models.pretrained import FromWeights
 from train.tasks.language.objective import LanguageModel
@@ -54,27 +57,38 @@ class DecoderConfig(ModelConfig):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainedDecoderConfig(FromWeights):
-    """Pretrained GPT-2, or another decoder of its architecture."""
+    """Pretrained GPT-2, or a decoder of the Llama family; deep, or from lcjax collapse-model."""
 
     context: int
     """Tokens per window; at most the model's context length."""
 
-    def build(self, num_classes: int) -> GPT2:
+    def folder(self) -> Path:
+        """Returns the directory of the weights.
+
+        Raises:
+          ConfigError: none is given.
+          FileNotFoundError: if there is no such folder, package or repository.
+        """
+        require(self, "pretrained", bool, "a model folder, or another source of weights")
+        return super().folder()
+
+    def build(self, num_classes: int) -> GPT2 | Decoder:
         """Returns the module; its vocabulary must have at least this size.
 
         Raises:
           ConfigError: if the weights are of another architecture or have a smaller vocabulary.
           FileNotFoundError: if the weights do not exist.
         """
-        module = self.described(GPT2)
-        if num_classes > module.vocab_size:
+        module = self._module()
+        sizes = module.config if isinstance(module, Decoder) else module
+        if num_classes > sizes.vocab_size:
             raise ConfigError(
                 f"{self.folder()}: tokenizer.json has {num_classes:,} tokens but the model embeds "
-                f"{module.vocab_size:,}; expected the model's own tokenizer."
+                f"{sizes.vocab_size:,}; expected the model's own tokenizer."
             )
-        if self.context > module.max_length:
+        if self.context > sizes.max_length:
             raise ConfigError(
-                f"--context is {self.context}; expected at most {module.max_length}, the context "
+                f"--context is {self.context}; expected at most {sizes.max_length}, the context "
                 f"length of {self.pretrained}."
             )
         return module
@@ -85,7 +99,20 @@ class PretrainedDecoderConfig(FromWeights):
         Raises:
           ValueError: if weights are missing or of another architecture.
         """
+        if isinstance(model.module, Decoder):
+            return load_model(self.folder())[1]
         return load_safetensors(self.folder(), self.described(GPT2))
+
+    def _module(self) -> GPT2 | Decoder:
+        module = model_from_config(self.folder())
+        if not isinstance(module, Decoder):
+            return self.described(GPT2)
+        if self.dropout or self.activation is not None:
+            raise ConfigError(
+                f"--pretrained is {self.pretrained}, a Decoder, which has no dropout and its own "
+                "activation; expected --dropout 0 and no --activation, as in the preset folder."
+            )
+        return module.clone(dtype=jnp.dtype(self.dtype))
 
 
 AnyDecoder = DecoderConfig | PretrainedDecoderConfig

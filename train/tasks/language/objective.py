@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lcjax.models import GPT2
+from lcjax.models import GPT2, Decoder
 from train.data.text.windows import window_batches
 from train.models.serialization import module_from_json
 from train.tasks.metric import LOSS
@@ -24,7 +24,7 @@ class LanguageModel(Classifier):
     """
 
     metric = LOSS
-    module: GPT2
+    module: GPT2 | Decoder
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, Any]) -> "LanguageModel":

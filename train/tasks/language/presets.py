@@ -3,7 +3,7 @@
 import dataclasses
 
 from train.config.base import OptimizerConfig, PenaltyConfig
-from train.config.protocol import FitHealConfig
+from train.config.protocol import FitHealConfig, PenaltyProtocolConfig
 from train.tasks.language.config import LanguageConfig, LanguageDataConfig
 from train.tasks.language.model import AnyDecoder, DecoderConfig, PretrainedDecoderConfig
 
@@ -67,3 +67,15 @@ PRESETS = {
     )
     for name, (about, data, model, optimizer, protocol) in _PRESETS.items()
 }
+PRESETS["folder"] = (
+    "A model folder, such as lcjax collapse-model writes; --teacher FOLDER is that of its deep "
+    "model.",
+    LanguageConfig(
+        preset="folder",
+        data=LanguageDataConfig(vocabulary="pretrained", batch_size=8),
+        model=PretrainedDecoderConfig(pretrained="", context=128, dropout=0.0),
+        optimizer=OptimizerConfig(epochs=1, learning_rate=1e-4, weight_decay=0.01, clip_norm=1.0),
+        penalty=PenaltyConfig(strength=0.0, slope_learning_rate=0.0),
+        protocol=PenaltyProtocolConfig(),
+    ),
+)
