@@ -18,7 +18,7 @@ import tyro
 
 import lcjax
 from benchmarks.harness.hlo import CompiledProgram
-from lcjax.models import BERT, GPT2, MLPMixer, ViT
+from lcjax.models import BERT, GPT2, Decoder, MLPMixer, ViT
 from train.config.base import OptimizerConfig, PenaltyConfig
 from train.data.batches import BatchStream
 from train.engine.loop import TrainState, make_dispatch
@@ -243,7 +243,9 @@ def minilm() -> Network:
     return Network("SST-2 MiniLM", objective, example, 32, *training, 3, "texts")
 
 
-def _language(name: str, module: GPT2, length: int, batch_size: int, config: Any) -> Network:
+def _language(
+    name: str, module: GPT2 | Decoder, length: int, batch_size: int, config: Any
+) -> Network:
     window = jax.ShapeDtypeStruct((length,), jnp.int32)
     training = config.optimizer, config.penalty
     return Network(
