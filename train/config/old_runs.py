@@ -3,11 +3,16 @@
 import dataclasses
 from typing import Any
 
-from train.config.base import PenaltyConfig
+from train.config.base import DistillationConfig, InitConfig, PenaltyConfig
 from train.config.protocol import PROTOCOL_CONFIGS, RENAMED_PROTOCOLS, flag_names
 
 FITS = {"moments": "per_unit"}
 _INIT = ("deep", "collapsed_from")
+_SECTIONS: dict[str, type] = {
+    "penalty": PenaltyConfig,
+    "init": InitConfig,
+    "distillation": DistillationConfig,
+}
 _DISTILLATION = ("teacher", "teacher_weight", "teacher_temperature")
 
 
@@ -15,11 +20,13 @@ def upgraded(fields: dict[str, Any]) -> dict[str, Any]:
     """Returns the fields of a config.json in the current layout; current ones are unchanged.
 
     Values are not checked. Fields of other protocols than the run's are dropped; options of the
-    penalty and of the protocol that the version did not have yet take their defaults.
+    penalty, of distillation and of the protocol that the version did not have yet take their
+    defaults.
     """
     new = _translated_layout(fields)
-    if isinstance(new.get("penalty"), dict):
-        new["penalty"] = _with_defaults(PenaltyConfig, new["penalty"])
+    for name, section in _SECTIONS.items():
+        if isinstance(new.get(name), dict):
+            new[name] = _with_defaults(section, new[name])
     protocol = new.get("protocol")
     if isinstance(protocol, dict):
         config = PROTOCOL_CONFIGS.get(str(protocol.get("protocol")))
