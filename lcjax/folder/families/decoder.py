@@ -108,7 +108,7 @@ def _added(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns log-sum-exp of the logits so far, and logits of the targets, with more rows."""
     total, chosen = so_far
-    logits = jnp.dot(x, rows.T)
+    logits = jnp.dot(x, rows.T, precision=jax.lax.Precision.HIGHEST)
     logits = logits if cap is None else cap * jnp.tanh(logits / cap)
     total = jnp.logaddexp(total, jax.nn.logsumexp(logits, axis=-1))
     place = targets - start

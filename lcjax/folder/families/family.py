@@ -104,8 +104,10 @@ class Family(ABC):
           mlp: params of its first layers.
           x: its input, (..., width).
         """
+        highest = jax.lax.Precision.HIGHEST
         values = [
-            jnp.dot(x, mlp[name]["kernel"]) + mlp[name].get("bias", jnp.float32(0))
+            jnp.dot(x, mlp[name]["kernel"], precision=highest)
+            + mlp[name].get("bias", jnp.float32(0))
             for name in self.first
         ]
         gate = self.activation(values[0])
