@@ -67,6 +67,7 @@ def marked(apply_fn):
     return apply
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FITS)
 def test_params_trees_are_fitted_in_full_precision(name, tmp_path):
     model, variables = random_chain((13, 5), 7)
@@ -80,6 +81,7 @@ def test_params_trees_are_fitted_in_full_precision(name, tmp_path):
     assert not found["DEFAULT"] and not found["none"], found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FITS)
 def test_functions_are_fitted_in_full_precision(name, tmp_path):
     params = {"up": jnp.asarray(X[:7, :7] * 2), "down": jnp.asarray(X[7:14, :5])}
