@@ -55,12 +55,15 @@ class Part(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingStep:
-    """A step of AdamW as `train` takes it, with float32 weights; the deep form with the penalty."""
+class _BatchProgram:
+    """A program on one batch of the model, bound by FLOPs."""
 
     model: Model
-    name: str = "training step"
-    bound_by: Resource = "flops"
+
+    @property
+    def bound_by(self) -> Resource:
+        """What of the device's peak the time is compared with."""
+        return "flops"
 
     @property
     def batch(self) -> str:
@@ -72,6 +75,17 @@ class TrainingStep:
         """Images, texts or tokens of a call."""
         return self.model.network.batch_size * self.model.network.units
 
+    def demand(self, lowered: Any, shapes: Any) -> float:
+        """Returns the FLOPs of a call, by XLA's count before it optimizes the program."""
+        return float(lowered.cost_analysis()["flops"])
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingStep(_BatchProgram):
+    """A step of AdamW as `train` takes it, with float32 weights; the deep form with the penalty."""
+
+    name: str = "training step"
+
     def lower(self, form: str, shapes: Any) -> Any:
         """Returns the lowered step."""
         network, tx = self.model.network, self._optimizer(form)
@@ -79,10 +93,6 @@ class TrainingStep:
         inputs = network.abstract_inputs(network.batch_size)
         dispatch: Any = network.dispatch("deep" if form == "deep" else "compact")
         return dispatch.lower(state, (), inputs)
-
-    def demand(self, lowered: Any, shapes: Any) -> float:
-        """Returns the FLOPs of a step, by XLA's count before it optimizes the program."""
-        return float(lowered.cost_analysis()["flops"])
 
     def ready(self, form: str, shapes: Any, compiled: Any) -> Callable[[], Any]:
         """Returns a step that donates its state and continues from it."""
@@ -102,31 +112,15 @@ class TrainingStep:
 
 
 @dataclasses.dataclass(frozen=True)
-class ForwardPass:
+class ForwardPass(_BatchProgram):
     """The logits of a batch, with bfloat16 weights."""
 
-    model: Model
     name: str = "forward pass"
-    bound_by: Resource = "flops"
-
-    @property
-    def batch(self) -> str:
-        """The model's batch in words."""
-        return self.model.batch
-
-    @property
-    def units(self) -> int:
-        """Images, texts or tokens of a call."""
-        return self.model.network.batch_size * self.model.network.units
 
     def lower(self, form: str, shapes: Any) -> Any:
         """Returns the lowered pass."""
         logits = self.model.network.objective.logits
         return jax.jit(logits).lower(in_bfloat16(shapes), self._inputs())
-
-    def demand(self, lowered: Any, shapes: Any) -> float:
-        """Returns the FLOPs of a pass, by XLA's count before it optimizes the program."""
-        return float(lowered.cost_analysis()["flops"])
 
     def ready(self, form: str, shapes: Any, compiled: Any) -> Callable[[], Any]:
         """Returns a forward pass."""

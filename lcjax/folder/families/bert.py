@@ -7,57 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lcjax.folder.families.family import Family, Residual
-from lcjax.folder.families.leaves import FolderLeaves
-from lcjax.folder.storage.model_folder import ModelFolder
-from lcjax.interop.name_map import NameMap
+from lcjax.folder.families.encoder import EncoderFamily
+from lcjax.folder.families.family import Residual
 from lcjax.models.bert import BERT
 from lcjax.models.transformer import TransformerBlock
-from lcjax.nn.activations import Activation
 
 
-class BertFamily(Family):
+class BertFamily(EncoderFamily):
     """The layers of a BERT or RoBERTa; hidden states leave a layer after its last norm."""
 
     first, last, bypass, act = ("dense_0",), "dense_1", "bypass_0", "act_0"
     residual: Residual = "input"
+    module = BERT
     model: BERT
-
-    def __init__(self, folder: ModelFolder, names: NameMap, fields: dict[str, Any]):
-        """Takes the fields of the model that the folder's config describes."""
-        headless: dict[str, Any] = {"num_classes": None, "pool": None}
-        self.model = BERT(**(fields | headless))
-        self.leaves = FolderLeaves(folder, names, self.model)
-
-    @property
-    def depth(self) -> int:
-        """See `Family`."""
-        return self.model.depth
-
-    @property
-    def width(self) -> int:
-        """See `Family`."""
-        return self.model.width
-
-    @property
-    def hidden(self) -> int:
-        """See `Family`."""
-        return self.model.mlp_hidden
-
-    @property
-    def longest(self) -> int:
-        """See `Family`."""
-        return self.model.max_length
-
-    @property
-    def vocabulary(self) -> int:
-        """See `Family`."""
-        return self.model.vocab_size
-
-    @property
-    def activation(self) -> Activation:
-        """See `Family`."""
-        return self.model.activation
 
     def block(self, layer: int) -> nn.Module:
         """See `Family`."""

@@ -7,60 +7,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lcjax.folder.families.family import Family, Residual
-from lcjax.folder.families.leaves import FolderLeaves
-from lcjax.folder.storage.model_folder import ModelFolder
-from lcjax.interop.name_map import NameMap
+from lcjax.folder.families.encoder import EncoderFamily
+from lcjax.folder.families.family import Residual
 from lcjax.models.modernbert import ModernBERT
 from lcjax.models.modernbert.block import ModernBERTBlock
 from lcjax.models.modernbert.modernbert import block_fields, layer_context
-from lcjax.nn.activations import Activation
 
 _context = jax.jit(layer_context, static_argnums=(0, 1))
 
 
-class ModernBertFamily(Family):
+class ModernBertFamily(EncoderFamily):
     """The layers of a ModernBERT; the norm after the last of them is no part of it."""
 
     first, last, bypass, act = ("gate", "up"), "down", "bypass", "act"
     residual: Residual = "sum"
+    module = ModernBERT
     model: ModernBERT
-
-    def __init__(self, folder: ModelFolder, names: NameMap, fields: dict[str, Any]):
-        """Takes the fields of the model that the folder's config describes."""
-        headless: dict[str, Any] = {"num_classes": None, "pool": None}
-        self.model = ModernBERT(**(fields | headless))
-        self.leaves = FolderLeaves(folder, names, self.model)
-
-    @property
-    def depth(self) -> int:
-        """See `Family`."""
-        return self.model.depth
-
-    @property
-    def width(self) -> int:
-        """See `Family`."""
-        return self.model.width
-
-    @property
-    def hidden(self) -> int:
-        """See `Family`."""
-        return self.model.mlp_hidden
-
-    @property
-    def longest(self) -> int:
-        """See `Family`."""
-        return self.model.max_length
-
-    @property
-    def vocabulary(self) -> int:
-        """See `Family`."""
-        return self.model.vocab_size
-
-    @property
-    def activation(self) -> Activation:
-        """See `Family`."""
-        return self.model.activation
 
     def block(self, layer: int) -> nn.Module:
         """See `Family`."""
