@@ -10,7 +10,7 @@ ifeq ($(strip $(NEWEST)),)
 NEWEST := $(firstword $(shell command -v python3.14 python3.13 python3.12) python3)
 endif
 
-.PHONY: demo test test-slow test-newest test-clients test-wheel lint docs bench bench-quick bench-check clean
+.PHONY: demo test test-slow test-accelerator test-newest test-clients test-wheel lint docs bench bench-quick bench-check clean
 
 demo: $(VENV)/.train
 	$(BIN)/python -m train.image digits-mixer
@@ -18,11 +18,17 @@ demo: $(VENV)/.train
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PARALLEL)
 
-# Those of lcjax compile more than they run; those of train and benchmarks run for minutes.
+# Those of lcjax compile more than they run; those of train and benchmarks run for minutes. Those of
+# tests/accelerator run here on the CPU, so that they are known to run.
 test-slow: $(VENV)/.dev
 	XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=0" \
 	  $(BIN)/python -m pytest $(PARALLEL) -m slow tests/lcjax lcjax
 	$(BIN)/python -m pytest $(PARALLEL) -m slow --ignore tests/lcjax tests
+	REQUIRE_ACCELERATOR=0 $(BIN)/python -m pytest $(PARALLEL) tests/accelerator
+
+# Tiny models on a GPU or TPU, for which JAX is installed in the environment; fails without one.
+test-accelerator: $(VENV)/.dev
+	JAX_PLATFORMS= REQUIRE_ACCELERATOR=1 $(BIN)/python -m pytest -m "" tests/accelerator
 
 test-newest:
 	@$(NEWEST) -c 'import sys; sys.exit(sys.version_info < (3, 12))' || \

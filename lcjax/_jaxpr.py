@@ -1,8 +1,9 @@
-"""Jaxprs: evaluation of one equation, and the jaxprs inside it."""
+"""Jaxprs: evaluation of one equation, its precision, and the jaxprs inside it."""
 
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 from jax.extend import core
 
 
@@ -25,3 +26,29 @@ def inner_jaxprs(eqn: Any) -> list[tuple[Any, Sequence[Any]]]:
             elif isinstance(part, core.Jaxpr):
                 found.append((part, ()))
     return found
+
+
+def in_full_precision(eqn: Any) -> Any:
+    """Returns an equation whose products, and those of the jaxprs inside it, have full precision.
+
+    By default a GPU multiplies float32 in TF32 and a TPU in bfloat16.
+    """
+    params = {name: _raised(name, value) for name, value in eqn.params.items()}
+    return eqn.replace(params=params)
+
+
+def _raised(name: str, value: Any) -> Any:
+    """Returns a parameter of an equation with full precision wherever it says one."""
+    if name == "precision":
+        return (jax.lax.Precision.HIGHEST,) * 2
+    if isinstance(value, (tuple, list)):
+        return type(value)(_raised("", part) for part in value) if _has_jaxprs(value) else value
+    if isinstance(value, core.ClosedJaxpr):
+        return core.ClosedJaxpr(_raised("", value.jaxpr), value.consts)
+    if isinstance(value, core.Jaxpr):
+        return value.replace(eqns=[in_full_precision(eqn) for eqn in value.eqns])
+    return value
+
+
+def _has_jaxprs(values: Sequence[Any]) -> bool:
+    return any(isinstance(value, (core.ClosedJaxpr, core.Jaxpr)) for value in values)

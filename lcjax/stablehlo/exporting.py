@@ -64,7 +64,8 @@ def export(
       ImportError: flatbuffers is missing, which jax.export needs: `pip install 'lcjax[export]'`.
       TypeError: a leaf that is not an array or a number, or is a typed random key.
       ValueError: an unknown platform, an input without a batch axis or with another batch size, an
-        apply_fn that cannot run with a symbolic batch size, too many weights to embed.
+        apply_fn that cannot run with a symbolic batch size or has an operation that a platform
+        lacks, too many weights to embed.
 
     Example:
       >>> import tempfile, lcjax, jax.numpy as jnp
@@ -215,6 +216,12 @@ def _traced(run: Callable[..., Any], specs: Any, platforms: Sequence[str]) -> ja
         raise ValueError(
             f"apply_fn cannot be traced with these inputs and a symbolic batch size: {reason} "
             "Write x.shape[0] for len(x), and do not branch on the batch size."
+        ) from error
+    except NotImplementedError as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ValueError(
+            f"apply_fn does not compile for all of {', '.join(platforms)}: {reason}. Leave that "
+            "platform out of platforms=, or do without the operation."
         ) from error
     if program.nr_devices != 1:
         raise ValueError(

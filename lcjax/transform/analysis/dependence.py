@@ -82,7 +82,7 @@ def varying_axes(value: Value) -> frozenset[int]:
 def _varying(value: Value, known: dict[Value, frozenset[int]]) -> frozenset[int]:
     if value in known:
         return known[value]
-    axes = frozenset(axis for axis, size in enumerate(value.shape) if size > 1)
+    axes = frozenset(axis for axis, size in enumerate(value.shape) if size != 1)
     op = value.maker
     if axes and isinstance(op, Op):
         if op.name == "broadcast_in_dim":

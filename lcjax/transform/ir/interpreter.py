@@ -106,7 +106,7 @@ def _run_scan(region: Region, rewrites: Rewrites, env: Env) -> None:
         step,
         start,
         xs,
-        length=params["length"],
+        length=None if xs else params["length"],
         reverse=params["reverse"],
         unroll=params["unroll"],
     )

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lcjax._jaxpr import bind
+from lcjax._jaxpr import bind, in_full_precision
 from lcjax.transform.analysis.axes import AxisRoles
 from lcjax.transform.analysis.dense import DenseOp, root
 from lcjax.transform.ir.primitives import PASSTHROUGH
@@ -155,12 +155,16 @@ def _is_known(value: Value, known: Mapping[Value, Any]) -> bool:
 
 
 def _evaluate(value: Value, known: dict[Value, Any]) -> Any:
-    """Returns a value, and adds it and everything computed for it to the known values."""
+    """Returns a value, and adds it and everything computed for it to the known values.
+
+    Its products have full precision, whatever that of the program is: its result is stored.
+    """
     if value.constant is not None:
         return value.constant
     if value not in known:
         op = value.maker
         assert isinstance(op, Op)
-        results = bind(op.eqn, [_evaluate(operand, known) for operand in op.ins])
+        operands = [_evaluate(operand, known) for operand in op.ins]
+        results = bind(in_full_precision(op.eqn), operands)
         known.update(zip(op.outs, results, strict=True))
     return known[value]

@@ -376,6 +376,20 @@ def test_export_model_by_fields(tiny, tmp_path, capsys):
     np.testing.assert_allclose(lcjax.load_exported(tmp_path / "out")(images), want, atol=1e-5)
 
 
+def test_export_model_for_accelerators(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("flatbuffers", reason="jax.export needs it: pip install 'lcjax[export]'")
+    (tmp_path / "accelerated_nets.py").write_text("apply = lambda variables, x: x @ variables['w']")
+    monkeypatch.syspath_prepend(tmp_path)
+    lcjax.save(tmp_path / "a", {"w": np.ones((3, 2), np.float32)})
+    command = ["export", str(tmp_path / "a"), str(tmp_path / "out"), "--input-shape", "3"]
+    main([*command, "--model", "accelerated_nets:apply", "--platforms", "cuda,tpu"])
+    assert "for cuda, tpu" in capsys.readouterr().out
+    loaded = lcjax.load_exported(tmp_path / "out")
+    assert loaded.platforms == ("cuda", "tpu")
+    with pytest.raises(ValueError, match="got inputs on cpu, expected one of cuda, tpu"):
+        loaded(np.ones((1, 3), np.float32))
+
+
 def test_export_imported_model(tmp_path, monkeypatch):
     pytest.importorskip("flatbuffers", reason="jax.export needs it: pip install 'lcjax[export]'")
     (tmp_path / "own_nets.py").write_text(
