@@ -96,7 +96,11 @@ def _interpolate_linear(
     h, dh = jax.jvp(fn, (z, *rest), (dz, *d_rest))
     with jax.numpy_dtype_promotion("standard"):
         wide = jnp.promote_types(z.dtype, slope.dtype)
-    through_slope = (z.astype(wide) - h.astype(wide)) * d_slope.astype(wide)
+    z_wide = z.astype(wide)
+    # The select changes no value. XLA for CPUs does not fuse it into the sum over (z − h) g, and so
+    # stores z − h, computed in one pass from what z is computed from, instead of both z and h.
+    missed = jnp.where(jnp.isnan(z_wide), z_wide, z_wide - h.astype(wide))
+    through_slope = missed * d_slope.astype(wide)
     through_fn = (1 - slope).astype(z.dtype) * dh
     return slope.astype(z.dtype) * dz + through_fn + through_slope.astype(z.dtype)
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lcjax import CollapsibleActivation, CollapsibleGate
+from lcjax import CollapsibleActivation, CollapsibleGate, CollapsibleMLP
 from lcjax.nn.activations import interpolate
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
@@ -129,3 +129,27 @@ def test_the_backward_pass_keeps_the_input_alone():
 
     assert kept(interpolate) == [1, Z.size]
     assert sum(kept(plain)) > 3 * Z.size
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="how XLA for CPUs fuses")
+@pytest.mark.parametrize("fn", [nn.relu, nn.gelu])
+def test_a_step_stores_one_more_array_for_each_slope(fn):
+    rows, width, sites = 256, 64, 3
+    mlp = CollapsibleMLP((width,) * sites + (10,), fn)
+    x = jnp.ones((rows, width))
+    shapes = jax.eval_shape(mlp.init, jax.random.key(0), x)["params"]
+    dense = {name: layer for name, layer in shapes.items() if "act" not in name}
+
+    def plain(params, x):
+        for i in range(sites + 1):
+            x = x @ params[f"dense_{i}"]["kernel"] + params[f"dense_{i}"]["bias"][None]
+            x = x if i == sites else fn(x)
+        return x
+
+    def arrays_stored(apply, params):
+        loss = lambda params, x: jnp.sum(apply(params, x) ** 2)
+        memory = jax.jit(jax.grad(loss)).lower(params, x).compile().memory_analysis()
+        return memory.temp_size_in_bytes / x.nbytes
+
+    with_slopes = arrays_stored(lambda params, x: mlp.apply({"params": params}, x), shapes)
+    assert with_slopes < arrays_stored(plain, dense) + sites + 0.5
