@@ -1,5 +1,6 @@
 """Chains of Dense layers in a params tree, found by the names of their children."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,8 +16,9 @@ from lcjax.errors import CollapseError
 from lcjax.tree.paths import natural_sort_key
 from lcjax.tree.units import of_units
 
-_DENSE, _ACT = re.compile(r"dense_(\d+)"), re.compile(r"act_(\d+)")
+_DENSE, _ACT = re.compile(r"dense_(\d+)(_in)?"), re.compile(r"act_(\d+)")
 _BYPASS = re.compile(r"bypass_(\d+)")
+_OF_GATED = {-0.5: "up_in", 0: "up", 0.5: "down_in", 1: "down"}
 _ARRAYS = (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)
 
 
@@ -26,26 +28,37 @@ class Chain:
 
     Attributes:
       path: of the module inside params; "" at the root.
-      denses: the Dense layers in the tree, each by its index; for a gated unit 0 is `up` and 1 is
-        `down`.
+      denses: the Dense layers in the tree in forward order, each by its index; for a gated unit 0
+        is `up` and 1 is `down`. The factor that a collapse put before Dense i is at i - 0.5.
       acts: slope of every activation in the tree, or its slopes for each unit, by the index of the
         Dense before it.
       norms: params of every norm in the tree, by the index of the Dense before it.
       gate: params of the gate, where the chain is a gated unit.
+      gate_in: params of the factor that a collapse put before the gate; None for none.
       bypasses: params of every bypass in the tree, by the index of the Dense whose input it reads;
         its output is added to that of the next Dense.
     """
 
     path: str
-    denses: dict[int, DenseParams]
+    denses: dict[float, DenseParams]
     acts: dict[int, Any]
     norms: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     gate: DenseParams | None = None
     bypasses: dict[int, DenseParams] = field(default_factory=dict)
+    gate_in: DenseParams | None = None
 
-    def dense_name(self, i: int) -> str:
+    def dense_name(self, i: float) -> str:
         """Returns the name of the child that is Dense i."""
-        return f"dense_{i}" if self.gate is None else ("up", "down")[i]
+        if self.gate is not None:
+            return _OF_GATED[i]
+        whole = math.ceil(i)
+        return f"dense_{whole}" if i == whole else factor_before(f"dense_{whole}")
+
+    @property
+    def gates(self) -> dict[str, DenseParams]:
+        """The gate of a gated unit and the factor before it, by their names, in forward order."""
+        both = {"gate_in": self.gate_in, "gate": self.gate}
+        return {name: params for name, params in both.items() if params is not None}
 
     def act_name(self, i: int) -> str:
         """Returns the name of the child that is activation i."""
@@ -68,17 +81,17 @@ class Chain:
     def children(self) -> tuple[str, ...]:
         """The paths of all modules that belong to it, in params or in batch_stats."""
         names = [*map(self.dense_name, self.denses), *map(self.act_name, self.acts)]
-        names += [f"norm_{i}" for i in self.acts] + ["gate"] * (self.gate is not None)
+        names += [*(f"norm_{i}" for i in self.acts), *self.gates]
         names += map(self.bypass_name, self.bypasses)
         return tuple(join(self.path, name) for name in names)
 
     @property
     def flops(self) -> int:
         """Multiply-adds times two for one token through its kernels."""
-        gate = [] if self.gate is None else [self.gate]
-        return dense_flops([*self.denses.values(), *gate, *self.bypasses.values()])
+        parts = (self.denses, self.gates, self.bypasses)
+        return dense_flops([dense for part in parts for dense in part.values()])
 
-    def before(self, j: int) -> int | None:
+    def before(self, j: float) -> float | None:
         """Returns the index of the bypass that is added to the output of Dense j, if there is one.
 
         It is of the pair whose last Dense j is.
@@ -86,12 +99,14 @@ class Chain:
         i = max((i for i in self.denses if i < j), default=None)
         return i if i in self.bypasses else None
 
-    def entered(self, j: int) -> DenseParams:
+    def entered(self, j: float) -> DenseParams:
         """Returns Dense j with the bypass that is added to its output."""
         i = self.before(j)
-        return self.denses[j] if i is None else stack_dense(self.bypasses[i], self.denses[j])
+        if i is None:
+            return self.denses[j]
+        return stack_dense(self.bypasses[int(i)], self.denses[j])
 
-    def after(self, i: int) -> int:
+    def after(self, i: float) -> float:
         """Returns the index of the Dense after Dense i."""
         return min(j for j in self.denses if j > i)
 
@@ -99,6 +114,16 @@ class Chain:
         """Returns (d_in, d_hidden, d_out) of the Dense pair around activation i."""
         first, second = self.denses[i]["kernel"], self.denses[self.after(i)]["kernel"]
         return first.shape[-2], first.shape[-1], second.shape[-1]
+
+
+def factor_before(dense: str) -> str:
+    """Returns the name of the factor before a Dense, of a kernel that is two of them.
+
+    Example:
+      >>> factor_before("dense_0")
+      'dense_0_in'
+    """
+    return f"{dense}_in"
 
 
 def join(path: str, child: str) -> str:
@@ -145,17 +170,19 @@ def _gated(path: str, node: Mapping[str, Any]) -> Chain | None:
         return None
     if not _has(node.get("act"), "slope"):
         return None
-    denses = {0: node["up"], 1: node["down"]}
+    denses = {i: node[name] for i, name in _OF_GATED.items() if _has(node.get(name), "kernel")}
     bypasses = {0: node["bypass"]} if _has(node.get("bypass"), "bias") else {}
-    return Chain(path, denses, {0: node["act"]["slope"]}, {}, node["gate"], bypasses)
+    acts, gate_in = {0: node["act"]["slope"]}, node.get("gate_in")
+    return Chain(path, denses, acts, {}, node["gate"], bypasses, gate_in)
 
 
 def _mlp(path: str, node: Mapping[str, Any]) -> Chain | None:
     """Returns the chain of a CollapsibleMLP, if a node is one."""
     acts = {int(m[1]): node[name] for name in node if (m := _ACT.fullmatch(str(name)))}
     acts = {i: act["slope"] for i, act in sorted(acts.items()) if _has(act, "slope")}
-    denses = {int(m[1]): node[name] for name in node if (m := _DENSE.fullmatch(str(name)))}
-    denses = {i: dense for i, dense in sorted(denses.items()) if _has(dense, "kernel")}
+    found = ((_DENSE.fullmatch(str(name)), name) for name in node)
+    named = {int(m[1]) - (0.5 if m[2] else 0): node[name] for m, name in found if m}
+    denses = {i: dense for i, dense in sorted(named.items()) if _has(dense, "kernel")}
     if not acts or not denses:
         return None
     norms = {i: node[f"norm_{i}"] for i in acts if f"norm_{i}" in node}
@@ -175,7 +202,7 @@ def _split(chain: Chain) -> list[Chain]:
     matrix would be larger. Where it would not, or they do not compose, one is not part of the
     chain.
     """
-    groups: list[list[int]] = [[]]
+    groups: list[list[float]] = [[]]
     for i in chain.denses:
         if groups[-1] and _unrelated(chain, groups[-1][-1], i):
             groups.append([])
@@ -184,7 +211,7 @@ def _split(chain: Chain) -> list[Chain]:
         return [chain]
     parts = []
     for group in groups:
-        acts = {i: chain.acts[i] for i in group if i in chain.acts}
+        acts = {i: slope for i, slope in chain.acts.items() if i in group}
         norms = {i: chain.norms[i] for i in acts if i in chain.norms}
         if acts:
             denses = {i: chain.denses[i] for i in group}
@@ -193,9 +220,9 @@ def _split(chain: Chain) -> list[Chain]:
     return parts
 
 
-def _unrelated(chain: Chain, i: int, j: int) -> bool:
+def _unrelated(chain: Chain, i: float, j: float) -> bool:
     """Returns whether two Dense layers, neighbours by their names, are not of one chain."""
-    if i in chain.acts:
+    if i in chain.acts or math.ceil(i) == j:
         return False
     if not _compose(chain.denses[i], chain.denses[j]):
         return True
@@ -217,7 +244,7 @@ def _check(chain: Chain) -> None:
     denses = list(chain.denses)
     for i, j in zip(denses, denses[1:], strict=False):
         first, second = chain.denses[i]["kernel"].shape, chain.denses[j]["kernel"].shape
-        if i in chain.acts and not _compose(chain.denses[i], chain.denses[j]):
+        if (i in chain.acts or math.ceil(i) == j) and not _compose(chain.denses[i], chain.denses[j]):
             raise CollapseError(
                 f"{join(chain.path, chain.dense_name(j))}: kernel {tuple(second)} does not compose "
                 f"with {chain.dense_name(i)}'s kernel {tuple(first)}: their inner widths differ."

@@ -151,7 +151,7 @@ class ParamsTree:
         return {path: _size(leaf) for path, leaf in leaves.items() if path not in slopes}
 
     def _segments(self, chain: Chain, chosen: Collection[str]) -> list[Segment]:
-        groups: list[list[int]] = [[]]
+        groups: list[list[float]] = [[]]
         for i in chain.denses:
             groups[-1].append(i)
             if i in chain.acts and chain.site(i) not in chosen:
@@ -161,14 +161,14 @@ class ParamsTree:
             _check_stacked(chain)
         return [self._segment(chain, group) for group in groups]
 
-    def _segment(self, chain: Chain, group: list[int]) -> Segment:
+    def _segment(self, chain: Chain, group: list[float]) -> Segment:
         names = tuple(join(chain.path, chain.dense_name(i)) for i in group)
         joints = [
             Joint(
-                chain.site(i),
-                chain.acts[i],
-                after=self._norm(chain, i),
-                bypass=chain.bypasses.get(i),
+                chain.site(int(i)),
+                chain.acts[int(i)],
+                after=self._norm(chain, int(i)),
+                bypass=chain.bypasses.get(int(i)),
             )
             if i in chain.acts
             else Joint(None)
@@ -176,16 +176,17 @@ class ParamsTree:
         ]
         bypass, entry = chain.before(group[0]), None
         if bypass is not None:
-            kernel = chain.bypasses[bypass].get("kernel")
+            kernel = chain.bypasses[int(bypass)].get("kernel")
             width = 0 if kernel is None else kernel.shape[-2]
-            entry = Entry(join(chain.path, chain.bypass_name(bypass)), width)
+            entry = Entry(join(chain.path, chain.bypass_name(int(bypass))), width)
         return Segment(
             layers=(chain.entered(group[0]), *(chain.denses[i] for i in group[1:])),
             joints=tuple(joints),
             names=names,
             key=names[-1],
-            gates=() if chain.gate is None else (chain.gate,),
+            gates=tuple(chain.gates.values())[:1],
             entry=entry,
+            ends=group[-1] == max(chain.denses),
         )
 
     def _norm(self, chain: Chain, i: int) -> Norm | None:
