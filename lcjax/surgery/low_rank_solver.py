@@ -1,5 +1,6 @@
 """The solver that makes two factors of each kernel of an MLP: that of `LowRank`."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,14 +63,9 @@ def _(fit: LowRank, segment: Segment, statistics: Any = None) -> Replacement:
         if segment.joints[0].bypass is not None:  # it has the bias of the layer
             bypass, own = split_dense(after.params or {}, 0)
             after = after._replace(params=own)
-    if not errors:
-        raise CollapseError(
-            f"{segment.label}: got rank {fit.rank}, at which two factors are no smaller than a "
-            f"kernel of {' × '.join(map(str, segment.widths))}. Give a smaller rank."
-        )
-    score = SegmentFit(
-        sites=segment.sites, fit=fit.name, rank=fit.rank, truncation=float(max(errors))
-    )
+    score = SegmentFit(sites=segment.sites, fit=fit.name, notes=("kernels stay as they are",))
+    if errors:
+        score = replace(score, rank=fit.rank, truncation=float(max(errors)), notes=())
     return Replacement(
         layers=(before, after), collapsed=(), bypass=bypass, gates=gates, fits=(score,)
     )
