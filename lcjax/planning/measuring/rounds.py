@@ -26,6 +26,7 @@ from lcjax.structure.front_end import Collapsible
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment
 from lcjax.surgery.checks import solve_checked
+from lcjax.surgery.refit import refitted
 from lcjax.surgery.sequential import forward_paths, steps_in_order
 
 _MOST_ROUNDS = 3  # after the first, in which sizes are within their limits
@@ -185,6 +186,7 @@ def _carry_out(
             moments = collect_for_fit(model, [segment], data, fit, now.variables)
             found = {fit.observed: moments}
         replacement = solve_checked(fit, segment, statistics_of(fit, segment, found))
+        replacement = refitted(model, now, segment, replacement, fit, data)
         rebuilt = now.rebuild({segment: replacement})
         steps.append(Step(now, segment, found, replacement))
         flops += rebuilt.after.flops - rebuilt.before.flops
