@@ -75,8 +75,7 @@ class CollapsibleGLU(nn.Module):
         if not (deep or collapsed or (narrowed and not children and not factors)):
             raise CollapseError(
                 f"{child_path(self, '')}: params have {[*children, *sorted(factors)]} of gate, up, "
-                "act, down and their factors: half collapsed. Restore a tree that lcjax.collapse or "
-                "init made."
+                "act, down: half collapsed. Restore a tree that lcjax.collapse or init made."
             )
         if "act" in params and not narrowed:
             self._check_width(params, "gate", self.hidden)

@@ -101,7 +101,7 @@ def fits_to_try(candidates: Candidates | Sequence[Fit], segment: Segment) -> tup
         fits = fits_for_width(candidates, segment.widths[-2])
         if segment.experts:
             return tuple(fit for fit in fits if not isinstance(fit, Units))
-        return (*fits, *_low_rank(candidates, segment.pair))
+        return (*fits, *low_ranks(candidates, segment.pair))
     for fit in candidates:
         if isinstance(fit, Units) and fit.count > segment.widths[-2]:
             raise ValueError(
@@ -112,7 +112,7 @@ def fits_to_try(candidates: Candidates | Sequence[Fit], segment: Segment) -> tup
     return tuple(dict.fromkeys(candidates))
 
 
-def _low_rank(candidates: Candidates, pair: Segment) -> list[LowRank]:
+def low_ranks(candidates: Candidates, pair: Segment) -> list[LowRank]:
     """Returns the fits of low rank to try at a site."""
     d_in, hidden, d_out = pair.widths
     if not candidates.low_rank or moment_bytes(d_in, hidden, d_out) > SMALL_BYTES:

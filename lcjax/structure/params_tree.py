@@ -11,7 +11,8 @@ from lcjax.algebra.abstract import shapes_of
 from lcjax.algebra.fuse import Norm
 from lcjax.errors import BypassedError, CollapseError
 from lcjax.nn.mlp import NORM_EPSILON
-from lcjax.structure.chains import Chain, find_chains, join
+from lcjax.structure.chains.chain import Chain, join
+from lcjax.structure.chains.find import find_chains
 from lcjax.structure.front_end import Observe, Observed, Rebuilt, Size
 from lcjax.structure.observation import observe_modules
 from lcjax.structure.replacement import Replacement
@@ -165,10 +166,10 @@ class ParamsTree:
         names = tuple(join(chain.path, chain.dense_name(i)) for i in group)
         joints = [
             Joint(
-                chain.site(int(i)),
-                chain.acts[int(i)],
-                after=self._norm(chain, int(i)),
-                bypass=chain.bypasses.get(int(i)),
+                chain.site(i),
+                chain.acts[i],
+                after=self._norm(chain, i),
+                bypass=chain.bypasses.get(i),
             )
             if i in chain.acts
             else Joint(None)
@@ -176,9 +177,9 @@ class ParamsTree:
         ]
         bypass, entry = chain.before(group[0]), None
         if bypass is not None:
-            kernel = chain.bypasses[int(bypass)].get("kernel")
+            kernel = chain.bypasses[bypass].get("kernel")
             width = 0 if kernel is None else kernel.shape[-2]
-            entry = Entry(join(chain.path, chain.bypass_name(int(bypass))), width)
+            entry = Entry(join(chain.path, chain.bypass_name(bypass)), width)
         return Segment(
             layers=(chain.entered(group[0]), *(chain.denses[i] for i in group[1:])),
             joints=tuple(joints),
@@ -189,7 +190,7 @@ class ParamsTree:
             ends=group[-1] == max(chain.denses),
         )
 
-    def _norm(self, chain: Chain, i: int) -> Norm | None:
+    def _norm(self, chain: Chain, i: float) -> Norm | None:
         """Returns the norm after an activation, with the statistics that it needs."""
         path = join(chain.path, f"norm_{i}")
         whole = "params" in self._variables

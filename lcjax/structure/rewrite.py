@@ -10,7 +10,7 @@ from lcjax.algebra.bypasses import split_dense
 from lcjax.algebra.fuse import dense_flops, fuse_dense
 from lcjax.algebra.sharding import rebox_dense, take_units
 from lcjax.errors import CollapseError
-from lcjax.structure.chains import Chain, bypass_of, factor_before, join
+from lcjax.structure.chains.chain import Chain, bypass_of, factor_before, join
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment
 from lcjax.tree.paths import leaves_by_path, node_at, tree_order
@@ -154,7 +154,7 @@ class Rewriter:
             self._written.pop(path, None)
 
 
-def _is_last_of(chain: Chain, i: int, name: str) -> bool:
+def _is_last_of(chain: Chain, i: float, name: str) -> bool:
     """Returns whether a layer is the last of the pair around an activation."""
     return chain.dense_name(chain.after(i)) == name
 

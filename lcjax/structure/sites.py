@@ -13,7 +13,8 @@ from lcjax.algebra.abstract import is_abstract
 from lcjax.algebra.fuse import cheapest_cuts, dense_flops, parameters
 from lcjax.errors import CollapseError
 from lcjax.nn.activations import CollapsibleActivation, CollapsibleGate
-from lcjax.structure.chains import Chain, find_chains
+from lcjax.structure.chains.chain import Chain
+from lcjax.structure.chains.find import find_chains
 from lcjax.tree.paths import FUNCTION_TREE_PARTS, natural_sort_key
 from lcjax.tree.sites import Site, Sites
 from lcjax.tree.slopes import slopes_by_path
@@ -110,7 +111,7 @@ def forward_order(apply_fn: Callable[..., Any], variables: Any, inputs: Sequence
     return list(seen)
 
 
-def _site(chain: Chain, i: int) -> Site:
+def _site(chain: Chain, i: float) -> Site:
     first, second = chain.entered(i), chain.denses[chain.after(i)]
     d_in, d_hidden, d_out = first["kernel"].shape[-2], *chain.widths(i)[1:]
     shape = first["kernel"].shape

@@ -13,7 +13,7 @@ from lcjax._document import Document, Table
 from lcjax.algebra.abstract import is_abstract
 from lcjax.plots.network import plot_network
 from lcjax.plots.picture import Picture
-from lcjax.structure.chains import bypass_of
+from lcjax.structure.chains.chain import bypass_of
 from lcjax.structure.choice import Skip
 from lcjax.structure.front_end import Rebuilt
 from lcjax.structure.replacement import Replacement, SegmentFit
