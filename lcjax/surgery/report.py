@@ -86,6 +86,12 @@ class CollapseReport(Document):
         others = unchanged or self.collapsed or any(each.linear for each in self.narrowed)
         return None if others or len(counts) != 1 else counts.pop()
 
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The rank of the kernels by the site that `LowRank` was fitted to."""
+        found = {site: fit for fit in self.fits if fit.fit == "low_rank" for site in fit.sites}
+        return {site: fit.rank for site, fit in found.items() if fit.rank is not None}
+
     def plot(self, path: str | os.PathLike[str] | None = None) -> Picture:
         """Returns a picture of the network before and after: a block for each MLP, by its width.
 
@@ -100,7 +106,7 @@ class CollapseReport(Document):
         forms |= dict.fromkeys(self.factored, "two factors") | dict.fromkeys(
             self.removed, "removed"
         )
-        blocks = blocks_of(self.hidden_widths, forms, self.narrowed)
+        blocks = blocks_of(self.hidden_widths, forms, self.narrowed, self.ranks)
         picture = plot_network(blocks, (self.parameters_before, self.parameters_after))
         return picture if path is None else picture.saved(path)
 
@@ -112,6 +118,7 @@ class CollapseReport(Document):
             for path in self.collapsed
         ]
         rows += [(each.site, "", str(each)) for each in self.narrowed]
+        rows += [(site, "", f"kernels of rank {rank:,}") for site, rank in self.ranks.items()]
         rows += [(skip.site, "", f"stays: {skip}") for skip in self.skipped]
         lines: list[Table | str] = [Table(("site", "gap", "became"), rows, left=3)]
         if any(fit.tokens for fit in self.fits):
