@@ -99,6 +99,18 @@ class Chain:
         """Returns the index of the Dense after Dense i."""
         return min(j for j in self.denses if j > i)
 
+    def around(self, i: float) -> tuple[list[DenseParams], list[DenseParams]]:
+        """Returns the Dense layers before and after activation i, the factors of each with it.
+
+        The first has the bypass that is added to its output.
+        """
+        last = math.ceil(self.after(i))
+        before, after = ([j - 0.5, j] for j in (i, last))
+        return (
+            [self.entered(j) for j in before if j in self.denses],
+            [self.denses[j] for j in after if j in self.denses],
+        )
+
     def widths(self, i: float) -> tuple[int, int, int]:
         """Returns (d_in, d_hidden, d_out) of the Dense pair around activation i."""
         first, second = self.denses[i]["kernel"], self.denses[self.after(i)]["kernel"]
