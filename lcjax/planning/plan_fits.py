@@ -56,7 +56,8 @@ def plan_fits(
     """Returns fits of the sites that together meet budgets and cost least; changes nothing.
 
     One pass over the batches collects the moments from which the candidates of all sites are
-    solved; more than one where they would take over 4 GiB. Each candidate is measured once, alone;
+    solved; more than one where they would take over 4 GiB. Each candidate is measured once, alone,
+    that of `LowRank` before the last kernel is fitted to the first factors;
     the drops of sites are taken to add up, and an exact knapsack chooses for all sites: the least
     drop within the budgets, or, where `MaxDrop` is the only one, the fewest parameters. The choice
     is carried out as `lcjax.collapse_sequential` does, one pass a site, and measured. Where the

@@ -160,6 +160,22 @@ def test_low_precision_stays_low():
     assert kinds == {jnp.dtype(jnp.bfloat16)}
 
 
+@pytest.mark.parametrize("make", [chain, gated], ids=["chain", "gated"])
+def test_ranks_are_measured_as_one_calibration_gives_them(make):
+    model, variables = make()
+    fits = [LowRank(1), LowRank(2), LeastSquares()]
+    plan = plan_fits(
+        model.apply, variables, DATA, budget=Params(0.9), metric=RelativeError(), candidates=fits
+    )
+    y = np.float64(model.apply(variables, X))
+    for site in plan.table.sites:
+        for option in site.options[1:3]:
+            compact, report = narrowed(model, variables, option.fit, site.site)
+            missed = ((y - np.float64(model.apply(compact, X))) ** 2).sum() / (y**2).sum()
+            assert option.change.drop == pytest.approx(missed, rel=1e-3)
+            assert option.change.parameters == report.parameters_after - report.parameters_before
+
+
 @pytest.mark.parametrize("rank", [0, -1, 1.5, True, "auto", None])
 def test_a_rank_that_is_no_number_is_refused(rank):
     with pytest.raises(ValueError, match="rank is"):
