@@ -24,9 +24,9 @@ class Candidates:
       linear: whether `LeastSquares()` is tried.
       units: whether `Units(k)` is tried for every fraction.
       linear_and_units: whether `LeastSquares() + Units(k)` is tried for every fraction up to 1/2.
-      low_rank: whether `LowRank(r)` is tried, where moments of all hidden units take at most 512 MiB:
-        for every fraction from 1/8 on of the rank at which two factors are as large as the first
-        kernel.
+      low_rank: whether `LowRank(r)` is tried: for every fraction from 1/8 on of the rank at which
+        two factors are as large as the first kernel, where moments of all hidden units take at
+        most 512 MiB.
       remove: whether `Remove()` is tried, at sites where nothing follows in the chain.
       multiple_of: k and r are rounded to a multiple of it; None takes 128 on a TPU, 64 on a GPU, 8
         elsewhere.
