@@ -16,6 +16,7 @@ from lcjax.planning.candidates import (
     fits_to_try,
     low_ranks,
 )
+from lcjax.planning.choosing.between import with_options_between
 from lcjax.planning.choosing.options import SiteOptions
 from lcjax.planning.fit_plan import FitPlan
 from lcjax.planning.measuring.latency import timed_table
@@ -57,16 +58,16 @@ def plan_fits(
 
     One pass over the batches collects the moments from which the candidates of all sites are
     solved; more than one where they would take over 4 GiB. Each candidate is measured once, alone,
-    that of `LowRank` before the last kernel is fitted to the first factors;
-    the drops of sites are taken to add up, and an exact knapsack chooses for all sites: the least
-    drop within the budgets, or, where `MaxDrop` is the only one, the fewest parameters. The choice
-    is carried out as `lcjax.collapse_sequential` does, one pass a site, and measured. Where the
-    drop differs from the predicted one by more than the tolerance, or a budget is not met, the
-    candidates around the choice are measured again with the other sites' fits in place, and the
-    choice is made again; at most three times, and up to 16 more while a size is over its limit.
-    Where that does not settle it, the largest share of units and the largest rank that the budgets
-    allow, the same at every site, are carried out too. The best of all that were carried out is
-    returned.
+    that of `LowRank` before its last kernel is fitted to the first factors; what lies between two
+    counts or ranks of `Candidates` is interpolated. The drops of sites are taken to add up, and an
+    exact knapsack chooses for all sites: the least drop within the budgets, or, where `MaxDrop` is
+    the only one, the fewest parameters. The choice is carried out as `lcjax.collapse_sequential`
+    does, one pass a site, and measured. Where the drop differs from the predicted one by more than
+    the tolerance, or a budget is not met, the candidates around the choice are measured again with
+    the other sites' fits in place, and the choice is made again; at most three times, and up to 16
+    more while a size is over its limit. Where that does not settle it, the largest share of units
+    and the largest rank that the budgets allow, the same at every site, are carried out too. The
+    best of all that were carried out is returned.
 
     Args:
       apply_fn: runs Flax linen modules in inference mode, such as `model.apply`.
@@ -167,7 +168,9 @@ def plan_fits_of_model(
     setting = Setting(model, run, data, measure, baseline, inputs)
     table, left_out = _measured_table(setting, fits)
     if isinstance(candidates, Candidates):  # not chosen by the user one by one
-        left_out = []
+        left_out, multiple = [], candidates.multiple
+        denser = tuple(with_options_between(site, multiple) for site in table.sites)
+        table = replace(table, sites=denser)
     choice, rounds = carry_out_rounds(setting, table, budgets, tolerance, uniform)
     measured = next(each.measured for each in rounds if each.choice == choice)
     return FitPlan(
