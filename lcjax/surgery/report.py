@@ -83,7 +83,8 @@ class CollapseReport(Document):
         """
         counts = {each.count for each in self.narrowed}
         unchanged = any(skip.reason != "unpaired" for skip in self.skipped)
-        others = unchanged or self.collapsed or any(each.linear for each in self.narrowed)
+        linear = any(each.linear for each in self.narrowed)
+        others = unchanged or self.collapsed or linear or self.ranks
         return None if others or len(counts) != 1 else counts.pop()
 
     @property

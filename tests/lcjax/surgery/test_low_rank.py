@@ -107,6 +107,14 @@ def test_a_rank_that_saves_nothing_leaves_the_model():
     assert report.new_leaves == () and "kernels stay as they are" in str(report)
 
 
+def test_units_beside_factors_are_no_standard_model():
+    model, variables = chain()
+    fits = {"act_0": Units(4), "act_1": LowRank(2)}
+    _, report = collapse_sequential(model.apply, variables, DATA, fit=fits)
+    assert report.units.keys() == {"act_0"} and report.ranks == {"act_1": 2}
+    assert report.hidden_width is None and "standard model" not in str(report)
+
+
 @pytest.mark.parametrize("make", [chain, gated], ids=["chain", "gated"])
 def test_an_exact_collapse_multiplies_all_factors(make):
     model, variables = make()
