@@ -14,6 +14,7 @@ if _path.basename("".join(_sys.argv[:1])) == "lcjax":  # the command, also durin
 from lcjax.calibration.calibrate import Calibration, calibrate
 from lcjax.calibration.data import CalibrationData
 from lcjax.calibration.fits import Exact, LeastSquares, PerUnit, Remove, Units
+from lcjax.calibration.low_rank import LowRank
 from lcjax.errors import CheckpointError, CollapseError
 from lcjax.io.calibration_file import restore_calibration, save_calibration
 from lcjax.io.checkpoint import read_metadata, restore, save
@@ -77,6 +78,7 @@ __all__ = [
     "KLDivergence",
     "Latency",
     "LeastSquares",
+    "LowRank",
     "MaxDrop",
     "Memory",
     "Params",

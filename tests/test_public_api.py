@@ -31,6 +31,7 @@ PUBLIC = {
         "KLDivergence",
         "Latency",
         "LeastSquares",
+        "LowRank",
         "MaxDrop",
         "Memory",
         "Params",

@@ -21,7 +21,8 @@ import tyro
 import lcjax
 from benchmarks.baselines import trees
 from benchmarks.harness.finished_runs import fit_heal_config
-from lcjax.structure.chains import Chain, find_chains
+from lcjax.structure.chains.chain import Chain
+from lcjax.structure.chains.find import find_chains
 from train.config.base import RunConfig
 from train.config.protocol import FitHealConfig
 from train.engine.loop import TrainState

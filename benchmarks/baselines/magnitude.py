@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.baselines import base, trees
-from lcjax.structure.chains import Chain, join
+from lcjax.structure.chains.chain import Chain, join
 from train.validation import ConfigError
 
 

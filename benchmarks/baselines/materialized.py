@@ -16,7 +16,8 @@ import numpy as np
 from benchmarks.baselines import base, magnitude, svd, trees
 from lcjax import CollapsibleMLP
 from lcjax.nn.activations import interpolate
-from lcjax.structure.chains import find_chains, join
+from lcjax.structure.chains.chain import join
+from lcjax.structure.chains.find import find_chains
 
 
 def narrow(deep: Any, sites: Sequence[str]) -> Any:

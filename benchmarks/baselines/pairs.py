@@ -12,7 +12,8 @@ from benchmarks.baselines.trees import at_path, replace_at
 from lcjax.algebra.moments import Moments
 from lcjax.calibration.statistics import collect_statistics
 from lcjax.structure.capture import ValueName, capture
-from lcjax.structure.chains import Chain, find_chains, join
+from lcjax.structure.chains.chain import Chain, join
+from lcjax.structure.chains.find import find_chains
 from train.validation import ConfigError
 
 

@@ -22,7 +22,7 @@ import optax
 
 from benchmarks.baselines import base, trees
 from lcjax.algebra.regression import low_rank_factors, svd_in_metric
-from lcjax.structure.chains import Chain, join
+from lcjax.structure.chains.chain import Chain, join
 from train.validation import ConfigError
 
 Factors = dict[str, jax.Array]

@@ -15,7 +15,7 @@ import lcjax
 from benchmarks.harness.publish import RESULTS, Table, publish
 from benchmarks.harness.timing import interleaved, quartiles, ratio
 from benchmarks.networks import vit
-from lcjax.structure.chains import find_chains
+from lcjax.structure.chains.find import find_chains
 
 
 def main(

@@ -17,7 +17,7 @@ from lcjax.validation.batches import check_batches
 
 # Copies of moments on the device: to fit on and held out, of all batches and of the present one.
 _COPIES = 4
-_SMALL_BYTES = 2**29  # moments of all units are collected up to this
+SMALL_BYTES = 2**29  # moments of all units are collected up to this
 
 
 def collect_for_fit(
@@ -79,7 +79,7 @@ def candidate_count(fit: Units, segment: Segment) -> int:
     width, d_in, d_out = _width(segment), segment.d_in, segment.d_out
     if fit.candidates is not None:
         return min(fit.candidates, width)
-    if moment_bytes(d_in, width, d_out) <= _SMALL_BYTES:
+    if moment_bytes(d_in, width, d_out) <= SMALL_BYTES:
         return width
     kernels = [layer["kernel"] for layer in (*segment.layers, *segment.gates)]
     bound = 3 * sum(math.prod(kernel.shape) * kernel.dtype.itemsize for kernel in kernels)

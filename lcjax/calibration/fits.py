@@ -277,13 +277,14 @@ def check_fit(fit: Any, *, needs_data: bool = False) -> None:
         given = repr(fit) if isinstance(fit, str) else describe(fit)
         raise TypeError(
             f"fit: got {given}, expected lcjax.Exact(), lcjax.PerUnit(), lcjax.LeastSquares(), "
-            "lcjax.Units(count) or lcjax.Remove(). Pass one of these objects, and "
-            "statistics of lcjax.calibrate as calibration=."
+            "lcjax.Units(count), lcjax.LowRank(rank) or lcjax.Remove(). Pass one of these objects, "
+            "and statistics of lcjax.calibrate as calibration=."
         )
     if needs_data and not fit.needs_data:
         raise ValueError(
             f"fit: got {fit}, which takes no data; expected lcjax.PerUnit(), "
-            "lcjax.LeastSquares(), lcjax.Units(count) or lcjax.Remove(). Without data call "
+            "lcjax.LeastSquares(), lcjax.Units(count), lcjax.LowRank(rank) or lcjax.Remove(). "
+            "Without data call "
             "lcjax.collapse."
         )
 

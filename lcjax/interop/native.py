@@ -16,7 +16,7 @@ from lcjax.errors import WeightsError
 from lcjax.interop.safetensors_file import Tensors, import_safetensors
 from lcjax.io.containers import DICT, assemble
 from lcjax.io.leaves import LeafPath, describe, diff, empty_dicts, flatten, in_jax, joined, saveable
-from lcjax.structure.chains import find_chains
+from lcjax.structure.chains.find import find_chains
 from lcjax.validation.json_files import parse_json
 
 _KEY = "lcjax"

@@ -17,7 +17,7 @@ from lcjax.io.leaves import Array, LeafPath, flatten, in_jax, joined
 from lcjax.io.manifest import check_names, leaf_record, make_manifest
 from lcjax.io.reader import OpenCheckpoint, open_checkpoint, read_leaves
 from lcjax.io.verify import verify
-from lcjax.structure.chains import Chain
+from lcjax.structure.chains.chain import Chain
 from lcjax.structure.choice import SiteSelector, Skip, assign, select_for_fit, select_linear
 from lcjax.structure.front_end import Collapsible
 from lcjax.structure.params_tree import ParamsTree

@@ -18,7 +18,9 @@ class CollapsibleGLU(nn.Module):
     """A gated MLP, `down((1 − α) σ(gate(x)) ⊙ up(x) + α up(x))`, or its collapsed form.
 
     The children are `gate`, `up`, `act` and `down`. A collapse removes the gate; `up` and `down`
-    remain as factors, or `down` alone is their product where that is smaller. Where params have
+    remain as factors, or `down` alone is their product where that is smaller. `gate_in`, `up_in`
+    and `down_in`, each a Dense without bias, run before the child whose name they begin with, where
+    its kernel is two factors. Where params have
     `bypass`, its affine map of x is added to the output, and the hidden units may be fewer than
     `hidden`, or none.
 
@@ -67,34 +69,44 @@ class CollapsibleGLU(nn.Module):
         check_has_params(self, params)
         children = [name for name in ("gate", "up", "act", "down") if name in params]
         narrowed = "bypass" in params
-        deep = len(children) == 4 or (not children and not narrowed)
-        if not deep and children not in (["up", "down"], ["down"], [] if narrowed else None):
+        factors = {name for name in ("gate_in", "up_in", "down_in") if name in params}
+        deep = len(children) == 4 or not (children or narrowed or factors)
+        collapsed = children in (["up", "down"], ["down"]) and "gate_in" not in factors
+        if not (deep or collapsed or (narrowed and not children and not factors)):
             raise CollapseError(
-                f"{child_path(self, '')}: params have {children} of gate, up, act, down: half "
-                "collapsed. Restore a tree that lcjax.collapse or init made."
+                f"{child_path(self, '')}: params have {[*children, *sorted(factors)]} of gate, up, "
+                "act, down: half collapsed. Restore a tree that lcjax.collapse or init made."
             )
         if "act" in params and not narrowed:
             self._check_width(params, "gate", self.hidden)
             self._check_width(params, "up", self.hidden)
         if "down" in params:
             self._check_width(params, "down", self.features)
-        bypass, source = Bypass(dtype=self.dtype, name="bypass") if narrowed else None, x
+        bypass = Bypass(dtype=self.dtype, name="bypass") if narrowed else None
         if bypass is not None and not children:
-            return bypass(None, source)
+            return bypass(None, x)
+        source = self._factor("up", params, x)
         if deep:
-            hidden = stored_width(params, "up") if narrowed else self.hidden
-            gate = self._dense("gate", hidden, params)(x)
-            x = self._dense("up", hidden, params)(x)
+            gate = self._dense("gate", self.hidden, params)(self._factor("gate", params, x))
             act = CollapsibleGate(self.activation, slope_per=self.slope_per, name="act")
-            x = act(gate, x)
-        elif "up" in params:
-            x = self._dense("up", stored_width(params, "up"), params)(x)
-        x = self._dense("down", self.features, params)(x)
-        return x if bypass is None else bypass(x, source)
+            x = act(gate, self._dense("up", self.hidden, params)(source))
+        else:
+            x = self._dense("up", self.hidden, params)(source) if "up" in params else source
+        y = self._factor("down", params, x)
+        if bypass is not None and "down_in" in params:
+            y, bypass = bypass(y, source), None
+        y = self._dense("down", self.features, params)(y)
+        return y if bypass is None else bypass(y, source)
+
+    def _factor(self, name: str, params: Mapping[str, Any], x: jax.Array) -> jax.Array:
+        """Returns the output of the factor before a child; x where params have none."""
+        factor = f"{name}_in"
+        return self._dense(factor, 0, params)(x) if factor in params else x
 
     def _dense(self, name: str, width: int, params: Mapping[str, Any]) -> nn.Dense:
+        """Returns a Dense as it is in params, or one of this width."""
         return nn.Dense(
-            width,
+            stored_width(params, name) if name in params else width,
             use_bias="bias" in params[name] if name in params else self.use_bias,
             dtype=self.dtype,
             param_dtype=self.param_dtype,

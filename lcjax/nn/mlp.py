@@ -23,8 +23,9 @@ class CollapsibleMLP(nn.Module):
     The params decide what runs at each place i: a Dense and its activation (deep), the Dense alone
     (its activation collapsed, its kernel kept as a factor), or nothing (fused into the next Dense).
     `init` builds the deep form; `lcjax.collapse` makes the others. Where params have `bypass_i`,
-    its affine map of the input of place i is added to the output of the next Dense, and the Dense
-    at i may be narrower than `features` or, if the chain ends there, absent.
+    its affine map of the input of `dense_i` is added to the output of the next Dense, and `dense_i`
+    may be narrower than `features` or, if the chain ends there, absent. `dense_i_in`, a Dense
+    without bias, runs before `dense_i` where the kernel of that layer is two factors.
 
     Inside `nn.scan` stack params along the first axis, `variable_axes={"params": 0}`: a slope of a
     site is a scalar, which Flax cannot stack along axis 1 (it raises an AssertionError without a
@@ -82,22 +83,20 @@ class CollapsibleMLP(nn.Module):
         params = stored_in(self)
         check_has_params(self, params)
         last = len(self.features) - 1
-        kinds = ("dense", "act", "bypass")
-        deep = not any(f"{kind}_{i}" in params for kind in kinds for i in range(last + 1))
+        kinds = ("dense_{}", "dense_{}_in", "act_{}", "bypass_{}")
+        deep = not any(kind.format(i) in params for kind in kinds for i in range(last + 1))
         if not deep:
             self._check_form(params)
         start: tuple[int, jax.Array] | None = None  # of a pair with a bypass: place and input
         for i, width in enumerate(self.features):
-            bias, source = self.use_bias, x
-            if deep or f"dense_{i}" in params:
-                if not deep:
-                    width = stored_width(params, f"dense_{i}")
-                    bias = "bias" in params[f"dense_{i}"]
-                x = self._dense(i, width, bias)(x)
-                if start is not None:
-                    x, start = self._bypass(*start, x), None
-                if i < last and (deep or f"act_{i}" in params):
-                    x = self._after(i, x, deterministic)
+            source = x
+            for name in (f"dense_{i}_in", f"dense_{i}"):
+                if name in params or (deep and name == f"dense_{i}"):
+                    source, x = x, self._dense(name, width, params)(x)
+                    if start is not None:
+                        x, start = self._bypass(*start, x), None
+            if i < last and (deep or f"act_{i}" in params):
+                x = self._after(i, x, deterministic)
             if f"bypass_{i}" in params:
                 start = (i, source)
         return x if start is None else self._bypass(*start, None)
@@ -105,15 +104,17 @@ class CollapsibleMLP(nn.Module):
     def _bypass(self, i: int, source: jax.Array, y: jax.Array | None) -> jax.Array:
         return Bypass(dtype=self.dtype, name=f"bypass_{i}")(y, source)
 
-    def _dense(self, i: int, width: int, bias: bool) -> nn.Dense:
+    def _dense(self, name: str, width: int, params: Mapping[str, Any]) -> nn.Dense:
+        """Returns a Dense as it is in params, or one of a deep module, of this width."""
+        stored = name in params
         return nn.Dense(
-            width,
-            use_bias=bias,
+            stored_width(params, name) if stored else width,
+            use_bias="bias" in params[name] if stored else self.use_bias,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             kernel_init=self.kernel_init,
             bias_init=self.bias_init,
-            name=f"dense_{i}",
+            name=name,
         )
 
     def _after(self, i: int, x: jax.Array, deterministic: bool) -> jax.Array:
@@ -187,13 +188,15 @@ class CollapsibleMLP(nn.Module):
     def _check_bypass(self, params: Mapping[str, Any], i: int):
         """Raises unless the output of a bypass is added to that of a Dense, or ends the chain."""
         width = params[f"bypass_{i}"]["bias"].shape[-1]
-        later = [j for j in range(i + 1, len(self.features)) if f"dense_{j}" in params]
+        places = range(i + 1, len(self.features))
+        names = (name for j in places for name in (f"dense_{j}_in", f"dense_{j}"))
+        later = [name for name in names if name in params]
         if later and f"act_{i}" not in params:
             raise CollapseError(
                 f"{child_path(self, f'bypass_{i}')}: found without act_{i}, though params have "
-                f"dense_{later[0]}: half collapsed. Restore a tree that lcjax.collapse made."
+                f"{later[0]}: half collapsed. Restore a tree that lcjax.collapse made."
             )
-        expected = stored_width(params, f"dense_{later[0]}") if later else self.features[-1]
+        expected = stored_width(params, later[0]) if later else self.features[-1]
         if width != expected or i == len(self.features) - 1:
             raise CollapseError(
                 f"{child_path(self, f'bypass_{i}')}: got a bias of width {width}, expected "

@@ -15,7 +15,8 @@ from flax.core import meta
 
 from lcjax.optim.entry_units import taken_in_entries
 from lcjax.optim.taken import Taken
-from lcjax.structure.chains import Chain, find_chains, join
+from lcjax.structure.chains.chain import Chain, join
+from lcjax.structure.chains.find import find_chains
 from lcjax.structure.sites import params_of
 from lcjax.tree.paths import in_params, leaf_path
 

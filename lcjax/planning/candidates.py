@@ -7,8 +7,10 @@ from typing import Any
 import jax
 
 from lcjax._messages import describe
+from lcjax.calibration.candidates import SMALL_BYTES, moment_bytes
 from lcjax.calibration.counts import multiple_for
 from lcjax.calibration.fits import Fit, LeastSquares, Remove, Units
+from lcjax.calibration.low_rank import LowRank
 from lcjax.structure.segment import Segment
 from lcjax.validation.arguments import check_number, is_count
 
@@ -22,8 +24,11 @@ class Candidates:
       linear: whether `LeastSquares()` is tried.
       units: whether `Units(k)` is tried for every fraction.
       linear_and_units: whether `LeastSquares() + Units(k)` is tried for every fraction up to 1/2.
+      low_rank: whether `LowRank(r)` is tried: for every fraction from 1/8 on of the rank at which
+        two factors are as large as the first kernel, where moments of all hidden units take at
+        most 512 MiB.
       remove: whether `Remove()` is tried, at sites where nothing follows in the chain.
-      multiple_of: k is rounded to a multiple of it; None takes 128 on a TPU, 64 on a GPU, 8
+      multiple_of: k and r are rounded to a multiple of it; None takes 128 on a TPU, 64 on a GPU, 8
         elsewhere.
 
     Raises:
@@ -32,7 +37,8 @@ class Candidates:
     Example:
       >>> import lcjax
       >>> from lcjax.planning.candidates import fits_for_width
-      >>> few = lcjax.Candidates(fractions=(0.25, 0.5), linear_and_units=False, multiple_of=8)
+      >>> few = lcjax.Candidates(
+      ...     fractions=(0.25, 0.5), linear_and_units=False, low_rank=False, multiple_of=8)
       >>> [fit.name for fit in fits_for_width(few, 64)], fits_for_width(few, 64)[1].count
       (['least_squares', 'units', 'units', 'remove'], 16)
     """
@@ -41,6 +47,7 @@ class Candidates:
     linear: bool = True
     units: bool = True
     linear_and_units: bool = True
+    low_rank: bool = True
     remove: bool = True
     multiple_of: int | None = None
 
@@ -53,7 +60,7 @@ class Candidates:
             raise ValueError(
                 f"multiple_of: got {self.multiple_of!r}, expected None or a number of at least 1."
             )
-        counts = bool(self.fractions) and (self.units or self.linear_and_units)
+        counts = bool(self.fractions) and (self.units or self.linear_and_units or self.low_rank)
         if not (self.linear or self.remove or counts):
             raise ValueError("Candidates: got nothing to try; allow one kind of fit at least.")
 
@@ -93,7 +100,9 @@ def fits_to_try(candidates: Candidates | Sequence[Fit], segment: Segment) -> tup
     """
     if isinstance(candidates, Candidates):
         fits = fits_for_width(candidates, segment.widths[-2])
-        return tuple(fit for fit in fits if not (segment.experts and isinstance(fit, Units)))
+        if segment.experts:
+            return tuple(fit for fit in fits if not isinstance(fit, Units))
+        return (*fits, *low_ranks(candidates, segment.pair))
     for fit in candidates:
         if isinstance(fit, Units) and fit.count > segment.widths[-2]:
             raise ValueError(
@@ -102,6 +111,18 @@ def fits_to_try(candidates: Candidates | Sequence[Fit], segment: Segment) -> tup
                 "follows the width of each site, or plan these sites alone by sites=."
             )
     return tuple(dict.fromkeys(candidates))
+
+
+def low_ranks(candidates: Candidates, pair: Segment) -> list[LowRank]:
+    """Returns the fits of low rank to try at a site."""
+    d_in, hidden, d_out = pair.widths
+    if not candidates.low_rank or moment_bytes(d_in, hidden, d_out) > SMALL_BYTES:
+        return []
+    even = d_in * hidden / (d_in + hidden)
+    multiple = candidates.multiple
+    parts = [part for part in candidates.fractions if part >= 1 / 8]
+    ranks = {round(part * even / multiple) * multiple for part in parts}
+    return [LowRank(rank) for rank in sorted(ranks) if 0 < rank < even]
 
 
 def check_candidates(candidates: Any) -> None:

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple, Self
 
 from lcjax._messages import first_few, printable
 from lcjax.calibration.fits import Exact, Fit, LeastSquares, PerUnit, Remove, Units
+from lcjax.calibration.low_rank import LowRank
 from lcjax.errors import CollapseError
 from lcjax.structure.front_end import Collapsible
 from lcjax.validation.json_files import kind_of, parse_json, read_bounded
 
 _FORMAT = 1
 _FITS: dict[str, type[Fit]] = {
-    kind.name: kind for kind in (Exact, PerUnit, LeastSquares, Units, Remove)
+    kind.name: kind for kind in (Exact, PerUnit, LeastSquares, Units, LowRank, Remove)
 }
 
 

@@ -14,7 +14,9 @@ from lcjax.planning.candidates import (
     Candidates,
     check_candidates,
     fits_to_try,
+    low_ranks,
 )
+from lcjax.planning.choosing.between import with_options_between
 from lcjax.planning.choosing.options import SiteOptions
 from lcjax.planning.fit_plan import FitPlan
 from lcjax.planning.measuring.latency import timed_table
@@ -27,7 +29,7 @@ from lcjax.planning.measuring.options import (
 )
 from lcjax.planning.measuring.outputs import KL_DIVERGENCE, OutputMetric
 from lcjax.planning.measuring.rounds import Setting, carry_out_rounds
-from lcjax.planning.measuring.uniform import uniform_units
+from lcjax.planning.measuring.uniform import uniform_ranks, uniform_units
 from lcjax.planning.table import FitTable
 from lcjax.planning.trials import MetricFn
 from lcjax.structure.choice import SiteSelector, select_for_fit
@@ -55,15 +57,17 @@ def plan_fits(
     """Returns fits of the sites that together meet budgets and cost least; changes nothing.
 
     One pass over the batches collects the moments from which the candidates of all sites are
-    solved; more than one where they would take over 4 GiB. Each candidate is measured once, alone;
-    the drops of sites are taken to add up, and an exact knapsack chooses for all sites: the least
-    drop within the budgets, or, where `MaxDrop` is the only one, the fewest parameters. The choice
-    is carried out as `lcjax.collapse_sequential` does, one pass a site, and measured. Where the
-    drop differs from the predicted one by more than the tolerance, or a budget is not met, the
-    candidates around the choice are measured again with the other sites' fits in place, and the
-    choice is made again; at most three times, and up to 16 more while a size is over its limit.
-    Where that does not settle it, the largest share of units, the same at every site, that the
-    budgets allow is carried out too. The best of the choices that were carried out is returned.
+    solved; more than one where they would take over 4 GiB. Each candidate is measured once, alone,
+    that of `LowRank` before its last kernel is fitted to the first factors; what lies between two
+    counts or ranks of `Candidates` is interpolated. The drops of sites are taken to add up, and an
+    exact knapsack chooses for all sites: the least drop within the budgets, or, where `MaxDrop` is
+    the only one, the fewest parameters. The choice is carried out as `lcjax.collapse_sequential`
+    does, one pass a site, and measured. Where the drop differs from the predicted one by more than
+    the tolerance, or a budget is not met, the candidates around the choice are measured again with
+    the other sites' fits in place, and the choice is made again; at most three times, and up to 16
+    more while a size is over its limit. Where that does not settle it, the largest share of units
+    and the largest rank that the budgets allow, the same at every site, are carried out too. The
+    best of all that were carried out is returned.
 
     Args:
       apply_fn: runs Flax linen modules in inference mode, such as `model.apply`.
@@ -154,10 +158,8 @@ def plan_fits_of_model(
         check_metric(metric)
         measure, name = MetricMeasure(metric), getattr(metric, "__name__", "metric")
     fits, notes = _fits_by_site(model, data, candidates, sites)
-    uniform: dict[str, Units] = {}
-    if isinstance(candidates, Candidates) and candidates.units:
-        uniform = uniform_units(model, list(fits), budgets, candidates.multiple)
-        fits = {path: _with(tried, uniform.get(path)) for path, tried in fits.items()}
+    uniform = _uniform(model, list(fits), budgets, candidates)
+    fits = {path: _with(tried, [same[path] for same in uniform]) for path, tried in fits.items()}
     timed = next((each for each in budgets if isinstance(each, Latency)), None)
     inputs = None
     if timed is not None:
@@ -166,7 +168,9 @@ def plan_fits_of_model(
     setting = Setting(model, run, data, measure, baseline, inputs)
     table, left_out = _measured_table(setting, fits)
     if isinstance(candidates, Candidates):  # not chosen by the user one by one
-        left_out = []
+        left_out, multiple = [], candidates.multiple
+        denser = tuple(with_options_between(site, multiple) for site in table.sites)
+        table = replace(table, sites=denser)
     choice, rounds = carry_out_rounds(setting, table, budgets, tolerance, uniform)
     measured = next(each.measured for each in rounds if each.choice == choice)
     return FitPlan(
@@ -203,13 +207,40 @@ def _fits_by_site(
     return fits, notes
 
 
-def _with(fits: tuple[Fit, ...], more: Units | None) -> tuple[Fit, ...]:
-    """Returns the fits with one more, in the place of those with nearly as many units."""
-    if more is None:
-        return fits
-    units = [fit for fit in fits if isinstance(fit, Units) and not fit.linear]
-    near = [fit for fit in units if 8 * abs(fit.count - more.count) <= more.count]
-    return (*(fit for fit in fits if fit not in near), more)
+def _uniform(
+    model: Collapsible,
+    paths: Sequence[str],
+    budgets: Sequence[Budget],
+    candidates: Candidates | Sequence[Fit],
+) -> list[Mapping[str, Fit]]:
+    """Returns choices of the same for every site that meet the budgets."""
+    if not isinstance(candidates, Candidates):
+        return []
+    found: list[Mapping[str, Fit]] = []
+    if candidates.units:
+        found.append(uniform_units(model, paths, budgets, candidates.multiple))
+    if all(low_ranks(candidates, model.segments([path])[0].pair) for path in paths):
+        found.append(uniform_ranks(model, paths, budgets, candidates.multiple))
+    return [same for same in found if same]
+
+
+def _with(fits: tuple[Fit, ...], more: Sequence[Fit]) -> tuple[Fit, ...]:
+    """Returns the fits with others in the place of those with nearly their units or rank."""
+    for fit in more:
+        count = _count(fit)
+        near = [
+            each
+            for each in fits
+            if type(each) is type(fit)
+            and not getattr(each, "linear", False)
+            and 8 * abs(_count(each) - count) <= count
+        ]
+        fits = (*(each for each in fits if each not in near), fit)
+    return fits
+
+
+def _count(fit: Fit) -> int:
+    return fit.count if isinstance(fit, Units) else int(fit.rank or 0)
 
 
 def _measured_table(

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from lcjax.calibration.fits import Fit, LeastSquares, Remove, Units
+from lcjax.calibration.low_rank import LowRank
 from lcjax.planning.budgets import Budget, Quantity, Usage
 from lcjax.planning.choosing.items import ChainItems
 from lcjax.planning.choosing.knapsack import cheapest, pareto_front
@@ -181,6 +182,8 @@ def became(fit: Fit | None, widths: Sequence[int]) -> str:
         case Units():
             units = f"{fit.count:,} of {widths[-2]:,} units"
             return f"linear map + {units}" if fit.linear else units
+        case LowRank():
+            return f"kernels of rank {fit.rank:,}"
         case Remove():
             return "removed"
         case LeastSquares():

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lcjax.structure.capture import ValueName, capture
-from lcjax.structure.chains import bypass_of
+from lcjax.structure.chains.chain import bypass_of
 from lcjax.structure.front_end import Observe, Observed, Pairs
 from lcjax.structure.segment import Segment
 from lcjax.structure.sites import params_of

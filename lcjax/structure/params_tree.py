@@ -11,7 +11,8 @@ from lcjax.algebra.abstract import shapes_of
 from lcjax.algebra.fuse import Norm
 from lcjax.errors import BypassedError, CollapseError
 from lcjax.nn.mlp import NORM_EPSILON
-from lcjax.structure.chains import Chain, find_chains, join
+from lcjax.structure.chains.chain import Chain, join
+from lcjax.structure.chains.find import find_chains
 from lcjax.structure.front_end import Observe, Observed, Rebuilt, Size
 from lcjax.structure.observation import observe_modules
 from lcjax.structure.replacement import Replacement
@@ -151,7 +152,7 @@ class ParamsTree:
         return {path: _size(leaf) for path, leaf in leaves.items() if path not in slopes}
 
     def _segments(self, chain: Chain, chosen: Collection[str]) -> list[Segment]:
-        groups: list[list[int]] = [[]]
+        groups: list[list[float]] = [[]]
         for i in chain.denses:
             groups[-1].append(i)
             if i in chain.acts and chain.site(i) not in chosen:
@@ -161,7 +162,7 @@ class ParamsTree:
             _check_stacked(chain)
         return [self._segment(chain, group) for group in groups]
 
-    def _segment(self, chain: Chain, group: list[int]) -> Segment:
+    def _segment(self, chain: Chain, group: list[float]) -> Segment:
         names = tuple(join(chain.path, chain.dense_name(i)) for i in group)
         joints = [
             Joint(
@@ -184,11 +185,12 @@ class ParamsTree:
             joints=tuple(joints),
             names=names,
             key=names[-1],
-            gates=() if chain.gate is None else (chain.gate,),
+            gates=tuple(chain.gates.values())[:1],
             entry=entry,
+            ends=group[-1] == max(chain.denses),
         )
 
-    def _norm(self, chain: Chain, i: int) -> Norm | None:
+    def _norm(self, chain: Chain, i: float) -> Norm | None:
         """Returns the norm after an activation, with the statistics that it needs."""
         path = join(chain.path, f"norm_{i}")
         whole = "params" in self._variables

@@ -61,10 +61,12 @@ class NewLayer(NamedTuple):
       params: kernel and perhaps bias; None where the one layer in `replaces` stays unchanged.
       replaces: indices into `Segment.layers`, consecutive and increasing. The layer is stored under
         the name of the last; the others are removed.
+      factor: a Dense that runs before it, where the kernel of one layer is two factors; else None.
     """
 
     params: Mapping[str, Any] | None
     replaces: tuple[int, ...]
+    factor: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,8 @@ class Replacement:
         the activation is removed.
       bypass: an affine map of the segment's input that is added to its output: bias (d_out,), and
         perhaps kernel (d_in, d_out); None for no such map.
+      gates: what takes the place of the gates of the segment, with their indices there; empty where
+        all stay or go.
       fits: how well it does; empty where nothing was fitted or truncated.
     """
 
@@ -96,13 +100,14 @@ class Replacement:
     collapsed: tuple[str, ...]
     units: np.ndarray | None = None
     bypass: DenseParams | None = None
+    gates: tuple[NewLayer, ...] = ()
     fits: tuple[SegmentFit, ...] = ()
 
     def layers_for(self, segment: Segment) -> list[DenseParams]:
         """Returns the Dense layers that take the place of a segment's, those that stay too."""
         return [
-            segment.layers[replaces[-1]] if params is None else params
-            for params, replaces in self.layers
+            segment.layers[layer.replaces[-1]] if layer.params is None else layer.params
+            for layer in self.layers
         ]
 
     @property

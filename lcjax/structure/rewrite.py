@@ -7,10 +7,10 @@ import numpy as np
 from flax.core import FrozenDict, freeze, meta
 
 from lcjax.algebra.bypasses import split_dense
-from lcjax.algebra.fuse import dense_flops
+from lcjax.algebra.fuse import dense_flops, fuse_dense
 from lcjax.algebra.sharding import rebox_dense, take_units
 from lcjax.errors import CollapseError
-from lcjax.structure.chains import Chain, bypass_of, join
+from lcjax.structure.chains.chain import Chain, bypass_of, factor_before, join
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment
 from lcjax.tree.paths import leaves_by_path, node_at, tree_order
@@ -58,11 +58,12 @@ class Rewriter:
             _check_whole(chain, segment)
         if replacement.units is not None:
             self._cut(chain, names[0], segment.sites[0], replacement.units)
-        unchanged = {names[last] for params, (*_, last) in replacement.layers if params is None}
+        new = replacement.layers
+        unchanged = {names[layer.replaces[-1]] for layer in new if layer.params is None}
         for name in names:
             if name not in unchanged:
                 self._remove(chain, name)
-        for params, replaces in replacement.layers:
+        for params, replaces, factor in new:
             if params is None:
                 continue
             first, last = before[names[replaces[0]]], before[names[replaces[-1]]]
@@ -71,14 +72,17 @@ class Rewriter:
                 name = segment.entry.name.removeprefix(join(chain.path, ""))
                 like = node[name] if segment.entry.width else first
                 self._put(chain, name, rebox_dense(dict(added), like, last))
-            self._put(chain, names[replaces[-1]], rebox_dense(dict(params), first, last))
+            self._put_layer(chain, names[replaces[-1]], params, factor, (first, last))
+        for (name, like), gate in zip(self._gates(chain).items(), replacement.gates, strict=False):
+            if gate.params is not None:
+                self._put_layer(chain, name, gate.params, gate.factor, (like, like))
         for i in chain.acts:
             if chain.site(i) in replacement.collapsed:
                 for name in (chain.act_name(i), f"norm_{i}", chain.bypass_name(i)):
                     self._remove(chain, name)
                 node_at(self._stats, chain.path).pop(f"norm_{i}", None)
-        if chain.gate is not None and replacement.collapsed:
-            self._remove(chain, "gate")
+        for name in chain.gates if replacement.collapsed else ():
+            self._remove(chain, name)
         if replacement.bypass is not None:
             name = bypass_of(segment.sites[0]).removeprefix(join(chain.path, ""))
             ends = before[names[0]], before[names[-1]]
@@ -89,8 +93,9 @@ class Rewriter:
         """Returns multiply-adds times two for one token through what is left of a chain."""
         node = node_at(self._params, chain.path)
         names = [*map(chain.dense_name, chain.denses), *map(chain.bypass_name, chain.acts)]
-        names += ["gate"] * (chain.gate is not None)
-        return dense_flops(meta.unbox(node[name]) for name in names if name in node)
+        names += chain.gates
+        every = dict.fromkeys(each for name in names for each in (factor_before(name), name))
+        return dense_flops(meta.unbox(node[name]) for name in every if name in node)
 
     def tree(self) -> Any:
         """Returns the tree, of the type of the input."""
@@ -120,6 +125,22 @@ class Rewriter:
         norm = stats.get(f"norm_{i}", {})
         norm |= {name: take_units(leaf, units) for name, leaf in norm.items()}
 
+    def _gates(self, chain: Chain) -> dict[str, Any]:
+        """Returns the params of the gate of a chain, by its name; none where it has none."""
+        node = node_at(self._params, chain.path)
+        return {"gate": node["gate"]} if chain.gate is not None else {}
+
+    def _put_layer(
+        self, chain: Chain, name: str, params: Any, factor: Any, like: tuple[Any, Any]
+    ) -> None:
+        """Writes a Dense, and the factor before it, multiplied with one that is there."""
+        self._put(chain, name, rebox_dense(dict(params), *like))
+        if factor is not None:
+            own = factor_before(name)
+            there = node_at(self._params, chain.path).get(own)
+            fused = factor if there is None else fuse_dense([meta.unbox(there), factor])
+            self._put(chain, own, rebox_dense(dict(fused), there or like[0], like[1]))
+
     def _put(self, chain: Chain, name: str, leaves: dict[str, Any]) -> None:
         node_at(self._params, chain.path)[name] = leaves
         for leaf, array in leaves.items():
@@ -133,7 +154,7 @@ class Rewriter:
             self._written.pop(path, None)
 
 
-def _is_last_of(chain: Chain, i: int, name: str) -> bool:
+def _is_last_of(chain: Chain, i: float, name: str) -> bool:
     """Returns whether a layer is the last of the pair around an activation."""
     return chain.dense_name(chain.after(i)) == name
 

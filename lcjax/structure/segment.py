@@ -122,6 +122,7 @@ class Segment:
       entry: a bypass that the first layer's kernel and bias include; None for none.
       experts: sizes of the leading axes of kernels that count experts, whose values are observed
         one by one: statistics have the keys of `parts`.
+      ends: whether its last layer is the last of its chain.
     """
 
     layers: tuple[DenseParams, ...]
@@ -131,6 +132,7 @@ class Segment:
     gates: tuple[DenseParams, ...] = ()
     entry: Entry | None = None
     experts: tuple[int, ...] = ()
+    ends: bool = True
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -149,7 +151,9 @@ class Segment:
             joints=self.joints[i : i + 1],
             names=self.names[i : i + 2],
             key=self.key if i + 2 == len(self.layers) else self.names[i + 1],
+            gates=self.gates if i == 0 else (),
             entry=self.entry if i == 0 else None,
+            ends=self.ends and i + 2 == len(self.layers),
         )
 
     @property

@@ -13,7 +13,8 @@ from lcjax.algebra.abstract import is_abstract
 from lcjax.algebra.fuse import cheapest_cuts, dense_flops, parameters
 from lcjax.errors import CollapseError
 from lcjax.nn.activations import CollapsibleActivation, CollapsibleGate
-from lcjax.structure.chains import Chain, find_chains
+from lcjax.structure.chains.chain import Chain
+from lcjax.structure.chains.find import find_chains
 from lcjax.tree.paths import FUNCTION_TREE_PARTS, natural_sort_key
 from lcjax.tree.sites import Site, Sites
 from lcjax.tree.slopes import slopes_by_path
@@ -110,18 +111,19 @@ def forward_order(apply_fn: Callable[..., Any], variables: Any, inputs: Sequence
     return list(seen)
 
 
-def _site(chain: Chain, i: int) -> Site:
-    first, second = chain.entered(i), chain.denses[chain.after(i)]
-    d_in, d_hidden, d_out = first["kernel"].shape[-2], *chain.widths(i)[1:]
-    shape = first["kernel"].shape
+def _site(chain: Chain, i: float) -> Site:
+    before, after = chain.around(i)
+    (first, *_), (*_, second) = before, after
+    d_in, d_out = first["kernel"].shape[-2], second["kernel"].shape[-1]
+    shape = before[-1]["kernel"].shape
     slope, bypass = chain.acts[i], chain.bypasses.get(i, {})
-    denses = [first, second, bypass, *([] if chain.gate is None else [chain.gate])]
+    denses = [*before, *after, bypass, *chain.gates.values()]
     parts = [*denses, chain.norms.get(i, {})]
     site = Site(
         path=chain.site(i),
         slope=worst_slope(slope),
         d_in=d_in,
-        d_hidden=d_hidden,
+        d_hidden=shape[-1],
         d_out=d_out,
         parameters_before=sum(math.prod(leaf.shape) for part in parts for leaf in part.values()),
         flops_before=dense_flops(denses),
@@ -129,7 +131,7 @@ def _site(chain: Chain, i: int) -> Site:
         linear_units=linear_units(slope) if of_units(slope.shape, shape) else None,
     )
     biased = "bias" in second or "bias" in bypass or i in chain.norms
-    return with_savings(site, "bias" in first, biased, linear="kernel" in bypass)
+    return with_savings(site, "bias" in before[-1], biased, linear="kernel" in bypass)
 
 
 def with_savings(site: Site, first: bool, second: bool, *, linear: bool = False) -> Site:

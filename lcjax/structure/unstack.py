@@ -9,7 +9,7 @@ from flax.core import FrozenDict, freeze, meta
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lcjax.errors import CollapseError
-from lcjax.structure.chains import join
+from lcjax.structure.chains.chain import join
 from lcjax.tree.paths import leaves_by_path
 
 

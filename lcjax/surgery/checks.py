@@ -15,7 +15,8 @@ from lcjax.errors import CollapseError
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment
 from lcjax.surgery.experts import solve_experts
-from lcjax.surgery.unit_solver import reading_only, solve
+from lcjax.surgery.low_rank_solver import solve
+from lcjax.surgery.unit_solver import reading_only
 
 
 def solve_checked(
@@ -42,7 +43,9 @@ def solve_checked(
     _check_devices(segment, jax.tree.leaves(segment.layers))
     with np.errstate(all="ignore"):
         replacement = solve(fit, segment, statistics, **options)
-    for params in (*(layer.params for layer in replacement.layers), replacement.bypass):
+    layers = (*replacement.layers, *replacement.gates)
+    written = [params for layer in layers for params in (layer.params, layer.factor)]
+    for params in (*written, replacement.bypass):
         if params is not None and not _finite(params.values()):
             raise CollapseError(_why_not_finite(segment, params))
     return replacement

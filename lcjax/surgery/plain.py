@@ -7,7 +7,8 @@ from typing import Any
 from flax.core import FrozenDict, freeze
 
 from lcjax.errors import CollapseError
-from lcjax.structure.chains import find_chains, join, nodes
+from lcjax.structure.chains.chain import join
+from lcjax.structure.chains.find import find_chains, nodes
 from lcjax.structure.rewrite import copy_dicts
 from lcjax.structure.sites import params_of
 from lcjax.tree.paths import node_at

@@ -13,7 +13,7 @@ from lcjax._document import Document, Table
 from lcjax.algebra.abstract import is_abstract
 from lcjax.plots.network import plot_network
 from lcjax.plots.picture import Picture
-from lcjax.structure.chains import bypass_of
+from lcjax.structure.chains.chain import bypass_of
 from lcjax.structure.choice import Skip
 from lcjax.structure.front_end import Rebuilt
 from lcjax.structure.replacement import Replacement, SegmentFit
@@ -83,8 +83,15 @@ class CollapseReport(Document):
         """
         counts = {each.count for each in self.narrowed}
         unchanged = any(skip.reason != "unpaired" for skip in self.skipped)
-        others = unchanged or self.collapsed or any(each.linear for each in self.narrowed)
+        linear = any(each.linear for each in self.narrowed)
+        others = unchanged or self.collapsed or linear or self.ranks
         return None if others or len(counts) != 1 else counts.pop()
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The rank of the kernels by the site that `LowRank` was fitted to."""
+        found = {site: fit for fit in self.fits if fit.fit == "low_rank" for site in fit.sites}
+        return {site: fit.rank for site, fit in found.items() if fit.rank is not None}
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Picture:
         """Returns a picture of the network before and after: a block for each MLP, by its width.
@@ -100,7 +107,7 @@ class CollapseReport(Document):
         forms |= dict.fromkeys(self.factored, "two factors") | dict.fromkeys(
             self.removed, "removed"
         )
-        blocks = blocks_of(self.hidden_widths, forms, self.narrowed)
+        blocks = blocks_of(self.hidden_widths, forms, self.narrowed, self.ranks)
         picture = plot_network(blocks, (self.parameters_before, self.parameters_after))
         return picture if path is None else picture.saved(path)
 
@@ -112,6 +119,7 @@ class CollapseReport(Document):
             for path in self.collapsed
         ]
         rows += [(each.site, "", str(each)) for each in self.narrowed]
+        rows += [(site, "", f"kernels of rank {rank:,}") for site, rank in self.ranks.items()]
         rows += [(skip.site, "", f"stays: {skip}") for skip in self.skipped]
         lines: list[Table | str] = [Table(("site", "gap", "became"), rows, left=3)]
         if any(fit.tokens for fit in self.fits):

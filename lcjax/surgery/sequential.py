@@ -19,6 +19,7 @@ from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment
 from lcjax.structure.sites import params_of
 from lcjax.surgery.checks import solve_checked
+from lcjax.surgery.refit import refitted
 from lcjax.surgery.report import CollapseReport, make_report
 from lcjax.tree.paths import in_params, leaf_path, tree_order
 from lcjax.validation.batches import check_batches
@@ -181,6 +182,7 @@ def _run_step(model: Collapsible, step: Step, data: CalibrationData, compact: An
     if step.fit.needs_data:
         statistics = collect_for_fit(model, [segment], data, step.fit, compact)
     replacement = solve_checked(step.fit, segment, statistics)
+    replacement = refitted(model, now, segment, replacement, step.fit, data)
     return SolvedStep(segment, replacement, now.rebuild({segment: replacement}))
 
 

@@ -49,7 +49,10 @@ def hidden_widths(sites: Sites) -> tuple[HiddenWidth, ...]:
 
 
 def blocks_of(
-    widths: Sequence[HiddenWidth], forms: Mapping[str, str], narrowed: Sequence[Narrowed]
+    widths: Sequence[HiddenWidth],
+    forms: Mapping[str, str],
+    narrowed: Sequence[Narrowed],
+    ranks: Mapping[str, int],
 ) -> list[Block]:
     """Returns the blocks of a picture of a collapse.
 
@@ -57,6 +60,7 @@ def blocks_of(
       widths: before the collapse.
       forms: what collapsed sites became, in words; "removed" where a bias replaced one.
       narrowed: the sites of which some units stay.
+      ranks: of the kernels, by site, of those that are two factors each.
     """
     units = {each.site: each for each in narrowed}
     blocks = []
@@ -68,5 +72,6 @@ def blocks_of(
             form = "removed" if forms[site] == "removed" else "linear"
             blocks.append(Block(name, width, 0, form, forms[site]))
         else:
-            blocks.append(Block(name, width, width, "kept", f"{width:,}"))
+            rank = f", kernels of rank {ranks[site]:,}" if site in ranks else ""
+            blocks.append(Block(name, width, width, "kept", f"{width:,}{rank}"))
     return blocks

@@ -13,7 +13,8 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lcjax.structure.chains import find_chains, join
+from lcjax.structure.chains.chain import join
+from lcjax.structure.chains.find import find_chains
 from lcjax.tree.paths import in_params, leaf_path
 
 BATCH = PartitionSpec(("data", "fsdp"))
@@ -161,7 +162,7 @@ def optimizer_shardings(
 def _tensor_cuts(params: Any) -> Iterator[tuple[str, int]]:
     """Yields the path of every leaf that is sharded over tensor, and along which axis."""
     for chain in find_chains(params):
-        taken: set[int] = set()
+        taken: set[float] = set()
         for i in chain.acts:
             if i in taken or i not in chain.denses or not any(j > i for j in chain.denses):
                 continue

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lcjax.calibration.fits import Fit, Remove, Units
+from lcjax.calibration.low_rank import LowRank
 
 _MOST = 4096  # choices for a chain that are enumerated before those that cannot win are dropped
 
@@ -19,17 +20,21 @@ class _Open(NamedTuple):
       bypass: from a linear map beside that layer.
       weights: entries of the matrices before.
       biases: entries of their biases.
+      entered: whether a bypass of the layer before is added to the output of the next matrix.
     """
 
     inputs: int
     bypass: int = 0
     weights: int = 0
     biases: int = 0
+    entered: bool = False
 
-    def through(self, width: int) -> "_Open":
-        """Returns the state after a hidden layer of a width."""
-        weights = self.weights + (self.inputs + self.bypass) * width
-        return _Open(width, 0, weights, self.biases + width)
+    def through(self, width: int, rank: int | None = None) -> "_Open":
+        """Returns the state after a layer of a width, its matrix two factors where that is less."""
+        weights = (self.inputs + self.bypass) * width
+        if rank is not None and not self.entered:
+            weights = min(weights, rank * (self.inputs + width))
+        return _Open(width, 0, self.weights + weights, self.biases + width)
 
     def past(self, fit: Fit | None, width: int) -> "_Open":
         """Returns the state after a site with a fit, of a width in the deep model."""
@@ -37,8 +42,10 @@ class _Open(NamedTuple):
             case None:
                 return self.through(width)
             case Units():
-                after = self.through(min(fit.count, width))
+                after = self.through(min(fit.count, width))._replace(entered=True)
                 return after._replace(bypass=self.inputs) if fit.linear else after
+            case LowRank():
+                return self.through(width, fit.rank)
             case Remove():
                 return self._replace(inputs=0, bypass=0)
             case _:
@@ -61,7 +68,8 @@ def chain_size(widths: Sequence[int], fits: Sequence[Fit | None]) -> tuple[int, 
     state = _Open(widths[0])
     for fit, width in zip(fits, widths[1:-1], strict=True):
         state = state.past(fit, width)
-    last = state.through(widths[-1])
+    rank = fits[-1].rank if fits and isinstance(fits[-1], LowRank) else None
+    last = state.through(widths[-1], rank)
     return last.weights, last.biases
 
 
@@ -113,7 +121,7 @@ def choices_of_chain(
 def _unbeaten(found: list[tuple[tuple[int, ...], _Open, int, float]]) -> list:
     def end(each):
         _, state, kept, _ = each
-        return state.inputs, state.bypass, kept
+        return state.inputs, state.bypass, state.entered, kept
 
     left = []
     for _, group in itertools.groupby(sorted(found, key=end), key=end):

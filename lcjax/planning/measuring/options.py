@@ -1,5 +1,6 @@
 """The options of each site: its candidates solved from one calibration, and measured alone."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from lcjax.algebra.unit_selection import NestedOrder
 from lcjax.calibration.candidates import collect_for_fit
 from lcjax.calibration.data import CalibrationData
 from lcjax.calibration.fits import Fit, Units
+from lcjax.calibration.low_rank import LowRank
 from lcjax.calibration.statistics import SplitMoments
 from lcjax.errors import CollapseError
 from lcjax.planning.budgets import Usage
@@ -138,7 +140,8 @@ def drops_of(
 ) -> list[float]:
     """Returns the drop of the metric with each fit of one site.
 
-    All are measured together, in one form, but for those of experts, and of sites with factors or a
+    All that leave the first layer are measured together, in one form, and so are those of low rank;
+    but not those of experts, and of sites with factors or a
     bypass of earlier collapses before them.
 
     Args:
@@ -151,13 +154,29 @@ def drops_of(
     others = dict(others or {})
     if not solved:
         return []
-    if all(_has_one_form(each.segment) for each in solved):
-        forms = [{each.segment: padded(each.segment, each.replacement)} for each in solved]
-        metrics = measure([model.rebuild({**form, **others}).tree for form in forms])
-    else:
-        forms = [{each.segment: each.replacement} if each.replacement else {} for each in solved]
-        metrics = [measure([model.rebuild({**form, **others}).tree])[0] for form in forms]
-    return [baseline - metric for metric in metrics]
+    metrics: dict[int, float] = {}
+    for group in _alike(solved):
+        one_form = all(_has_one_form(solved[i].segment) for i in group)
+        forms = [_form(solved[i], one_form) for i in group]
+        trees = [model.rebuild({**form, **others}).tree for form in forms]
+        found = measure(trees) if one_form else [measure([tree])[0] for tree in trees]
+        metrics |= zip(group, found, strict=True)
+    return [baseline - metrics[i] for i in range(len(solved))]
+
+
+def _alike(solved: Sequence[Solved]) -> list[list[int]]:
+    """Returns the fits of a site, as indices, in groups that leave the same layers unchanged."""
+    groups: dict[bool, list[int]] = {}
+    for i, each in enumerate(solved):
+        groups.setdefault(isinstance(each.fit, LowRank), []).append(i)
+    return list(groups.values())
+
+
+def _form(each: Solved, one_form: bool) -> dict[Segment, Replacement]:
+    """Returns what a fit replaces, padded to the form of all."""
+    if one_form:
+        return {each.segment: padded(each.segment, each.replacement)}
+    return {each.segment: each.replacement} if each.replacement else {}
 
 
 def _has_one_form(segment: Segment) -> bool:
@@ -184,7 +203,7 @@ def bytes_of(tree: Any) -> int:
 def _widest(fits: Sequence[Fit], observed: Observed) -> Fit:
     """Returns the fit that needs most of the statistics of some values."""
     some = [fit for fit in fits if fit.observed == observed]
-    return max(some, key=lambda fit: fit.count if isinstance(fit, Units) else 0)
+    return max(some, key=lambda fit: fit.count if isinstance(fit, Units) else math.inf)
 
 
 def _needed(segment: Segment, fits: Sequence[Fit]) -> set[Observed]:

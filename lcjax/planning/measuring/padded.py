@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from lcjax.algebra.fuse import DenseParams, fuse_dense
 from lcjax.algebra.sharding import place_dense
 from lcjax.structure.replacement import NewLayer, Replacement
 from lcjax.structure.segment import Segment
@@ -30,7 +31,7 @@ def padded(pair: Segment, replacement: Replacement | None) -> Replacement:
     elif replacement.collapsed:
         linear, bias = _product(pair, replacement)
     elif replacement.units is None:
-        return padded(pair, None)
+        return padded(pair, None) if _unchanged(replacement) else _multiplied(pair, replacement)
     else:
         bypass = replacement.bypass or {}
         bias, linear = bypass["bias"], bypass.get("kernel", linear)
@@ -46,10 +47,40 @@ def padded(pair: Segment, replacement: Replacement | None) -> Replacement:
     )
 
 
+def _unchanged(replacement: Replacement) -> bool:
+    return all(layer.params is None for layer in (*replacement.layers, *replacement.gates))
+
+
+def _multiplied(pair: Segment, replacement: Replacement) -> Replacement:
+    """Returns a replacement whose layers are whole, each the product of its factors."""
+    layers = zip(pair.layers, replacement.layers, strict=True)
+    before, after = (_whole(layer, new) for layer, new in layers)
+    bypass = replacement.bypass
+    if pair.joints[0].bypass is None:
+        bias = np.zeros(pair.d_out, after["kernel"].dtype)
+        after = {"bias": place_dense(after["kernel"], bias, after, after)["bias"], **after}
+    elif bypass is None:
+        bypass = pair.joints[0].bypass
+    gates = zip(pair.gates, replacement.gates, strict=True)
+    return Replacement(
+        layers=(NewLayer(before, (0,)), NewLayer(after, (1,))),
+        collapsed=(),
+        bypass=bypass,
+        gates=tuple(NewLayer(_whole(gate, new), new.replaces) for gate, new in gates),
+    )
+
+
+def _whole(layer: DenseParams, new: NewLayer) -> DenseParams:
+    """Returns what takes the place of a layer, as one matrix; the layer where it stays."""
+    if new.params is None or new.factor is None:
+        return layer if new.params is None else new.params
+    return fuse_dense([new.factor, new.params])
+
+
 def _product(pair: Segment, replacement: Replacement) -> tuple[np.ndarray, np.ndarray]:
     """Returns kernel and bias of a replacement by matrices alone."""
     kernel, bias = np.eye(pair.d_in), np.zeros(pair.d_in)
-    for params, replaces in replacement.layers:
+    for params, replaces, _ in replacement.layers:
         layer = pair.layers[replaces[-1]] if params is None else params
         factor = np.asarray(layer["kernel"], np.float64)
         kernel, bias = kernel @ factor, bias @ factor + np.asarray(layer.get("bias", 0.0))

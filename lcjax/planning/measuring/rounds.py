@@ -26,6 +26,7 @@ from lcjax.structure.front_end import Collapsible
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment
 from lcjax.surgery.checks import solve_checked
+from lcjax.surgery.refit import refitted
 from lcjax.surgery.sequential import forward_paths, steps_in_order
 
 _MOST_ROUNDS = 3  # after the first, in which sizes are within their limits
@@ -75,7 +76,7 @@ def carry_out_rounds(
     table: FitTable,
     budgets: Sequence[Budget],
     tolerance: float,
-    uniform: Mapping[str, Fit],
+    uniform: Sequence[Mapping[str, Fit]],
 ) -> tuple[tuple[int, ...], list[Round]]:
     """Returns the best choice that was carried out, and all of them.
 
@@ -85,7 +86,7 @@ def carry_out_rounds(
       budgets: to meet.
       tolerance: largest difference of the measured drop from the predicted one, relative to the
         larger of the two, at which a choice that meets the budgets is taken.
-      uniform: a fit for each site, carried out too where no choice is taken; empty for none.
+      uniform: choices of a fit for each site, carried out too where no other is taken.
 
     Raises:
       ValueError: budgets that cannot be met.
@@ -115,10 +116,11 @@ def carry_out_rounds(
             break
         if any(choice == each.choice for each in rounds):
             break
-    other = table.choice_of(uniform)
-    if other is not None and all(other != each.choice for each in rounds):
-        _, measured = _carry_out(setting, table, other)
-        rounds.append(Round(other, table.usage(other), measured))
+    for fits in uniform:
+        other = table.choice_of(fits)
+        if other is not None and all(other != each.choice for each in rounds):
+            _, measured = _carry_out(setting, table, other)
+            rounds.append(Round(other, table.usage(other), measured))
     over = [_overshoot(each.measured, table, budgets) > 0 for each in rounds]
     if all(each.quantity in _SIZES for each in budgets) and all(over):
         rounds.append(_smallest(setting, table, budgets, rounds))
@@ -185,6 +187,7 @@ def _carry_out(
             moments = collect_for_fit(model, [segment], data, fit, now.variables)
             found = {fit.observed: moments}
         replacement = solve_checked(fit, segment, statistics_of(fit, segment, found))
+        replacement = refitted(model, now, segment, replacement, fit, data)
         rebuilt = now.rebuild({segment: replacement})
         steps.append(Step(now, segment, found, replacement))
         flops += rebuilt.after.flops - rebuilt.before.flops

@@ -81,7 +81,9 @@ def test_a_streamed_fit_is_that_in_memory(source, variables, tmp_path, sites):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "fit", [lcjax.Units(3), lcjax.Units(3, linear=True), lcjax.Remove()], ids=lambda fit: fit.name
+    "fit",
+    [lcjax.Units(3), lcjax.Units(3, linear=True), lcjax.Remove(), lcjax.LowRank(2)],
+    ids=lambda fit: fit.name,
 )
 def test_a_streamed_narrowing_is_that_in_memory_and_runs_the_same(source, variables, tmp_path, fit):
     stats = calibrated(variables, ["pair/act_0", "gated/act"], fit)

@@ -88,6 +88,21 @@ def test_training_goes_on_with_any_optimizer(tx):
 
 
 @pytest.mark.slow
+def test_training_goes_on_with_factors():
+    tx = optax.adam(1e-3)
+    step, params, state = trained(tx)
+    model, _ = random_chain(WIDTHS, D_IN)
+    data = lcjax.CalibrationData([X], holdout=0.0, progress=False)
+    compact, report = lcjax.collapse_sequential(
+        lambda p, x: model.apply({"params": p}, x), params, data, fit=lcjax.LowRank(2)
+    )
+    carried = carry_opt_state(tx, state, params, compact, report)
+    assert int(carried[0].count) == 3
+    assert carried[0].mu["dense_0_in"]["kernel"].shape == (D_IN, 2)
+    _, after, _ = step(compact, carried)
+    assert int(after[0].count) == 4
+
+
 def test_values_of_params_in_a_state_are_those_of_the_fitted_kernel():
     tx = optax.contrib.schedule_free_adamw(1e-3)
     _, params, state = trained(tx)

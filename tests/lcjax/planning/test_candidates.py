@@ -4,6 +4,7 @@ import pytest
 
 from lcjax import Exact, LeastSquares
 from lcjax.calibration.fits import Remove, Units
+from lcjax.calibration.low_rank import LowRank
 from lcjax.planning.candidates import Candidates, check_candidates, fits_for_width, fits_to_try
 from lcjax.structure.params_tree import ParamsTree
 from tests.helpers.trees import random_chain
@@ -17,6 +18,16 @@ def test_candidates_follow_the_width():
     assert Units(192, linear=True) in tried and Units(1152, linear=True) not in tried
     few = Candidates(linear=False, remove=False, linear_and_units=False, multiple_of=16)
     assert fits_for_width(few, 48) == (Units(16), Units(32))
+
+
+def test_ranks_follow_the_kernel():
+    _, variables = random_chain((64, 16), 32)
+    (segment,) = ParamsTree(variables).segments(["act_0"])
+    fits = fits_to_try(Candidates(multiple_of=2), segment)
+    ranks = [fit.rank for fit in fits if isinstance(fit, LowRank)]
+    assert ranks == [2, 6, 10, 16]  # of 32 · 64 / (32 + 64), 1/8 to 3/4
+    none = fits_to_try(Candidates(low_rank=False), segment)
+    assert not any(isinstance(fit, LowRank) for fit in none)
 
 
 def test_a_width_without_multiples_has_no_units_by_default():

@@ -10,7 +10,13 @@ import lcjax
 from lcjax.planning.choosing.chains import chain_size, choices_of_chain, overlap
 
 WIDTHS = (5, 12, 16, 20, 3)
-FITS = (None, lcjax.LeastSquares(), lcjax.Units(8), lcjax.Units(4, linear=True))
+FITS = (
+    None,
+    lcjax.LeastSquares(),
+    lcjax.Units(8),
+    lcjax.Units(4, linear=True),
+    lcjax.LowRank(2),
+)
 MODEL = lcjax.CollapsibleMLP(features=WIDTHS[1:])
 X = jax.random.normal(jax.random.key(0), (128, 5))
 DATA = lcjax.CalibrationData([X], progress=False)
@@ -18,7 +24,7 @@ PARAMS = MODEL.init(jax.random.key(1), X)
 CHOICES = list(itertools.product(FITS, repeat=3))[1:]
 
 
-@pytest.mark.parametrize("fits", [CHOICES[i] for i in (2, 11, 14, 27, 33, 46, 58, 62)], ids=str)
+@pytest.mark.parametrize("fits", [CHOICES[i] for i in (2, 11, 23, 47, 62, 98, 110, 123)], ids=str)
 def test_sizes_are_those_of_the_collapsed_chain(fits):
     check(fits)
 

@@ -11,12 +11,13 @@ from lcjax import (
     CollapsibleMLP,
     Count,
     Flops,
+    LowRank,
     Params,
     collapse_sequential,
     count_parameters,
     plan_fits,
 )
-from lcjax.planning.measuring.uniform import uniform_units
+from lcjax.planning.measuring.uniform import uniform_ranks, uniform_units
 from lcjax.structure.params_tree import ParamsTree
 
 X = np.random.default_rng(0).normal(size=(96, 6)).astype(np.float32)
@@ -45,6 +46,23 @@ def test_share_is_the_largest_within_the_budget(model, budget):
         return count_parameters(compact)
 
     assert size(0) <= most < size(2)
+
+
+@pytest.mark.parametrize(("model", "budget"), [(CHAIN, 0.6), (GATED, 700)])
+def test_rank_is_the_largest_within_the_budget(model, budget):
+    variables = init(model)
+    tree, limit = ParamsTree(variables), Params(budget)
+    most = budget if budget > 1 else budget * count_parameters(variables)
+    (fit,) = set(uniform_ranks(tree, tree.sites.paths, [limit], 1).values())
+
+    def size(rank):
+        data = CalibrationData([X], progress=False)
+        compact, _ = collapse_sequential(model.apply, variables, data, fit=LowRank(rank))
+        return count_parameters(compact)
+
+    biases = 6 if model is GATED else 0  # of the last kernel, which had none
+    assert size(fit.rank) - biases <= most < size(fit.rank + 1)
+    assert uniform_ranks(tree, tree.sites.paths, [Params(10)], 1) == {}
 
 
 def test_multiples_and_other_budgets():

@@ -13,7 +13,7 @@ import lcjax
 from tests.helpers.devices import devices
 from tests.helpers.trees import random_chain, with_slopes
 
-FITS = [lcjax.Units(8), lcjax.LeastSquares() + lcjax.Units(8), lcjax.Remove()]
+FITS = [lcjax.Units(8), lcjax.LeastSquares() + lcjax.Units(8), lcjax.Remove(), lcjax.LowRank(3)]
 
 
 @pytest.mark.slow

@@ -1,0 +1,3 @@
+"""Chains of Dense layers in a params tree."""
+
+__all__: list[str] = []
