@@ -50,7 +50,7 @@ def run_resized(eqn: Any, operands: Sequence[Any]) -> list[Any]:
 
 
 def _broadcast(operands: Sequence[Any]) -> list[Any]:
-    shape = np.broadcast_shapes(*(np.shape(operand) for operand in operands))
+    shape = jnp.broadcast_shapes(*(np.shape(operand) for operand in operands))
     return [
         operand if np.shape(operand) == shape else jnp.broadcast_to(operand, shape)
         for operand in operands
