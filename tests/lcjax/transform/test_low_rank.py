@@ -47,19 +47,15 @@ JOINED = {
 }
 
 
-@pytest.mark.parametrize("name", ["chain", pytest.param("GLU", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["chain", "GLU"])
 @pytest.mark.parametrize(
     "fits",
     [
         [RANK],
-        *(
-            pytest.param(fits, marks=pytest.mark.slow)
-            for fits in (
-                [RANK, lcjax.Units(4), lcjax.LowRank(1)],
-                [lcjax.Units(5), lcjax.LowRank(1)],
-                [RANK, lcjax.LeastSquares()],
-            )
-        ),
+        [RANK, lcjax.Units(4), lcjax.LowRank(1)],
+        [lcjax.Units(5), lcjax.LowRank(1)],
+        [RANK, lcjax.LeastSquares()],
     ],
     ids=str,
 )
@@ -98,7 +94,8 @@ def test_gate_and_value_are_factors_whether_in_one_kernel_or_in_two():
     close(*outs)
 
 
-def test_last_kernel_stays_whole_where_a_gate_has_to_be_cut_again():
+@pytest.mark.slow
+def test_units_are_cut_from_the_last_factor_of_value_and_gate():
     f = lcjax.collapsible(joined)
     tree, _ = f.trace(JOINED, ROWS).collapse_sequential([ROWS], fit=RANK)
     narrow, report = f.trace(tree, ROWS).collapse_sequential([ROWS], fit=lcjax.Units(9))
