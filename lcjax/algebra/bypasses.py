@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lcjax.algebra.fuse import Affine, Between, affine
+from lcjax.algebra.fuse import Affine, Between, affine, fuse_dense
 from lcjax.algebra.sharding import DenseParams
 
 
@@ -39,6 +39,19 @@ def split_dense(dense: DenseParams, width: int) -> tuple[DenseParams, DenseParam
     bias = dense["bias"] if "bias" in dense else _zeros(kernel)
     bypass = {"bias": bias} | ({"kernel": _rows(kernel, slice(width))} if width else {})
     return bypass, {"kernel": _rows(kernel, slice(width, None)) if width else kernel}
+
+
+def follow_dense(bypass: DenseParams, dense: DenseParams) -> DenseParams:
+    """Returns the bypass after a Dense that reads its output: `(x A + a) W`.
+
+    Args:
+      bypass: kernel (d_in, d_hidden), or none; bias (d_hidden,).
+      dense: kernel (d_hidden, d_out), and no bias.
+    """
+    if "kernel" in bypass:
+        return fuse_dense([bypass, dense])
+    row = fuse_dense([{"kernel": bypass["bias"][..., None, :]}, dense])["kernel"]
+    return {"bias": row[..., 0, :]}
 
 
 def widen(

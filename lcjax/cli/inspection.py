@@ -186,7 +186,8 @@ def _fused(leaves: Collection[LeafPath]) -> dict[str, str]:
     found = {}
     for key in (FusedKey.parse(str(name)) for name in names):
         for site, form, width in zip(key.sites, key.forms, key.widths, strict=True):
-            kept = f"{key.narrow.get(site, 0):,} of {width:,} hidden units"
+            k = key.narrow.get(site, 0)
+            kept = f"{f'{k:,} of' if k < width else 'all'} {width:,} hidden units"
             became = {"linear": "linear", "units": kept, "removed": "a constant"}[form]
             found[printable(site)] = became
     return found

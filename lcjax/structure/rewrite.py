@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from flax.core import FrozenDict, freeze, meta
 
-from lcjax.algebra.bypasses import split_dense
+from lcjax.algebra.bypasses import follow_dense, split_dense
 from lcjax.algebra.fuse import dense_flops, fuse_dense
 from lcjax.algebra.sharding import rebox_dense, take_units
 from lcjax.errors import CollapseError
@@ -133,13 +133,23 @@ class Rewriter:
     def _put_layer(
         self, chain: Chain, name: str, params: Any, factor: Any, like: tuple[Any, Any]
     ) -> None:
-        """Writes a Dense, and the factor before it, multiplied with one that is there."""
+        """Writes a Dense, and the factor before it, multiplied with one that is there.
+
+        So is the bypass that is added to the output of that one.
+        """
         self._put(chain, name, rebox_dense(dict(params), *like))
-        if factor is not None:
-            own = factor_before(name)
-            there = node_at(self._params, chain.path).get(own)
-            fused = factor if there is None else fuse_dense([meta.unbox(there), factor])
-            self._put(chain, own, rebox_dense(dict(fused), there or like[0], like[1]))
+        if factor is None:
+            return
+        own, node = factor_before(name), node_at(self._params, chain.path)
+        there = node.get(own)
+        fused = factor if there is None else fuse_dense([meta.unbox(there), factor])
+        self._put(chain, own, rebox_dense(dict(fused), there or like[0], like[1]))
+        for i in (i for i in chain.denses if there and chain.dense_name(i) == own):
+            before = chain.before(i)
+            if before is not None:
+                added = chain.bypass_name(before)
+                passed = follow_dense(meta.unbox(node[added]), factor)
+                self._put(chain, added, meta.replace_boxed(node[added], passed))
 
     def _put(self, chain: Chain, name: str, leaves: dict[str, Any]) -> None:
         node_at(self._params, chain.path)[name] = leaves

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lcjax.algebra import regression
-from lcjax.algebra.bypasses import split_dense
 from lcjax.algebra.fuse import DenseParams
 from lcjax.algebra.moments import Moments, submoments
 from lcjax.algebra.sharding import place_dense
@@ -60,9 +59,9 @@ def _(fit: LowRank, segment: Segment, statistics: Any = None) -> Replacement:
         )
         refitted = _Map(kernel, bias, root, np.asarray(hidden.mean_x, np.float64))
         after = _factored(refitted, last, fit.rank, 1, errors)
-        if segment.joints[0].bypass is not None:  # it has the bias of the layer
-            bypass, own = split_dense(after.params or {}, 0)
-            after = after._replace(params=own)
+        if segment.joints[0].bypass is not None:  # it is added between the factors
+            narrow = np.zeros((first["kernel"].shape[-1], fit.rank))
+            bypass = {"bias": place_dense(narrow, narrow[0], last, last)["bias"]}
     score = SegmentFit(sites=segment.sites, fit=fit.name, notes=("kernels stay as they are",))
     if errors:
         score = replace(score, rank=fit.rank, truncation=float(max(errors)), notes=())

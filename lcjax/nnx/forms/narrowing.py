@@ -69,7 +69,8 @@ def _edits(owner: Owner, part: Part) -> list[_Edit] | None:
     call, entry = owner.call, read_entry(part.entry, part.name, part.key)
     sites = {site.path: site for site in call.analysis.sites}
     chain = [sites[path] for path in part.key.sites]
-    if any(len(run) > 1 for run in entry.runs) or any(site.stack for site in chain):
+    runs = (*entry.runs, *(narrow.gate for narrow in entry.narrow))
+    if any(len(run) > 1 for run in runs) or any(site.stack for site in chain):
         return None
     denses = [chain[0].match.up, *(site.match.down for site in chain)]
     try:
@@ -80,7 +81,7 @@ def _edits(owner: Owner, part: Part) -> list[_Edit] | None:
     for i, (dense, (layer,)) in enumerate(zip(denses, entry.runs, strict=True)):
         bypass = entry.narrow[i - 1].bypass if i else None
         if i < len(paths) and _shares_kernel(paths[i], dense):
-            gate = entry.narrow[i].gate
+            (gate,) = entry.narrow[i].gate
             edits += [None] if bypass else _joined(owner, paths[i], dense, layer, gate)
             continue
         if bypass is not None and "kernel" in bypass:
@@ -98,7 +99,7 @@ def _shares_kernel(path: UnitPath, up: DenseOp) -> bool:
 
 
 def _joined(
-    owner: Owner, path: UnitPath, up: DenseOp, layer: DenseParams, gate: DenseParams | None
+    owner: Owner, path: UnitPath, up: DenseOp, layer: DenseParams, gate: DenseParams
 ) -> Iterator[_Edit | None]:
     """Yields the new values of a kernel that is gate and value; None where it cannot hold them."""
     found = in_own_layout(up, path, layer, gate)
@@ -121,8 +122,9 @@ def _between(
             continue
         if not np.array_equal(source.columns, np.arange(source.dense.d_out)):
             yield None
-        elif narrow.gate is not None:
-            yield from _layer(owner, source.dense, narrow.gate, narrow.gate.get("bias"))
+        else:
+            for gate in narrow.gate:
+                yield from _layer(owner, source.dense, gate, gate.get("bias"))
     for each, vector in zip(path.vectors, narrow.vectors, strict=True):
         yield _vector(owner.call, each.value, vector)
 

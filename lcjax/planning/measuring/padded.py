@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from lcjax.algebra.bypasses import split_dense
 from lcjax.algebra.fuse import DenseParams, fuse_dense
 from lcjax.algebra.sharding import place_dense
 from lcjax.structure.replacement import NewLayer, Replacement
@@ -53,14 +54,14 @@ def _unchanged(replacement: Replacement) -> bool:
 
 def _multiplied(pair: Segment, replacement: Replacement) -> Replacement:
     """Returns a replacement whose layers are whole, each the product of its factors."""
-    layers = zip(pair.layers, replacement.layers, strict=True)
-    before, after = (_whole(layer, new) for layer, new in layers)
-    bypass = replacement.bypass
-    if pair.joints[0].bypass is None:
+    (first, last), (new_first, new_last) = pair.layers, replacement.layers
+    before, after = _whole(first, new_first), _whole(last, new_last, replacement.bypass)
+    bypass = pair.joints[0].bypass
+    if bypass is None:
         bias = np.zeros(pair.d_out, after["kernel"].dtype)
         after = {"bias": place_dense(after["kernel"], bias, after, after)["bias"], **after}
-    elif bypass is None:
-        bypass = pair.joints[0].bypass
+    elif replacement.bypass is not None:
+        bypass, after = split_dense(after, 0)
     gates = zip(pair.gates, replacement.gates, strict=True)
     return Replacement(
         layers=(NewLayer(before, (0,)), NewLayer(after, (1,))),
@@ -70,11 +71,14 @@ def _multiplied(pair: Segment, replacement: Replacement) -> Replacement:
     )
 
 
-def _whole(layer: DenseParams, new: NewLayer) -> DenseParams:
-    """Returns what takes the place of a layer, as one matrix; the layer where it stays."""
+def _whole(layer: DenseParams, new: NewLayer, bypass: DenseParams | None = None) -> DenseParams:
+    """Returns what takes the place of a layer, as one matrix; the layer where it stays.
+
+    With the bias of a bypass that is added between its factors.
+    """
     if new.params is None or new.factor is None:
         return layer if new.params is None else new.params
-    return fuse_dense([new.factor, new.params])
+    return fuse_dense([{**new.factor, **(bypass or {})}, new.params])
 
 
 def _product(pair: Segment, replacement: Replacement) -> tuple[np.ndarray, np.ndarray]:

@@ -4,19 +4,25 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lcjax.algebra.bypasses import split_dense
-from lcjax.algebra.fuse import DenseParams
+from lcjax.algebra.bypasses import follow_dense, split_dense
+from lcjax.algebra.fuse import DenseParams, fuse_dense
 from lcjax.algebra.sharding import take_units
 from lcjax.errors import CollapseError
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment
 from lcjax.transform.ir.program import blocks_around
 from lcjax.transform.lowering.bound_call import BoundCall
-from lcjax.transform.lowering.links import Link, LinkedChain, dense_params, layers_of
+from lcjax.transform.lowering.links import (
+    Link,
+    LinkedChain,
+    dense_params,
+    gates_beside,
+    layers_of,
+)
 from lcjax.transform.lowering.weights import vector
 from lcjax.transform.matching.find_sites import MatchedSite
 from lcjax.transform.matching.unit_path import UnitPath, unit_path
-from lcjax.transform.params.entries import NarrowSite
+from lcjax.transform.params.entries import NarrowSite, Run
 
 
 def narrow_links(
@@ -61,10 +67,14 @@ def collapse_links(
 ) -> None:
     """Writes a replacement of whole layers, which collapses all or some activations of a segment.
 
+    A pair's own layers are written between the factors around it, which stay; a first factor of the
+    pair's is multiplied with the one before it.
+
     Raises:
       CollapseError: a site within a scan whose activation stays.
     """
-    if not replacement.collapsed and all(layer.params is None for layer in replacement.layers):
+    new = (*replacement.layers, *replacement.gates)
+    if not replacement.collapsed and all(layer.params is None for layer in new):
         return
     running = {site.path: i for i, site in enumerate(linked.sites)}
     places = [running[path] for path in segment.sites]
@@ -72,17 +82,29 @@ def collapse_links(
     runs: list[list[DenseParams]] = [[]]
     kept: list[MatchedSite] = []
     for layer, params in zip(replacement.layers, replacement.layers_for(segment), strict=True):
-        runs[-1].append(params)
+        runs[-1] += [params] if layer.factor is None else [layer.factor, params]
         joints = segment.joints[layer.replaces[-1] :][:1]
         if joints and joints[0].site not in (None, *replacement.collapsed):
             kept.append(linked.sites[running[joints[0].site]])
             runs.append([])
     if segment.entry is not None:
         runs[0][0] = _take_bypass(linked, start, segment.entry.width, runs[0][0])
+    ahead, behind = linked.covered(start, end, len(segment.layers))
+    outer = layers_of(call, linked.links[start])[:ahead]
     narrow = {}
     for site in kept:
         width = segment.layers[_layer_after(segment, site.path)]["kernel"].shape[-2]
-        narrow[site.path] = _narrowed(call, linked, running[site.path], np.arange(width))
+        stays = _narrowed(call, linked, running[site.path], np.arange(width))
+        if site is linked.sites[start]:
+            stays = stays._replace(gate=_gate(call, linked, start, replacement, outer, stays.gate))
+        if replacement.bypass is not None:
+            stays = stays._replace(bypass=replacement.bypass)
+        narrow[site.path] = stays
+    if outer and replacement.layers[0].factor is not None:
+        outer = _followed(linked, start, outer, runs[0].pop(0))
+    runs[0] = [*outer, *runs[0]]
+    if behind:
+        runs[-1] += layers_of(call, linked.links[end])[-behind:]
     links, collapsed = [Link([], [])], linked.sites[start:end]
     for link, site in zip(linked.links[start : end + 1], [None, *collapsed], strict=True):
         if site in kept:
@@ -124,6 +146,21 @@ def _take_bypass(linked: LinkedChain, place: int, width: int, first: DenseParams
     return own
 
 
+def _followed(
+    linked: LinkedChain, place: int, outer: list[DenseParams], factor: DenseParams
+) -> list[DenseParams]:
+    """Returns the first factors of a link with the last multiplied by one more.
+
+    So is the bypass that is added to its output.
+    """
+    bypass = linked.bypass_into(place)
+    if bypass is not None and len(outer) == 1:
+        previous = linked.sites[place - 1].path
+        passed = follow_dense(bypass, factor)
+        linked.narrow[previous] = linked.narrow[previous]._replace(bypass=passed)
+    return [*outer[:-1], fuse_dense([outer[-1], factor])]
+
+
 def _narrowed(call: BoundCall, linked: LinkedChain, place: int, units: np.ndarray) -> NarrowSite:
     """Returns what a site has next to its layers, on some units; the bypass that it had, too.
 
@@ -139,10 +176,10 @@ def _narrowed(call: BoundCall, linked: LinkedChain, place: int, units: np.ndarra
         )
     narrow = linked.narrow.get(site.path)
     if narrow is not None:
-        gate = narrow.gate and _cut(narrow.gate, units)
+        gate = (*narrow.gate[:-1], *(_cut(factor, units) for factor in narrow.gate[-1:]))
         vectors = tuple(take_units(each, units) for each in narrow.vectors)
         return NarrowSite(gate, vectors, narrow.bypass)
-    gate = None
+    gate: Run = ()
     if path.gate is not None:
         source = path.sources[path.gate]
         if source.dense is not site.match.up:
@@ -150,13 +187,66 @@ def _narrowed(call: BoundCall, linked: LinkedChain, place: int, units: np.ndarra
         elif linked.bypass_into(place) is None:
             whole = layers_of(call, link)[-1]
         else:
-            raise CollapseError(
-                f"{site.path}: gate and value are parts of one kernel, to whose output "
-                f"{linked.sites[place - 1].path} adds a bypass. Give each its own kernel, or take "
-                "another fit for one of the two."
-            )
-        gate = _cut(whole, source.columns[units])
+            raise _bypassed_gate(linked, place)
+        gate = (_cut(whole, source.columns[units]),)
     return NarrowSite(gate, _vectors(call, site, path, units))
+
+
+def _gate(
+    call: BoundCall,
+    linked: LinkedChain,
+    place: int,
+    replacement: Replacement,
+    outer: Sequence[DenseParams],
+    gate: Run,
+) -> Run:
+    """Returns the factors of a site's gate, replaced as the segment's gates are.
+
+    Args:
+      call: with the tree.
+      linked: the chain as it was.
+      place: of the site, the first of the segment.
+      replacement: of the segment.
+      outer: factors before the segment's first layer.
+      gate: with all units, in the order of the site.
+
+    Raises:
+      CollapseError: a gate in a kernel to whose output a bypass is added.
+    """
+    if not gate:
+        return gate
+    site = linked.sites[place]
+    path = unit_path(call.analysis, site)
+    assert path.gate is not None
+    source = path.sources[path.gate]
+    cut_off = outer and replacement.layers[0].params is not None
+    if cut_off and len(gate) == 1 and source.dense is site.match.up:
+        if linked.bypass_into(place) is not None:
+            raise _bypassed_gate(linked, place)
+        return (*outer, *gate)
+    if site.path in linked.narrow:
+        units = np.arange(gate[0]["kernel"].shape[-1])
+        replaced = [(new, units) for new in replacement.gates]
+    else:
+        beside = zip(replacement.gates, gates_beside(site), strict=bool(replacement.gates))
+        replaced = [
+            (new, np.searchsorted(columns, source.columns))
+            for new, (dense, columns) in beside
+            if dense is source.dense
+        ]
+    for new, units in replaced:
+        if new.params is not None:
+            ahead = () if new.factor is None else (new.factor,)
+            gate = (*ahead, _cut(new.params, units), *gate[1:])
+    return gate
+
+
+def _bypassed_gate(linked: LinkedChain, place: int) -> CollapseError:
+    return CollapseError(
+        f"{linked.sites[place].path}: gate and value are parts of one kernel, to whose output "
+        f"{linked.sites[place - 1].path} adds a bypass. Give each its own kernel, or take another "
+        "fit for one of the two."
+    )
 
 
 def _vectors(

@@ -144,7 +144,7 @@ def _with_slope(run: NarrowRun, execution: ExecutionPlan) -> NarrowRun:
 def _check_vectors(name: str, run: NarrowRun, stored: NarrowSite, k: int) -> None:
     path = run.path
     expected = [(k,)] * len(path.vectors), path.gate is not None
-    got = [tuple(np.shape(vector)) for vector in stored.vectors], stored.gate is not None
+    got = [tuple(np.shape(vector)) for vector in stored.vectors], bool(stored.gate)
     if got != expected:
         raise CollapseError(
             f"fused/{name}: got vectors of {got[0]}{' and a gate' * got[1]}, expected "

@@ -13,7 +13,7 @@ from lcjax.transform.ir.program import Value
 from lcjax.transform.ir.rewrites import Read, Substitution
 from lcjax.transform.lowering.narrow_site import Activated, NarrowRun, activate
 from lcjax.transform.lowering.site_chains import SiteChain, dense_input, input_tokens
-from lcjax.transform.params.entries import FusedEntry
+from lcjax.transform.params.entries import FusedEntry, Run
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -79,19 +79,21 @@ def run_stages(fused: FusedChain, read: Read) -> list[list[Stage]]:
             ran.append(Stage(x, y))
         stages.append(ran)
         if r < len(fused.narrow):
-            gate_of = _gate(entry.narrow[r].gate, read)
-            found = activate(fused.narrow[r], entry.narrow[r].vectors, ran[-1].x, y, gate_of, read)
+            gate = entry.narrow[r].gate
+            x = ran[-1 if len(gate) == 1 else 0].x  # of a gate in the kernel of the value
+            found = activate(fused.narrow[r], entry.narrow[r].vectors, x, y, _run(gate, read), read)
             ran[-1] = replace(ran[-1], activated=found)
             y = found.h
     return stages
 
 
-def _gate(gate: DenseParams | None, read: Read) -> Callable[[jax.Array, DenseOp], jax.Array]:
-    """Returns the function that runs a gate's Dense, given its input and its place."""
+def _run(gate: Run, read: Read) -> Callable[[jax.Array, DenseOp], jax.Array]:
+    """Returns the function that runs a gate's factors, given their input and their place."""
 
     def run(x: jax.Array, like: DenseOp) -> jax.Array:
-        assert gate is not None
-        return run_dense(x, gate, like, read)
+        for layer in gate:
+            x = run_dense(x, layer, like, read)
+        return x
 
     return run
 

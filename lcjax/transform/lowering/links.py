@@ -7,8 +7,9 @@ import numpy as np
 from jax.core import Tracer
 
 from lcjax.algebra.fuse import DenseParams
-from lcjax.transform.analysis.dense import DenseOp, layer_scans
+from lcjax.transform.analysis.dense import DenseOp, layer_scans, root
 from lcjax.transform.lowering.bound_call import BoundCall
+from lcjax.transform.lowering.joints import joint_units
 from lcjax.transform.lowering.site_chains import SiteChain, neighbours
 from lcjax.transform.lowering.weights import matrix, vector
 from lcjax.transform.matching.find_sites import MatchedSite
@@ -56,6 +57,22 @@ class LinkedChain:
     def place_of(self, dense: DenseOp) -> int:
         """Returns the place of the link that a Dense of the program is part of."""
         return next(i for i, link in enumerate(self.links) if dense in link.denses)
+
+    def covered(self, start: int, end: int, layers: int) -> tuple[int, int]:
+        """Returns which factors of two links a segment between them leaves out.
+
+        Args:
+          start: place of the segment's first link.
+          end: that of its last.
+          layers: how many layers it has: all, or two, those around its one site.
+
+        Returns:
+          how many factors of the first link come before it, and how many of the last after it.
+        """
+        counts = [len(link.run or [None]) for link in self.links[start : end + 1]]
+        if layers == sum(counts):
+            return 0, 0
+        return counts[0] - 1, counts[-1] - 1
 
     def bypass_into(self, link: int) -> DenseParams | None:
         """Returns the bypass that is added to the output of a link's first factor."""
@@ -105,6 +122,24 @@ def dense_params(call: BoundCall, dense: DenseOp) -> DenseParams:
     scans = layer_scans(dense.kernel)
     bias = vector(dense.bias, dense.roles, dense.out.shape, call.arrays, scans)
     return {"kernel": kernel, "bias": bias}
+
+
+def gates_beside(site: MatchedSite) -> list[tuple[DenseOp, np.ndarray]]:
+    """Returns the Dense layers that read a site's input and go with it, as its gate does.
+
+    Each with the indices of its outputs, increasing, that are not the units of the value: gate and
+    value may be parts of one kernel.
+    """
+    up, down = site.match.up, site.match.down
+    source = root(up.x)[0]
+    found = [
+        (dense, np.arange(dense.d_out))
+        for dense in site.products
+        if dense not in (up, down) and root(dense.x)[0] is source and dense.d_in == up.d_in
+    ]
+    input_units, output_units = joint_units(site.match)
+    others = np.setdiff1d(np.arange(up.d_out), input_units[output_units])
+    return [*found, (up, others)] if others.size else found
 
 
 def _is_zero(constant: Any) -> bool:

@@ -91,9 +91,9 @@ def activate(
     Args:
       run: the site.
       vectors: the values of `run.path.vectors`, cut by the units, (k,).
-      x: input of the Dense before, (tokens..., d_in).
-      y: its output, (tokens..., k).
-      gate_of: runs the gate's Dense on its input.
+      x: what a gate in the kernel of the Dense before reads, (tokens..., d_in).
+      y: output of the Dense before, (tokens..., k).
+      gate_of: runs the gate's layers on their input.
       read: returns the arrays of values.
 
     Raises:

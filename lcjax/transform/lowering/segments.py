@@ -8,13 +8,13 @@ from lcjax.algebra.bypasses import stack_dense
 from lcjax.algebra.fuse import DenseParams
 from lcjax.errors import BypassedError
 from lcjax.structure.segment import Entry, Joint, Segment
-from lcjax.transform.analysis.dense import root
 from lcjax.transform.lowering.bound_call import BoundCall
-from lcjax.transform.lowering.joints import joint_of, joint_units, narrow_joint_of, select_units
+from lcjax.transform.lowering.joints import joint_of, narrow_joint_of, select_units
 from lcjax.transform.lowering.links import (
     Link,
     LinkedChain,
     dense_params,
+    gates_beside,
     layers_of,
     linked_chains,
 )
@@ -80,14 +80,16 @@ def _segment(call: BoundCall, chain: SiteChain, linked: LinkedChain) -> Segment:
         gates=() if entry else _gates(linked, start, call),
         entry=entry,
         experts=chain.first.experts,
+        ends=end == len(linked.sites),
     )
 
 
 def _names(call: BoundCall, link: Link) -> list[str]:
-    if link.run is None or not link.linear:
-        return [readable(call.name_of(link.denses[-1].leaf))]
+    if not link.linear:
+        name = readable(call.name_of(link.denses[-1].leaf))
+        return [*(f"{name}/{i}" for i in range(len(link.run or [None]) - 1)), name]
     paths = "+".join(site.path for site in link.linear)
-    return [f"fused/{paths}/{i}" for i in range(len(link.run))]
+    return [f"fused/{paths}/{i}" for i in range(len(link.run or []))]
 
 
 def _joint(
@@ -115,19 +117,10 @@ def _gates(linked: LinkedChain, start: int, call: BoundCall) -> tuple[DenseParam
     site = linked.sites[start]
     narrow = linked.narrow.get(site.path)
     if narrow is not None:
-        return () if narrow.gate is None else (narrow.gate,)
+        return narrow.gate[:1]
     if linked.links[start].run is not None:
         return ()
-    up, down = site.match.up, site.match.down
-    source = root(up.x)[0]
-    gates = [
-        dense_params(call, dense)
-        for dense in site.products
-        if dense not in (up, down) and root(dense.x)[0] is source and dense.d_in == up.d_in
-    ]
-    input_units, output_units = joint_units(site.match)
-    others = np.setdiff1d(np.arange(up.d_out), input_units[output_units])
-    if others.size:  # gate and value are parts of one kernel
-        params = dense_params(call, up)
-        gates.append({name: select_units(each, others) for name, each in params.items()})
-    return tuple(gates)
+    return tuple(
+        {name: select_units(each, units) for name, each in dense_params(call, dense).items()}
+        for dense, units in gates_beside(site)
+    )

@@ -34,7 +34,9 @@ class Explanation(Document):
         """Returns the explanation of a program that runs with a tree."""
         fused = tuple(path for path in _paths(params) if path in params.collapsed)
         sites = tuple(site.path for site in analysis.sites if site.path not in fused)
-        return cls(sites, fused, params.narrow, analysis.rejected)
+        widths = {site.path: site.widths[1] for site in analysis.sites}
+        fewer = {path: k for path, k in params.narrow.items() if k != widths.get(path)}
+        return cls(sites, fused, fewer, analysis.rejected)
 
     def _parts(self) -> list[Table | str]:
         rows = [(path, self._site(path)) for path in self.sites]

@@ -17,14 +17,16 @@ class NarrowSite(NamedTuple):
     """What an entry has of a site whose activation stays, on k units.
 
     Attributes:
-      gate: the gate's Dense of a gated unit, (d_in, k); else None.
+      gate: the factors of the gate of a gated unit, (d_in, k) together; empty for no gate. One that
+        is part of the kernel of the value reads what the last factor of the value reads if it is
+        a single Dense, and what the first factor reads otherwise.
       vectors: the fixed values that differ from unit to unit, such as those of a norm, (k,), in the
         order in which the program reads them.
       bypass: affine map of the input of the layer before that is added to the output of the layer
         after: bias, and perhaps kernel; None for no such map.
     """
 
-    gate: DenseParams | None = None
+    gate: Run = ()
     vectors: tuple[Any, ...] = ()
     bypass: DenseParams | None = None
 
@@ -46,7 +48,7 @@ class FusedEntry:
     def layers(self) -> list[DenseParams]:
         """Every layer that has a kernel: factors, gates and bypasses."""
         found = [layer for run in self.runs for layer in run]
-        others = [each for site in self.narrow for each in (site.gate, site.bypass)]
+        others = [each for site in self.narrow for each in (*site.gate, site.bypass)]
         return found + [each for each in others if each is not None and "kernel" in each]
 
     @property
@@ -64,9 +66,11 @@ class FusedEntry:
         def dense(params: DenseParams | None) -> Any:
             return None if params is None else {name: fn(params[name]) for name in sorted(params)}
 
-        runs = tuple(tuple(dense(layer) for layer in run) for run in self.runs)
+        runs = tuple(tuple(map(dense, run)) for run in self.runs)
         narrow = tuple(
-            NarrowSite(dense(site.gate), tuple(map(fn, site.vectors)), dense(site.bypass))
+            NarrowSite(
+                tuple(map(dense, site.gate)), tuple(map(fn, site.vectors)), dense(site.bypass)
+            )
             for site in self.narrow
         )
         return FusedEntry(runs, narrow)
@@ -76,13 +80,14 @@ class FusedEntry:
         """The entry as the tree has it.
 
         One Dense, or its factors by number; with sites that keep units `layers`, `gates`,
-        `vectors` and `bypass` by number; `bypass` alone where a pair is removed.
+        `vectors` and `bypass` by number, layers and gates in the same way; `bypass` alone where a
+        pair is removed.
         """
         if not self.narrow:
             return _run_tree(self.runs[0])
         parts = {
             "layers": {str(i): _run_tree(run) for i, run in enumerate(self.runs)},
-            "gates": {str(i): dict(s.gate) for i, s in enumerate(self.narrow) if s.gate},
+            "gates": {str(i): _run_tree(s.gate) for i, s in enumerate(self.narrow) if s.gate},
             "vectors": {
                 str(i): {str(j): vector for j, vector in enumerate(s.vectors)}
                 for i, s in enumerate(self.narrow)
@@ -106,7 +111,7 @@ def read_entry(entry: Mapping[str, Any], name: str, key: FusedKey) -> FusedEntry
     gates, vectors = entry.get("gates", {}), entry.get("vectors", {})
     bypass = entry.get("bypass", {})
     narrow = tuple(
-        NarrowSite(gates.get(i), tuple(_numbered(vectors.get(i, {}))), bypass.get(i))
+        NarrowSite(_run(gates.get(i, {})), tuple(_numbered(vectors.get(i, {}))), bypass.get(i))
         for i in map(str, range(max(len(key.narrow), 1)))
     )
     expected = 0 if key.removes else len(narrow) + 1

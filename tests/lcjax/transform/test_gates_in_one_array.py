@@ -203,7 +203,7 @@ def test_narrow_arrays_keep_their_own_layout(name):
     bound = bind_call(fn, read_params(compact), (x,), {}, has_state=False)
     ((site,), (entry,)) = bound.analysis.sites, bound.params.entries.values()
     path, narrow = unit_path(bound.analysis, site), entry.narrow[0]
-    arrays = in_own_layout(site.match.up, path, entry.runs[0][0], narrow.gate)
+    arrays = in_own_layout(site.match.up, path, entry.runs[0][0], *narrow.gate)
     assert arrays is not None
     named = {bound.leaf_names[leaf]: array for leaf, array in arrays.items()}
     flat, structure = jax.tree_util.tree_flatten_with_path(params)
