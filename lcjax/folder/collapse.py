@@ -95,9 +95,9 @@ def collapse_model(
     job = _job(folder, batches, budget, fits, options)
     with open_work(target, job, lambda error: isinstance(error, ValueError)) as work:
         run = FolderRun(family, batches, work, options, texts=len(texts))
-        report = run.best(budget) if fits is None and budget else run.finish(fits or [])
-        work.publish(target)
-    return report
+        done = run.best(budget) if fits is None and budget else run.finish(fits or [])
+        done.work.publish(target)
+    return done.report
 
 
 def _check_target(source: Path, target: Path) -> None:

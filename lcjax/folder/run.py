@@ -13,7 +13,7 @@ from lcjax.folder.fitting.losses import measure_losses
 from lcjax.folder.fitting.mlp_tensors import MLPTensors, changed_tensors
 from lcjax.folder.fitting.passes import LayerPasses
 from lcjax.folder.fitting.plan import Fits
-from lcjax.folder.fitting.plan_forms import plan_forms
+from lcjax.folder.fitting.plan_forms import better, plan_forms
 from lcjax.folder.fitting.solve import MLP
 from lcjax.folder.fitting.streams import Streams
 from lcjax.folder.options import FolderOptions
@@ -42,6 +42,18 @@ class Carried(NamedTuple):
     loss: dict[str, Any]
 
 
+class Finished(NamedTuple):
+    """A folder of which all files are written.
+
+    Attributes:
+      work: directory that has it.
+      report: contents of its report.
+    """
+
+    work: WorkDirectory
+    report: dict[str, Any]
+
+
 class FolderRun:
     """One collapse of one folder, in its work directory."""
 
@@ -67,12 +79,12 @@ class FolderRun:
         self._batches, self._passes = batches, LayerPasses(family)
         self._texts = {"texts": texts, **token_counts(batches)}
 
-    def best(self, budget: Budget) -> dict[str, Any]:
-        """Writes the folder of the best fits within a budget that were found; returns its report.
+    def best(self, budget: Budget) -> Finished:
+        """Writes all files of the folder with the best fits within a budget that were found.
 
         The fits that were chosen by what each costs alone, and the same number of units in every
-        layer, are both carried out: errors of many layers do not quite add up. Of the two the one
-        stays whose loss is smaller, on texts that neither was fitted on.
+        layer, are both carried out: errors of many layers do not quite add up. The first stays
+        where its loss is clearly smaller on texts that neither was fitted on.
         """
         choices, predicted = plan_forms(
             self._family, self._batches, self._passes, self._work, self._options, budget
@@ -81,14 +93,12 @@ class FolderRun:
             name: self._carry_out(self._work.part(name), fits) for name, fits in choices.items()
         }
         losses = {name: each.loss["measured"] for name, each in carried.items()}
-        best = min(carried, key=losses.__getitem__)
-        found = {"predicted": predicted, "measured": losses, "taken": best}
-        report = self._finish(self._work.part(best), carried[best], found)
-        self._work.take(best)
-        return report
+        taken = better(losses, carried["planned"].loss["deep"])
+        found = {"predicted": predicted, "measured": losses, "taken": taken}
+        return self._finish(self._work.part(taken), carried[taken], found)
 
-    def finish(self, fits: Fits) -> dict[str, Any]:
-        """Writes all files of the folder with these fits, and returns its report."""
+    def finish(self, fits: Fits) -> Finished:
+        """Writes all files of the folder with these fits."""
         return self._finish(self._work, self._carry_out(self._work, fits), None)
 
     def _carry_out(self, work: WorkDirectory, fits: Fits) -> Carried:
@@ -112,14 +122,14 @@ class FolderRun:
 
     def _finish(
         self, work: WorkDirectory, carried: Carried, choice: dict[str, Any] | None
-    ) -> dict[str, Any]:
+    ) -> Finished:
         """Writes everything else of a folder."""
         if work.result("copied") is None:
             carried.folder.copy()
             work.mark_done("copied", True)
         report = self._report(carried, choice)
         self._write_rest(carried, report)
-        return report
+        return Finished(work, report)
 
     def _run_layers(
         self,

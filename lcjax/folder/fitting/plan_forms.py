@@ -1,6 +1,6 @@
 """The choices of fits worth carrying out: measured layer by layer, within a budget."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lcjax.folder.data.batches import Batch
 from lcjax.folder.families import Family
@@ -14,6 +14,9 @@ from lcjax.folder.fitting.streams import Streams
 from lcjax.folder.options import FolderOptions
 from lcjax.folder.storage.work_directory import WorkDirectory
 from lcjax.planning.budgets import Budget
+
+# Of the loss that a compact model adds; smaller differences may turn around on other texts.
+_CLEARLY = 0.05
 
 
 def plan_forms(
@@ -76,6 +79,25 @@ def plan_forms(
     if uniform and uniform != planned:
         choices["uniform"] = uniform
     return choices, predicted
+
+
+def better(losses: Mapping[str, float], deep: float) -> str:
+    """Returns the name of the choice to take: the planned one unless it is not clearly better.
+
+    Args:
+      losses: of the choices carried out, by name.
+      deep: loss of the deep model.
+
+    Example:
+      >>> better({"planned": 0.0810, "uniform": 0.0815}, 0.0)
+      'uniform'
+      >>> better({"planned": 0.0770, "uniform": 0.0815}, 0.0)
+      'planned'
+    """
+    planned, uniform = losses["planned"], losses.get("uniform")
+    if uniform is None or planned < uniform - _CLEARLY * abs(uniform - deep):
+        return "planned"
+    return "uniform"
 
 
 def _uniform(family: Family, budget: Budget, options: FolderOptions) -> Fits:

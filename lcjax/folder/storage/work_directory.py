@@ -59,14 +59,6 @@ class WorkDirectory:
         for folder in (self.folder, self.path / _DONE):
             folder.mkdir(exist_ok=True)
 
-    def take(self, name: str) -> None:
-        """Puts the folder of a part in the place of this directory's own."""
-        part = self.part(name)
-        if self.result("taken") is None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            os.rename(part.folder, self.folder)
-            self.mark_done("taken", name)
-
     def publish(self, target: Path) -> None:
         """Renames the folder to its final path, after all of it is on the disk."""
         for file in sorted(self.folder.rglob("*")):

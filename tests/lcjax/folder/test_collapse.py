@@ -124,7 +124,7 @@ def test_mixed_folder_describes_its_forms_and_meets_its_budget(bert, mixed):
     choice = report["choice"]
     assert choice["predicted"] > 0
     assert choice["measured"].keys() == {"planned", "uniform"}
-    assert choice["measured"][choice["taken"]] == min(choice["measured"].values())
+    assert choice["measured"][choice["taken"]] <= choice["measured"]["uniform"]
     assert report["loss"]["measured"] == choice["measured"][choice["taken"]]
     text = (path / "modeling_lcjax.py").read_text()
     assert "lcjax" not in "".join(line for line in text.splitlines() if "import" in line)

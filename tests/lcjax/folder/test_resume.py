@@ -30,7 +30,7 @@ def _unfinished(target):
     "forms, steps",
     [
         ("units", ["created", "layer_0", "layer_2", "loss", "copied"]),
-        ("mixed", ["plan_1", "layer_1", "copied", "taken"]),
+        ("mixed", ["plan_1", "layer_1", "copied"]),
     ],
 )
 def test_killed_processes_write_the_same_bytes(forms, steps, request, tmp_path):
