@@ -18,9 +18,9 @@ gemma2, gemma3_text). It is read layer by layer: the weights of one layer and a 
 memory.
 
 By default every layer keeps the same number of hidden units, and intermediate_size (hidden_dim of a
-DistilBERT) is the only change of config.json. With --mixed each layer gets the form that costs
-least: all or some units, a linear map, both, or a constant; the folder then needs transformers'
-trust_remote_code.
+DistilBERT) is the only change of config.json. With --mixed each layer gets a form of its own: all
+or some units, a linear map, both, or a constant; where that is not clearly better on held-out
+texts, all keep the same number of units. The folder then needs transformers' trust_remote_code.
 
 A run that was killed goes on after its last whole layer when it is repeated.
 """

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lcjax.calibration.fits import Units
 from lcjax.errors import WeightsError
 from lcjax.folder.data.batches import Batch, make_batches, read_tokenizer
 from lcjax.folder.families import Family, family_of
 from lcjax.folder.fitting.forms import KEY, form_of
 from lcjax.folder.fitting.plan import Fits, is_uniform, planned_fits, uniform_fits
-from lcjax.folder.fitting.solve import bytes_needed, pool_size
+from lcjax.folder.fitting.solve import bytes_of_fit
 from lcjax.folder.options import FolderOptions
 from lcjax.folder.run import FolderRun
 from lcjax.folder.storage.model_folder import ModelFolder, read_model_folder
@@ -96,9 +95,9 @@ def collapse_model(
     job = _job(folder, batches, budget, fits, options)
     with open_work(target, job, lambda error: isinstance(error, ValueError)) as work:
         run = FolderRun(family, batches, work, options, texts=len(texts))
-        report = run.finish(run.planned(budget) if fits is None and budget else fits or [])
-        work.publish(target)
-    return report
+        done = run.best(budget) if fits is None and budget else run.finish(fits or [])
+        done.work.publish(target)
+    return done.report
 
 
 def _check_target(source: Path, target: Path) -> None:
@@ -134,10 +133,7 @@ def _fits(
 def _check_buffer(family: Family, fits: Fits | None, buffer: int) -> None:
     """Raises unless the moments of every fit fit in the buffer."""
     for fit in fits or ():
-        columns = family.width if fit is not None else 0
-        if isinstance(fit, Units):
-            columns = pool_size(family, fit) + (family.width if fit.linear else 0)
-        if (need := bytes_needed(columns, family.width)) > buffer:
+        if fit is not None and (need := bytes_of_fit(family, fit)) > buffer:
             raise ValueError(
                 f"buffer: got {buffer:,} bytes, expected at least {need:,} for the moments "
                 f"of {fit}. Give a larger one."

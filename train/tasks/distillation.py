@@ -105,7 +105,8 @@ def with_teacher(
         from_teacher = _with_states(lambda: teacher.logits(teacher_variables, inputs))
         teacher_logits, teacher_states = jax.lax.stop_gradient(from_teacher)
         hard = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        soft = distillation_loss(logits, teacher_logits, settings.teacher_temperature)
+        both = classifier.comparable(logits, teacher_logits)
+        soft = distillation_loss(*both, settings.teacher_temperature)
         metrics = {
             "train/accuracy": (logits.argmax(-1) == labels).mean(),
             "train/divergence": soft,

@@ -41,6 +41,10 @@ class Classifier(abc.ABC):
     def forward(self, params: Any, stats: Any, inputs: jax.Array, key: jax.Array) -> Any:
         """Returns (augmented inputs, logits, new stats) in training mode."""
 
+    def comparable(self, logits: jax.Array, others: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the logits (..., classes) of two models for the classes that both have."""
+        return logits, others
+
     @abc.abstractmethod
     def batches(self, split: Any, batch_size: int) -> Iterator[tuple[Any, Any]]:
         """Yields a split once in batches of inputs and labels; padding has label -1."""

@@ -81,13 +81,42 @@ def make_batches(
     """
     rows = [np.array(found.ids[:longest], np.int32) for found in tokenizer.encode_batch(texts)]
     held_out = is_held_out(np.arange(len(rows), dtype=np.uint32), HOLDOUT)
+    batches = _grouped(rows, held_out, longest=longest, tokens_per_batch=tokens_per_batch)
+    if not batches:
+        raise ValueError("texts: got none with a token, expected one at least.")
+    return batches
+
+
+def probe_batches(batches: Sequence[Batch], *, tokens: int) -> list[Batch]:
+    """Returns batches of some of the texts that are held out, or of all texts where none is.
+
+    Args:
+      batches: of all texts.
+      tokens: about how many to take, evenly over all lengths.
+    """
+    held_out = any(batch.counts[1].any() for batch in batches)
+    rows = []
+    for batch in batches:
+        chosen = np.flatnonzero(batch.counts[1 if held_out else 0].any(1))
+        rows += [batch.tokens[i][batch.real[i]] for i in chosen]
+    rows = rows[:: max(round(sum(map(len, rows)) / tokens), 1)]
+    return _grouped(
+        rows,
+        np.full(len(rows), held_out),
+        longest=max(batch.tokens.shape[1] for batch in batches),
+        tokens_per_batch=max(batch.tokens.size for batch in batches),
+    )
+
+
+def _grouped(
+    rows: Sequence[np.ndarray], held_out: np.ndarray, *, longest: int, tokens_per_batch: int
+) -> list[Batch]:
+    """Returns batches of texts of about one length, the shortest first."""
     groups: dict[int, list[int]] = {}
     for i, row in enumerate(rows):
         if len(row):
             length = min(max(_SHORTEST, 1 << (len(row) - 1).bit_length()), longest)
             groups.setdefault(length, []).append(i)
-    if not groups:
-        raise ValueError("texts: got none with a token, expected one at least.")
     batches = []
     for length, members in sorted(groups.items()):
         size = min(max(tokens_per_batch // length, 1), 1 << (len(members) - 1).bit_length())

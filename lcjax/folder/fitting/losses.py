@@ -38,7 +38,7 @@ def measure_losses(family: Family, streams: Streams, error: float | None) -> dic
             losses = losses.reshape(3, -1)
         else:
             last = [family.outputs(states) for states in models]
-            losses = [np.zeros(1), *(1 - _cosine(last[0], states) for states in last[1:])]
+            losses = [np.zeros(1), *(1 - cosine(last[0], states) for states in last[1:])]
         sums += [float(np.sum(each)) for each in losses]
         tokens += len(deep)
     means = [float(each) / tokens if tokens else None for each in sums]
@@ -86,7 +86,8 @@ def _chosen(
         yield deep.read(i)[:, :length][chosen], compact.read(i)[:, :length][chosen], after[chosen]
 
 
-def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Returns the cosines of the rows of two arrays, (n, width), in float64."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     return (a * b).sum(-1) / norms

@@ -62,6 +62,7 @@ class LayerPasses:
             self._moments, static_argnames=("block", "read"), donate_argnames="total"
         )
         self.compact = jax.jit(self._compact, static_argnames="block")
+        self.output = jax.jit(self._output, static_argnames="block")
 
     def _deep(
         self,
@@ -165,6 +166,10 @@ class LayerPasses:
             return Sums(jnp.sum(mask), missed, square, total(aim), apart, size)
 
         return out, tuple(sums(mask) for mask in counts)
+
+    def _output(self, block: nn.Module, params: Any, x: jax.Array, args: Any) -> jax.Array:
+        """Returns the output of a layer from its params and its input."""
+        return self._run(block, params, x, args)[0]
 
     def _values(self, read: Read, x: jax.Array, hidden: Any) -> jax.Array:
         if read == "both":

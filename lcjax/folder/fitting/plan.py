@@ -28,13 +28,14 @@ def mlp_parameters(family: Family, form: Form, *, bias: bool) -> int:
     )
 
 
-def uniform_fits(family: Family, budget: Budget, multiple_of: int) -> Fits:
+def uniform_fits(family: Family, budget: Budget, multiple_of: int, *, bias: bool = False) -> Fits:
     """Returns the same `Units(k)` for every layer, of the largest k that meets a budget.
 
     Args:
       family: of the model.
       budget: of parameters.
       multiple_of: of which k is a multiple.
+      bias: whether the output of units gets a bias that the deep MLP may lack.
 
     Raises:
       ValueError: no k meets it; says the nearest that is possible.
@@ -47,7 +48,7 @@ def uniform_fits(family: Family, budget: Budget, multiple_of: int) -> Fits:
     counts = range(family.hidden - family.hidden % multiple_of, 0, -multiple_of)
     smallest = whole
     for count in counts:
-        own = mlp_parameters(family, Form("units", count), bias=False)
+        own = mlp_parameters(family, Form("units", count), bias=bias)
         smallest = whole - family.depth * (deep - own)
         if smallest <= most:
             return [Units(count)] * family.depth

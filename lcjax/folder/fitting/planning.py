@@ -1,6 +1,6 @@
-"""A fit for each layer: measured layer by layer from disk on the deep model, chosen for all."""
+"""Fits of each layer, measured layer by layer from disk on the deep model."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -12,21 +12,23 @@ from lcjax.algebra.unit_selection import NestedOrder
 from lcjax.calibration.fits import Fit, Units
 from lcjax.calibration.statistics import SplitMoments
 from lcjax.folder.families import Family
-from lcjax.folder.fitting.forms import Form, form_of
+from lcjax.folder.fitting.followed import Followed
+from lcjax.folder.fitting.forms import form_of
 from lcjax.folder.fitting.passes import LayerPasses, Read
-from lcjax.folder.fitting.plan import Fits, mlp_parameters
 from lcjax.folder.fitting.solve import (
+    MLP,
     bytes_needed,
+    narrowed,
     pool_size,
     segment_of,
     strongest,
 )
 from lcjax.folder.fitting.streams import Streams
-from lcjax.planning.budgets import Budget, Usage
 from lcjax.planning.candidates import Candidates, fits_for_width
-from lcjax.planning.choosing.options import KEEP, Option, SiteOptions
-from lcjax.planning.plan_file import fit_from_json, fit_to_json
-from lcjax.planning.table import FitTable
+from lcjax.planning.measuring.padded import padded
+from lcjax.planning.plan_file import fit_to_json
+from lcjax.structure.replacement import Replacement
+from lcjax.structure.segment import Segment
 from lcjax.surgery.checks import solve_checked
 
 _merge = jax.jit(lambda a, b: (merge(a[0], b[0]), merge(a[1], b[1])), donate_argnums=0)
@@ -40,12 +42,12 @@ class Tried(NamedTuple):
       fit: that was tried.
       error: squared error of the MLP's output on texts held out, or on all where none is, relative
         to the squared norm of the layer's output.
-      r2: of the MLP's output on texts held out.
+      replacement: of the MLP.
     """
 
     fit: Fit
     error: float
-    r2: float | None
+    replacement: Replacement
 
 
 @dataclass
@@ -55,6 +57,7 @@ class Measuring:
     Attributes:
       family: of the model.
       streams: files of the deep hidden states.
+      followed: models with one fit each.
       passes: compiled.
       buffer: bytes that moments and a solver may take.
       multiple_of: of which numbers of units are multiples.
@@ -62,12 +65,20 @@ class Measuring:
 
     family: Family
     streams: Streams
+    followed: Followed
     passes: LayerPasses
     buffer: int
     multiple_of: int
 
-    def run(self, layer: int) -> list[Any]:
-        """Writes the layer's outputs; returns what each fit costs, as JSON."""
+    def run(self, layer: int, names: Sequence[str]) -> dict[str, Any]:
+        """Writes the layer's outputs; returns the error that each fit has in it, as JSON.
+
+        Of the fits of one form that with about half of the units is followed to the model's end.
+
+        Args:
+          layer: its index.
+          names: of the models that are followed with a fit of an earlier layer.
+        """
         family, params = self.family, self.family.leaves.tree(f"block_{layer}")
         fits, pool = self._fits()
         chosen = None
@@ -77,10 +88,23 @@ class Measuring:
             chosen = strongest(jax.device_get(strengths), last, pool)
         moments, energy = self._pass(layer, params, units=False, read="both", keep=chosen)
         self.streams.finish(("plan",), layer)
-        return [
-            {"fit": fit_to_json(each.fit), "error": each.error, "r2": each.r2}
-            for each in self._solved(layer, params["mlp"], fits, moments, energy, chosen)
-        ]
+        segment, mlp = self._segment(layer, params), params["mlp"]
+        tried = list(self._solved(segment, fits, moments, energy, chosen))
+        forms = [_name(layer, each.fit, family.hidden) for each in tried]
+        half = _nearest_half(tried, forms, family.hidden)
+        new = {name: self._whole(segment, mlp, each.replacement) for name, each in half.items()}
+        return {
+            "tried": [
+                {
+                    "fit": fit_to_json(each.fit),
+                    "error": each.error,
+                    "name": name,
+                    "followed": half[name] is each,
+                }
+                for name, each in zip(forms, tried, strict=True)
+            ],
+            "names": self.followed.run(layer, params, names, new),
+        }
 
     def _fits(self) -> tuple[Sequence[Fit], int]:
         """Returns the fits to try, and among how many hidden units they choose."""
@@ -131,15 +155,12 @@ class Measuring:
 
     def _solved(
         self,
-        layer: int,
-        params: Any,
+        segment: Segment,
         fits: Sequence[Fit],
         moments: tuple[Moments, Moments],
         energy: float,
         chosen: np.ndarray | None,
     ) -> Iterator[Tried]:
-        mlp = jax.device_get(params)
-        segment = segment_of(self.family, layer, mlp, inputs=True)
         both = [replace(each, units=chosen) for each in jax.device_get(moments)]
         inputs = [submoments(replace(each, units=None), np.arange(segment.d_in)) for each in both]
         counts = [fit.count for fit in fits if isinstance(fit, Units)]
@@ -150,38 +171,36 @@ class Measuring:
             groups = both if isinstance(fit, Units) else inputs
             statistics = SplitMoments(*({segment.key: each} for each in groups))
             options = {"order": order} if isinstance(fit, Units) else {}
-            (found,) = solve_checked(fit, segment, statistics, **options).fits
+            replacement = solve_checked(fit, segment, statistics, **options)
+            (found,) = replacement.fits
             error = found.held_out_error if both[1].count else found.error
             if error is not None:
-                yield Tried(fit, error**2 * norm / energy, found.held_out_r2)
+                yield Tried(fit, error**2 * norm / energy, replacement)
+
+    def _segment(self, layer: int, params: Any) -> Segment:
+        return segment_of(self.family, layer, jax.device_get(params["mlp"]), inputs=True)
+
+    def _whole(self, segment: Segment, mlp: MLP, replacement: Replacement) -> MLP:
+        """Returns an MLP that computes what a replacement does, in the form of all: every unit."""
+        whole = padded(segment, replacement)
+        new, units = whole.layers[1].params or {}, np.arange(self.family.hidden)
+        return narrowed(self.family, mlp, units, np.asarray(new["kernel"]), whole.bypass or {})
 
 
-def choose(
-    family: Family, measured: Sequence[Sequence[Mapping[str, Any]]], budget: Budget
-) -> tuple[Fits, float]:
-    """Returns a fit for every layer within a budget, and the sum of their errors.
+def _name(layer: int, fit: Fit, hidden: int) -> str:
+    """Returns the name of the model that has a fit's form in a layer."""
+    form = form_of(fit, hidden)
+    return f"{layer}_{form.kind}{'_linear' if form.linear else ''}"
 
-    Args:
-      family: of the model.
-      measured: what `Measuring.run` returned, for each layer.
-      budget: of parameters.
 
-    Raises:
-      ValueError: no choice meets it; says the nearest that is possible.
-    """
-    deep = mlp_parameters(family, Form("deep", family.hidden), bias=False)
-    widths = (family.width, family.hidden, family.width)
-    sites = []
-    for layer, tried in enumerate(measured):
-        options = [KEEP]
-        for each in tried:
-            fit = fit_from_json(each["fit"])
-            own = mlp_parameters(family, form_of(fit, family.hidden), bias=True)
-            change = Usage(each["error"], own - deep, 2 * (own - deep), -1, 0, 0.0)
-            options.append(Option(fit, change, each["r2"]))
-        sites.append(SiteOptions(family.site(layer), widths, tuple(options)))
-    whole = family.leaves.folder.parameters
-    table = FitTable(Usage(0.0, whole, 0, family.depth), tuple(sites))
-    choice = table.choose([budget])
-    fits = table.fits(choice)
-    return [fits.get(site.site) for site in sites], table.usage(choice).drop
+def _nearest_half(tried: Sequence[Tried], names: Sequence[str], hidden: int) -> dict[str, Tried]:
+    """Returns, of the fits of each name, the one that keeps most nearly half of the units."""
+    found: dict[str, Tried] = {}
+
+    def distance(each: Tried) -> int:
+        return abs(2 * form_of(each.fit, hidden).width - hidden)
+
+    for name, each in zip(names, tried, strict=True):
+        if name not in found or distance(each) < distance(found[name]):
+            found[name] = each
+    return found

@@ -109,13 +109,13 @@ def solve_layer(
     last = np.asarray(mlp[family.last]["kernel"])
     if len(last) == fit.count and not fit.linear:
         kernel, offset = _refitted(moments, fit.ridge, last)
-        return _narrowed(family, mlp, np.arange(len(last)), kernel, {"bias": offset})
+        return narrowed(family, mlp, np.arange(len(last)), kernel, {"bias": offset})
     statistics = SplitMoments({_KEY: moments}, {_KEY: jax.tree.map(np.zeros_like, moments)})
     replaced = solve_checked(fit, segment, statistics)
     new = replaced.layers[1].params
     if new is None or replaced.bypass is None:
         raise TypeError(f"{family.site(layer)}: {fit} changes nothing; keep the layer.")
-    return _narrowed(family, mlp, np.asarray(replaced.units), new["kernel"], replaced.bypass)
+    return narrowed(family, mlp, np.asarray(replaced.units), new["kernel"], replaced.bypass)
 
 
 def narrowed_first(family: Family, mlp: Mapping[str, Any], units: np.ndarray) -> MLP:
@@ -123,6 +123,14 @@ def narrowed_first(family: Family, mlp: Mapping[str, Any], units: np.ndarray) ->
     return {
         name: {key: array[..., units] for key, array in mlp[name].items()} for name in family.first
     }
+
+
+def bytes_of_fit(family: Family, fit: Fit) -> int:
+    """Returns the bytes that the moments of a fit, and solving it, take."""
+    columns = family.width
+    if isinstance(fit, Units):
+        columns = pool_size(family, fit) + (family.width if fit.linear else 0)
+    return bytes_needed(columns, family.width)
 
 
 def bytes_needed(columns: int, width: int) -> int:
@@ -158,10 +166,18 @@ def _refitted(moments: Moments, ridge: float, rows: np.ndarray) -> tuple[np.ndar
     return solved.kernel, solved.bias
 
 
-def _narrowed(
+def narrowed(
     family: Family, mlp: MLP, units: np.ndarray, kernel: np.ndarray, bypass: Mapping[str, Any]
 ) -> MLP:
-    """Returns an MLP of some hidden units with a new last kernel."""
+    """Returns an MLP of some hidden units with a new last kernel.
+
+    Args:
+      family: of the layer.
+      mlp: its params.
+      units: indices of the hidden units that stay, increasing.
+      kernel: of the last layer, (len(units), width).
+      bypass: the affine map next to the units.
+    """
     return {
         **jax.device_get(narrowed_first(family, mlp, units)),
         family.act: mlp[family.act],

@@ -66,8 +66,11 @@ class CompactFolder:
         return sum(tensor.bytes for tensor in self.tensors.values())
 
     def create(self) -> None:
-        """Creates the files of weights, and copies into them the tensors that stay."""
+        """Creates the files of weights, which are sparse until tensors are written."""
         self._writer.create()
+
+    def copy(self) -> None:
+        """Copies the tensors that stay; they are on the disk when it returns."""
         same = [name for name in self.tensors if name not in self._changed]
         for name in same:
             self._writer.write_bytes(name, self._source.tensors.chunks(name))

@@ -47,6 +47,18 @@ class WorkDirectory:
         """
         _write_json(self.path / _DONE / f"{step}.json", {"result": result})
 
+    def part(self, name: str) -> "WorkDirectory":
+        """Returns a directory in this one, for another unfinished folder and its steps."""
+        part = WorkDirectory(self.path / name)
+        part.create()
+        return part
+
+    def create(self) -> None:
+        """Creates what is missing of the directory."""
+        self.path.mkdir(exist_ok=True)
+        for folder in (self.folder, self.path / _DONE):
+            folder.mkdir(exist_ok=True)
+
     def publish(self, target: Path) -> None:
         """Renames the folder to its final path, after all of it is on the disk."""
         for file in sorted(self.folder.rglob("*")):
@@ -91,8 +103,7 @@ def open_work(
         _take(lock, target)
         _check_job(path, job)
         work = WorkDirectory(path)
-        for folder in (work.folder, path / _DONE):
-            folder.mkdir(exist_ok=True)
+        work.create()
         yield work
         remove = True
     except BaseException as error:

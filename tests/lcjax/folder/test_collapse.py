@@ -121,7 +121,11 @@ def test_mixed_folder_describes_its_forms_and_meets_its_budget(bert, mixed):
     assert [layer["form"] for layer in layers] == [layer["form"] for layer in report["layers"]]
     assert report["after"]["parameters"] <= 0.75 * report["before"]["parameters"]
     assert report["after"]["parameters"] == sum(t.size for t in _tensors(path).values())
-    assert report["planned_error"] > 0
+    choice = report["choice"]
+    assert choice["predicted"] > 0
+    assert choice["measured"].keys() == {"planned", "uniform"}
+    assert choice["measured"][choice["taken"]] <= choice["measured"]["uniform"]
+    assert report["loss"]["measured"] == choice["measured"][choice["taken"]]
     text = (path / "modeling_lcjax.py").read_text()
     assert "lcjax" not in "".join(line for line in text.splitlines() if "import" in line)
     compile(text, "modeling_lcjax.py", "exec")

@@ -28,7 +28,10 @@ def _unfinished(target):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "forms, steps",
-    [("units", ["copied", "layer_0", "layer_2", "loss"]), ("mixed", ["plan_1", "layer_1"])],
+    [
+        ("units", ["created", "layer_0", "layer_2", "loss", "copied"]),
+        ("mixed", ["plan_1", "layer_1", "copied"]),
+    ],
 )
 def test_killed_processes_write_the_same_bytes(forms, steps, request, tmp_path):
     kind, whole = ("llama", "uniform") if forms == "units" else ("bert", "mixed")

@@ -1,6 +1,7 @@
 """`python -m train.language --pretrained OUT --teacher IN`: a compact folder and its teacher."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,11 @@ from train.engine.run_directory import read_json
 from train.models.serialization import module_as_json, module_from_json
 from train.runs.finished import classifier_of
 from train.tasks.distillation import hidden_loss
+from train.tasks.language.folder import folder_teacher
 from train.tasks.language.presets import PRESETS
 from train.validation import ConfigError
+
+safetensors_numpy = pytest.importorskip("safetensors.numpy", reason="extra interop")
 
 SHORT = {
     "context": 8,
@@ -82,6 +86,39 @@ def test_loss_of_the_first_step_is_the_weighted_sum(folders):
     loss, (_, metrics) = found[2.0]
     assert 0 < metrics["train/hidden_states"] < 1
     np.testing.assert_allclose(loss, found[0.0][0] + 2 * metrics["train/hidden_states"], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_padded_vocabulary_of_the_teacher_changes_nothing(folders, tmp_path):
+    """Rows after the tokenizer's tokens that no text has and no softmax sees."""
+    padded, rows = tmp_path / "padded", 8
+    shutil.copytree(folders / "deep", padded)
+    config = json.loads((padded / "config.json").read_text())
+    config["vocab_size"] += rows
+    (padded / "config.json").write_text(json.dumps(config))
+    for file in padded.glob("*.safetensors"):
+        tensors = safetensors_numpy.load_file(file)
+        for name in tensors.keys() & {"model.embed_tokens.weight", "lm_head.weight"}:
+            more = np.full((rows, tensors[name].shape[1]), 0.5, np.float32)
+            tensors[name] = np.concatenate([tensors[name], more])
+        safetensors_numpy.save_file(tensors, file, metadata={"format": "pt"})
+    losses = []
+    for teacher in (folders / "deep", padded):
+        task = prepare(_config(folders, teacher=teacher, teacher_weight=1.0)).task
+        tokens = jnp.arange(24).reshape(3, 8) % 12
+        batch = ((tokens, (tokens + 1) % 12), task.source.arrays[1])
+        losses.append(task.loss(task.variables["params"], {}, batch, jax.random.key(0))[0])
+    assert losses[0] > 0
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_teacher_with_fewer_rows_than_tokens_is_refused(folders, tmp_path):
+    words = [*WORDS, *(f"more{i}" for i in range(LLAMA["vocab_size"]))]
+    shutil.copytree(folders / "deep", tmp_path / "deep")
+    write_tokenizer(tmp_path / "deep", words)
+    with pytest.raises(ConfigError, match=r"tokenizer\.json has \d+ tokens but whose model embeds"):
+        folder_teacher(tmp_path / "deep", {})
 
 
 @pytest.mark.slow

@@ -20,15 +20,19 @@ def is_model_folder(path: Path) -> bool:
 def folder_teacher(path: Path, data_spec: Mapping[str, Any]) -> tuple[LanguageModel, Any]:
     """Returns the model of a folder and its variables.
 
+    Its vocabulary may have more rows than the tokenizer has tokens: they are padding.
+
     Args:
       path: of the folder.
       data_spec: of the student; empty where nothing is to be compared.
 
     Raises:
-      ConfigError: a student with another tokenizer.
+      ConfigError: a student with another tokenizer, a model with fewer rows than tokens, or one
+        that is not a decoder.
       ValueError: a folder that cannot be read.
     """
-    if data_spec and data_spec.get("vocabulary") != Pieces.from_folder(path).digest:
+    vocabulary = Pieces.from_folder(path)
+    if data_spec and data_spec.get("vocabulary") != vocabulary.digest:
         raise ConfigError(
             f"--teacher is {path}, whose {FILE} differs from the student's; expected the folder "
             "that the student's was made from."
@@ -37,5 +41,10 @@ def folder_teacher(path: Path, data_spec: Mapping[str, Any]) -> tuple[LanguageMo
     if not isinstance(module, Decoder):
         raise ConfigError(
             f"--teacher is {path}, a {type(module).__name__}; expected a folder of a decoder."
+        )
+    if vocabulary.size > (rows := module.config.vocab_size):
+        raise ConfigError(
+            f"--teacher is {path}, whose {FILE} has {vocabulary.size:,} tokens but whose model "
+            f"embeds {rows:,}; expected the model's own tokenizer."
         )
     return LanguageModel(module), variables

@@ -46,6 +46,11 @@ class LanguageModel(Classifier):
         )
         return inputs, logits, stats
 
+    def comparable(self, logits: jax.Array, others: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns both without the last rows of the larger vocabulary, which are padding."""
+        rows = min(logits.shape[-1], others.shape[-1])
+        return logits[..., :rows], others[..., :rows]
+
     def init(self, key: jax.Array) -> Any:
         """Returns new variables."""
         return jax.jit(self.module.init)(key, jnp.zeros((1, 1), jnp.int32))
