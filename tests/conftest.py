@@ -1,6 +1,7 @@
 """What every run of the tests needs, however pytest is started; subprocesses inherit it."""
 
 import os
+import tempfile
 
 import jax
 import pytest
@@ -14,10 +15,26 @@ jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
 
 
 def pytest_configure(config):
-    """Compiles quick tests without LLVM's optimizations, which is a quarter less work in all."""
+    """Saves compilation, of which the quick tests consist for the most part."""
     flags = os.environ.get("XLA_FLAGS", "")
     if config.option.markexpr == "not slow" and "optimization_level" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
+    share_programs(config)
+
+
+def share_programs(config):
+    """Compiles a program once in a run, whatever tests, workers and subprocesses use it.
+
+    JAX keeps compiled programs in a directory, which this run makes and removes unless
+    JAX_COMPILATION_CACHE_DIR names one.
+    """
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        directory = tempfile.TemporaryDirectory(prefix="programs-", ignore_cleanup_errors=True)
+        config.add_cleanup(directory.cleanup)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = directory.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # however small
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """Training runs for tests: configurations, processes, saved states and metrics."""
 
 import dataclasses
+import json
 import os
 import signal
 import struct
@@ -12,14 +13,16 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 from tensorboardX.proto.event_pb2 import Event
 
 from train import image
 from train.config.protocol import convert_protocol
 from train.engine.checkpoints import Snapshots
 from train.engine.run_directory import create_directory
+from train.evaluate import evaluate
 from train.protocols import PROTOCOLS
-from train.runs import command
+from train.runs import command, conclude
 from train.tasks.image.presets import PRESETS
 
 _SECTIONS = (
@@ -81,6 +84,16 @@ def main(monkeypatch, *flags, module=image):
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # which it replaces
     monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, flags)])
     module.main()
+
+
+def evaluate_here(monkeypatch):
+    """Lets runs evaluate their compact model in this process, from the checkpoint all the same."""
+
+    def evaluate_checkpoint(checkpoint, *flags):
+        scores = tyro.cli(evaluate, args=[str(checkpoint), *flags])
+        return json.loads(json.dumps(scores))
+
+    monkeypatch.setattr(conclude, "evaluate_in_new_process", evaluate_checkpoint)
 
 
 def start(*flags, module="train.image", **environment):

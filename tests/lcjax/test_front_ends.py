@@ -17,6 +17,8 @@ from tests.helpers.front_ends import (
     FRONT_ENDS,
     NETS,
     X,
+    as_params_tree,
+    as_traced,
     variables_of,
     without_slopes,
 )
@@ -165,9 +167,12 @@ def regressed(z, a):
     return gain * (z - mean(z)) + mean(a)
 
 
+# test_front_ends_agree has the other networks as functions.
+ON_BATCHES = [(as_params_tree, name) for name in NETS] + [(as_traced, name) for name in QUICK]
+
+
 @pytest.mark.slow
-@both
-@nets
+@pytest.mark.parametrize(("make", "name"), ON_BATCHES)
 @pytest.mark.parametrize("fit", [lcjax.LeastSquares(), lcjax.PerUnit()], ids=lambda fit: fit.name)
 def test_one_batch_equals_many(make, name, fit):
     front = make(NETS[name])

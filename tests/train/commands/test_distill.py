@@ -9,7 +9,7 @@ import pytest
 
 import lcjax
 from lcjax.tree.paths import leaf_path
-from tests.helpers.runs import configured, prepare
+from tests.helpers.runs import configured, evaluate_here, prepare
 from tests.helpers.tiny_bert import make_folder, texts, write_tsv
 from tests.helpers.tiny_text import PLAIN, on_text, write_text
 from train import distill
@@ -63,6 +63,7 @@ def test_what_is_no_run_is_an_error(tmp_path, monkeypatch):
 def test_a_student_has_the_runs_topology_and_learns_from_its_deep_model(
     kind, tmp_path, monkeypatch, capsys
 ):
+    evaluate_here(monkeypatch)
     if kind == "image":
         config = configured(**SHORT, hidden=(32, 16), learning_rate=1e-2, runs_dir=tmp_path)
     elif kind == "text":

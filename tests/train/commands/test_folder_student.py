@@ -11,7 +11,7 @@ import pytest
 import lcjax
 from lcjax.folder import FolderOptions, collapse_model, load_model
 from tests.helpers import runs
-from tests.helpers.runs import configured, prepare
+from tests.helpers.runs import configured, evaluate_here, prepare
 from tests.helpers.tiny_text import WORDS, write_text
 from tests.lcjax.folder.folders import LLAMA, write_folder, write_tokenizer
 from train import language
@@ -58,6 +58,7 @@ def _config(folders, **fields):
 @pytest.mark.slow
 @pytest.mark.promotes
 def test_student_starts_from_the_folder_and_learns_from_the_teacher(folders, monkeypatch, tmp_path):
+    evaluate_here(monkeypatch)
     flags = [f"--{n.replace('_', '-')}={value}" for n, value in SHORT.items()]
     start = ["--pretrained", folders / "compact", "--teacher", folders / "deep"]
     where = ["--dataset", folders / "a.txt", "--runs-dir", tmp_path, "--hidden-weight", "0.5"]

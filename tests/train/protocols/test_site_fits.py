@@ -11,7 +11,7 @@ from lcjax.algebra.abstract import shapes_of
 from lcjax.cli.command import main as lcjax_main
 from lcjax.planning.plan_file import PlanFile, PlannedSite
 from lcjax.structure.params_tree import ParamsTree
-from tests.helpers.runs import configured, main, prepare, same_bits
+from tests.helpers.runs import configured, evaluate_here, main, prepare, same_bits
 from train.config.base import as_json
 from train.engine.checkpoints import Snapshots
 from train.engine.metrics_writer import FILE
@@ -131,7 +131,8 @@ def test_a_run_with_kept_units_that_breaks_off_ends_bit_for_bit_the_same(tmp_pat
 
 
 @pytest.mark.slow
-def test_a_plan_of_a_finished_run_is_carried_out(tmp_path):
+def test_a_plan_of_a_finished_run_is_carried_out(tmp_path, monkeypatch):
+    evaluate_here(monkeypatch)
     _, first = ran(tmp_path / "a", **SMALL | {"epochs": 1, "heal_epochs": 0.0, "count": 1})
     lcjax.save(tmp_path / "a" / "deep", first.deep)
     fits = {"mlp/act_0": lcjax.Units(8), "mlp/act_1": None, "mlp/act_2": lcjax.LeastSquares()}
@@ -160,7 +161,8 @@ def test_a_mix_reaches_the_number_of_parameters(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_students_of_a_run_with_kept_units_have_its_widths(tmp_path):
+def test_students_of_a_run_with_kept_units_have_its_widths(tmp_path, monkeypatch):
+    evaluate_here(monkeypatch)
     job, result = ran(tmp_path / "a", **UNITS, linear=True)
     conclude(job.task, result, tmp_path / "a")
     plain = {"slope_learning_rate": 0.0, "strength": 0.0, "collapsed_from": tmp_path / "a"}

@@ -104,8 +104,15 @@ class Held:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("call", ["wait()", "wait_in_compiled_code()", "Held()"])
+@pytest.mark.parametrize(
+    ("call", "number"),
+    [
+        ("wait()", signal.SIGTERM),
+        ("wait_in_compiled_code()", signal.SIGINT),
+        ("wait_in_compiled_code()", signal.SIGTERM),
+        ("Held()", signal.SIGINT),
+    ],
+)
 def test_whatever_runs_the_process_ends_in_one_line(call, number):
     ended = interrupted(["-c", PROGRAM.format(call=call)], at="waiting", number=number)
     assert ended == (128 + number, ["stopped"])
