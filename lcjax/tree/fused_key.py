@@ -24,7 +24,7 @@ class FusedKey:
     | field | of | meaning |
     |---|---|---|
     | `form` | each site | "linear": one matrix is in its place; "units": the activation stays, on \
-some units; "removed": a bias is in the place of the pair |
+some units, or between factors on all; "removed": a bias is in the place of the pair |
     | `hidden` | each site | its width in the original model |
     | `units` | each site | how many units stay, null for a site of another form; left out where \
 there are none |
