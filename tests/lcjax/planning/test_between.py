@@ -39,15 +39,15 @@ def test_options_lie_between_their_neighbours(site):
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=2).map(sorted), st.booleans())
 def test_drops_lie_between_those_measured(drops, linear):
-    fits = [Units(8, linear=linear), Units(24, linear=linear)]
-    options = [
-        Option(fit, Usage(drop, 0, 0, -1)) for fit, drop in zip(fits, drops[::-1], strict=True)
+    least, most = drops
+    measured = [
+        Option(Units(count, linear=linear), Usage(drop, 0, 0, -1))
+        for count, drop in ((8, most), (24, least))
     ]
-    site = SiteOptions("act", (8, 40, 8), (KEEP, *options))
+    site = SiteOptions("act", (8, 40, 8), (KEEP, *measured))
     also = [Units(17, linear=linear), Units(33, linear=linear)]
-    found = {
-        option.fit: option.change.drop for option in with_options_between(site, 8, also).options
-    }
+    options = with_options_between(site, 8, also).options
+    found = {option.fit: option.change.drop for option in options}
     for fit in (Units(16, linear=linear), also[0]):
         assert least - 1e-9 <= found[fit] <= most + 1e-9
     assert (also[1] in found) == (not linear)  # all units alone cost nothing
