@@ -1,22 +1,20 @@
 """A fit for each layer within a budget: the cheapest choice among measured and interpolated."""
 
+import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from lcjax.calibration.fits import Fit, Units
+from lcjax.calibration.fits import Fit
 from lcjax.folder.families import Family
 from lcjax.folder.fitting.forms import Form, form_of
 from lcjax.folder.fitting.plan import Fits, mlp_parameters
 from lcjax.folder.fitting.solve import bytes_of_fit
 from lcjax.planning.budgets import Budget, Usage
-from lcjax.planning.candidates import Candidates, fits_for_width
+from lcjax.planning.choosing.between import with_options_between
 from lcjax.planning.choosing.options import KEEP, Option, SiteOptions
 from lcjax.planning.plan_file import fit_from_json
 from lcjax.planning.table import FitTable
-
-_FINE = tuple(part / 16 for part in range(1, 16))  # of the hidden units
 
 Costs = Mapping[Fit, float]
 
@@ -43,17 +41,16 @@ def choose(
     Raises:
       ValueError: no choice meets it; says the nearest that is possible.
     """
-    fine = fits_for_width(Candidates(fractions=_FINE, multiple_of=multiple_of), family.hidden)
-    extra = [fit for fit in (*fine, *more) if bytes_of_fit(family, fit) <= buffer]
     deep = mlp_parameters(family, Form("deep", family.hidden), bias=False)
     widths = (family.width, family.hidden, family.width)
     sites = []
     for layer, measured in enumerate(costs):
         options = [KEEP]
-        for fit, cost in between(measured, extra, family.hidden).items():
+        for fit, cost in measured.items():
             own = mlp_parameters(family, form_of(fit, family.hidden), bias=True)
             options.append(Option(fit, Usage(cost, own - deep, 2 * (own - deep), -1, 0, 0.0)))
-        sites.append(SiteOptions(family.site(layer), widths, tuple(options)))
+        site = SiteOptions(family.site(layer), widths, tuple(options))
+        sites.append(_within(family, buffer, with_options_between(site, multiple_of, more)))
     whole = family.leaves.folder.parameters
     table = FitTable(Usage(0.0, whole, 0, family.depth), tuple(sites))
     choice = table.choose([budget])
@@ -61,41 +58,11 @@ def choose(
     return [fits.get(site.site) for site in sites], table.usage(choice).drop
 
 
-def between(measured: Costs, more: Sequence[Fit], hidden: int) -> dict[Fit, float]:
-    """Returns the costs of fits that were measured, and of others with numbers of units between.
-
-    The root of the cost is interpolated, which is nearly linear in the number of units, and 0 where
-    all stay.
-
-    Args:
-      measured: of some fits.
-      more: fits whose cost is wanted; those beyond what was measured are left out.
-      hidden: number of units of the layer.
-
-    Example:
-      >>> import lcjax
-      >>> costs = between({lcjax.Units(16): 0.04}, [lcjax.Units(8), lcjax.Units(24)], 32)
-      >>> {fit.count: round(cost, 4) for fit, cost in costs.items()}
-      {16: 0.04, 24: 0.01}
-    """
-    found = dict(measured)
-    for linear in (False, True):
-        known = {
-            fit.count: cost
-            for fit, cost in measured.items()
-            if isinstance(fit, Units) and fit.linear == linear
-        }
-        if not known:
-            continue
-        if not linear:
-            known[hidden] = 0.0
-        counts = sorted(known)
-        roots = [np.sqrt(known[count]) for count in counts]
-        for fit in more:
-            if isinstance(fit, Units) and fit.linear == linear and fit not in found:
-                if counts[0] <= fit.count <= counts[-1]:
-                    found[fit] = float(np.interp(fit.count, counts, roots)) ** 2
-    return found
+def _within(family: Family, buffer: int, site: SiteOptions) -> SiteOptions:
+    """Returns a site with the options whose solving takes at most so many bytes."""
+    fits = (option.fit for option in site.options)
+    small = [fit is None or bytes_of_fit(family, fit) <= buffer for fit in fits]
+    return replace(site, options=tuple(itertools.compress(site.options, small)))
 
 
 def costs_of(tried: Sequence[Mapping[str, Any]], losses: Mapping[str, float]) -> dict[Fit, float]:

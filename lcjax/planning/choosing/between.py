@@ -14,16 +14,17 @@ from lcjax.planning.choosing.options import Option, SiteOptions
 _STEPS = 4  # of the gap between two measured options, at most
 
 
-def with_options_between(site: SiteOptions, multiple: int) -> SiteOptions:
+def with_options_between(site: SiteOptions, multiple: int, also: Sequence[Fit] = ()) -> SiteOptions:
     """Returns a site that also has options with counts and ranks between the measured ones.
 
-    Sizes and times of these are interpolated in the number of units or the rank, and drops between
-    two that are above 0 in its logarithm. Units beyond the largest measured number lie between it
-    and the site as it is.
+    Sizes and times of these are interpolated in the number of units or the rank, and of drops the
+    square root, which is nearly linear. Units beyond the largest measured number lie between it and
+    the site as it is.
 
     Args:
       site: with measured options.
       multiple: counts and ranks are multiples of it.
+      also: fits whose counts or ranks are added whatever the multiple.
     """
     new: list[Option] = []
     for own in _kinds(site.options):
@@ -31,7 +32,7 @@ def with_options_between(site: SiteOptions, multiple: int) -> SiteOptions:
             all_units = Option(Units(site.widths[-2]), site.options[0].change)
             own = [*own, all_units]
         for low, high in pairwise(own):
-            new += _between(low, high, multiple)
+            new += _between(low, high, multiple, also)
     return replace(site, options=(*site.options, *new))
 
 
@@ -40,18 +41,17 @@ def _kinds(options: Sequence[Option]) -> list[list[Option]]:
     groups: dict[tuple[type, bool], list[Option]] = {}
     for option in options:
         if isinstance(option.fit, Units | LowRank):
-            key = type(option.fit), getattr(option.fit, "linear", False)
-            groups.setdefault(key, []).append(option)
+            groups.setdefault(_kind(option.fit), []).append(option)
     return [sorted(group, key=lambda option: _number(option.fit)) for group in groups.values()]
 
 
-def _between(low: Option, high: Option, multiple: int) -> Iterator[Option]:
+def _between(low: Option, high: Option, multiple: int, also: Sequence[Fit]) -> Iterator[Option]:
     """Yields the options between two of a kind."""
     start, end = _number(low.fit), _number(high.fit)
     numbers = {
         round((start + (end - start) * step / _STEPS) / multiple) * multiple
         for step in range(1, _STEPS)
-    }
+    } | {_number(fit) for fit in also if _kind(fit) == _kind(low.fit)}
     for number in sorted(number for number in numbers if start < number < end):
         part = (number - start) / (end - start)
         changes = zip(Usage._fields, low.change, high.change, strict=True)
@@ -62,10 +62,14 @@ def _between(low: Option, high: Option, multiple: int) -> Iterator[Option]:
 def _mixed(name: str, a: float | None, b: float | None, part: float) -> float | None:
     if a is None or b is None:
         return None
-    if name == "drop" and a > 0 and b > 0:
-        return math.exp(math.log(a) + part * (math.log(b) - math.log(a)))
+    if name == "drop" and a >= 0 and b >= 0:
+        return ((1 - part) * math.sqrt(a) + part * math.sqrt(b)) ** 2
     mixed = a + part * (b - a)
     return mixed if name in ("drop", "ms") else round(mixed)
+
+
+def _kind(fit: Fit | None) -> tuple[type, bool]:
+    return type(fit), getattr(fit, "linear", False)
 
 
 def _number(fit: Fit | None) -> int:

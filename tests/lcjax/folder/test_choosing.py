@@ -1,13 +1,11 @@
 """Which fits a mixed folder may choose from, and what they cost."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import lcjax
 from lcjax.calibration.fits import Fit
 from lcjax.folder.families import family_of
-from lcjax.folder.fitting.choosing import between, choose, costs_of
+from lcjax.folder.fitting.choosing import choose, costs_of
 from lcjax.folder.fitting.forms import form_of
 from lcjax.folder.fitting.plan import uniform_fits
 from lcjax.folder.storage.model_folder import read_model_folder
@@ -15,20 +13,6 @@ from lcjax.planning.plan_file import fit_to_json
 from tests.lcjax.folder.folders import DEPTH, HIDDEN
 
 COUNTS = range(8, HIDDEN, 8)
-
-
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=2).map(sorted), st.booleans())
-def test_costs_between_lie_between_those_measured(costs, linear):
-    few, many = costs[1], costs[0]
-    measured: dict[Fit, float] = {
-        lcjax.Units(k, linear=linear): cost for k, cost in ((8, few), (24, many))
-    }
-    found = between(measured, [lcjax.Units(k, linear=linear) for k in COUNTS], HIDDEN)
-    assert {fit: found[fit] for fit in measured} == measured
-    assert many - 1e-9 <= found[lcjax.Units(16, linear=linear)] <= few + 1e-9
-    beyond = lcjax.Units(32, linear=linear)
-    assert (beyond in found) == (not linear)  # all units alone cost nothing
-    assert linear or found[beyond] <= many + 1e-9
 
 
 def test_cost_of_a_fit_is_in_proportion_to_the_one_of_its_form_that_was_followed():

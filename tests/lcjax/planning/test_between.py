@@ -3,10 +3,14 @@
 import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lcjax import CalibrationData, CollapsibleMLP, LowRank, Params, Units, collapse_sequential
 from lcjax import plan_fits as plan
+from lcjax.planning.budgets import Usage
 from lcjax.planning.choosing.between import with_options_between
+from lcjax.planning.choosing.options import KEEP, Option, SiteOptions
 
 X = np.random.default_rng(0).normal(size=(96, 6)).astype(np.float32)
 DATA = CalibrationData([X], progress=False)
@@ -31,6 +35,23 @@ def test_options_lie_between_their_neighbours(site):
     units = [drops[Units(count)] for count in (8, 14, 20, 26, 32, 40, 48, 56)]
     assert units == sorted(units, reverse=True) and units[-1] > 0
     assert drops[LowRank(4)] < drops[LowRank(2)] < drops[LowRank(1)]
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=2).map(sorted), st.booleans())
+def test_drops_lie_between_those_measured(drops, linear):
+    least, most = drops
+    measured = [
+        Option(Units(count, linear=linear), Usage(drop, 0, 0, -1))
+        for count, drop in ((8, most), (24, least))
+    ]
+    site = SiteOptions("act", (8, 40, 8), (KEEP, *measured))
+    also = [Units(17, linear=linear), Units(33, linear=linear)]
+    options = with_options_between(site, 8, also).options
+    found = {option.fit: option.change.drop for option in options}
+    for fit in (Units(16, linear=linear), also[0]):
+        assert least - 1e-9 <= found[fit] <= most + 1e-9
+    assert (also[1] in found) == (not linear)  # all units alone cost nothing
+    assert linear or found[also[1]] <= least + 1e-9
 
 
 @pytest.mark.parametrize("fit", [Units(14), Units(56), LowRank(2)], ids=str)
