@@ -114,8 +114,8 @@ def calibrate(
     follows the map with the least `E ‖t − x W − b‖²`; `d_in (d_in + d_out)` numbers a segment.
     `PerUnit` collects means and variances of every unit, from which follow a gain and an offset for
     each. `Units` collects second moments of `[x, h]` and t for each site alone, with h its hidden
-    units: any count of units, with a linear map or without, follows from one calibration. A site's
-    slope may be anything.
+    units: any count of units, with a linear map or without, follows from one calibration, and any
+    rank from that of `LowRank`. A site's slope may be anything.
 
     One pass (two for `Units` with candidates), compiled once for every shape of batch, and anew in
     every call: values that apply_fn and mask read from outside (an attribute, a global) are read
@@ -129,7 +129,7 @@ def calibrate(
       variables: params or variables, as apply_fn takes them.
       data: batches, or `CalibrationData` with a mask and held-out rows; of any length.
       sites: paths, globs, `re.Pattern`s, Sites or a Plan; None takes every paired site.
-      fit: `LeastSquares(...)`, `PerUnit(...)`, `Units(...)` or `Remove()`.
+      fit: `LeastSquares(...)`, `PerUnit(...)`, `Units(...)`, `LowRank(...)` or `Remove()`.
 
     Raises:
       CollapseError: as `lcjax.collapse` for sites; a site within `nn.scan` or `vmap`, or one that

@@ -20,7 +20,7 @@ memory.
 By default every layer keeps the same number of hidden units, and intermediate_size (hidden_dim of a
 DistilBERT) is the only change of config.json. With --mixed each layer gets a form of its own: all
 or some units, a linear map, both, or a constant; where that is not clearly better on held-out
-texts, all keep the same number of units. The folder then needs transformers' trust_remote_code.
+texts, all keep the same number of units. Either way it needs transformers' trust_remote_code.
 
 A run that was killed goes on after its last whole layer when it is repeated.
 """

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from lcjax.calibration.data import CalibrationData, as_data
-from lcjax.calibration.fits import Fit, Units
+from lcjax.calibration.fits import Fit
 from lcjax.calibration.statistics import with_progress
 from lcjax.errors import CollapseError
 from lcjax.planning.budgets import Budget, Latency, Usage, as_budgets
@@ -16,7 +16,7 @@ from lcjax.planning.candidates import (
     fits_to_try,
     low_ranks,
 )
-from lcjax.planning.choosing.between import with_options_between
+from lcjax.planning.choosing.between import kind_of, number_of, with_options_between
 from lcjax.planning.choosing.options import SiteOptions
 from lcjax.planning.fit_plan import FitPlan
 from lcjax.planning.measuring.latency import timed_table
@@ -227,20 +227,10 @@ def _uniform(
 def _with(fits: tuple[Fit, ...], more: Sequence[Fit]) -> tuple[Fit, ...]:
     """Returns the fits with others in the place of those with nearly their units or rank."""
     for fit in more:
-        count = _count(fit)
-        near = [
-            each
-            for each in fits
-            if type(each) is type(fit)
-            and not getattr(each, "linear", False)
-            and 8 * abs(_count(each) - count) <= count
-        ]
+        number, alike = number_of(fit), [each for each in fits if kind_of(each) == kind_of(fit)]
+        near = [each for each in alike if 8 * abs(number_of(each) - number) <= number]
         fits = (*(each for each in fits if each not in near), fit)
     return fits
-
-
-def _count(fit: Fit) -> int:
-    return fit.count if isinstance(fit, Units) else int(fit.rank or 0)
 
 
 def _measured_table(

@@ -18,7 +18,8 @@ class SegmentFit:
 
     Attributes:
       sites: paths of the sites that were replaced together.
-      fit: name of the fit: "exact", "per_unit", "least_squares", "units" or "remove".
+      fit: name of the fit: "exact", "per_unit", "least_squares", "units", "low_rank" or
+        "remove".
       tokens: number of tokens fitted on.
       held_out_tokens: number of tokens held out.
       error: `sqrt(Σ ‖t − t̂‖² / Σ ‖t‖²)` over the tokens fitted on; accurate to about 1e-3; None

@@ -46,9 +46,10 @@ def collapse(
     outputs on its inputs, `PerUnit` each activation by a gain and an offset for every unit before
     the fuse. Where one matrix would be larger, the regression is cut to the segment's narrowest
     width (reduced-rank regression). `Units` keeps some hidden units of each site and fits the last
-    kernel again, with a linear map next to them or without; `Remove` leaves a bias of whole chains.
-    Solved in float64 on the host; the report says how well each does on its own tokens and on those
-    held out. Biases appear where there were none.
+    kernel again, with a linear map next to them or without; `LowRank` keeps the activations and
+    makes two factors of each kernel; `Remove` leaves a bias of whole chains. Solved in float64 on
+    the host; the report says how well each does on its own tokens and on those held out. Biases
+    appear where there were none.
 
     The input is not changed. Untouched leaves are shared with it: donating one tree deletes the
     other's. Collapsing sites exactly in any order gives the same function; and the same shapes,

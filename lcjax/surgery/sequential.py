@@ -79,9 +79,10 @@ def collapse_sequential(
       variables: params or variables, as apply_fn takes them; nested dicts.
       data: batches, or `CalibrationData`; in memory or re-iterable.
       sites: paths, globs, `re.Pattern`s, Sites or a Plan; None takes every paired site.
-      fit: `LeastSquares(...)`, `PerUnit(...)`, `Units(...)` or `Remove()`; or a fit for each site,
-        `Exact(...)` too, by path, glob or `re.Pattern`, in the place of sites: the first that
-        matches a site gives its fit, and sites that none matches stay.
+      fit: `LeastSquares(...)`, `PerUnit(...)`, `Units(...)`, `LowRank(...)`, which takes a pass
+        more for each site, or `Remove()`; or a fit for each site, `Exact(...)` too, by path, glob
+        or `re.Pattern`, in the place of sites: the first that matches a site gives its fit, and
+        sites that none matches stay.
 
     Returns:
       `(compact, report)`, as `lcjax.collapse`; the report's errors are of each segment alone, with

@@ -37,7 +37,7 @@ def solve(fit: Fit, segment: Segment, statistics: Any = None) -> Replacement:
     A new kind of fit registers its solver: `@solve.register` on a function of these arguments.
 
     Args:
-      fit: how to find it; `Exact`, `PerUnit`, `LeastSquares`, `Units` or `Remove`.
+      fit: how to find it; `Exact`, `PerUnit`, `LeastSquares`, `Units`, `LowRank` or `Remove`.
       segment: its layers need values, except for an exact fuse without a rank, which takes
         tracers and ShapeDtypeStructs too.
       statistics: a `Calibration` or `SplitMoments` with the keys of the segment (its sites for

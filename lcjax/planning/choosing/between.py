@@ -41,17 +41,17 @@ def _kinds(options: Sequence[Option]) -> list[list[Option]]:
     groups: dict[tuple[type, bool], list[Option]] = {}
     for option in options:
         if isinstance(option.fit, Units | LowRank):
-            groups.setdefault(_kind(option.fit), []).append(option)
-    return [sorted(group, key=lambda option: _number(option.fit)) for group in groups.values()]
+            groups.setdefault(kind_of(option.fit), []).append(option)
+    return [sorted(group, key=lambda option: number_of(option.fit)) for group in groups.values()]
 
 
 def _between(low: Option, high: Option, multiple: int, also: Sequence[Fit]) -> Iterator[Option]:
     """Yields the options between two of a kind."""
-    start, end = _number(low.fit), _number(high.fit)
+    start, end = number_of(low.fit), number_of(high.fit)
     numbers = {
         round((start + (end - start) * step / _STEPS) / multiple) * multiple
         for step in range(1, _STEPS)
-    } | {_number(fit) for fit in also if _kind(fit) == _kind(low.fit)}
+    } | {number_of(fit) for fit in also if kind_of(fit) == kind_of(low.fit)}
     for number in sorted(number for number in numbers if start < number < end):
         part = (number - start) / (end - start)
         changes = zip(Usage._fields, low.change, high.change, strict=True)
@@ -68,11 +68,12 @@ def _mixed(name: str, a: float | None, b: float | None, part: float) -> float | 
     return mixed if name in ("drop", "ms") else round(mixed)
 
 
-def _kind(fit: Fit | None) -> tuple[type, bool]:
+def kind_of(fit: Fit | None) -> tuple[type, bool]:
+    """Returns what fits that differ in their number alone have in common."""
     return type(fit), getattr(fit, "linear", False)
 
 
-def _number(fit: Fit | None) -> int:
+def number_of(fit: Fit | None) -> int:
     """Returns the number of units of a fit, or its rank."""
     return fit.count if isinstance(fit, Units) else int(fit.rank or 0) if fit else 0
 
