@@ -30,7 +30,7 @@ def solve_checked(
       fit: as for `solve`.
       segment: as for `solve`.
       statistics: as for `solve`.
-      **options: of the solver of this kind of fit: `order` of that of `Units`.
+      **options: of the solver of this kind of fit: `order` of `Units`, `known` of `LowRank`.
 
     Raises:
       CollapseError: arrays that are not real or complex floats, or that hold more than a kernel and

@@ -1,5 +1,6 @@
 """The solver that makes two factors of each kernel of an MLP: that of `LowRank`."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -20,48 +21,66 @@ from lcjax.surgery.unit_solver import solve
 __all__ = ["solve"]
 
 
-class _Map(NamedTuple):
-    """An affine map that is to have a low rank, and the metric of its inputs.
+class Decomposed(NamedTuple):
+    """An affine map that is to have a low rank, decomposed in the metric of its inputs.
+
+    The metric is `E ‖(x − c) (W − M)‖²`.
 
     Attributes:
-      kernel: (d_in, d_out), float64.
+      kernel: W, (d_in, d_out), float64.
       bias: (d_out,); None for none.
-      root: R of `E ‖(x − c) (W − M)‖² = ‖R (W − M)‖²`, (d_in, d_in).
       centre: c, the mean of the inputs where the map has a bias; zeros where it has none.
+      values: singular values, largest first.
+      rows: right singular vectors, in rows.
     """
 
     kernel: np.ndarray
     bias: np.ndarray | None
-    root: np.ndarray
     centre: np.ndarray
+    values: np.ndarray
+    rows: np.ndarray
+
+
+# Layers of one site by their place, decomposed once for all ranks.
+Known = dict[tuple[str, int], Decomposed]
 
 
 @solve.register
-def _(fit: LowRank, segment: Segment, statistics: Any = None) -> Replacement:
+def _(
+    fit: LowRank, segment: Segment, statistics: Any = None, known: Known | None = None
+) -> Replacement:
     require_values(segment)
     _check_pair(segment, statistics)
     moments, d_in = statistics.train[segment.key], segment.d_in
     first, last = segment.layers
     inputs = submoments(moments, np.arange(d_in))
     errors: list[float] = []
+    known = {} if known is None else known
 
-    def factored(layer: DenseParams, index: int, of_inputs: Moments) -> NewLayer:
-        return _factored(_map_of(layer, of_inputs), layer, fit.rank, index, errors)
+    def factored(layer: DenseParams, place: tuple[str, int], find: Callable) -> NewLayer:
+        if not _saves(layer["kernel"].shape, fit.rank):
+            return NewLayer(None, place[1:])
+        if place not in known:
+            known[place] = find(layer)
+        errors.append(regression.truncation_errors(known[place].values)[fit.rank])
+        return _factored(known[place], layer, fit.rank, place[1])
+
+    def as_it_is(layer: DenseParams) -> Decomposed:
+        return _decomposed(layer, inputs)
+
+    def refitted(layer: DenseParams) -> Decomposed:
+        hidden = submoments(moments, np.arange(d_in, d_in + first["kernel"].shape[-1]))
+        return _regressed(layer, hidden, fit.ridge)
 
     before, gates, after, bypass = NewLayer(None, (0,)), (), NewLayer(None, (1,)), None
     if segment.entry is None:
-        before = factored(first, 0, inputs)
-        gates = tuple(factored(gate, i, inputs) for i, gate in enumerate(segment.gates))
-    if segment.ends and _saves(last["kernel"].shape, fit.rank):
-        hidden = submoments(moments, np.arange(d_in, d_in + first["kernel"].shape[-1]))
-        kernel, bias, root, _ = regression.least_squares(
-            hidden, fit.ridge, np.asarray(last["kernel"], np.float64)
-        )
-        refitted = _Map(kernel, bias, root, np.asarray(hidden.mean_x, np.float64))
-        after = _factored(refitted, last, fit.rank, 1, errors)
-        if segment.joints[0].bypass is not None:  # it is added between the factors
-            narrow = np.zeros((first["kernel"].shape[-1], fit.rank))
-            bypass = {"bias": place_dense(narrow, narrow[0], last, last)["bias"]}
+        before = factored(first, ("layer", 0), as_it_is)
+        gates = tuple(factored(gate, ("gate", i), as_it_is) for i, gate in enumerate(segment.gates))
+    if segment.ends:
+        after = factored(last, ("layer", 1), refitted)
+    if after.factor is not None and segment.joints[0].bypass is not None:
+        narrow = np.zeros((first["kernel"].shape[-1], fit.rank))  # it is added between the factors
+        bypass = {"bias": place_dense(narrow, narrow[0], last, last)["bias"]}
     score = SegmentFit(sites=segment.sites, fit=fit.name, notes=("kernels stay as they are",))
     if errors:
         score = replace(score, rank=fit.rank, truncation=float(max(errors)), notes=())
@@ -70,8 +89,8 @@ def _(fit: LowRank, segment: Segment, statistics: Any = None) -> Replacement:
     )
 
 
-def _map_of(layer: DenseParams, moments: Moments) -> _Map:
-    """Returns a layer as it is, with the metric of its inputs."""
+def _decomposed(layer: DenseParams, moments: Moments) -> Decomposed:
+    """Returns a layer as it is, decomposed in the metric of its inputs."""
     kernel = np.asarray(layer["kernel"], np.float64)
     mean, count = np.asarray(moments.mean_x, np.float64), float(moments.count)
     metric = np.asarray(moments.xx, np.float64) / count
@@ -80,22 +99,23 @@ def _map_of(layer: DenseParams, moments: Moments) -> _Map:
     values, vectors = np.linalg.eigh(metric)
     root = np.sqrt(np.maximum(values, 0))[:, None] * vectors.T
     bias = np.asarray(layer["bias"], np.float64) if "bias" in layer else None
-    return _Map(kernel, bias, root, mean)
+    return Decomposed(kernel, bias, mean, *regression.svd_in_metric(kernel, root))
 
 
-def _factored(each: _Map, layer: DenseParams, rank: int, index: int, errors: list) -> NewLayer:
-    """Returns two factors of a map, or the layer unchanged where they would not be smaller.
+def _regressed(layer: DenseParams, hidden: Moments, ridge: float) -> Decomposed:
+    """Returns the regression of a layer's outputs on its inputs, decomposed in their metric."""
+    deep = np.asarray(layer["kernel"], np.float64)
+    kernel, bias, root, _ = regression.least_squares(hidden, ridge, deep)
+    centre = np.asarray(hidden.mean_x, np.float64)
+    return Decomposed(kernel, bias, centre, *regression.svd_in_metric(kernel, root))
 
-    Adds the relative error of the output to `errors`.
-    """
-    if not _saves(each.kernel.shape, rank):
-        return NewLayer(None, (index,))
-    values, rows = regression.svd_in_metric(each.kernel, each.root)
-    errors.append(regression.truncation_errors(values)[rank])
-    first, second = regression.low_rank_factors(each.kernel, rows[:rank])
-    bias = each.bias
+
+def _factored(found: Decomposed, layer: DenseParams, rank: int, index: int) -> NewLayer:
+    """Returns two factors of a map, in the place of a layer."""
+    first, second = regression.low_rank_factors(found.kernel, found.rows[:rank])
+    bias = found.bias
     if bias is not None:
-        bias = bias + each.centre @ (each.kernel - first @ second)
+        bias = bias + found.centre @ (found.kernel - first @ second)
     params = place_dense(second, bias, layer, layer)
     return NewLayer(params, (index,), place_dense(first, None, layer, layer))
 

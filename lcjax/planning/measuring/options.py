@@ -23,6 +23,7 @@ from lcjax.structure.front_end import Collapsible, Observed, Size
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment
 from lcjax.surgery.checks import solve_checked
+from lcjax.surgery.low_rank_solver import Known
 
 # Statistics of one segment by the values that they are of.
 Found = Mapping[Observed, SplitMoments]
@@ -94,11 +95,18 @@ def solve_fits(
     """
     (segment,), deep = model.segments([path]), model.size
     solved, notes = [], []
-    order = NestedOrder(max((fit.count for fit in fits if isinstance(fit, Units)), default=0))
+    orders = {
+        linear: NestedOrder(max(counts, default=0))
+        for linear in (False, True)
+        for counts in [[f.count for f in fits if isinstance(f, Units) and f.linear is linear]]
+    }
+    known: Known = {}  # layers that are decomposed for all ranks
     for fit in fits:
         place = segment.pair if fit.observed == "hidden" else segment
         try:
-            shared = {"order": order} if isinstance(fit, Units) else {}
+            shared: dict[str, Any] = {"known": known} if isinstance(fit, LowRank) else {}
+            if isinstance(fit, Units):
+                shared = {"order": orders[fit.linear]}
             replacement = solve_checked(fit, place, statistics_of(fit, place, found), **shared)
             rebuilt = model.rebuild({place: replacement})
         except CollapseError as error:
