@@ -74,6 +74,11 @@ BENCHMARKS = (
     Benchmark("cost.penalty_overhead", quick=("--rounds", "20")),
     Benchmark("cost.collapse_time", quick=("--preset", "B/16", "--rounds", "4")),
     Benchmark(
+        "cost.plan_time",
+        quick=("--texts", "100"),
+        needs=("tokenizers", "safetensors", _MINILM),
+    ),
+    Benchmark(
         "cost.encoder_latency",
         full=("--rounds", "30"),
         quick=("--rounds", "5", "--lengths", "32"),

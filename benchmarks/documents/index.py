@@ -25,6 +25,7 @@ MODULES = (
     "cost.step_profile",
     "cost.collapsible",
     "cost.collapse_time",
+    "cost.plan_time",
     "cost.streaming_collapse",
     "cost.folder_collapse",
     "cost.scaling_in_size",
