@@ -58,24 +58,29 @@ class Score(NamedTuple):
     r2: float | None
 
 
-def least_squares(moments: Moments, ridge: float, *weights: np.ndarray) -> LinearMap:
+def least_squares(
+    moments: Moments, ridge: float, *weights: np.ndarray, prior: np.ndarray | None = None
+) -> LinearMap:
     """Returns the ridge regression of t on x.
 
-    `W = (Σxx + ρ D)⁻¹ Σxt`, `b = E t − E x W`, with Σ the covariances, ρ the ridge, and D diagonal
-    with the variances of the inputs: the ridge regression on standardised inputs, which does not
-    depend on their units. An input that varies but hardly acts on the network, such as a pixel that
-    is lit in few images, would get its weights from a few tokens. So D is larger where an input has
-    a small share of the output of `weights`, the kernel that x is multiplied by:
-    `D = Var(x) max(1, 0.3 / u)`, `u = Var(x) ‖w‖²` over its mean. That has no units either, since
-    a row w has those of 1/x. Groups of inputs that different kernels read have a mean each.
+    `W = W₀ + (Σxx + ρ D)⁻¹ (Σxt − Σxx W₀)`, `b = E t − E x W`, with Σ the covariances, ρ the ridge,
+    W₀ the prior, and D diagonal with the variances of the inputs: the ridge regression on
+    standardised inputs, which does not depend on their units. An input that varies but hardly acts
+    on the network, such as a pixel that is lit in few images, would get its weights from a few
+    tokens. So D is larger where an input has a small share of the output of `weights`, the kernel
+    that x is multiplied by: `D = Var(x) max(1, 0.3 / u)`, `u = Var(x) ‖w‖²` over its mean. That has
+    no units either, since a row w has those of 1/x. Groups of inputs that different kernels read
+    have a mean each.
 
-    Where x does not vary in some direction, that direction gets weight 0, without a ridge too.
+    Where x does not vary in some direction, that direction keeps the weight of the prior, without a
+    ridge too.
 
     Args:
       moments: full, not unitwise.
       ridge: ρ, at least 0.
       *weights: (d_in, width); of several, which cover x one after another, each is for its own
         inputs. None at all takes D for the variances alone.
+      prior: W₀, (d_in, d_out), which the ridge keeps W near to; None for 0.
 
     References:
       Hoerl and Kennard 1970, "Ridge regression: biased estimation for nonorthogonal problems".
@@ -90,11 +95,13 @@ def least_squares(moments: Moments, ridge: float, *weights: np.ndarray) -> Linea
     unit = np.divide(1, deviation, out=np.zeros_like(deviation), where=varies)
     correlation = (xx + xx.T) / 2 / count * unit[:, None] * unit
     penalty = ridge * penalties(deviation, varies, weights)
+    if prior is not None:
+        xt = xt - (xx + xx.T) @ prior / 2
     right, rounding = unit[:, None] * (xt / count), _rounding(moments.xx)
     solved = _by_cholesky(correlation, penalty, right, rounding)
     if solved is None:
         solved = _by_eigenvectors(correlation, penalty, right, rounding)
-    kernel = unit[:, None] * solved.kernel
+    kernel = unit[:, None] * solved.kernel + (0 if prior is None else prior)
     return LinearMap(kernel, mean_t - mean_x @ kernel, solved.root * deviation, solved.rank)
 
 

@@ -14,8 +14,9 @@ class LowRank(Fit):
     The kernel before an activation, and that of a gate, is cut to the rank at which the layer's
     output changes least on the data: in the metric of its inputs, `E ‖(x − E x)(W − M)‖²`. Where
     the chain ends after the activation, the kernel after it is the regression of the output on the
-    hidden units, cut in the same way. A kernel that two factors would not make smaller stays, and
-    so does one to whose output a map of an earlier pair is added.
+    hidden units, which its ridge keeps near the deep kernel, cut in the same way. A kernel that two
+    factors would not make smaller stays, and so does one to whose output a map of an earlier pair
+    is added.
 
     Attributes:
       rank: largest inner width of the factors, at least 1; positional.

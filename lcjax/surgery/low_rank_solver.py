@@ -105,7 +105,7 @@ def _decomposed(layer: DenseParams, moments: Moments) -> Decomposed:
 def _regressed(layer: DenseParams, hidden: Moments, ridge: float) -> Decomposed:
     """Returns the regression of a layer's outputs on its inputs, decomposed in their metric."""
     deep = np.asarray(layer["kernel"], np.float64)
-    kernel, bias, root, _ = regression.least_squares(hidden, ridge, deep)
+    kernel, bias, root, _ = regression.least_squares(hidden, ridge, deep, prior=deep)
     centre = np.asarray(hidden.mean_x, np.float64)
     return Decomposed(kernel, bias, centre, *regression.svd_in_metric(kernel, root))
 

@@ -63,7 +63,11 @@ def _(
     groups = [readers(segment)[own]] if fit.linear else []
     rows = np.asarray(last["kernel"], np.float64)[units]
     train = chosen.train[segment.key]
-    kernel, bias, _, rank = regression.least_squares(train, fit.ridge, *groups, rows)
+    prior = np.zeros(train.xt.shape)
+    prior[-len(units) :] = rows
+    if fit.linear:
+        prior[: len(own)] = _through(segment)[own]
+    kernel, bias, _, rank = regression.least_squares(train, fit.ridge, *groups, rows, prior=prior)
     notes = regression.rank_deficiency(int(train.count), len(columns), rank)
     notes += [f"{dead:,} of {len(pool):,} units never vary"] if dead else []
     score = score_fit(fit, segment.sites, chosen, segment.key, kernel, bias, notes)
@@ -108,13 +112,24 @@ def _all_kept(fit: Units, segment: Segment, statistics: Any, pool: np.ndarray) -
     last, bypass = segment.layers[-1], segment.joints[0].bypass or {}
     kernel = np.zeros(statistics.train[segment.key].xt.shape)
     kernel[segment.d_in :] = np.asarray(last["kernel"], np.float64)
-    if "kernel" in bypass:
-        through = np.asarray(bypass["kernel"], np.float64)
-        kernel[segment.d_in - len(through) : segment.d_in] = through
+    kernel[: segment.d_in] = _through(segment)
     bias = bypass.get("bias", last.get("bias", np.zeros(segment.d_out)))
     bias = np.asarray(bias, np.float64)
     score = score_fit(fit, segment.sites, statistics, segment.key, kernel, bias, ())
     return Replacement(layers=layers, collapsed=(), fits=(score,))
+
+
+def _through(segment: Segment) -> np.ndarray:
+    """Returns the linear map of the input that an earlier collapse left next to the units.
+
+    (d_in, d_out), float64; zeros where there is none.
+    """
+    whole = np.zeros((segment.d_in, segment.d_out))
+    bypass = segment.joints[0].bypass or {}
+    if "kernel" in bypass:
+        through = np.asarray(bypass["kernel"], np.float64)
+        whole[segment.d_in - len(through) :] = through
+    return whole
 
 
 def reading_only(

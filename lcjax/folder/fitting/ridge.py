@@ -34,23 +34,26 @@ def ridge_in_place(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Returns kernel and bias of `regression.least_squares`; None where Cholesky cannot find them.
 
-    Needs one float64 matrix of (n, n) next to the moments, where that function needs five.
+    With the rows as the prior. Needs one float64 matrix of (n, n) next to the moments, where that
+    function needs five.
 
     Args:
       moments: full, of n inputs.
       ridge: above 0.
-      rows: the kernel that the inputs are multiplied by, (n, width).
+      rows: the kernel that the inputs are multiplied by, (n, width): weights and prior.
     """
     count = float(moments.count)
     varies = ~regression.constant_inputs(moments)
     squares = np.diagonal(moments.xx).astype(np.float64) / count
     deviation = np.sqrt(np.where(varies, squares, 0))
     unit = np.divide(1, deviation, out=np.zeros_like(deviation), where=varies)
+    rows = np.asarray(rows, np.float32)
+    right = np.asfortranarray(moments.xt, np.float64)
+    right -= np.asarray(moments.xx) @ rows  # float32, as both moments are
     matrix = np.asfortranarray(moments.xx, np.float64)
     matrix *= unit[:, None] / count
     matrix *= unit
     matrix[np.diag_indices_from(matrix)] += ridge * regression.penalties(deviation, varies, (rows,))
-    right = np.asfortranarray(moments.xt, np.float64)
     right *= unit[:, None] / count
     try:
         factor = scipy.linalg.cholesky(matrix, overwrite_a=True, check_finite=False)
@@ -58,5 +61,6 @@ def ridge_in_place(
         return None
     kernel = scipy.linalg.cho_solve((factor, False), right, overwrite_b=True, check_finite=False)
     kernel *= unit[:, None]
+    kernel += rows
     mean_x = np.asarray(moments.mean_x, np.float64)
     return kernel, np.asarray(moments.mean_t, np.float64) - mean_x @ kernel

@@ -162,7 +162,7 @@ def _refitted(moments: Moments, ridge: float, rows: np.ndarray) -> tuple[np.ndar
         found = ridge_in_place(moments, ridge, rows)
         if found is not None:
             return found
-    solved = regression.least_squares(moments, ridge, rows)
+    solved = regression.least_squares(moments, ridge, rows, prior=rows.astype(np.float64))
     return solved.kernel, solved.bias
 
 

@@ -59,6 +59,19 @@ def test_least_squares_is_invariant_to_input_units(ridge, offset):
         np.testing.assert_allclose(got, want, atol=1e-3 * (1 + (offset > 0)))
 
 
+@pytest.mark.parametrize("ridge", [1e-3, 1.0, 1e6])
+def test_ridge_keeps_the_kernel_near_the_prior(ridge):
+    prior = rng.normal(size=(7, 4))
+    x = np.concatenate([X, np.full((200, 1), 7.0)], 1)  # the last input never varies
+    fit = fits.least_squares(moments(x, T), ridge, prior=prior)
+    off = T - x @ prior
+    want = (x - x.mean(0))[:, :6] @ ridge_regression(X, off, ridge) + off.mean(0) + x @ prior
+    np.testing.assert_allclose(predicted(fit, x), want, atol=2e-3)
+    np.testing.assert_array_equal(fit.kernel[-1], prior[-1])
+    if ridge == 1e6:
+        np.testing.assert_allclose(fit.kernel, prior, atol=1e-3)
+
+
 def test_least_squares_penalizes_inputs_that_hardly_act():
     x = np.concatenate([X, np.zeros((len(X), 1))], 1)
     x[3, -1] = 1e-3  # one faint value of an input that may be 1 later on

@@ -45,8 +45,11 @@ def test_more_units_never_explain_less(name, linear):
     assert all(later <= earlier + 2e-3 for earlier, later in zip(missed, missed[1:], strict=False))
 
 
-def stacked_ridge(groups, t, rho):
-    """Ridge regression in float64 on inputs side by side, given with the kernels that read them."""
+def stacked_ridge(groups, t, rho, prior):
+    """Ridge regression in float64 on inputs side by side, given with the kernels that read them.
+
+    The kernel that the ridge keeps it near to is the prior.
+    """
     xs = [np.asarray(x, np.float64) for x, _ in groups]
     penalties = []
     for x, (_, weights) in zip(xs, groups, strict=True):
@@ -55,7 +58,7 @@ def stacked_ridge(groups, t, rho):
     x, t = np.concatenate(xs, 1), np.asarray(t, np.float64)
     dx, dt = x - x.mean(0), t - t.mean(0)
     gram = dx.T @ dx / len(x) + np.diag(np.concatenate(penalties))
-    kernel = np.linalg.solve(gram, dx.T @ dt / len(x))
+    kernel = prior + np.linalg.solve(gram, dx.T @ (dt - dx @ prior) / len(x))
     return kernel, t.mean(0) - x.mean(0) @ kernel
 
 
@@ -73,16 +76,29 @@ def test_ridge_equals_a_float64_solution_of_the_stacked_inputs(name, linear):
     )
     inner = {"pair": "act_0", "batch norm": "norm_0", "gated": "act"}[name]
     h = seen["intermediates"][inner]["__call__"][0]
-    groups = [(h[:, units], np.asarray(old[last]["kernel"])[units])]
+    prior = np.asarray(old[last]["kernel"], np.float64)[units]
+    groups = [(h[:, units], prior)]
     if linear:
         groups.insert(0, (X, np.concatenate([old[each]["kernel"] for each in readers], 1)))
-    kernel, bias = stacked_ridge(groups, model.apply(variables, X), 0.01)
+        prior = np.concatenate([np.zeros((X.shape[1], prior.shape[1])), prior])
+    kernel, bias = stacked_ridge(groups, model.apply(variables, X), 0.01, prior)
     assert_close(new[last]["kernel"], kernel[-7:], dtype=np.float32, terms=20_000)
     assert_close(new[bypass]["bias"], bias, dtype=np.float32, terms=20_000)
     if linear:
         assert_close(new[bypass]["kernel"], kernel[:-7], dtype=np.float32, terms=20_000)
     else:
         assert set(new[bypass]) == {"bias"}
+
+
+@pytest.mark.parametrize("linear", [False, True], ids=["alone", "linear"])
+def test_a_large_ridge_keeps_the_rows_of_the_model(linear):
+    model, variables = MODELS["pair"]()
+    compact, report = narrowed(model, variables, Units(7, linear=linear, ridge=1e6))
+    (units,) = report.units.values()
+    rows = np.asarray(variables["params"]["dense_1"]["kernel"])[units]
+    np.testing.assert_allclose(compact["params"]["dense_1"]["kernel"], rows, atol=1e-5)
+    mean, wanted = (model.apply(each, X).mean(0) for each in (compact, variables))
+    np.testing.assert_allclose(mean, wanted, atol=1e-5)
 
 
 @pytest.mark.slow
