@@ -14,6 +14,8 @@ _ROUNDING = 1e-6
 # An input with less than this part of the mean contribution to a kernel's output is penalized as if
 # it contributed that much; otherwise a few tokens could decide its weights.
 _SMALL_SHARE = 0.3
+# How much larger the ridge around a prior is where there are as many tokens as inputs.
+_SCARCE = 30.0
 
 
 class LinearMap(NamedTuple):
@@ -80,7 +82,8 @@ def least_squares(
       ridge: ρ, at least 0.
       *weights: (d_in, width); of several, which cover x one after another, each is for its own
         inputs. None at all takes D for the variances alone.
-      prior: W₀, (d_in, d_out), which the ridge keeps W near to; None for 0.
+      prior: W₀, (d_in, d_out), which the ridge keeps W near to; None for 0. With one, ρ is taken
+        times `1 + 30 d_in / tokens`: the fewer the tokens, the more they must show.
 
     References:
       Hoerl and Kennard 1970, "Ridge regression: biased estimation for nonorthogonal problems".
@@ -94,7 +97,8 @@ def least_squares(
     deviation = np.sqrt(np.where(varies, squares, 0))
     unit = np.divide(1, deviation, out=np.zeros_like(deviation), where=varies)
     correlation = (xx + xx.T) / 2 / count * unit[:, None] * unit
-    penalty = ridge * penalties(deviation, varies, weights)
+    penalty = around_prior(ridge, moments) if prior is not None else ridge
+    penalty = penalty * penalties(deviation, varies, weights)
     if prior is not None:
         xt = xt - (xx + xx.T) @ prior / 2
     right, rounding = unit[:, None] * (xt / count), _rounding(moments.xx)
@@ -103,6 +107,11 @@ def least_squares(
         solved = _by_eigenvectors(correlation, penalty, right, rounding)
     kernel = unit[:, None] * solved.kernel + (0 if prior is None else prior)
     return LinearMap(kernel, mean_t - mean_x @ kernel, solved.root * deviation, solved.rank)
+
+
+def around_prior(ridge: float, moments: Moments) -> float:
+    """Returns the ridge around a prior, which is larger where tokens are scarce."""
+    return ridge * (1 + _SCARCE * len(moments.mean_x) / float(moments.count))
 
 
 class _Solved(NamedTuple):

@@ -192,7 +192,8 @@ class Units(Fit):
         moments of c candidates take at most `16 (d_in + c) (d_in + c + d_out)` bytes on the device.
         None considers all units where that is at most 512 MiB, otherwise as many as fit in three
         times the bytes of the pair's kernels, but at least count.
-      ridge: as for `LeastSquares`.
+      ridge: as for `LeastSquares`, times `1 + 30 i / n` of i units and inputs that are fitted to n
+        tokens.
       sequential: as for `LeastSquares`.
       rank: None; units have no factors.
       tolerance: not used.

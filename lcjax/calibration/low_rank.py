@@ -20,7 +20,7 @@ class LowRank(Fit):
 
     Attributes:
       rank: largest inner width of the factors, at least 1; positional.
-      ridge: as for `LeastSquares`, of the kernel after the activation.
+      ridge: as for `Units`, of the kernel after the activation.
       sequential: as for `LeastSquares`.
       tolerance: not used.
 

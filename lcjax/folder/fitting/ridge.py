@@ -53,7 +53,8 @@ def ridge_in_place(
     matrix = np.asfortranarray(moments.xx, np.float64)
     matrix *= unit[:, None] / count
     matrix *= unit
-    matrix[np.diag_indices_from(matrix)] += ridge * regression.penalties(deviation, varies, (rows,))
+    penalties = regression.penalties(deviation, varies, (rows,))
+    matrix[np.diag_indices_from(matrix)] += regression.around_prior(ridge, moments) * penalties
     right *= unit[:, None] / count
     try:
         factor = scipy.linalg.cholesky(matrix, overwrite_a=True, check_finite=False)
