@@ -14,6 +14,8 @@ if __name__ == "__main__":  # before the slow imports
 
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import tyro
 
@@ -40,22 +42,22 @@ def main() -> None:
 
 
 def _generate(arguments: list[str]) -> None:
-    configure_warnings()
-    try:
-        result = tyro.cli(generate, prog=f"{_PROG} generate", args=arguments)
-    except (OSError, ImportError, ValueError) as error:
-        sys.exit(f"error: {printable(error)}")
+    result = _called(generate, "generate", arguments)
     speed = f"{result.tokens:,} tokens, {result.tokens_per_second:,.0f} a second"
     print(f"{printable_lines(result.text)}\n\n{speed}")
 
 
 def _export(arguments: list[str]) -> None:
+    print(f"written to {_called(export, 'export', arguments)}")
+
+
+def _called(function: Callable[..., Any], name: str, arguments: list[str]) -> Any:
+    """Returns what a function returns for a command line; ends with its error in one line."""
     configure_warnings()
     try:
-        folder = tyro.cli(export, prog=f"{_PROG} export", args=arguments)
+        return tyro.cli(function, prog=f"{_PROG} {name}", args=arguments)
     except (OSError, ImportError, ValueError) as error:
         sys.exit(f"error: {printable(error)}")
-    print(f"written to {folder}")
 
 
 if __name__ == "__main__":

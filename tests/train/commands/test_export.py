@@ -11,10 +11,11 @@ from lcjax.folder.fitting.forms import Form
 from tests.helpers import runs
 from tests.helpers.runs import configured, evaluate_here, prepare
 from tests.helpers.tiny_text import PLAIN, WORDS, on_text, write_text
-from tests.lcjax.folder.folders import LLAMA, write_folder, write_forms, write_tokenizer
+from tests.lcjax.folder.folders import BERT, LLAMA, write_folder, write_forms, write_tokenizer
 from train import language
 from train.config.base import as_json
 from train.engine.run_directory import read_json, write_json
+from train.generation.generate import generate
 from train.runs.conclude import _metadata
 from train.runs.export import export
 from train.tasks.language.presets import PRESETS
@@ -94,6 +95,8 @@ def test_trained_student_is_written_back(kind, text, monkeypatch, tmp_path, caps
     )
     np.testing.assert_array_equal(apply(variables, tokens), apply(rounded, tokens))
     assert np.abs(apply(variables, tokens) - apply(load_model(source)[1], tokens)).max() > 1e-3
+    texts = [generate(one, prompt="the king", length=9).text for one in (run / "compact", target)]
+    assert texts[0].startswith("the king ") and (texts[0] == texts[1] or stored)
     for file in source.glob("*.safetensors"):
         ours, theirs = (safetensors_numpy.load_file(f / file.name) for f in (target, source))
         assert {n: (t.shape, t.dtype) for n, t in ours.items()} == {
@@ -165,6 +168,11 @@ def test_what_does_not_fit_is_an_error_and_nothing_is_written(change, text, tmp_
     with pytest.raises(ConfigError, match=WRONG[change]):
         export(run, tmp_path / "trained")
     assert not (tmp_path / "trained").exists()
+
+
+def test_text_of_a_folder_needs_a_decoder(tmp_path):
+    with pytest.raises(ConfigError, match="small is the folder of a BERT; expected that of a dec"):
+        generate(write_folder(tmp_path / "small", BERT))
 
 
 def test_runs_of_other_models_are_an_error(text, tmp_path, monkeypatch):
