@@ -97,14 +97,15 @@ def _figures(run: Path, summary: dict[str, Any]) -> dict[str, Any]:
     """Returns what the model card says of a run; paths by their last part."""
     config = read_json(run / CONFIG)
     try:
-        found = {"dataset": Path(summary["dataset"]).name, "steps": summary["steps"]}
+        found = {"dataset": Path(config["data"]["dataset"]).name, "steps": summary["steps"]}
         for section, names in _SETTINGS.items():
             found |= {name: config[section][name] for name in names}
         teaching = config["distillation"]
         if teaching["teacher"] is not None:
             found["teacher"] = Path(teaching["teacher"]).name
             found |= {name: teaching[name] for name in _OF_TEACHER}
-        return found | {split: summary[COMPACT][split] for split in ("validation", "test")}
+        scores = {split: summary[COMPACT][split] for split in ("validation", "test")}
+        return found | {split: {"loss": each["loss"]} for split, each in scores.items()}
     except (KeyError, TypeError) as error:
         raise ConfigError(
             f"{run}: {CONFIG} or {SUMMARY} lacks {printable(error, longest=60)}; expected those "

@@ -57,7 +57,7 @@ def _finished(run, config, **summary):
     run.mkdir(parents=True)
     write_json(run / "config.json", as_json(config))
     scores = {"validation": SCORES, "test": SCORES}
-    found = {"dataset": "/home/texts/a.txt", "steps": 2, "collapsed": [], "compact": scores}
+    found = {"steps": 2, "collapsed": [], "compact": scores}
     write_json(run / "summary.json", found | summary)
     lcjax.save(run / "compact", task.variables, metadata=_metadata(task))
     return task
@@ -115,7 +115,7 @@ def test_run_without_training_gives_the_same_weights(text, tmp_path):
     assert ours.read_bytes() == theirs.read_bytes()
     card = (tmp_path / "trained" / "README.md").read_text()
     assert "dataset a.txt\nsteps 2\ncontext 8\nbatch size 8\nepochs 1\nlearning rate 0.01\n" in card
-    assert "test loss 2.5\n" in card and "teacher" not in card and "/home" not in card
+    assert "test loss 2.5\n" in card and "teacher" not in card and str(text.parent) not in card
 
 
 def test_folder_that_was_moved_is_given(text, tmp_path):
