@@ -1,5 +1,6 @@
 """Writes trained weights back as a model folder."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def save_model(
     Raises:
       FileNotFoundError: no such folder.
       FileExistsError: the path exists, or is being written.
+      ValueError: figures that are not JSON, a path inside of the folder, a damaged report.
       WeightsError: variables of another network; a slope that is not 0, which a folder cannot have;
         values that are not finite in the folder's dtype; else as of `load_model`.
 
@@ -63,12 +65,8 @@ def save_model(
     if "blocks" in params:
         params = unstack_layers(params, "blocks", name="block", axis=0)
     _check(params, weights.shapes, source)
-    report = source / REPORT
-    texts = {CARD: card_after_training(source, training or {})}
-    if report.is_file():
-        texts[REPORT] = as_json(with_training(read_json(report), training or {}))
-    job = {**folder.identity, "report": texts}
-    with open_work(target, job, lambda error: True) as work:
+    texts = _texts(source, training or {})
+    with open_work(target, folder.identity, lambda error: True) as work:
         shapes = {name: folder.tensors.places[name].shape for name in weights.names}
         new = CompactFolder(work.folder, folder, shapes, {})
         new.create()
@@ -79,6 +77,21 @@ def save_model(
         new.copy()
         new.write_rest(folder.config, texts)
         work.publish(target)
+
+
+def _texts(source: Path, training: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the model card, and the report where the source has one, by their names."""
+    try:
+        json.dumps(dict(training), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"training: {printable(error, longest=100)}; expected JSON: texts and finite numbers "
+            "of Python."
+        ) from error
+    texts, report = {CARD: card_after_training(source, training)}, source / REPORT
+    if report.is_file():
+        texts[REPORT] = as_json(with_training(read_json(report), training))
+    return texts
 
 
 def _check(params: Any, shapes: Mapping[LeafPath, tuple[int, ...]], source: Path) -> None:

@@ -51,7 +51,10 @@ def export(
         another one now; if it is damaged.
     """
     if not (run / SUMMARY).is_file():
-        raise ConfigError(f"{run} is not a finished run: it has no {SUMMARY}.")
+        raise ConfigError(
+            f"{run} is not a finished run: it has no {SUMMARY}; expected one's directory, such as "
+            "runs/folder."
+        )
     summary = read_json(run / SUMMARY)
     model, metadata = classifier_of(run / COMPACT, needs=("tokens",))
     name = metadata["model"].get("pretrained") if isinstance(metadata["model"], dict) else None

@@ -67,7 +67,7 @@ def describe(report: Mapping[str, Any]) -> str:
         f"predicted {_number(loss['predicted'])}, measured {_number(loss['measured'])}",
         f"calibration {texts['texts']:,} texts, {texts['fitted']:,} tokens fitted on, "
         f"{texts['held_out']:,} held out",
-        *(f"training    {', '.join(figures(each))}" for each in report.get("training", [])),
+        *(f"training    {', '.join(figures(each)) or '-'}" for each in report.get("training", [])),
         *(printable(note) for note in report["notes"]),
     ]
     return "\n".join(lines)

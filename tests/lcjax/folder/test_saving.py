@@ -182,6 +182,14 @@ def test_metadata_of_a_card_stay_first(llama, tmp_path):
     assert not (tmp_path / "trained" / "lcjax_report.json").exists()
 
 
+@pytest.mark.parametrize("value", [np.float32(1), np.inf])
+def test_figures_that_are_not_json_are_refused(value, uniform, tmp_path):
+    variables = load_model(uniform[0])[1]
+    with pytest.raises(ValueError, match="training: .* expected JSON: texts and finite numbers"):
+        save_model(tmp_path / "out", variables, like=uniform[0], training={"loss": {"test": value}})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_damaged_report_is_an_error(uniform, tmp_path):
     source = tmp_path / "small"
     shutil.copytree(uniform[0], source)
