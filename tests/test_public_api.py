@@ -95,7 +95,13 @@ PUBLIC = {
         "save_safetensors",
     ],
     "lcjax.eqx": ["Collapsed", "add_slopes", "collapse", "explain", "find_sites", "trace"],
-    "lcjax.folder": ["FolderOptions", "collapse_model", "describe_folder", "load_model"],
+    "lcjax.folder": [
+        "FolderOptions",
+        "collapse_model",
+        "describe_folder",
+        "load_model",
+        "save_model",
+    ],
     "lcjax.linen": ["Collapsed"],
     "lcjax.models": [
         "BERT",

@@ -1,7 +1,6 @@
 """Collapses a model folder: layer by layer from disk, into a smaller folder of the same kind."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from lcjax.folder.fitting.solve import bytes_of_fit
 from lcjax.folder.options import FolderOptions
 from lcjax.folder.run import FolderRun
 from lcjax.folder.storage.model_folder import ModelFolder, read_model_folder
-from lcjax.folder.storage.work_directory import check_free, open_work
+from lcjax.folder.storage.work_directory import check_target, open_work
 from lcjax.planning.budgets import Budget
 
 PathLike = str | Path
@@ -73,7 +72,7 @@ def collapse_model(
     options = options or FolderOptions()
     if (budget is None) == (plan is None):
         raise ValueError("budget, plan: got both or neither, expected one of them.")
-    _check_target(source, target)
+    check_target(source, target)
     if not texts:
         raise ValueError("texts: got none, expected one at least.")
     folder = read_model_folder(source)
@@ -98,16 +97,6 @@ def collapse_model(
         done = run.best(budget) if fits is None and budget else run.finish(fits or [])
         done.work.publish(target)
     return done.report
-
-
-def _check_target(source: Path, target: Path) -> None:
-    check_free(target)
-    inside, whole = target.resolve(), source.resolve()
-    if inside.is_relative_to(whole):
-        raise ValueError(
-            f"{target}: got a path inside of {source}, expected one outside of the folder that is "
-            "read. Choose another path."
-        )
 
 
 def _fits(
@@ -158,11 +147,8 @@ def _job(
     for batch in batches:
         for array in batch:
             tokens.update(repr(array.shape).encode() + array.tobytes())
-    files = {file.name: file.stat() for file in folder.tensors.metadata}
     return {
-        "source": str(folder.path.resolve()),
-        "config": hashlib.sha256(json.dumps(folder.config).encode()).hexdigest(),
-        "weights": {name: [each.st_size, each.st_mtime_ns] for name, each in files.items()},
+        **folder.identity,
         "texts": tokens.hexdigest(),
         "budget": str(budget),
         "plan": repr(fits),

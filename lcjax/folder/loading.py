@@ -4,13 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 
-from lcjax.folder.families import family_of
-from lcjax.folder.fitting.forms import forms_from_config
-from lcjax.folder.fitting.mlp_tensors import MLPTensors
 from lcjax.folder.storage.model_folder import read_model_folder
+from lcjax.folder.weights import FolderWeights
 
 
 def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -35,13 +31,6 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
       >>> model.apply(variables, jnp.zeros((1, 8), jnp.int32)).shape  # doctest: +SKIP
       (1, 8, 128256)
     """
-    folder = read_model_folder(Path(path).expanduser())
-    family = family_of(folder)
-    forms = forms_from_config(folder.config, family.depth, family.hidden)
-    params = {name: family.leaves.tree(name) for name in family.leaves.modules}
-    for layer, form in enumerate(forms):
-        block = f"block_{layer}"
-        if form.kind != "deep":
-            mlp = MLPTensors(family, layer).params(form)
-            params[block]["mlp"] = jax.tree.map(jnp.asarray, mlp)
-    return family.model, {"params": params}
+    weights = FolderWeights(read_model_folder(Path(path).expanduser()))
+    params = {module: weights.params(module) for module in weights.modules}
+    return weights.family.model, {"params": params}

@@ -17,7 +17,7 @@ from lcjax.folder.fitting.plan_forms import better, plan_forms
 from lcjax.folder.fitting.solve import MLP
 from lcjax.folder.fitting.streams import Streams
 from lcjax.folder.options import FolderOptions
-from lcjax.folder.output.model_card import model_card
+from lcjax.folder.output.model_card import CARD, model_card
 from lcjax.folder.output.remote_code import MODULE, mixed_config, module_text
 from lcjax.folder.output.report import REPORT, few_tokens
 from lcjax.folder.storage.compact_folder import CompactFolder, as_json
@@ -189,7 +189,7 @@ class FolderRun:
         else:
             changed = self._family.hidden_field
             config = {**source.config, changed: carried.forms[0].width}
-        texts["README.md"] = model_card(source.path, report, changed=changed)
+        texts[CARD] = model_card(source.path, report, changed=changed)
         carried.folder.write_rest(config, texts)
 
 

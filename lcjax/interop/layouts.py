@@ -14,7 +14,7 @@ class Layout(NamedTuple):
 
     Attributes:
       stored: function from the leaf's shape to the tensor's.
-      read: function from the tensor and the leaf's shape to the leaf.
+      read: function from the tensor and the leaf's shape to the leaf, a view of the tensor.
       write: function from the leaf to the tensor; None where a tensor stores several leaves.
     """
 

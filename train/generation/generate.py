@@ -1,21 +1,23 @@
 """Continues a text: `python -m train.language generate CHECKPOINT --prompt "ROMEO:"`.
 
-The checkpoint, deep or compact, is enough; no other file of its run is needed.
+The checkpoint, deep or compact, is enough; no other file of its run is needed. The folder of a
+decoder, such as `lcjax collapse-model` or `python -m train.language export` writes, is read too.
 """
 
 import dataclasses
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import tyro
 
 import lcjax
-from lcjax.models import GPT2
-from train.data.text.vocabulary import vocabulary_from_json
+from train.data.text.vocabulary import Pieces, Vocabulary, vocabulary_from_json
 from train.generation.sampler import Sampler
 from train.runs.finished import classifier_of
+from train.tasks.language.folder import folder_model, is_model_folder
 from train.tasks.language.objective import LanguageModel
 from train.validation import ConfigError
 
@@ -48,7 +50,8 @@ def generate(
     """Continues a text.
 
     Args:
-      checkpoint: directory from `python -m train.language`, such as runs/NAME/compact.
+      checkpoint: directory from `python -m train.language`, such as runs/NAME/compact; or the
+        folder of a decoder.
       prompt: text to continue.
       length: number of tokens to generate.
       temperature: of sampling; values below 1 favour likely tokens.
@@ -62,30 +65,40 @@ def generate(
       ImportError: if the package tokenizers is needed and not installed.
     """
     _check(length, temperature, top_k, seed)
-    model, metadata = classifier_of(checkpoint, needs=("tokens",))
-    if not isinstance(model, LanguageModel):
-        raise ConfigError(
-            f"{checkpoint} classifies {metadata['kind']}s; expected a checkpoint of `python -m "
-            "train.language`."
-        )
-    if not isinstance(model.module, GPT2):
-        raise ConfigError(
-            f"{checkpoint} is of a {type(model.module).__name__}; expected a GPT-2. Generate with "
-            "the model's own cache, lcjax.models.Decoder.init_cache."
-        )
-    vocabulary = vocabulary_from_json(metadata["data"]["tokens"])
-    tokens, context = vocabulary.encode(prompt), model.module.max_length
+    model, vocabulary, variables = _read(checkpoint)
+    tokens, context = vocabulary.encode(prompt), model.longest
     if not 1 <= len(tokens) <= context:
         raise ConfigError(
             f"--prompt has {len(tokens)} tokens; expected 1 to {context}, the model's context."
         )
-    variables = lcjax.restore(checkpoint)
-    sampler = Sampler(model.module, variables, temperature=temperature, top_k=top_k)
+    sampler = Sampler(
+        model.module,
+        variables,
+        length=min(context, len(tokens) + length),
+        temperature=temperature,
+        top_k=top_k,
+        tokens=vocabulary.size,
+    )
     sampler.compile(len(tokens), length)
     start = time.perf_counter()
     generated = sampler.sample(tokens, length, jax.random.key(seed))
     seconds = time.perf_counter() - start
-    return Generated(prompt + vocabulary.decode(generated), length, length / seconds)
+    text = prompt + vocabulary.decode_after(tokens, generated)
+    return Generated(text, length, length / seconds)
+
+
+def _read(path: Path) -> tuple[LanguageModel, Vocabulary, Any]:
+    """Returns the model, vocabulary and variables of a checkpoint or a model folder."""
+    if is_model_folder(path):
+        model, variables = folder_model(path)
+        return model, Pieces.from_folder(path), variables
+    model, metadata = classifier_of(path, needs=("tokens",))
+    if not isinstance(model, LanguageModel):
+        raise ConfigError(
+            f"{path} classifies {metadata['kind']}s; expected a checkpoint of `python -m "
+            "train.language`."
+        )
+    return model, vocabulary_from_json(metadata["data"]["tokens"]), lcjax.restore(path)
 
 
 def _check(length: int, temperature: float, top_k: int | None, seed: int) -> None:

@@ -7,38 +7,48 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lcjax.models import GPT2
+from lcjax.models import GPT2, Decoder
 
 
 class Sampler:
     """A decoder that continues a text, deep or compact.
 
     Keys and values of the text are cached, so that another token costs a pass over one token, with
-    the same compiled step for all. When the text exceeds the model's table of positions, the cache
-    is refilled with its last half.
+    the same compiled step for all. When the cache is full, it is refilled with the last half of the
+    text in it.
 
     Args:
       model: the decoder.
       variables: of the model.
+      length: number of tokens in the cache; at most the model's context.
       temperature: divides the logits before sampling; above 0.
       top_k: sample from this many of the likeliest tokens; None for all.
+      tokens: of the vocabulary, the first ones, which are sampled from; None for all.
     """
 
     def __init__(
-        self, model: GPT2, variables: Any, *, temperature: float = 1.0, top_k: int | None = None
+        self,
+        model: GPT2 | Decoder,
+        variables: Any,
+        *,
+        length: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        tokens: int | None = None,
     ):
         self._model, self._variables = model, variables
+        self._length, self._tokens = length, tokens
         self._sample_token = partial(sample_token, temperature=temperature, top_k=top_k)
         self._programs: dict[int, Any] = {}
 
     def compile(self, prompt: int, count: int) -> None:
-        """Compiles the passes of `sample`: over one token, the prompt, and half a context.
+        """Compiles the passes of `sample`: over one token, the prompt, and half a cache.
 
         Args:
           prompt: number of tokens of the prompt.
           count: number of tokens to generate.
         """
-        overflows = prompt + count - 1 > self._model.max_length
+        overflows = prompt + count - 1 > self._length
         for tokens in {prompt, 1} | ({self._half} if overflows else set()):
             self._program(tokens)
 
@@ -46,7 +56,7 @@ class Sampler:
         """Returns the generated tokens, int32 (count,).
 
         Args:
-          prompt: the text so far, int32 (tokens,); at least one, at most the model's context.
+          prompt: the text so far, int32 (tokens,); at least one, at most `length`.
           count: number of tokens to generate.
           key: random key; that of a token depends on its number only.
         """
@@ -54,7 +64,7 @@ class Sampler:
         token, cache, cached = self._begin(text, key, 0)
         for number in range(1, count):
             text.append(int(token[0]))
-            if cached == self._model.max_length:
+            if cached == self._length:
                 token, cache, cached = self._begin(text[-self._half :], key, number)
             else:
                 token_key = jax.random.fold_in(key, number)
@@ -64,12 +74,12 @@ class Sampler:
 
     @property
     def _half(self) -> int:
-        return max(1, self._model.max_length // 2)
+        return max(1, self._length // 2)
 
     def _begin(self, text: list[int], key: jax.Array, number: int) -> tuple[jax.Array, Any, int]:
         """Returns the token after a text, the cache of the text, and its number of tokens."""
         tokens, token_key = jnp.array([text], jnp.int32), jax.random.fold_in(key, number)
-        cache = self._model.init_cache(1)
+        cache = self._model.init_cache(1, self._length)
         return *self._program(len(text))(self._variables, cache, tokens, token_key), len(text)
 
     def _program(self, tokens: int) -> Any:
@@ -77,7 +87,7 @@ class Sampler:
         if tokens not in self._programs:
             jitted = jax.jit(self._pass, donate_argnums=1)
             shape = jax.ShapeDtypeStruct((1, tokens), jnp.int32)
-            cache, key = self._model.init_cache(1), jax.random.key(0)
+            cache, key = self._model.init_cache(1, self._length), jax.random.key(0)
             self._programs[tokens] = jitted.lower(self._variables, cache, shape, key).compile()
         return self._programs[tokens]
 
@@ -87,7 +97,7 @@ class Sampler:
         logits, updated = self._model.apply(
             {**variables, "cache": cache}, tokens, last_only=True, mutable="cache"
         )
-        return self._sample_token(logits, key), updated["cache"]
+        return self._sample_token(logits[:, : self._tokens], key), updated["cache"]
 
 
 def sample_token(

@@ -1,7 +1,7 @@
 """The leaves of a network as a folder stores them: where each one is, and reading it."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +13,7 @@ from lcjax._messages import printable
 from lcjax.errors import WeightsError
 from lcjax.folder.fitting.forms import KEY
 from lcjax.folder.storage.model_folder import ModelFolder
+from lcjax.folder.storage.tensor_files import DTYPES
 from lcjax.interop.layouts import Layout
 from lcjax.interop.matching import Assignment, assign_tensors
 from lcjax.interop.name_map import NameMap
@@ -63,6 +64,8 @@ class FolderLeaves:
             if actual != needed:
                 problems.append(f"{name} has shape {actual}, by config.json it has {needed}")
             self._found[path] = (stored[name], layout, shape)
+        tied = names.tied(model).items()
+        self._copies = {stored[a]: stored[b] for a, b in tied if stored.keys() >= {a, b}}
         used, stem = {name for name, _, _ in self._found.values()}, self._stem()
         problems += [
             f"{name} is unexpected"
@@ -77,6 +80,16 @@ class FolderLeaves:
                 f"{folder.path}: the weights are not those that config.json describes: {shown}"
                 f"{f' and {more} more' if more > 0 else ''}. Take both from the same model."
             )
+
+    def names(self, paths: Iterable[LeafPath]) -> set[str]:
+        """Returns the names of the tensors that have some leaves, copies of them included."""
+        found = {self._found[path][0] for path in paths}
+        return found | {copy for copy, original in self._copies.items() if original in found}
+
+    @property
+    def shapes(self) -> dict[LeafPath, tuple[int, ...]]:
+        """Shapes of the leaves that are not slopes, by path; of MLPs as they are when deep."""
+        return {path: shape for path, (_, _, shape) in self._found.items()}
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -116,6 +129,27 @@ class FolderLeaves:
                 value = self.read(*map(str, path)) if slope is None else np.zeros(slope, np.float32)
                 leaves[path[1:]] = jnp.asarray(value)
         return assemble(leaves)
+
+    def tensors(self, leaves: Mapping[LeafPath, Any]) -> dict[str, np.ndarray]:
+        """Returns the tensors that have some leaves, in the folder's dtypes; the inverse of `read`.
+
+        Values beyond the range of a dtype become infinite.
+
+        Args:
+          leaves: by path, in the shapes of `shapes`; all that share a tensor, or none.
+        """
+        found: dict[str, np.ndarray] = {}
+        for path, leaf in leaves.items():
+            name, layout, shape = self._found[path]
+            if name not in found:
+                place = self.folder.tensors.places[name]
+                found[name] = np.empty(place.shape, DTYPES[place.dtype])
+            with np.errstate(over="ignore"):
+                layout.read(found[name], shape)[...] = leaf  # a view of the tensor
+        for copy, original in self._copies.items():
+            if original in found:
+                found[copy] = found[original]
+        return found
 
     def _is_deep(self, path: LeafPath) -> bool:
         """Returns whether a leaf is not one of an MLP in another form."""

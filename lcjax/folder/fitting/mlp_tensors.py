@@ -91,8 +91,17 @@ class MLPTensors:
                 f"{weight}: the fit leaves the range of {dtype}, the dtype of this folder. Cast "
                 "its weights to bfloat16 or float32, and collapse that."
             )
+        return self.tensors(rounded, bias=bias), rounded
+
+    def tensors(self, mlp: MLP, *, bias: bool) -> dict[str, np.ndarray]:
+        """Returns the tensors of an MLP in a form; the inverse of `params`.
+
+        Args:
+          mlp: its params.
+          bias: whether the output has a bias.
+        """
         parts: dict[str, dict[Key, np.ndarray]] = {}
-        for module, leaf, array in _leaves(rounded):
+        for module, leaf, array in _leaves(mlp):
             if module == self._family.act:
                 continue
             key = (
@@ -108,7 +117,7 @@ class MLPTensors:
         for name, own in parts.items():
             first, *others = (own[key] for key in self._sharing(name))
             tensors[name] = np.concatenate([first, *others]) if others else first
-        return tensors, rounded
+        return tensors
 
     def params(self, form: Form) -> MLP:
         """Returns the params of an MLP of a form from its tensors, float32.
@@ -119,28 +128,47 @@ class MLPTensors:
         Raises:
           WeightsError: a tensor that is missing or of another shape.
         """
-        family, tensors = self._family, self._family.leaves.folder.tensors
-        shapes, mlp = self.shapes(form, bias=True), {}
-        for (module, leaf), name in self.names.items():
-            if (shape := shapes.get(name)) is None:
-                continue
-            actual = tensors.places[name].shape if name in tensors.places else "none"
-            if actual != shape:
-                raise WeightsError(
-                    f"{family.leaves.folder.path}: {name}: got {actual}, by config.json it has "
-                    f"shape {shape}. Make the folder again."
-                )
+        tensors, mlp = self._family.leaves.folder.tensors, {}
+        for (module, leaf), (key, name, _) in self._stored_as(form).items():
             sharing = self._sharing(name)
             whole = tensors.read(name).astype(np.float32)
-            tensor = np.split(whole, len(sharing))[sharing.index((module, leaf))]
-            if leaf == "kernel":
-                tensor = np.ascontiguousarray(tensor.T)
-            elif module == family.last and form.kind != "linear":
-                module = family.bypass
+            tensor = np.split(whole, len(sharing))[sharing.index(key)]
+            tensor = np.ascontiguousarray(tensor.T) if leaf == "kernel" else tensor
             mlp.setdefault(module, {})[leaf] = tensor
         if form.kind == "units":
-            mlp[family.act] = {"slope": np.zeros((), np.float32)}
+            mlp[self._family.act] = {"slope": np.zeros((), np.float32)}
         return mlp
+
+    def leaf_shapes(self, form: Form) -> dict[Key, tuple[int, ...]]:
+        """Returns the shapes of the leaves of `params` that are not slopes.
+
+        Raises:
+          WeightsError: as of `params`.
+        """
+        found = {}
+        for leaf, (_, name, (rows, *width)) in self._stored_as(form).items():
+            found[leaf] = (*width, rows // len(self._sharing(name)))
+        return found
+
+    def _stored_as(self, form: Form) -> dict[Key, tuple[Key, str, tuple[int, ...]]]:
+        """Returns, for each leaf of a form, its key in `names`, its tensor and the tensor's shape.
+
+        Raises:
+          WeightsError: a tensor that is missing or of another shape.
+        """
+        folder, shapes, found = self._family.leaves.folder, self.shapes(form, bias=True), {}
+        for key, name in self.names.items():
+            if (shape := shapes.get(name)) is None:
+                continue
+            place = folder.tensors.places.get(name)
+            if place is None or place.shape != shape:
+                raise WeightsError(
+                    f"{folder.path}: {name}: got {'none' if place is None else place.shape}, by "
+                    f"config.json it has shape {shape}. Make the folder again."
+                )
+            own = key == (self._family.last, "bias") and form.kind != "linear"
+            found[(self._family.bypass, "bias") if own else key] = (key, name, shape)
+        return found
 
     def _sharing(self, name: str) -> list[Key]:
         """Returns the leaves that a tensor has, in the order in which it concatenates them."""

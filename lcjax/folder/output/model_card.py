@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from lcjax.folder.output.remote_code import MODULE
-from lcjax.folder.output.report import REPORT, describe
+from lcjax.folder.output.report import REPORT, describe, figures
 from lcjax.validation.json_files import read_bounded
 
-_CARD = "README.md"
+CARD = "README.md"
 _METADATA = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 _UNIFORM = (
     "`{}` is the only change of config.json: every program that loads the original "
@@ -30,10 +30,9 @@ def model_card(source: Path, report: Mapping[str, Any], *, changed: str | None) 
       report: contents of lcjax_report.json.
       changed: field of config.json that alone differs; None where layers differ in form.
     """
-    original = _original(source)
-    metadata = _METADATA.match(original)
+    metadata, body = _original(source)
     lines = [
-        metadata[0] if metadata else "",
+        metadata,
         f"# {source.name}, made smaller by lcjax\n",
         "Hidden units of MLPs were removed, and the last matrices of MLPs refitted by ridge "
         "regression on calibration texts, layer by layer; nothing was trained. "
@@ -42,11 +41,36 @@ def model_card(source: Path, report: Mapping[str, Any], *, changed: str | None) 
         "R² is of the MLP's output, the relative error of the layer's output, each against the "
         "original model.\n",
     ]
-    if body := original[metadata.end() if metadata else 0 :].strip():
+    if body:
         lines.append(f"# The original's model card\n\n{body}\n")
     return "\n".join(line for line in lines if line)
 
 
-def _original(source: Path) -> str:
-    card = source / _CARD
-    return read_bounded(card).decode("utf-8", "replace") if card.is_file() else ""
+def card_after_training(source: Path, training: Mapping[str, Any]) -> str:
+    """Returns the card of a folder with trained weights: the figures, and the card before.
+
+    Args:
+      source: folder with the weights before training.
+      training: figures, as JSON.
+    """
+    metadata, body = _original(source)
+    lines = [
+        metadata,
+        f"# {source.name}, trained with lcjax\n",
+        "All weights were trained. Config, tokenizer, and names, shapes and dtypes of the tensors "
+        "stayed.\n",
+    ]
+    if training:
+        shown = "\n".join(figures(training))
+        lines.append(f"```\n{shown}\n```\n")
+    if body:
+        lines.append(f"# The model card before training\n\n{body}\n")
+    return "\n".join(line for line in lines if line)
+
+
+def _original(source: Path) -> tuple[str, str]:
+    """Returns the metadata of a folder's card and the rest of it; "" for what it lacks."""
+    card = source / CARD
+    text = read_bounded(card).decode("utf-8", "replace") if card.is_file() else ""
+    metadata = _METADATA.match(text)
+    return metadata[0] if metadata else "", text[metadata.end() if metadata else 0 :].strip()

@@ -6,7 +6,7 @@ from typing import Any
 
 from lcjax._messages import printable
 from lcjax._table import render
-from lcjax.validation.json_files import read_json
+from lcjax.validation.json_files import kind_of, read_json
 
 REPORT = "lcjax_report.json"
 
@@ -67,9 +67,45 @@ def describe(report: Mapping[str, Any]) -> str:
         f"predicted {_number(loss['predicted'])}, measured {_number(loss['measured'])}",
         f"calibration {texts['texts']:,} texts, {texts['fitted']:,} tokens fitted on, "
         f"{texts['held_out']:,} held out",
+        *(f"training    {', '.join(figures(each)) or '-'}" for each in report.get("training", [])),
         *(printable(note) for note in report["notes"]),
     ]
     return "\n".join(lines)
+
+
+def with_training(report: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the report of a folder whose weights were trained, perhaps once more.
+
+    Args:
+      report: before.
+      training: figures, as JSON.
+
+    Raises:
+      ValueError: a report that is damaged.
+    """
+    before = report.get("training", [])
+    if not isinstance(before, list):
+        raise ValueError(f"{REPORT}, training: got {kind_of(before)}, expected an array.")
+    return {**report, "training": [*before, dict(training)]}
+
+
+def figures(training: Mapping[str, Any]) -> list[str]:
+    """Returns figures in words, without those that are null.
+
+    Example:
+      >>> figures({"batch_size": 8, "test": {"loss": 2.10444}})
+      ['batch size 8', 'test loss 2.104']
+    """
+    found = []
+    for name, value in training.items():
+        label = printable(str(name).replace("_", " "), longest=60)
+        if isinstance(value, Mapping):
+            found += [f"{label} {figure}" for figure in figures(value)]
+        elif isinstance(value, float):
+            found.append(f"{label} {value:.4g}")
+        elif value is not None:
+            found.append(f"{label} {printable(value, longest=200)}")
+    return found
 
 
 def became(layer: Mapping[str, Any]) -> str:

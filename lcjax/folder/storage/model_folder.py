@@ -1,5 +1,7 @@
 """A folder of Hugging Face transformers: its config, its weights, and what makes it unusable."""
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,6 +48,16 @@ class ModelFolder:
     def bytes(self) -> int:
         """Bytes of the weights in the files."""
         return sum(self.tensors.bytes.values())
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Its path, and what changes where its files do, as JSON."""
+        files = {file.name: file.stat() for file in self.tensors.metadata}
+        return {
+            "source": str(self.path.resolve()),
+            "config": hashlib.sha256(json.dumps(self.config).encode()).hexdigest(),
+            "weights": {name: [each.st_size, each.st_mtime_ns] for name, each in files.items()},
+        }
 
 
 def read_model_folder(path: Path) -> ModelFolder:

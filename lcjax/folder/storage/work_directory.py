@@ -77,6 +77,22 @@ def check_free(target: Path) -> None:
         )
 
 
+def check_target(source: Path, target: Path) -> None:
+    """Raises if a folder that is made from another cannot be created.
+
+    Raises:
+      FileExistsError: the target exists.
+      ValueError: it is inside of the source.
+    """
+    check_free(target)
+    inside, whole = target.resolve(), source.resolve()
+    if inside.is_relative_to(whole):
+        raise ValueError(
+            f"{target}: got a path inside of {source}, expected one outside of the folder that is "
+            "read. Choose another path."
+        )
+
+
 @contextmanager
 def open_work(
     target: Path, job: Mapping[str, Any], give_up: Callable[[BaseException], bool]

@@ -1,9 +1,16 @@
 """Tiny model folders with random weights, in the names and shards of transformers."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+
+from lcjax.folder.families import family_of
+from lcjax.folder.fitting.forms import Form
+from lcjax.folder.fitting.mlp_tensors import changed_tensors
+from lcjax.folder.output.remote_code import MODULE, mixed_config, module_text
+from lcjax.folder.storage.model_folder import read_model_folder
 
 safetensors_numpy = pytest.importorskip("safetensors.numpy", reason="extra interop")
 tokenizers = pytest.importorskip("tokenizers", reason="extra text")
@@ -199,4 +206,23 @@ def write_folder(folder, config, *, shards=2, dtype=np.float32, seed=0):
     (folder / "generation_config.json").write_text('{"eos_token_id": 2}')
     (folder / "tokenizer_config.json").write_text("{}")
     write_tokenizer(folder)
+    return folder
+
+
+def write_forms(folder, config, forms, dtype=np.float32):
+    """Writes a folder of mixed forms with random weights in one file; None keeps a layer."""
+    deep = write_folder(folder.with_name(f"{folder.name}-deep"), config, shards=1, dtype=dtype)
+    family = family_of(read_model_folder(deep))
+    forms = [form or Form("deep", HIDDEN) for form in forms]
+    tensors = safetensors_numpy.load_file(deep / "model.safetensors")
+    rng = np.random.default_rng(1)
+    for name, shape in changed_tensors(family, forms, bias=True).shapes.items():
+        tensors.pop(name, None)
+        if shape is not None:
+            tensors[name] = (0.1 * rng.standard_normal(shape)).astype(dtype)
+    shutil.copytree(deep, folder)
+    safetensors_numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    mixed = mixed_config(config, forms)
+    (folder / "config.json").write_text(json.dumps(mixed))
+    (folder / f"{MODULE}.py").write_text(module_text(config))
     return folder

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import lcjax
-from lcjax.folder import FolderOptions, collapse_model, load_model
+from lcjax.folder import FolderOptions, collapse_model, load_model, save_model
 from tests.lcjax.folder.folders import DEPTH, HIDDEN, VOCABULARY, WIDTH, texts, write_tokenizer
 
 SIZES = dict(
@@ -120,13 +120,31 @@ def test_pytorch_gives_the_same(name, forms, tmp_path):
         changed = {key for key in config if config[key] != before.get(key)}
         field = "hidden_dim" if name == "distilbert" else "intermediate_size"
         assert changed == {field} and config.keys() == before.keys()
+    _check_in_pytorch(target, name, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, forms", [("qwen3", "units"), ("llama", "mixed"), ("bert", "mixed")])
+def test_pytorch_gives_the_same_after_training(name, forms, tmp_path):
+    """Of a folder with other weights in the place of those that the collapse left."""
+    options = FolderOptions(forms=forms, multiple_of=8)
+    source = _made(name, tmp_path / "deep")
+    collapse_model(source, tmp_path / "small", texts(), budget=lcjax.Params(0.75), options=options)
+    variables = load_model(tmp_path / "small")[1]
+    trained = jax.tree.map(lambda leaf: leaf + 0.1 * jnp.sin(7 * leaf), variables)
+    save_model(tmp_path / "trained", trained, like=tmp_path / "small")
+    _check_in_pytorch(tmp_path / "trained", name, tmp_path)
+
+
+def _check_in_pytorch(folder, name, work):
+    """Compares a folder in lcjax with transformers; of decoders also what they generate."""
     rng = np.random.default_rng(1)
     tokens = rng.integers(1, VOCABULARY, (3, 12)).astype(np.int32)
     mask = np.arange(12)[None] < np.array([12, 9, 12])[:, None]
-    model, variables = load_model(target)
+    model, variables = load_model(folder)
     ours = np.asarray(jax.jit(model.apply)(variables, jnp.asarray(tokens), jnp.asarray(mask)))
     flags = [] if "bert" in name else ["--generate"]
-    theirs = run_in_pytorch(target, {"tokens": tokens, "mask": mask}, tmp_path, *flags)
+    theirs = run_in_pytorch(folder, {"tokens": tokens, "mask": mask}, work, *flags)
     assert ours.std() > 0.05
     np.testing.assert_allclose(ours[mask], theirs["out"][mask], atol=1e-4)
     if flags:

@@ -118,7 +118,7 @@ def test_teacher_with_fewer_rows_than_tokens_is_refused(folders, tmp_path):
     words = [*WORDS, *(f"more{i}" for i in range(LLAMA["vocab_size"]))]
     shutil.copytree(folders / "deep", tmp_path / "deep")
     write_tokenizer(tmp_path / "deep", words)
-    with pytest.raises(ConfigError, match=r"tokenizer\.json has \d+ tokens but whose model embeds"):
+    with pytest.raises(ConfigError, match=r"tokenizer\.json has \d+ tokens but the model embeds"):
         folder_teacher(tmp_path / "deep", {})
 
 

@@ -48,6 +48,16 @@ def test_pieces_hold_every_text_and_come_back(pieces):
     assert pieces.decode(packed) == "rain<|endoftext|>again"
 
 
+def test_text_after_other_text_begins_with_the_space_between_them():
+    """Decoders of words drop the space before the first one."""
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"king": 0, "lear": 1}, "king"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    words = Pieces(made.to_str())
+    assert words.decode_after(words.encode("king"), words.encode("lear king")) == " lear king"
+    assert Characters("ab").decode_after([0, 1], np.array([1, 0])) == "ba"
+
+
 @pytest.mark.slow
 def test_pieces_are_learned_alike_in_every_process(pieces):
     code = (

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import lcjax
-from lcjax.models import GPT2
+from lcjax.models import GPT2, Decoder, DecoderConfig
 from tests.helpers.tiny_text import WORDS
 from train import language
 from train.data.text.vocabulary import Characters
@@ -27,22 +27,42 @@ VOCABULARY = Characters.of([" ".join(WORDS)])
 SIZES = dict(depth=1, width=16, num_heads=2, vocab_size=VOCABULARY.size, max_length=12)
 PLAIN = GPT2(**SIZES, activation=ACTIVATIONS["gelu"])
 GATED = GPT2(**SIZES, mlp_hidden=24, glu=True, activation=nn.silu)
+LLAMA = Decoder(
+    DecoderConfig(
+        vocab_size=VOCABULARY.size,
+        width=16,
+        depth=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_width=4,
+        mlp_hidden=24,
+        max_length=12,
+        windows=(3, None),
+        tied_head=True,
+    )
+)
+MODELS = {"deep": PLAIN, "gated": GATED, "llama": LLAMA}
 KEY = jax.random.key(0)
 COLD = 1e-6
-SLOW = [pytest.param(form, marks=pytest.mark.slow) for form in ("deep", "gated", "compact")]
-FORMS = ["gated compact", *SLOW]
+SLOW = ("deep", "gated", "deep compact", "llama")
+FORMS = [
+    "gated compact",
+    "llama compact",
+    *(pytest.param(form, marks=pytest.mark.slow) for form in SLOW),
+]
 
 
 @cache
 def variables(model):
     tree = jax.jit(model.init)(jax.random.key(1), jnp.zeros((1, 1), jnp.int32))
-    return jax.tree.map(lambda leaf: 6 * leaf if leaf.ndim == 2 else leaf, jax.device_get(tree))
+    factor = 50 if model is LLAMA else 6
+    return jax.tree.map(lambda leaf: factor * leaf if leaf.ndim > 1 else leaf, jax.device_get(tree))
 
 
 @cache
 def made(form):
     """Returns the model and the variables of a form."""
-    model = GATED if "gated" in form else PLAIN
+    model = MODELS[form.split()[0]]
     tree = variables(model)
     if "compact" in form:
         tree, _ = lcjax.collapse(tree, lcjax.find_sites(tree).paths, lcjax.Exact(max_gap=2))
@@ -66,7 +86,7 @@ def test_the_likeliest_text_is_that_without_a_cache(form):
     """Beyond the context as well, where the last half is read anew."""
     model, tree = made(form)
     prompt = VOCABULARY.encode("a king")
-    sampler = Sampler(model, tree, temperature=COLD)
+    sampler = Sampler(model, tree, length=12, temperature=COLD)
     written = sampler.sample(prompt, 25, KEY)
     assert written.dtype == np.int32 and len(set(written.tolist())) > 2
     assert written.tolist() == uncached(model, tree, prompt, 25)
@@ -76,7 +96,7 @@ def test_the_likeliest_text_is_that_without_a_cache(form):
 @pytest.mark.slow
 def test_one_program_serves_every_token():
     model, tree = made("deep")
-    sampler = Sampler(model, tree)
+    sampler = Sampler(model, tree, length=12)
     sampler.compile(4, 9)
     assert set(sampler._programs) == {1, 4}
     sampler.compile(4, 10)
@@ -84,6 +104,11 @@ def test_one_program_serves_every_token():
     programs = dict(sampler._programs)
     sampler.sample(VOCABULARY.encode("king"), 40, KEY)
     assert sampler._programs == programs
+
+
+def test_padding_of_the_vocabulary_is_never_drawn():
+    sampler = Sampler(*made("llama"), length=12, temperature=1e4, tokens=3)
+    assert set(sampler.sample(VOCABULARY.encode("king"), 40, KEY).tolist()) == {0, 1, 2}
 
 
 def test_draws_follow_temperature_and_top_k():
@@ -109,7 +134,7 @@ def test_draws_follow_temperature_and_top_k():
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
     root = tmp_path_factory.mktemp("kept")
-    for form in ("deep", "gated compact"):
+    for form in ("deep", "gated compact", "llama compact"):
         model, tree = made(form)
         data = {"tokens": VOCABULARY.as_json(), "module": module_as_json(model)}
         metadata = {"kind": "language", "model": {}, "data": data}
@@ -124,13 +149,13 @@ def main(monkeypatch, *arguments):
     language.main()
 
 
-@pytest.mark.parametrize("form", ["gated compact", pytest.param("deep", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("form", ["gated compact", "llama compact", "deep"])
 def test_the_command_writes_the_models_text(form, kept, monkeypatch, capsys):
     asked = (kept / form, "--prompt", "a king", "--length", "20", "--seed", "3", "--top-k", "5")
     main(monkeypatch, *asked)
     said = capsys.readouterr().out
     text, _, speed = said.rpartition("\n\n")
-    sampler = Sampler(*made(form), top_k=5)
+    sampler = Sampler(*made(form), length=12, top_k=5)
     want = sampler.sample(VOCABULARY.encode("a king"), 20, jax.random.key(3))
     assert text == "a king" + VOCABULARY.decode(want)
     assert speed.startswith("20 tokens, ") and speed.endswith(" a second\n")

@@ -50,6 +50,10 @@ class Vocabulary(abc.ABC):
     def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
         """Returns the text of tokens."""
 
+    def decode_after(self, before: Sequence[int] | np.ndarray, tokens: np.ndarray) -> str:
+        """Returns the text of tokens that follow others, with a space that parts the two."""
+        return self.decode([*before, *tokens])[len(self.decode(before)) :]
+
     @abc.abstractmethod
     def as_json(self) -> dict[str, Any]:
         """Returns the vocabulary as JSON, to be read by `vocabulary_from_json`."""

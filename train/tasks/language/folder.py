@@ -1,4 +1,4 @@
-"""The model of a folder as a teacher of another with the same tokenizer."""
+"""The model of a folder, alone or as a teacher of another with the same tokenizer."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,34 +17,43 @@ def is_model_folder(path: Path) -> bool:
     return (path / FILE).is_file()
 
 
-def folder_teacher(path: Path, data_spec: Mapping[str, Any]) -> tuple[LanguageModel, Any]:
+def folder_model(path: Path) -> tuple[LanguageModel, Any]:
     """Returns the model of a folder and its variables.
 
     Its vocabulary may have more rows than the tokenizer has tokens: they are padding.
+
+    Raises:
+      ConfigError: a model with fewer rows than tokens, or one that is not a decoder.
+      ValueError: a folder that cannot be read.
+    """
+    vocabulary = Pieces.from_folder(path)
+    module, variables = load_model(path)
+    if not isinstance(module, Decoder):
+        raise ConfigError(
+            f"{path} is the folder of a {type(module).__name__}; expected that of a decoder."
+        )
+    if vocabulary.size > (rows := module.config.vocab_size):
+        raise ConfigError(
+            f"{path}: {FILE} has {vocabulary.size:,} tokens but the model embeds {rows:,}; "
+            "expected the model's own tokenizer."
+        )
+    return LanguageModel(module), variables
+
+
+def folder_teacher(path: Path, data_spec: Mapping[str, Any]) -> tuple[LanguageModel, Any]:
+    """Returns the model of a folder and its variables, for a student with the same tokenizer.
 
     Args:
       path: of the folder.
       data_spec: of the student; empty where nothing is to be compared.
 
     Raises:
-      ConfigError: a student with another tokenizer, a model with fewer rows than tokens, or one
-        that is not a decoder.
+      ConfigError: a student with another tokenizer; else as of `folder_model`.
       ValueError: a folder that cannot be read.
     """
-    vocabulary = Pieces.from_folder(path)
-    if data_spec and data_spec.get("vocabulary") != vocabulary.digest:
+    if data_spec and data_spec.get("vocabulary") != Pieces.from_folder(path).digest:
         raise ConfigError(
             f"--teacher is {path}, whose {FILE} differs from the student's; expected the folder "
             "that the student's was made from."
         )
-    module, variables = load_model(path)
-    if not isinstance(module, Decoder):
-        raise ConfigError(
-            f"--teacher is {path}, a {type(module).__name__}; expected a folder of a decoder."
-        )
-    if vocabulary.size > (rows := module.config.vocab_size):
-        raise ConfigError(
-            f"--teacher is {path}, whose {FILE} has {vocabulary.size:,} tokens but whose model "
-            f"embeds {rows:,}; expected the model's own tokenizer."
-        )
-    return LanguageModel(module), variables
+    return folder_model(path)

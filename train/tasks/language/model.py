@@ -80,16 +80,16 @@ class PretrainedDecoderConfig(FromWeights):
           FileNotFoundError: if the weights do not exist.
         """
         module = self._module()
-        sizes = module.config if isinstance(module, Decoder) else module
-        if num_classes > sizes.vocab_size:
+        rows = (module.config if isinstance(module, Decoder) else module).vocab_size
+        if num_classes > rows:
             raise ConfigError(
                 f"{self.folder()}: tokenizer.json has {num_classes:,} tokens but the model embeds "
-                f"{sizes.vocab_size:,}; expected the model's own tokenizer."
+                f"{rows:,}; expected the model's own tokenizer."
             )
-        if self.context > sizes.max_length:
+        if self.context > (longest := LanguageModel(module).longest):
             raise ConfigError(
-                f"--context is {self.context}; expected at most {sizes.max_length}, the context "
-                f"length of {self.pretrained}."
+                f"--context is {self.context}; expected at most {longest}, the context length of "
+                f"{self.pretrained}."
             )
         return module
 

@@ -26,6 +26,12 @@ class LanguageModel(Classifier):
     metric = LOSS
     module: GPT2 | Decoder
 
+    @property
+    def longest(self) -> int:
+        """Number of tokens of the longest text, the context length."""
+        sizes = self.module.config if isinstance(self.module, Decoder) else self.module
+        return sizes.max_length
+
     @classmethod
     def from_metadata(cls, metadata: dict[str, Any]) -> "LanguageModel":
         """Returns the model of a run's checkpoint, from its metadata."""
