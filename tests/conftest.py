@@ -1,5 +1,6 @@
 """What every run of the tests needs, however pytest is started; subprocesses inherit it."""
 
+import gc
 import os
 import tempfile
 
@@ -15,11 +16,15 @@ jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
 
 
 def pytest_configure(config):
-    """Saves compilation, of which the quick tests consist for the most part."""
+    """Saves compilation and collection of garbage, much of the time of the quick tests."""
     flags = os.environ.get("XLA_FLAGS", "")
     if config.option.markexpr == "not slow" and "optimization_level" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
+        flags += " --xla_backend_optimization_level=0"
+        if jax.__version_info__ < (0, 11):  # later versions refuse it
+            flags += " --xla_cpu_use_fusion_emitters=false"
+        os.environ["XLA_FLAGS"] = flags.strip()
     share_programs(config)
+    gc.set_threshold(100_000)  # JAX makes many objects; collecting them was a tenth of the time
 
 
 def share_programs(config):

@@ -17,7 +17,7 @@ from tests.helpers.trees import random_chain, with_slopes
 
 D_IN = 6
 X = np.random.default_rng(0).normal(size=(400, D_IN)).astype(np.float32)
-DATA = CalibrationData([X[:150], X[150:]], holdout=0.0, progress=False)
+DATA = CalibrationData([X[:200], X[200:]], holdout=0.0, progress=False)
 MIXED = LeastSquares() + Units(7)
 
 
