@@ -16,7 +16,7 @@ jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
 
 
 def pytest_configure(config):
-    """Saves compilation and collection of garbage, much of the time of the quick tests."""
+    """Saves compilation, threads and collection of garbage, much of the time of the quick tests."""
     flags = os.environ.get("XLA_FLAGS", "")
     if config.option.markexpr == "not slow" and "optimization_level" not in flags:
         flags += " --xla_backend_optimization_level=0"
@@ -24,6 +24,7 @@ def pytest_configure(config):
             flags += " --xla_cpu_use_fusion_emitters=false"
         os.environ["XLA_FLAGS"] = flags.strip()
     share_programs(config)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of workers, which fill the cores
     gc.set_threshold(100_000)  # JAX makes many objects; collecting them was a tenth of the time
 
 
