@@ -12,7 +12,7 @@ import lcjax
 from tests.helpers.trees import with_slopes
 
 RNG = np.random.default_rng(0)
-BATCHES = [jnp.asarray(RNG.normal(0.3, size=(16, 3, 6)), jnp.float32) for _ in range(4)]
+BATCHES = [jax.device_put(np.float32(RNG.normal(0.3, size=(16, 3, 6)))) for _ in range(4)]
 X = jnp.concatenate(BATCHES)
 DATA = lcjax.CalibrationData(BATCHES, holdout=0.0, progress=False)
 
@@ -69,8 +69,8 @@ NETS = {
 def variables_of(net, seed=1):
     variables = jax.jit(net.init)(jax.random.key(seed), X)
     rng = np.random.default_rng(seed)
-    noise = lambda leaf: leaf + jnp.asarray(rng.uniform(0.1, 0.4, leaf.shape), leaf.dtype)
-    return with_slopes(jax.tree.map(noise, variables), 0.0)
+    noise = lambda leaf: np.asarray(leaf) + rng.uniform(0.1, 0.4, leaf.shape).astype(leaf.dtype)
+    return with_slopes(jax.device_put(jax.tree.map(noise, variables)), 0.0)
 
 
 def without_slopes(tree):

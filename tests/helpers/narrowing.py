@@ -28,7 +28,7 @@ def chain(features=(12, 11, 5), **kwargs):
 
 def gated():
     model = CollapsibleGLU(12, 5, nn.silu, use_bias=True)
-    return model, with_slopes(model.init(jax.random.key(0), X), 0.2)
+    return model, with_slopes(jax.jit(model.init)(jax.random.key(0), X), 0.2)
 
 
 MODELS = {

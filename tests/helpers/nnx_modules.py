@@ -13,7 +13,7 @@ def tokens(rows=6, length=5, seed=0):
 
 
 def rows(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+    return jax.device_put(np.float32(np.random.default_rng(seed).normal(size=shape)))
 
 
 class MLP(nnx.Module):

@@ -38,7 +38,7 @@ PLAN = dict(budget=lcjax.Params(0.8), candidates=[lcjax.LeastSquares(), lcjax.Un
 
 
 def random(*shape):
-    return jnp.asarray(np.random.default_rng(len(shape)).normal(size=shape), jnp.float32)
+    return jax.device_put(np.float32(np.random.default_rng(len(shape)).normal(size=shape)))
 
 
 class PairModule(nnx.Module):

@@ -27,7 +27,7 @@ def random_like(tree, seed=0):
 
 def variables_of(module, linear, x, site="act_0"):
     """Returns random variables in which these units of a site are linear, the others not."""
-    variables = random_like(module.init(jax.random.key(0), x))
+    variables = random_like(jax.jit(module.init)(jax.random.key(0), x))
     width = lcjax.slopes(variables)[site].shape[-1]
     slope = jnp.linspace(-0.3, 0.6, width).at[jnp.asarray(linear)].set(1)
     act = {**variables["params"][site], "slope": slope}

@@ -14,7 +14,7 @@ from tests.helpers.functions import PAIR, pair
 
 MODEL = lcjax.CollapsibleMLP((4, 2), nn.relu)
 X = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
-VARIABLES = MODEL.init(jax.random.key(0), X)
+VARIABLES = jax.jit(MODEL.init)(jax.random.key(0), X)
 DATA = lcjax.CalibrationData([X], progress=False)
 
 

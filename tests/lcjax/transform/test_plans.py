@@ -10,7 +10,7 @@ from flax import nnx
 import lcjax
 
 WIDTH, HIDDEN, BLOCKS = 16, 24, 3
-X = jnp.asarray(np.random.default_rng(0).normal(size=(24, 6, WIDTH)), jnp.float32)
+X = jax.device_put(np.float32(np.random.default_rng(0).normal(size=(24, 6, WIDTH))))
 DATA = lcjax.CalibrationData([X[:12], X[12:]], holdout=0.25, progress=False)
 
 

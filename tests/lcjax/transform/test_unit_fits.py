@@ -12,7 +12,7 @@ from lcjax.structure.front_end import Observed
 from tests.helpers.functions import CASES, GATED, NORM, PAIR, close, gated, normed, pair
 
 RNG = np.random.default_rng(0)
-BATCHES = [jnp.asarray(RNG.normal(0.5, size=(40, 3, 6)), jnp.float32) for _ in range(3)]
+BATCHES = [jax.device_put(np.float32(RNG.normal(0.5, size=(40, 3, 6)))) for _ in range(3)]
 ALL = jnp.concatenate(BATCHES)
 DATA = lcjax.CalibrationData(BATCHES, holdout=0.0, progress=False)
 
