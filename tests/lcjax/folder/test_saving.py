@@ -1,5 +1,6 @@
 """Trained variables become a folder like the one that they were loaded from, or nothing does."""
 
+import itertools
 import json
 import shutil
 import signal
@@ -33,6 +34,12 @@ safetensors_numpy = pytest.importorskip("safetensors.numpy", reason="extra inter
 CONFIGS = {
     config["model_type"]: config for config in (LLAMA, BERT, ROBERTA, DISTILBERT, MODERNBERT)
 }
+DTYPES = ("float32", "bfloat16", "float16")
+QUICK = {("llama", dtype) for dtype in DTYPES} | {(kind, "float16") for kind in CONFIGS}
+KINDS_AND_DTYPES = [
+    pytest.param(*pair, marks=() if pair in QUICK else pytest.mark.slow)
+    for pair in itertools.product(CONFIGS, DTYPES)
+]
 FORMS = {
     "units and linear": [Form("units", 8), Form("linear", 0), None],
     "wide and constant": [Form("units", HIDDEN, True), Form("constant", 0), Form("units", 8, True)],
@@ -85,8 +92,7 @@ def _check_saved(source, target, dtype):
     assert ours == theirs
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize(("kind", "dtype"), KINDS_AND_DTYPES)
 def test_saved_folder_has_the_values_and_all_else_of_the_source(kind, dtype, tmp_path):
     source = write_folder(tmp_path / "small", CONFIGS[kind], dtype=jnp.dtype(dtype))
     _check_saved(source, tmp_path / "trained", jnp.dtype(dtype))

@@ -129,10 +129,22 @@ CASES = {
 SPLIT = ("parts of a kernel", "in groups")
 
 
+def case_of(name):
+    fn, params, path = CASES[name]
+    return lcjax.collapsible(fn), fn, params, path
+
+
 @pytest.fixture(params=CASES, name="case")
 def _case(request):
-    fn, params, path = CASES[request.param]
-    return lcjax.collapsible(fn), fn, params, path
+    return case_of(request.param)
+
+
+def every_case_with(*options):
+    """Every case with the first option; with the others one of each kind is quick."""
+    kinds = ("gemma", "in groups")
+    combined = [(name, option) for option in options for name in CASES]
+    quick = lambda name, option: option == options[0] or name in kinds
+    return [pytest.param(*c, marks=() if quick(*c) else pytest.mark.slow) for c in combined]
 
 
 def sloped(f, params, slope):
@@ -164,9 +176,11 @@ def test_slope_1_collapses_exactly(case):
     assert np.abs(f(tree, x) - fn(params, x)).max() > 0.01
 
 
-@pytest.mark.parametrize("fit", [lcjax.LeastSquares(), lcjax.PerUnit(), lcjax.Remove()])
-def test_fits(case, fit):
-    f, fn, params, _ = case
+@pytest.mark.parametrize(
+    ("name", "fit"), every_case_with(lcjax.LeastSquares(), lcjax.PerUnit(), lcjax.Remove())
+)
+def test_fits(name, fit):
+    f, fn, params, _ = case_of(name)
     call = f.trace(params, x)
     compact, report = call.collapse(calibration=call.calibrate([x], fit=fit))
     error = jnp.linalg.norm(f(compact, x) - fn(params, x)) / jnp.linalg.norm(fn(params, x))
@@ -174,9 +188,9 @@ def test_fits(case, fit):
     assert all(np.isfinite(score.error) for score in report.fits)
 
 
-@pytest.mark.parametrize("linear", [False, True])
-def test_units_cut_gate_and_value_alike(case, linear):
-    f, fn, params, path = case
+@pytest.mark.parametrize(("name", "linear"), every_case_with(True, False))
+def test_units_cut_gate_and_value_alike(name, linear):
+    f, fn, params, path = case_of(name)
     call = f.trace(params, x)
     fit = lcjax.Units(5, linear=linear)
     compact, report = call.collapse(calibration=call.calibrate([x], fit=fit))
