@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.cost.roofline import main
+from benchmarks.cost.roofline.__main__ import main
 
 
 @pytest.mark.slow

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from benchmarks.cost.roofline.operations import Operation, operations
+from benchmarks.cost.roofline.rates import START, RatePrograms, Rates
 from benchmarks.harness.hlo import KINDS
-from benchmarks.harness.hlo_costs import Operation, operations
-from benchmarks.harness.machine_rates import START, RatePrograms, Rates
 from lcjax.models import MLPMixer
 
 

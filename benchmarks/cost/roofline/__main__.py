@@ -1,12 +1,4 @@
-"""The speed-up of compact networks: as FLOPs promise, as a roofline allows, and as measured.
-
-`python -m benchmarks roofline`: the small networks, with two sites collapsed. FLOPs leave out what
-both forms do alike: norms, copies, activations, and the start of every operation. The roofline
-counts it. No operation takes less than its bytes at the bandwidth of a map in the caches, its FLOPs
-at the rate of the MLPs' products, or, for activations, its elements at the rate of one alone; and
-the call and each operation have to start. All rates are measured in the same run. The operations
-are those of XLA; if it fused others, the bound would be another.
-"""
+"""The command: `python -m benchmarks roofline`."""
 
 import dataclasses
 import functools
@@ -22,9 +14,9 @@ import jax
 import tyro
 
 import lcjax
+from benchmarks.cost.roofline.operations import operations
+from benchmarks.cost.roofline.rates import START, RatePrograms, Rates
 from benchmarks.harness.hlo import KINDS, CompiledProgram, time_shares
-from benchmarks.harness.hlo_costs import operations
-from benchmarks.harness.machine_rates import START, RatePrograms, Rates
 from benchmarks.harness.publish import RESULTS, Column, publish, tabulate
 from benchmarks.harness.timing import interleaved, quartiles, ratio
 from benchmarks.networks import NETWORKS, Network

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from benchmarks.cost.roofline.operations import Operation
 from benchmarks.harness.hlo import KINDS
-from benchmarks.harness.hlo_costs import Operation
 
 START = "starts"
 _SHORT, _LONG = 4, 24  # steps of a program
