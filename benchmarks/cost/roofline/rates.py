@@ -17,7 +17,7 @@ from benchmarks.harness.hlo import KINDS
 
 START = "starts"
 _SHORT, _LONG = 4, 24  # steps of a program
-_CHAIN = 5  # tiny operations that are one step
+_CHAIN = 5  # products of 2 by 2 that are one step: the shortest operations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ class RatePrograms:
         for length in (_SHORT, _LONG):
             for name, (step, arrays) in steps.items():
                 found[f"{name}, {length}"] = _compiled(_repeated(step, length), *arrays)
-            found[f"operation, {length}"] = _compiled(_chain(_CHAIN * length), jnp.eye(8))
+            found[f"operation, {length}"] = _compiled(_chain(_CHAIN * length), jnp.eye(2))
         return found
 
     def rates(self, seconds: Mapping[str, list[float]]) -> Rates:
