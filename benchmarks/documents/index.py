@@ -24,6 +24,7 @@ MODULES = (
     "quality.unit_slopes",
     "quality.cubic",
     "cost.inference",
+    "cost.roofline",
     "cost.encoder_latency",
     "cost.penalty_overhead",
     "cost.step_profile",
