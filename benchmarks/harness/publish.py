@@ -117,12 +117,14 @@ def origin_of(record: dict[str, Any]) -> str:
     """Returns day, commit and time of a result, as far as it has them.
 
     Args:
-      record: of `publish`; old ones have no commit and no time.
+      record: of `publish`; old ones have no time, and the commit that they were added in.
     """
     found = [record["date"]]
     if commit := record.get("commit"):
         head, dirty, _ = commit.partition("-dirty")
         found.append(f"commit {head[:9]}{dirty}")
+    elif added := record.get("recorded_in"):
+        found.append(f"added in {added[:9]}")
     if "seconds" in record:
         found.append(duration(record["seconds"]))
     return ", ".join(found)

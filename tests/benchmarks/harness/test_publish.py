@@ -60,6 +60,7 @@ def test_times_of_the_results_of_a_process_add_up_to_its_own(tmp_path, monkeypat
         ({"date": "2026-11-26"}, "2026-11-26"),
         ({"date": "2026-11-26", "commit": None, "seconds": 99.4}, "2026-11-26, 99 s"),
         ({"date": "2026-11-26", "commit": "0123456789abcdef"}, "2026-11-26, commit 012345678"),
+        ({"date": "2026-11-26", "recorded_in": "0123456789ab"}, "2026-11-26, added in 012345678"),
         ({"date": "2026-11-26", "seconds": 600}, "2026-11-26, 10 min"),
         ({"date": "2026-11-26", "seconds": 7200}, "2026-11-26, 2.0 h"),
     ],
