@@ -88,6 +88,7 @@ BENCHMARKS = (
         full=("--rounds", "60"),
         quick=("--rounds", "5", "--networks", "tiny_shakespeare GPT"),
     ),
+    Benchmark("cost.roofline", quick=("--rounds", "5", "--networks", "Fashion-MNIST Mixer")),
     Benchmark(
         "pytorch.published_method",
         quick=("--presets", "fashion-mlp", "--steps", "5", "--rounds", "10", "--no-compiled"),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from benchmarks.documents import index, quality, settings
+from benchmarks.documents import forms, index, quality, settings
 from benchmarks.harness.publish import Table
 
 ROOT = Path(__file__).parents[2]
@@ -20,6 +20,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     "networks with recipes": partial(quality.overview, "recipes/"),
     "recipes": partial(quality.overview, ""),
     "methods": quality.comparison,
+    "forms": forms.forms,
     "runtime": quality.runtime,
     "sizes": quality.sizes,
     "language": quality.language,

@@ -2,9 +2,13 @@
 
 import ast
 import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from benchmarks.documents.results import DASH
-from benchmarks.harness.publish import RESULTS, Table
+from benchmarks.harness.provenance import duration
+from benchmarks.harness.publish import RESULTS, Table, origin_of
 
 # In the order of the page; names of modules below `benchmarks`.
 MODULES = (
@@ -20,6 +24,7 @@ MODULES = (
     "quality.unit_slopes",
     "quality.cubic",
     "cost.inference",
+    "cost.roofline",
     "cost.encoder_latency",
     "cost.penalty_overhead",
     "cost.step_profile",
@@ -39,9 +44,13 @@ MODULES = (
 )
 
 
-def index() -> Table:
-    """Returns one row a benchmark: its command, its question, its files with their dates."""
-    rows = []
+def index(directory: Path = RESULTS) -> Table:
+    """Returns one row a benchmark: its command, its question, its files with their origins.
+
+    Args:
+      directory: of results.
+    """
+    rows, records = [], []
     for module in MODULES:
         name = module.rpartition(".")[2]
         source = RESULTS.parent.joinpath(*module.split("."))
@@ -49,17 +58,32 @@ def index() -> Table:
         # Read, not imported: some benchmarks need packages of their own.
         about = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
         line = " ".join(about.partition("\n\n")[0].split())
-        rows.append((f"`python -m benchmarks {name}`", line, _files(name)))
+        found = _records(directory, name)
+        links = [_link(path, record) for path, record in found.items()]
+        rows.append((f"`python -m benchmarks {name}`", line, ", ".join(links) or DASH))
+        records += found.values()
+    rows.append(("all of these", "The sum of their times.", _sum_of_times(records)))
     return Table(("command", "what it measures", "results"), rows)
 
 
-def _files(name: str) -> str:
-    """Returns links to a benchmark's tables, each with the day it was measured."""
-    found = []
-    for path in sorted(RESULTS.glob("*.json")):
-        if path.stem == name or path.stem.startswith(f"{name}-"):
-            date = json.loads(path.read_text(encoding="utf-8"))["date"]
-            shown = path.with_suffix(".md")
-            shown = shown if shown.exists() else path
-            found.append(f"[{path.stem}](results/{shown.name}) ({date})")
-    return ", ".join(found) or DASH
+def _records(directory: Path, name: str) -> dict[Path, dict[str, Any]]:
+    """Returns the result files of a benchmark, read."""
+    paths = [
+        path
+        for path in sorted(directory.glob("*.json"))
+        if path.stem == name or path.stem.startswith(f"{name}-")
+    ]
+    return {path: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+
+
+def _link(path: Path, record: dict[str, Any]) -> str:
+    """Returns a link to a result's table, with its day, commit and time."""
+    table = path.with_suffix(".md")
+    shown = table if table.exists() else path
+    return f"[{path.stem}](results/{shown.name}) ({origin_of(record)})"
+
+
+def _sum_of_times(records: Sequence[dict[str, Any]]) -> str:
+    timed = [record["seconds"] for record in records if "seconds" in record]
+    total = duration(sum(timed)) if timed else DASH
+    return total if len(timed) == len(records) else f"{total} (of {len(timed)} of {len(records)})"

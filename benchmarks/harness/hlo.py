@@ -7,7 +7,7 @@ import json
 import math
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def collectives(text: str) -> dict[str, dict[str, Any]]:
     for form, kind in _CALL.findall(text):
         total = found.setdefault(kind, {"count": 0, "bytes": 0})
         total["count"] += 1
-        total["bytes"] += sum(_bytes(*array) for array in _ARRAY.findall(form))
+        total["bytes"] += sum(array_bytes(*array) for array in arrays_in(form))
     return found
 
 
@@ -118,7 +118,16 @@ def _kind(name: str, origin: str) -> str:
     return "rest"
 
 
-def _bytes(dtype: str, shape: str) -> int:
+def arrays_in(text: str) -> list[tuple[str, list[int]]]:
+    """Returns the dtype, by HLO's name, and the shape of every array that a text of HLO names."""
+    return [
+        (dtype, [int(size) for size in shape.split(",") if size])
+        for dtype, shape in _ARRAY.findall(text)
+    ]
+
+
+def array_bytes(dtype: str, shape: Sequence[int]) -> int:
+    """Returns the bytes of an array, given HLO's name of its dtype."""
     width = re.search(r"\d+", dtype)
     bits = int(width[0]) if width else 8  # pred
-    return -(-bits * math.prod(map(int, filter(None, shape.split(",")))) // 8)
+    return -(-bits * math.prod(shape) // 8)

@@ -1,4 +1,4 @@
-"""Result files: one JSON per benchmark, with the machine it ran on, and its tables as Markdown."""
+"""Result files: one JSON per benchmark, with its machine, commit and time, and its tables."""
 
 import dataclasses
 import json
@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from benchmarks.harness.provenance import STARTED_AT, STOPWATCH, duration
 from lcjax._table import render
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -81,6 +82,10 @@ def publish(
 ) -> None:
     """Prints tables and writes `results_dir/name.json` and `name.md`.
 
+    The record has the commit at the start of the process, None outside of a repository, and the
+    seconds since then or since the last result of the process: their sum is the time of them all.
+    Training runs that an earlier process finished are not in it.
+
     Args:
       name: of the benchmark.
       config: settings that reproduce it; JSON.
@@ -95,15 +100,34 @@ def publish(
     record = {
         "benchmark": name,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "commit": STARTED_AT,
+        "seconds": round(STOPWATCH.lap(), 1),
         "config": config,
         "machine": machine(),
         "results": results,
     }
     path.write_text(json.dumps(record, indent=2) + "\n")
-    origin = f"{record['date']}, {_describe(record['machine'])}; {_settings(config)}"
+    origin = f"{origin_of(record)}, {_describe(record['machine'])}; {_settings(config)}"
     sections = [f"# {name}", origin, *(table.markdown() for table in tables)]
     path.with_suffix(".md").write_text("\n\n".join(sections) + "\n")
     print(path)
+
+
+def origin_of(record: dict[str, Any]) -> str:
+    """Returns day, commit and time of a result, as far as it has them.
+
+    Args:
+      record: of `publish`; old ones have no time, and the commit that they were added in.
+    """
+    found = [record["date"]]
+    if commit := record.get("commit"):
+        head, dirty, _ = commit.partition("-dirty")
+        found.append(f"commit {head[:9]}{dirty}")
+    elif added := record.get("recorded_in"):
+        found.append(f"added in {added[:9]}")
+    if "seconds" in record:
+        found.append(duration(record["seconds"]))
+    return ", ".join(found)
 
 
 def machine() -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Interleaved timing: several calls, alternating, so that other load affects all of them alike."""
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -10,22 +11,33 @@ from tqdm import tqdm
 
 
 def interleaved(
-    calls: Mapping[str, Callable[[], Any]], *, rounds: int, warmup: int = 3, rest: float = 0.0
+    calls: Mapping[str, Callable[[], Any]],
+    *,
+    rounds: int,
+    warmup: int = 3,
+    rest: float = 0.0,
+    untimed: int = 0,
 ) -> dict[str, list[float]]:
     """Returns the seconds of each call in every timed round.
 
-    Each call is timed until its outputs are ready. The order reverses from round to round.
+    Each call is timed until its outputs are ready. The order is random in each round: a call that
+    follows itself finds its data in the caches, and in a fixed order or one that reverses, some
+    calls do so more often than others.
 
     Args:
       calls: by name.
       rounds: timed calls of each.
       warmup: rounds before them, not timed.
       rest: seconds before each call, during which threads of another library stop spinning.
+      untimed: calls of the same before each timed one, so that it finds its data in the caches, as
+        a program that does nothing else does.
     """
-    names, seconds = list(calls), {name: [] for name in calls}
+    names, seconds, order = list(calls), {name: [] for name in calls}, random.Random(0)
     for i in tqdm(range(warmup + rounds), desc="timing", leave=False):
-        for name in names if i % 2 else reversed(names):
+        for name in order.sample(names, len(names)):
             time.sleep(rest)
+            for _ in range(untimed):
+                jax.block_until_ready(calls[name]())
             start = time.perf_counter()
             jax.block_until_ready(calls[name]())
             if i >= warmup:

@@ -1,7 +1,7 @@
 """Opening a jaxpr: from nested calls to a program.
 
 Calls are opened, so that every operation is visible, and recorded as regions, so that code that is
-not rewritten still runs as the same call.
+not rewritten still runs as the same call. Gathers that are slices are opened as slices.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +11,7 @@ import numpy as np
 from jax.extend import core
 
 from lcjax.transform.ir.program import Op, Program, Region, Value, sources
+from lcjax.transform.ir.static_slices import as_slice
 
 _CALLS = frozenset({"jit", "pjit", "closed_call", "core_call"})
 _REMATS = frozenset({"remat", "remat2", "checkpoint"})
@@ -58,9 +59,15 @@ def _open(
 
     body: list[Op | Region] = []
     for eqn in jaxpr.eqns:
-        item = _open_eqn(eqn, [read(atom) for atom in eqn.invars], scope)
-        body.append(item)
-        env.update(zip(eqn.outvars, item.outs, strict=True))
+        ins = [read(atom) for atom in eqn.invars]
+        sliced = as_slice(eqn, *ins) if eqn.primitive.name == "gather" else None
+        if sliced is None:
+            item = _open_eqn(eqn, ins, scope)
+            items, outs = [item], item.outs
+        else:
+            items, outs = _open(sliced, (), ins[:1], scope)
+        body += items
+        env.update(zip(eqn.outvars, outs, strict=True))
     return body, [read(atom) for atom in jaxpr.outvars]
 
 

@@ -1,9 +1,11 @@
 """The tables of README and of the documentation are those of benchmarks/results."""
 
+import json
+
 import pytest
 
 from benchmarks.documents.__main__ import ROOT, TABLES, documents, updated
-from benchmarks.documents.index import MODULES
+from benchmarks.documents.index import MODULES, index
 from benchmarks.documents.quality import overview
 
 
@@ -41,3 +43,18 @@ def test_index_lists_every_benchmark():
     from benchmarks.__main__ import BENCHMARKS
 
     assert sorted(MODULES) == sorted({benchmark.module for benchmark in BENCHMARKS})
+
+
+def test_index_adds_the_times_up(tmp_path):
+    for name, about in {
+        "inference": {"commit": "1" * 40, "seconds": 1800.0},
+        "images": {"commit": "2" * 40 + "-dirty", "seconds": 5400.0},
+        "sweeps": {},
+    }.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"date": "2026-11-28"} | about))
+    found = {row[0]: row[2] for row in index(tmp_path).rows}
+    assert found["`python -m benchmarks images`"] == (
+        "[images](results/images.json) (2026-11-28, commit 222222222-dirty, 90 min)"
+    )
+    assert found["`python -m benchmarks sweeps`"] == "[sweeps](results/sweeps.json) (2026-11-28)"
+    assert found["all of these"] == "2.0 h (of 2 of 3)"

@@ -1,6 +1,7 @@
 """Exported models run as the models do, for any batch, in a process that has JAX alone."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import lcjax
 from lcjax import CheckpointError, collapse, export, load_exported
 from lcjax.models import GPT2, VGG, ViT
 from lcjax.stablehlo import exporting
+from tests.helpers.functions import CASES
 from tests.helpers.trees import random_chain
 
 pytest.importorskip("flatbuffers", reason="jax.export needs it: pip install 'lcjax[export]'")
@@ -240,3 +242,14 @@ def test_export_without_flatbuffers_names_the_extra(chain, tmp_path, monkeypatch
     with pytest.raises(ImportError, match=r"pip install 'lcjax\[export\]'"):
         lcjax.export(model.apply, variables, [X], tmp_path / "model")
     assert not any(tmp_path.iterdir())
+
+
+def test_function_that_slices_gate_and_value_is_exported_for_any_batch(tmp_path):
+    case = CASES["gate and value in one, sliced"]
+    f = lcjax.collapsible(case.fn)
+    tree, _ = f.trace(case.params, *case.inputs).collapse("*", lcjax.Exact(max_gap=math.inf))
+    (x,) = case.inputs
+    export(f, tree, [x], tmp_path / "compact")
+    loaded = load_exported(tmp_path / "compact")
+    for rows in (x, x[:1]):
+        close(loaded(rows), f(tree, rows))

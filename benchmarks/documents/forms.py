@@ -1,0 +1,69 @@
+"""The table of forms of MLPs: what a plan chooses, next to single forms and the best baseline."""
+
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from benchmarks.baselines.registry import BASELINES, OURS
+from benchmarks.documents.results import DASH, count, with_deviation
+from benchmarks.harness.publish import RESULTS, Table
+
+HEADERS = (
+    "network",
+    "parameters",
+    "",
+    "deep",
+    "plan",
+    "kept units",
+    "one matrix",
+    "best baseline",
+)
+_OURS = ("plan", "units", "linear")
+
+
+def forms() -> Table:
+    """Returns test scores of every network and size: untrained, then healed."""
+    rows: list[Sequence[str]] = []
+    for path in sorted(RESULTS.glob("forms-*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))["results"]
+        rows += _rows(path.stem.removeprefix("forms-"), found)
+    return Table(HEADERS, rows)
+
+
+def _rows(network: str, points: Sequence[dict[str, Any]]) -> Iterator[Sequence[str]]:
+    """Yields the rows of a network."""
+    deep, *others = points
+    for sites in sorted({point["sites"] for point in others}):
+        for state in ("untrained", "healed"):
+            own = {
+                point["method"]: point
+                for point in others
+                if point["sites"] == sites and point.get("state") == state
+            }
+            ours = [own.get(OURS[name].title) for name in _OURS]
+            best = best_baseline([p for p in own.values() if p["method"] in _baselines()])
+            size = count(ours[0]["parameters"]) if ours[0] else DASH
+            shown = [_score(each) if each else DASH for each in ours]
+            baseline = f"{_score(best)} ({best['method']})" if best else DASH
+            yield (network, size, state, _score(deep), *shown, baseline)
+
+
+def best_baseline(points: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Returns the baseline with the best mean on the validation split; None of none."""
+
+    def quality(point: dict[str, Any]) -> float:
+        name, sign = ("accuracy", 1) if point["metric"] == "accuracy" else ("loss", -1)
+        return sign * statistics.mean(each[name] for each in point["validation"])
+
+    return max(points, key=quality, default=None)
+
+
+def _baselines() -> set[str]:
+    return {method.title for method in BASELINES.values()}
+
+
+def _score(point: dict[str, Any]) -> str:
+    if point["metric"] == "accuracy":
+        return with_deviation([100 * each["accuracy"] for each in point["test"]])
+    return with_deviation([each["perplexity"] for each in point["test"]], digits=3)
