@@ -179,8 +179,7 @@ class Units(Fit):
     Units are taken one after another, each by how much it explains of the output given those taken
     before (orthogonal least squares). Then one ridge regression on `[x, h_S]`, or on `h_S` alone,
     gives the last kernel, and with `linear` the matrix of a linear map next to the units:
-    `t ≈ x W + h_S B + b`. Its ridge keeps B near the deep kernel's rows, and W near 0: what few
-    tokens cannot tell stays as it was.
+    `t ≈ x W + h_S B + b`. Its ridge keeps B near the rows of the deep kernel, and W near 0.
 
     Attributes:
       count: how many hidden units stay, at least 0; positional. With 0 units and `linear` the
