@@ -47,14 +47,15 @@ def ridge_in_place(
     squares = np.diagonal(moments.xx).astype(np.float64) / count
     deviation = np.sqrt(np.where(varies, squares, 0))
     unit = np.divide(1, deviation, out=np.zeros_like(deviation), where=varies)
+    penalty = regression.around_prior(ridge, moments)
+    penalty = penalty * regression.penalties(deviation, varies, (rows,))  # before larger arrays
     rows = np.asarray(rows, np.float32)
     right = np.asfortranarray(moments.xt, np.float64)
     right -= np.asarray(moments.xx) @ rows  # float32, as both moments are
     matrix = np.asfortranarray(moments.xx, np.float64)
     matrix *= unit[:, None] / count
     matrix *= unit
-    penalties = regression.penalties(deviation, varies, (rows,))
-    matrix[np.diag_indices_from(matrix)] += regression.around_prior(ridge, moments) * penalties
+    matrix[np.diag_indices_from(matrix)] += penalty
     right *= unit[:, None] / count
     try:
         factor = scipy.linalg.cholesky(matrix, overwrite_a=True, check_finite=False)
