@@ -29,6 +29,7 @@ import tyro
 
 from benchmarks.harness.affinity import available_cores, core_shares, pin_thread
 from benchmarks.harness.publish import RESULTS, Table, machine
+from benchmarks.harness.training_runs import check_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,10 +165,7 @@ def main(
         runs_dir = runs_dir / "quick"
         results_dir = runs_dir / "results"
     known = [each for each in BENCHMARKS if each.listed and (each.quick is not None or not quick)]
-    unknown = sorted(set(only) - {each.name for each in known})
-    if unknown:
-        names = ", ".join(each.name for each in known)
-        sys.exit(f"error: no such benchmark: {', '.join(unknown)}; there are {names}.")
+    check_names("benchmark", only, (each.name for each in known))
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes, one GPU
     chosen = [each for each in known if not only or each.name in only]
     here = machine()

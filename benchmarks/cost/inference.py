@@ -9,7 +9,6 @@ its weights in the caches; ratios are of medians in one run.
 
 import math
 import statistics
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import lcjax
 from benchmarks.baselines import materialized
 from benchmarks.harness.publish import RESULTS, Column, publish, tabulate
 from benchmarks.harness.timing import interleaved, quartiles, ratio
+from benchmarks.harness.training_runs import check_names
 from benchmarks.networks import NETWORKS, Network
 from train.runs.latency import compile_forward, flops
 from train.runtime.memory import keep_freed_memory
@@ -118,9 +118,7 @@ def main(networks: tuple[str, ...] = NAMES, rounds: int = 40, results_dir: Path 
       rounds: timed calls of each form.
       results_dir: directory of results.
     """
-    unknown = sorted(set(networks) - set(NAMES))
-    if unknown:
-        sys.exit(f"error: no such network: {', '.join(unknown)}; there are {', '.join(NAMES)}.")
+    check_names("network", networks, NAMES)
     keep_freed_memory()
     found = [row for name in networks for row in measure(name, rounds)]
     config = {"rounds": rounds, "dtype": "float32"}

@@ -22,7 +22,7 @@ import jax
 import tyro
 
 from benchmarks.harness.hlo import KINDS, CompiledProgram, time_shares
-from benchmarks.harness.publish import RESULTS, Column, publish, tabulate
+from benchmarks.harness.publish import RESULTS, Column, publish, shares, tabulate
 from benchmarks.harness.timing import interleaved, ratio
 from benchmarks.networks import FASHION, Network, decoder, image_network, minilm
 from lcjax.models import attention
@@ -94,7 +94,7 @@ _COLUMNS = (
     Column("before, ms", "milliseconds.before", "{:.1f}"),
     Column("after, ms", "milliseconds.after", "{:.1f}"),
     Column("after / before", "ratio.of_medians", "{:.3f}"),
-    *(Column(kind, lambda row, kind=kind: 100 * row["shares"][kind], "{:.0f} %") for kind in KINDS),
+    *shares("shares", KINDS),
 )
 
 

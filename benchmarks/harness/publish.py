@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -71,6 +71,17 @@ def tabulate(columns: Sequence[Column], records: Iterable[Any], title: str = "")
     """Returns a table with one row per record."""
     rows = [[column.cell(record) for column in columns] for record in records]
     return Table([column.header for column in columns], rows, title)
+
+
+def shares(key: str, kinds: Iterable[str]) -> Iterator[Column]:
+    """Yields a column for each kind: its share in percent, from a record's fractions by kind.
+
+    Args:
+      key: of the fractions.
+      kinds: also the headers.
+    """
+    for kind in kinds:
+        yield Column(kind, lambda record, kind=kind: 100 * record[key][kind], "{:.0f} %")
 
 
 def publish(

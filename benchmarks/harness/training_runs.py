@@ -78,10 +78,24 @@ def run_all(
       SystemExit: for an unknown name, and when a run fails (names its log).
     """
     known = {run.name: run for run in runs}
-    unknown = sorted(set(names) - known.keys())
-    if unknown:
-        sys.exit(f"error: no such row: {', '.join(unknown)}; there are {', '.join(known)}.")
+    check_names("row", names, known)
     return {name: [_run(known, known[name], seed, runs_dir) for seed in seeds] for name in names}
+
+
+def check_names(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Exits where a name is not known.
+
+    Args:
+      kind: what they are names of, for the message.
+      names: that were given.
+      known: in the order in which they are shown.
+
+    Raises:
+      SystemExit: for an unknown name, in one line.
+    """
+    known = list(known)
+    if unknown := sorted(set(names) - set(known)):
+        sys.exit(f"error: no such {kind}: {', '.join(unknown)}; there are {', '.join(known)}.")
 
 
 def run_logged(module: str, arguments: Sequence[str], log: Path) -> None:

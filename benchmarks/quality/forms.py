@@ -9,7 +9,6 @@ teacher, at the rate of one grid of three that is best on the validation split o
 """
 
 import dataclasses
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from benchmarks.harness.publish import RESULTS, Column, Table, publish, tabulate
 from benchmarks.harness.training_runs import (
     Run,
     Summary,
+    check_names,
     mean_and_deviation,
     run_all,
     run_logged,
@@ -181,9 +181,8 @@ def main(
     Raises:
       SystemExit: for an unknown network or method; when a run fails (names its log).
     """
-    for name, names, known in (("networks", networks, NETWORKS), ("methods", methods, REGISTRY)):
-        if unknown := sorted(set(names) - known.keys()):
-            sys.exit(f"error: no such {name}: {', '.join(unknown)}; there are {', '.join(known)}.")
+    check_names("networks", networks, NETWORKS)
+    check_names("methods", methods, REGISTRY)
     chosen = QUICK_NETWORKS if quick else {name: NETWORKS[name] for name in networks}
     seeds = seeds[:1] if quick else seeds
     for network in chosen.values():

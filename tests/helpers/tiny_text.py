@@ -20,6 +20,8 @@ SMALL = {
     "test": 0.1,
     "steps_per_dispatch": 5,
 }
+# Of a model folder, whose size is its own.
+SHORT = {"context": 8, "batch_size": 8, "validation": 0.1, "test": 0.1}
 PLAIN = {"protocol": "penalty", "slope_learning_rate": 0.0, "strength": 0.0}
 
 

@@ -5,7 +5,6 @@ import functools
 import math
 import operator
 import statistics
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ import lcjax
 from benchmarks.cost.roofline.operations import operations
 from benchmarks.cost.roofline.rates import START, RatePrograms, Rates
 from benchmarks.harness.hlo import KINDS, CompiledProgram, time_shares
-from benchmarks.harness.publish import RESULTS, Column, publish, tabulate
+from benchmarks.harness.publish import RESULTS, Column, publish, shares, tabulate
 from benchmarks.harness.timing import interleaved, quartiles, ratio
+from benchmarks.harness.training_runs import check_names
 from benchmarks.networks import NETWORKS, Network
 from train.runs.latency import compile_forward, flops
 from train.runtime.memory import keep_freed_memory
@@ -90,10 +90,6 @@ def _over(row: dict[str, Any], limit: str) -> float:
     return row["measured"]["of_medians"] / row[limit]
 
 
-def _share(key: str, kind: str) -> Column:
-    return Column(kind, lambda row: 100 * row[key][kind], "{:.0f} %")
-
-
 _KINDS = tuple(kind for kind in KINDS if kind != "optimizer")
 _COLUMNS = (
     Column("network", "network"),
@@ -111,9 +107,9 @@ _OF_COMPACT = (
     Column("batch", "batch"),
     Column("ms", "milliseconds", "{:.3f}"),
     Column("operations", "operations"),
-    *(_share("shares", kind) for kind in _KINDS),
+    *shares("shares", _KINDS),
     Column("bound, ms", "bound_milliseconds", "{:.3f}"),
-    *(_share("bound_shares", kind) for kind in (*_KINDS, START)),
+    *shares("bound_shares", (*_KINDS, START)),
 )
 
 
@@ -125,9 +121,7 @@ def main(networks: tuple[str, ...] = NAMES, rounds: int = 60, results_dir: Path 
       rounds: timed calls of each program.
       results_dir: directory of results.
     """
-    unknown = sorted(set(networks) - set(NAMES))
-    if unknown:
-        sys.exit(f"error: no such network: {', '.join(unknown)}; there are {', '.join(NAMES)}.")
+    check_names("network", networks, NAMES)
     keep_freed_memory()
     found = [row for name in networks for row in measure(name, rounds)]
     tables = (

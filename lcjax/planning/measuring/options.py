@@ -95,11 +95,7 @@ def solve_fits(
     """
     (segment,), deep = model.segments([path]), model.size
     solved, notes = [], []
-    orders = {
-        linear: NestedOrder(max(counts, default=0))
-        for linear in (False, True)
-        for counts in [[f.count for f in fits if isinstance(f, Units) and f.linear is linear]]
-    }
+    orders = {linear: NestedOrder(_most_units(fits, linear)) for linear in (False, True)}
     known: Known = {}  # layers that are decomposed for all ranks
     for fit in fits:
         place = segment.pair if fit.observed == "hidden" else segment
@@ -120,6 +116,12 @@ def solve_fits(
             continue
         solved.append(Solved(fit, place, replacement, size, bytes_of(rebuilt.tree)))
     return solved, notes
+
+
+def _most_units(fits: Sequence[Fit], linear: bool) -> int:
+    """Returns the largest count of the fits that keep units, with a linear map or without."""
+    counts = (fit.count for fit in fits if isinstance(fit, Units) and fit.linear == linear)
+    return max(counts, default=0)
 
 
 def measure_alone(

@@ -10,7 +10,7 @@ from lcjax.folder import load_model
 from lcjax.folder.fitting.forms import Form
 from tests.helpers import runs
 from tests.helpers.runs import configured, evaluate_here, prepare
-from tests.helpers.tiny_text import PLAIN, WORDS, on_text, write_text
+from tests.helpers.tiny_text import PLAIN, SHORT, WORDS, on_text, write_text
 from tests.lcjax.folder.folders import BERT, LLAMA, write_folder, write_forms, write_tokenizer
 from train import language
 from train.config.base import as_json
@@ -23,15 +23,8 @@ from train.validation import ConfigError
 
 safetensors_numpy = pytest.importorskip("safetensors.numpy", reason="extra interop")
 
-SHORT = {
-    "context": 8,
-    "batch_size": 8,
-    "validation": 0.1,
-    "test": 0.1,
-    "train_tokens": 150,  # two steps
-    "steps_per_dispatch": 1,
-    "learning_rate": 1e-2,
-}
+# Two steps.
+TWO_STEPS = SHORT | {"train_tokens": 150, "steps_per_dispatch": 1, "learning_rate": 1e-2}
 SCORES = {"loss": 2.5, "perplexity": 12.18, "accuracy": 0.25}
 CONFIG = LLAMA | {"num_hidden_layers": 3, "tie_word_embeddings": True}
 
@@ -66,7 +59,7 @@ def _finished(run, config, **summary):
 def _folder_run(root, text, kind="uniform"):
     """The run of a folder and the folder, both new."""
     source = _source(kind, root / "small")
-    given = {"pretrained": str(source), "dataset": str(text)} | SHORT
+    given = {"pretrained": str(source), "dataset": str(text)} | TWO_STEPS
     _finished(root / "run", configured("folder", PRESETS, **given))
     return root / "run", source
 
@@ -79,7 +72,7 @@ def test_trained_student_is_written_back(kind, text, monkeypatch, tmp_path, caps
     source = _source(kind, tmp_path / "small")
     teacher = write_folder(tmp_path / "deep", LLAMA)
     write_tokenizer(teacher, WORDS)
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in SHORT.items()]
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in TWO_STEPS.items()]
     where = ["--dataset", text, "--runs-dir", tmp_path, "--teacher", teacher]
     runs.main(monkeypatch, "--pretrained", source, *where, *flags, module=language)
     run, target = tmp_path / "folder", tmp_path / "trained"

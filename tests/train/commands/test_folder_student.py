@@ -12,7 +12,7 @@ import lcjax
 from lcjax.folder import FolderOptions, collapse_model, load_model
 from tests.helpers import runs
 from tests.helpers.runs import configured, evaluate_here, prepare
-from tests.helpers.tiny_text import WORDS, write_text
+from tests.helpers.tiny_text import SHORT, WORDS, write_text
 from tests.lcjax.folder.folders import LLAMA, write_folder, write_tokenizer
 from train import language
 from train.engine.metrics_writer import read_metrics
@@ -26,15 +26,7 @@ from train.validation import ConfigError
 
 safetensors_numpy = pytest.importorskip("safetensors.numpy", reason="extra interop")
 
-SHORT = {
-    "context": 8,
-    "batch_size": 8,
-    "validation": 0.1,
-    "test": 0.1,
-    "steps_per_dispatch": 2,
-    "log_every": 1,
-    "learning_rate": 1e-3,
-}
+LOGGED = SHORT | {"steps_per_dispatch": 2, "log_every": 1, "learning_rate": 1e-3}
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +43,7 @@ def folders(tmp_path_factory):
 
 def _config(folders, **fields):
     given = {"pretrained": str(folders / "compact"), "teacher": folders / "deep"}
-    given |= {"dataset": str(folders / "a.txt")} | SHORT | fields
+    given |= {"dataset": str(folders / "a.txt")} | LOGGED | fields
     return configured("folder", PRESETS, **given)
 
 
@@ -59,7 +51,7 @@ def _config(folders, **fields):
 @pytest.mark.promotes
 def test_student_starts_from_the_folder_and_learns_from_the_teacher(folders, monkeypatch, tmp_path):
     evaluate_here(monkeypatch)
-    flags = [f"--{n.replace('_', '-')}={value}" for n, value in SHORT.items()]
+    flags = [f"--{n.replace('_', '-')}={value}" for n, value in LOGGED.items()]
     start = ["--pretrained", folders / "compact", "--teacher", folders / "deep"]
     where = ["--dataset", folders / "a.txt", "--runs-dir", tmp_path, "--hidden-weight", "0.5"]
     runs.main(monkeypatch, *start, *where, *flags, module=language)
