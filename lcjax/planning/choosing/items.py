@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from lcjax.planning.budgets import Quantity, Usage
 from lcjax.planning.choosing.chains import choices_of_chain, overlap
@@ -63,8 +64,12 @@ class ChainItems:
         changes = [option.change for option in options]
         if len(chain) == 1:
             return changes[0]
-        sums = {name: sum(getattr(one, name) or 0 for one in changes) for name in Usage._fields}
+        sums: dict[str, Any] = {
+            name: sum(getattr(one, name) or 0 for one in changes) for name in Usage._fields
+        }
         weights, entries = overlap(self._widths(chain), [option.fit for option in options])
+        if sums["ms"] and sums["flops"]:  # what they save together is to be found in less work
+            sums["ms"] *= max(1 + 2 * weights / sums["flops"], 0)
         sums["parameters"] += entries
         sums["flops"] += 2 * weights
         sums["bytes"] += entries * round((self.deep.bytes or 0) / max(self.deep.parameters, 1))
