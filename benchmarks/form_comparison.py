@@ -104,6 +104,7 @@ def compare(task: Task, target: base.Target, name: str, rates: Sequence[str]) ->
         "collapsed": list(target.sites),
         **timed,
         "report": done.report,
+        "times": dict(done.times),
         "untrained": _scores(task, done.variables),
         "healed": healed,
     }

@@ -6,7 +6,9 @@ and times in that summary are those of the shapes; "materialized" has those of t
 """
 
 import dataclasses
+import statistics
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +23,7 @@ import tyro
 import lcjax
 from benchmarks.baselines import trees
 from benchmarks.harness.finished_runs import fit_heal_config
+from benchmarks.harness.timing import interleaved
 from lcjax.structure.chains.chain import Chain
 from lcjax.structure.chains.find import find_chains
 from train.config.base import RunConfig
@@ -31,7 +34,7 @@ from train.engine.stages import History, Stage
 from train.protocols.healing import Healing
 from train.runs import command
 from train.runs.flags import configure_warnings
-from train.runs.latency import compile_forward, flops, latencies
+from train.runs.latency import compile_forward, flops
 from train.runs.protocol import RunResult
 from train.runtime.memory import keep_freed_memory
 from train.tasks.base import Task
@@ -43,6 +46,8 @@ BASELINES = {
     "low-rank": ("benchmarks.baselines.svd", "low rank"),
 }
 DROP = "benchmarks.baselines.drop"
+_ROUNDS = (30, 300)  # of timing: the fewest and the most
+_SECONDS = 4.0  # of timing, between those
 Constraint = Callable[[optax.GradientTransformation], optax.GradientTransformation]
 
 
@@ -57,6 +62,8 @@ class Compressed:
       report: of the compression, as text.
       small: returns a function and its variables that compute the same in the real, smaller shapes,
         from healed variables, to be timed; None where `variables` have these shapes.
+      times: of this form and of others, interleaved with the deep model, as a share of its time;
+        empty where a method does not depend on time.
     """
 
     variables: Any
@@ -64,6 +71,7 @@ class Compressed:
     removed: int
     report: str
     small: Callable[[Any], tuple[Callable[[Any, Any], Any], Any]] | None = None
+    times: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,9 +254,20 @@ def measured(
     example, batch = task.data.example, task.config.data.batch_size
     inputs = jax.device_put(np.zeros((batch, *example.shape), example.dtype))
     compiled = {n: compile_forward(apply, tree, inputs) for n, (apply, tree) in forms.items()}
-    timed = latencies({n: partial(compiled[n], forms[n][1], inputs) for n in forms})
+    calls = {n: partial(compiled[n], forms[n][1], inputs) for n in forms}
+    timed = interleaved(calls, rounds=_rounds(calls), warmup=0)
+    ms = {name: 1e3 * statistics.median(seconds) for name, seconds in timed.items()}
     key = f"flops_per_{task.data.each.split()[1]}"
     return {
-        name: {"latency_ms": {str(batch): timed[name]}, key: flops(compiled[name]) / batch}
+        name: {"latency_ms": {str(batch): ms[name]}, key: flops(compiled[name]) / batch}
         for name in forms
     }
+
+
+def _rounds(calls: Mapping[str, Callable[[], Any]]) -> int:
+    """Returns how many rounds of calls take some seconds; each call runs twice."""
+    for _ in range(2):  # the first with cold caches
+        start = time.perf_counter()
+        for call in calls.values():
+            jax.block_until_ready(call())
+    return min(max(int(_SECONDS / (time.perf_counter() - start)), _ROUNDS[0]), _ROUNDS[1])

@@ -2,8 +2,9 @@
 
 import dataclasses
 
-from benchmarks.baselines import blocks, drop, ours, units, whitened
+from benchmarks.baselines import blocks, drop, units, whitened
 from benchmarks.baselines.base import Compress
+from benchmarks.baselines.ours import same_size, same_time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,9 +21,10 @@ class Compression:
 
 
 OURS = {
-    "linear": Compression("lcjax: one matrix a site, least squares", ours.collapse_sites),
-    "units": Compression("lcjax: kept units, the same share", ours.keep_units),
-    "plan": Compression("lcjax: the fit of a plan for each site", ours.keep_to_plan),
+    "linear": Compression("lcjax: one matrix a site, least squares", same_size.collapse_sites),
+    "units": Compression("lcjax: kept units, the same share", same_size.keep_units),
+    "plan": Compression("lcjax: the fit of a plan for each site", same_size.keep_to_plan),
+    "plan-time": Compression("lcjax: a plan in the time of low rank", same_time.keep_to_time),
 }
 BASELINES = {
     "variance": Compression("units by variance, mean to bias", units.VARIANCE.compress),

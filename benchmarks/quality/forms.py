@@ -31,6 +31,7 @@ from benchmarks.harness.training_runs import (
 from benchmarks.harness.tuning import best_rate
 
 _MODULE = "benchmarks.form_comparison"
+_LOW_RANK = REGISTRY["whitened"].title  # in whose time "plan-time" is chosen
 
 
 def points(
@@ -68,11 +69,14 @@ def _compared(
     for name, (rate, scores) in tuned.items():
         found, title = [each[name] for each in rows], REGISTRY[name].title
         each = f"python -m {_MODULE} {{{source.name}}} {name}"
+        more: dict[str, Any] = {"sites": count}
+        if all(row.get("times") for row in found):
+            more["times"] = [row["times"] for row in found]
         untrained = [row["untrained"] for row in found]
-        yield _point(title, "untrained", each, found, untrained, sites=count)
+        yield _point(title, "untrained", each, found, untrained, **more)
         healed = [row["healed"][rate] for row in found]
         each += f"={rate} --heal-epochs {network.heal_epochs}"
-        more = {"sites": count, "rate": rate, "validation_score_by_rate": scores}
+        more |= {"rate": rate, "validation_score_by_rate": scores}
         yield _point(title, "healed", each, found, healed, **more)
 
 
@@ -122,17 +126,23 @@ def _point(
 
 
 def tables(network: FormNetwork, results: list[dict[str, Any]]) -> list[Table]:
-    """Returns one table of untrained and one of healed rows for every size."""
+    """Returns one table of untrained and one of healed rows for every size, and one of times."""
     deep, found = results[0], []
     for count in network.counts:
         rows = [each for each in results[1:] if each["sites"] == count]
         skipped = [f"{row['method']}: {row['skipped']}" for row in rows if "skipped" in row]
         for state in ("untrained", "healed"):
-            own = [deep, *(row for row in rows if row.get("state") == state)]
+            equal = [row for row in rows if "times" not in row and row.get("state") == state]
+            own = [deep, *equal]
             title = f"{network.name}, size of {count} collapsed sites, {state}"
             if skipped:
                 title += f" (left out: {'; '.join(skipped)})"
             found.append(tabulate(_COLUMNS, own, title))
+        if timed := [row for row in rows if "times" in row]:
+            low_rank = [row for row in rows if row["method"] == _LOW_RANK and "state" in row]
+            own = [{**row, "times": timed[0]["times"]} for row in low_rank] + timed
+            title = f"{network.name}, in the time of low rank at the size of {count} sites"
+            found.append(tabulate(_TIMED_COLUMNS, own, title))
     return found
 
 
@@ -147,6 +157,12 @@ def _quality(split: str) -> Any:
     return value
 
 
+def _times(point: dict[str, Any]) -> str:
+    """Returns a column's value: times in percent of the deep model's, interleaved in one run."""
+    name = "low rank" if point["method"] == _LOW_RANK else "plan"
+    return mean_and_deviation([100 * each[name] for each in point["times"]], digits=1)
+
+
 _COLUMNS = (
     Column("method", "method"),
     Column("parameters", sizes),
@@ -155,6 +171,13 @@ _COLUMNS = (
     Column("validation", _quality("validation")),
     Column("test", _quality("test")),
     Column("seeds", lambda point: len(point["test"])),
+)
+_TIMED_COLUMNS = (
+    _COLUMNS[0],
+    Column("state", "state"),
+    _COLUMNS[1],
+    Column("time, %", _times),
+    *_COLUMNS[3:],
 )
 
 

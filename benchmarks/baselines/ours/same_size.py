@@ -1,4 +1,4 @@
-"""The forms of lcjax, compressed and healed in the same harness as the baselines."""
+"""The forms of lcjax at the size that a baseline has."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +26,7 @@ def keep_units(task: Task, target: base.Target) -> base.Compressed:
     """Returns the model with the same share of units at every site, chosen and refitted."""
     params = task.variables["params"]
     counts = uniform_counts(params, find_pairs(params), target.parameters)
-    return _fitted(task, {site: lcjax.Units(count) for site, count in counts.items()})
+    return fitted(task, {site: lcjax.Units(count) for site, count in counts.items()})
 
 
 def keep_to_plan(task: Task, target: base.Target) -> base.Compressed:
@@ -46,7 +46,7 @@ def keep_to_plan(task: Task, target: base.Target) -> base.Compressed:
         budget=lcjax.Params(budget),
     )
     for _ in range(_CHOICES):
-        done = _fitted(task, plan.fits)
+        done = fitted(task, plan.fits)
         excess = lcjax.count_parameters(done.variables) - target.parameters
         if excess <= 0:
             return base.Compressed(done.variables, done.constrain, 0, f"{plan}\n\n{done.report}")
@@ -55,7 +55,8 @@ def keep_to_plan(task: Task, target: base.Target) -> base.Compressed:
     raise ConfigError(f"no plan has at most {target.parameters:,} parameters after all fits.")
 
 
-def _fitted(task: Task, fits: Mapping[str, Any]) -> base.Compressed:
+def fitted(task: Task, fits: Mapping[str, Any]) -> base.Compressed:
+    """Returns the model of a task with the fit of each site carried out."""
     apply, data = task.classifier.logits, calibration_data(task)
     compact, report = lcjax.collapse_sequential(apply, task.variables, data, fit=fits)
     return base.Compressed(compact, lambda tx: tx, 0, str(report))

@@ -1,5 +1,6 @@
 """Forms against baselines: runs start from known runs, and untrained and healed rows are apart."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -84,6 +85,19 @@ def test_results_have_untrained_and_healed_tables(tmp_path, monkeypatch):
         assert f"fashion-mlp, size of 2 collapsed sites, {state}" in text
     assert "the network has no blocks" in text
     assert "70.00 ± 0.00" in text and "85.00 ± 0.00" in text
+
+
+def test_forms_of_equal_time_have_a_table_of_their_own():
+    point = {"metric": "accuracy", "parameters": [100], "time_ratio": [None], "test": [{}]}
+    point |= {split: [{"accuracy": 0.9}] for split in ("validation", "test")}
+    deep, more = point | {"method": "deep"}, {"sites": 1, "state": "healed", "rate": "1e-3"}
+    low_rank = point | more | {"method": BASELINES["whitened"].title}
+    timed = point | more | {"method": OURS["plan-time"].title}
+    timed["times"] = [{"low rank": 0.5, "plan": 0.49}]
+    network = dataclasses.replace(NETWORKS["fashion-mlp"], counts=(1,))
+    *_, healed, equal = (each.text() for each in forms.tables(network, [deep, low_rank, timed]))
+    assert OURS["plan-time"].title not in healed and "low rank" in healed
+    assert "49.0" in equal and "50.0" in equal and "in the time of low rank" in equal
 
 
 def test_unknown_names_are_refused(tmp_path):

@@ -1,0 +1,1 @@
+"""The forms of lcjax, in the harness of the baselines."""
