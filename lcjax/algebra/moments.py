@@ -78,7 +78,7 @@ def merge(a: Moments, b: Moments) -> Moments:
     count = a.count + b.count
     share = b.count / jnp.maximum(count, 1)
     dx, dt = b.mean_x - a.mean_x, b.mean_t - a.mean_t
-    between = _products(dx[None], dt[None], a.unitwise)
+    between = _outer(dx, dt, a.unitwise)
     xx, xt, tt = (
         own + other + a.count * share * product
         for own, other, product in zip((a.xx, a.xt, a.tt), (b.xx, b.xt, b.tt), between, strict=True)
@@ -141,3 +141,10 @@ def _products(x: jax.Array, t: jax.Array, unitwise: bool) -> tuple[jax.Array, ja
         return jnp.tensordot(left, right, axes=axes, precision=highest, out_sharding=whole)
 
     return product(x, x), product(x, t), jnp.sum(t * t)
+
+
+def _outer(x: jax.Array, t: jax.Array, unitwise: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns what `_products` does of one token."""
+    if unitwise:
+        return x * x, x * t, t * t
+    return x[:, None] * x[None], x[:, None] * t[None], jnp.sum(t * t)

@@ -12,16 +12,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 
 from lcjax.algebra.moments import Moments, measure, merge
 from lcjax.calibration.data import CalibrationData
+from lcjax.calibration.held_out import WORD, Rows, rows_held_out
 from lcjax.calibration.masks import check_mask, counted, over_tokens
 from lcjax.errors import CollapseError
 from lcjax.structure.front_end import Observe, Observed
 from lcjax.validation.batches import as_batch, check_devices
 from lcjax.validation.functions import check_not_traced
 
-# Rows are held out where frac(n φ) < holdout, φ the golden section: evenly spread, in step with no
-# period that the data may have.
-_GOLDEN = 2654435769
-_WORD = 2**32
 _SHOW_AFTER_S = 5.0
 
 
@@ -67,12 +64,14 @@ def collect_statistics(
         batch = as_batch(batch)
         if total is None:
             check_devices(variables, compact, batch)
-        first, mesh = np.uint32(start % _WORD), _mesh((variables, compact, batch))
-        moments, negative = measure_batch(variables, compact, batch, first, mesh=mesh)
+        rows, mesh = rows_of(batch), _mesh((variables, compact, batch))
+        held_out = None if mesh else rows_held_out(start, rows, data.holdout)
+        first = np.uint32(start % WORD)
+        moments, negative = measure_batch(variables, compact, batch, first, held_out, mesh=mesh)
         total = moments if total is None else _merge(total, moments)
         # At most one batch waits on the device: memory does not grow where batches come fast.
         check_mask(behind)
-        behind, start = negative, start + rows_of(batch)
+        behind, start = negative, start + rows
     if total is None:
         raise ValueError(
             "batches is empty: give at least one batch of the model's inputs; a generator can be "
@@ -92,22 +91,34 @@ def _measure(
     compact: Any,
     batch: tuple[Any, ...],
     start: jax.Array,
+    held_out: jax.Array | None,
     *,
     observe: Observe,
     data: CalibrationData,
     unitwise: bool,
     mesh: Mesh | None,
 ) -> tuple[tuple[dict[str, Moments], dict[str, Moments]], jax.Array]:
-    """Returns the moments of one batch, and whether its mask has numbers that it must not have."""
+    """Returns the moments of one batch, and whether its mask has numbers that it must not have.
+
+    Args:
+      variables: of the model.
+      compact: of the model from which inputs are taken; None for the same.
+      batch: the inputs.
+      start: number of the batch's first row.
+      held_out: places of the rows held out; None where they are not known to the host.
+      observe: returns the values.
+      data: of which the batch is.
+      unitwise: whether moments are of each unit alone.
+      mesh: on which moments are replicated.
+    """
+    rows = Rows(start, rows_of(batch), data.holdout, held_out)
     pairs = observe(variables, compact, batch)
     mask = None if data.mask is None else data.mask(*batch)
     counts, negative = (None, jnp.asarray(False)) if data.mask is None else counted(mask)
     collected: tuple[dict[str, Moments], dict[str, Moments]] = ({}, {})
     for key, calls in pairs.items():
         split = [
-            _measure_call(
-                key, x, t, _both(key, counts, own), start, rows_of(batch), data.holdout, unitwise
-            )
+            _measure_call(key, x, t, _both(key, counts, own), rows, unitwise)
             for x, t, *own in calls
         ]
         for group, moments in zip(collected, zip(*split, strict=True), strict=True):
@@ -133,9 +144,7 @@ def _measure_call(
     x: jax.Array,
     t: jax.Array,
     counts: jax.Array | None,
-    start: jax.Array,
-    rows: int,
-    holdout: float,
+    rows: Rows,
     unitwise: bool,
 ) -> tuple[Moments, Moments]:
     """Returns the moments of one call of a layer: of tokens to fit on, and of those held out."""
@@ -147,23 +156,21 @@ def _measure_call(
     tokens = x.shape[:-1]
     count = jnp.ones(tokens, bool) if counts is None else over_tokens(key, counts, tokens)
     length = tokens[0] if tokens else 1
-    row = start + (jnp.arange(length) // max(length // max(rows, 1), 1)).astype(jnp.uint32)
-    out = is_held_out(row, holdout)
+    out = rows.out(length)
     out = out.reshape(length, *(1,) * (len(tokens) - 1)) if tokens else out[0]
     train = measure(x, t, count & ~out, unitwise=unitwise)
-    if not holdout:
+    if not rows.holdout:
         return train, jax.tree.map(jnp.zeros_like, train)
-    return train, measure(x, t, count & out, unitwise=unitwise)
+    places = rows.places(length) if tokens and not _is_explicit(x) else None
+    if places is None:
+        return train, measure(x, t, count & out, unitwise=unitwise)
+    known = (places >= 0).reshape(-1, *(1,) * (len(tokens) - 1))
+    return train, measure(x[places], t[places], count[places] & known, unitwise=unitwise)
 
 
-def is_held_out(row: Any, holdout: float) -> Any:
-    """Returns which rows are held out.
-
-    Args:
-      row: numbers of rows from the first batch on, uint32.
-      holdout: the fraction of them, in [0, 1).
-    """
-    return (row + np.uint32(1)) * np.uint32(_GOLDEN) < np.uint32(min(holdout * _WORD, _WORD - 1))
+def _is_explicit(x: jax.Array) -> bool:
+    """Returns whether a value has axes of an explicit mesh, along which rows cannot be taken."""
+    return AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types
 
 
 _merge = jax.jit(

@@ -8,7 +8,7 @@ import numpy as np
 
 from lcjax._messages import printable
 from lcjax._optional import import_optional
-from lcjax.calibration.statistics import is_held_out
+from lcjax.calibration.held_out import is_held_out
 from lcjax.errors import WeightsError
 
 TOKENIZER = "tokenizer.json"

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lcjax.calibration.data import CalibrationData
-from lcjax.calibration.statistics import is_held_out, rows_of
+from lcjax.calibration.held_out import is_held_out
+from lcjax.calibration.statistics import rows_of
 from lcjax.validation.batches import as_batch
 
 

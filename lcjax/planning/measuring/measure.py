@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import jax
@@ -15,6 +16,7 @@ from lcjax.planning.measuring.outputs import OutputMetric, Positions
 from lcjax.validation.functions import score
 
 _TOGETHER = 2**30  # bytes of weights and outputs of trees that are measured at a time
+_KEPT = 2**28  # bytes of the deep model's outputs up to which they are computed once
 
 
 class Measure(Protocol):
@@ -71,11 +73,17 @@ class OutputMeasure:
         runs = math.ceil(len(trees) / max(_TOGETHER // max(size, 1), 1))
         length = math.ceil(len(trees) / runs)
         program = jax.jit(self._program(pool))
+        deep: list[Any] = [None] * len(self._batches)  # computed next to the trees
+        if not pool.is_deep:
+            deep = self._deep_outputs
         metrics: list[float] = []
         for start in range(0, len(trees), length):
             chosen = [min(start + i, len(trees) - 1) for i in range(length)]  # one shape for all
             stacked = pool.stacked(chosen)
-            parts = [program(pool.shared, stacked, *batch) for batch in self._batches]
+            parts = [
+                program(pool.shared, stacked, known, *batch)
+                for known, batch in zip(deep, self._batches, strict=True)
+            ]
             sums = np.sum([np.asarray(part, np.float64) for part in jax.device_get(parts)], axis=0)
             with np.errstate(divide="ignore", invalid="ignore"):
                 metrics += ((0 - sums[0]) / sums[1]).tolist()
@@ -84,10 +92,12 @@ class OutputMeasure:
     def _program(self, pool: "_Pool") -> Callable[..., Any]:
         """Returns the sums of every tree of a pool on one batch, (2, trees)."""
 
-        def program(shared: list[Any], stacked: list[Any], inputs: Any, rows: Any) -> Any:
+        def program(
+            shared: list[Any], stacked: list[Any], known: Any, inputs: Any, rows: Any
+        ) -> Any:
             mask = None if self._mask is None else counted(self._mask(*inputs))[0]
             positions = Positions(jnp.asarray(rows), mask)
-            deep = self._run(pool.deep(shared), *inputs)
+            deep = self._run(pool.deep(shared), *inputs) if known is None else known
 
             def sums(own: list[Any]) -> jax.Array:
                 now = self._run(pool.tree(shared, own), *inputs)
@@ -96,6 +106,14 @@ class OutputMeasure:
             return jax.vmap(sums, out_axes=1)(stacked) if stacked else sums([])[:, None]
 
         return program
+
+    @cached_property
+    def _deep_outputs(self) -> list[Any]:
+        """The deep model's output of every batch; None for each where they are large."""
+        if len(self._batches) * self._output_bytes > _KEPT:
+            return [None] * len(self._batches)
+        run = jax.jit(lambda tree, *inputs: self._run(tree, *inputs))
+        return [run(self._deep, *batch.inputs) for batch in self._batches]
 
     @property
     def _output_bytes(self) -> int:
@@ -131,6 +149,11 @@ class _Pool:
             for i, column in enumerate(columns)
             if i not in self._own
         }
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether the trees are the deep one, of which the distance to itself is exactly 0."""
+        return not self._own and list(self._at.values()) == self._deep_at
 
     @property
     def own_bytes(self) -> int:

@@ -19,7 +19,7 @@ from lcjax import (
     calibrate,
     collapse,
 )
-from lcjax.calibration.statistics import _GOLDEN
+from lcjax.calibration.held_out import _GOLDEN
 from tests.helpers.trees import with_slopes
 
 load_digits = pytest.importorskip("sklearn.datasets", reason="extra train").load_digits

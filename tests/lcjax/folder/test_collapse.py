@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lcjax
-from lcjax.calibration.statistics import is_held_out
+from lcjax.calibration.held_out import is_held_out
 from lcjax.cli.command import main
 from lcjax.errors import CollapseError
 from lcjax.folder import FolderOptions, collapse_model, describe_folder, load_model

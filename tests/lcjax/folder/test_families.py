@@ -68,7 +68,7 @@ def test_collapsed_folder_has_the_errors_of_its_report(encoder, forms, tmp_path)
     rows = [[int(word[1:]) + 1 for word in line.split()] for line in texts()]
     real = np.arange(16) < np.array([[len(row)] for row in rows])
     tokens = np.array([row + [0] * (16 - len(row)) for row in rows])
-    held_out = lcjax.calibration.statistics.is_held_out(np.arange(len(rows), dtype=np.uint32), 0.1)
+    held_out = lcjax.calibration.held_out.is_held_out(np.arange(len(rows), dtype=np.uint32), 0.1)
     outs = []
     for folder in (encoder, target):
         model, variables = load_model(folder)

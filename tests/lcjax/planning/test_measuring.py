@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lcjax import CalibrationData, CollapseError
-from lcjax.calibration.statistics import is_held_out
+from lcjax.calibration.held_out import is_held_out
 from lcjax.planning.measuring.held_out import held_out_rows
 from lcjax.planning.measuring.measure import MetricMeasure, OutputMeasure
 from lcjax.planning.measuring.outputs import KLDivergence, Positions, RelativeError

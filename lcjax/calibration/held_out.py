@@ -1,0 +1,68 @@
+"""Rows held out of a fit, by which it is judged: a fixed choice, spread evenly over all rows."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Rows are held out where frac(n φ) < holdout, φ the golden section: evenly spread, in step with no
+# period that the data may have.
+_GOLDEN = 2654435769
+WORD = 2**32  # row numbers are modulo this
+_UNEVEN = 2  # more rows may be held out of a batch than its share
+
+
+def is_held_out(row: Any, holdout: float) -> Any:
+    """Returns which rows are held out.
+
+    Args:
+      row: numbers of rows from the first batch on, uint32.
+      holdout: the fraction of them, in [0, 1).
+    """
+    return (row + np.uint32(1)) * np.uint32(_GOLDEN) < np.uint32(min(holdout * WORD, WORD - 1))
+
+
+def rows_held_out(start: int, rows: int, holdout: float) -> np.ndarray:
+    """Returns the places in a batch of the rows held out, as many for all batches, -1 beyond them.
+
+    Args:
+      start: number of the batch's first row.
+      rows: of the batch.
+      holdout: the fraction that is held out.
+    """
+    numbers = np.arange(start, start + rows, dtype=np.uint64).astype(np.uint32)
+    found = np.flatnonzero(is_held_out(numbers, holdout))
+    most = min(rows, math.ceil(rows * holdout) + _UNEVEN)
+    size = most if len(found) <= most else rows
+    return np.pad(found, (0, size - len(found)), constant_values=-1).astype(np.int32)
+
+
+class Rows(NamedTuple):
+    """The rows of a batch, and which of them are held out.
+
+    Attributes:
+      start: number of the first row, uint32.
+      count: of rows.
+      holdout: the fraction that is held out.
+      held_out: places of the rows held out, -1 beyond them; None where the host does not know them.
+    """
+
+    start: jax.Array
+    count: int
+    holdout: float
+    held_out: jax.Array | None
+
+    def out(self, tokens: int) -> jax.Array:
+        """Returns which of so many tokens along the first axis are held out."""
+        of_row = (jnp.arange(tokens) // max(tokens // max(self.count, 1), 1)).astype(jnp.uint32)
+        return is_held_out(self.start + of_row, self.holdout)
+
+    def places(self, tokens: int) -> jax.Array | None:
+        """Returns the places of the tokens held out, -1 beyond them; None where unknown."""
+        if self.held_out is None or tokens % max(self.count, 1):
+            return None
+        each = tokens // max(self.count, 1)
+        own = self.held_out[:, None] * each + jnp.arange(each)[None]
+        return jnp.where(self.held_out[:, None] < 0, -1, own).reshape(-1)
