@@ -76,6 +76,26 @@ def test_values_before_the_leaves_that_differ_are_computed_once():
     assert len(seen) == 2  # of the deep model, and of all four together
 
 
+@pytest.mark.parametrize(("kept", "runs"), [(2**28, 3), (0, 4)], ids=["kept", "too large"])
+def test_deep_outputs_are_computed_once_unless_they_are_large(kept, runs, monkeypatch):
+    monkeypatch.setattr("lcjax.planning.measuring.measure._KEPT", kept)
+    seen = []
+
+    def spied(tree, x):
+        jax.debug.callback(lambda a: seen.append(a), tree["a"][0, 0], ordered=False)
+        return run(tree, x)
+
+    data = CalibrationData([X], holdout=0)
+    measure = OutputMeasure(spied, DEEP, RelativeError(), data)
+    others = [{**each, "a": 2 * each["a"]} for each in trees(2)]
+    got = [measure([tree])[0] for tree in others]
+    jax.effects_barrier()
+    assert len(seen) == runs
+    deep = run(DEEP, X)
+    want = [-np.square(run(each, X) - deep).sum() / np.square(deep).sum() for each in others]
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
 def test_trees_that_do_not_fit_together_are_measured_in_parts(monkeypatch):
     some = trees(5)
     data = CalibrationData([X])
