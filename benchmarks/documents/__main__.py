@@ -21,6 +21,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     "recipes": partial(quality.overview, ""),
     "methods": quality.comparison,
     "forms": forms.forms,
+    "forms in equal time": forms.forms_in_equal_time,
     "runtime": quality.runtime,
     "sizes": quality.sizes,
     "language": quality.language,

@@ -19,6 +19,16 @@ HEADERS = (
     "one matrix",
     "best baseline",
 )
+TIMED_HEADERS = (
+    "network",
+    "",
+    "low rank: parameters",
+    "time, %",
+    "score",
+    "plan: parameters",
+    "time, %",
+    "score",
+)
 _OURS = ("plan", "units", "linear")
 
 
@@ -31,6 +41,26 @@ def forms() -> Table:
     return Table(HEADERS, rows)
 
 
+def forms_in_equal_time() -> Table:
+    """Returns test scores of low rank, and of the plan that is as fast; times are of one run."""
+    rows: list[Sequence[str]] = []
+    for path in sorted(RESULTS.glob("forms-*.json")):
+        points = json.loads(path.read_text(encoding="utf-8"))["results"]
+        for plan in (point for point in points if "times" in point):
+            low_rank = next(
+                point
+                for point in points
+                if point["method"] == BASELINES["whitened"].title
+                and (point["sites"], point["state"]) == (plan["sites"], plan["state"])
+            )
+            cells = [path.stem.removeprefix("forms-"), plan["state"]]
+            for name, point in (("low rank", low_rank), ("plan", plan)):
+                time = statistics.mean(each[name] for each in plan["times"])
+                cells += [count(point["parameters"]), f"{100 * time:.0f}", _score(point)]
+            rows.append(cells)
+    return Table(TIMED_HEADERS, rows)
+
+
 def _rows(network: str, points: Sequence[dict[str, Any]]) -> Iterator[Sequence[str]]:
     """Yields the rows of a network."""
     deep, *others = points
@@ -39,7 +69,7 @@ def _rows(network: str, points: Sequence[dict[str, Any]]) -> Iterator[Sequence[s
             own = {
                 point["method"]: point
                 for point in others
-                if point["sites"] == sites and point.get("state") == state
+                if point["sites"] == sites and point.get("state") == state and "times" not in point
             }
             ours = [own.get(OURS[name].title) for name in _OURS]
             best = best_baseline([p for p in own.values() if p["method"] in _baselines()])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.documents.forms import best_baseline, forms
+from benchmarks.documents.forms import best_baseline, forms, forms_in_equal_time
 from benchmarks.harness.publish import RESULTS
 
 
@@ -17,6 +17,12 @@ def test_best_baseline_is_best_on_the_validation_split(metric, name, values):
     ]
     assert best_baseline(points) is points[1]
     assert best_baseline([]) is None
+
+
+def test_forms_of_equal_time_stand_beside_low_rank_of_their_network():
+    for network, _, _, low_rank_time, _, _, plan_time, _ in forms_in_equal_time().rows:
+        assert network in {row[0] for row in forms().rows}
+        assert float(plan_time) <= float(low_rank_time)
 
 
 def test_every_compared_network_has_its_rows():
