@@ -123,6 +123,29 @@ def test_time_and_memory_are_measured(variables):
 
 
 @pytest.mark.slow
+def test_a_model_faster_than_predicted_makes_room_for_a_larger_one(monkeypatch):
+    """Each fit alone takes the time of its parameters; all together take less than their sum."""
+
+    def times(share):
+        return lambda run, trees, inputs: {
+            name: 1e-3 * share * count_parameters(tree) for name, tree in trees.items()
+        }
+
+    monkeypatch.setattr("lcjax.planning.measuring.latency.times_of", times(1))
+    monkeypatch.setattr("lcjax.planning.measuring.rounds.times_of", times(0.7))
+    model = CollapsibleMLP((32, 32, 32, 4), nn.relu)
+    variables = jax.jit(model.init)(jax.random.key(0), X[:1])
+    candidates = [Units(k) for k in range(2, 32, 2)]
+    found = plan_fits(
+        model.apply, variables, DATA, budget=Latency(0.5), candidates=candidates, tolerance=1
+    )
+    assert found.unmet == () and 2 <= len(found.rounds) <= 4
+    first, last = found.rounds[0].measured.ms, found.measured.ms
+    assert 0.3 < first / found.table.deep.ms < 0.36
+    assert 0.45 < last / found.table.deep.ms <= 0.5
+
+
+@pytest.mark.slow
 def test_a_plan_that_was_wrong_is_refined_around_its_choice():
     """Two blocks that each make up for the other: alone both are costly, together free."""
     model, x = Blocks(), X
