@@ -1,4 +1,4 @@
-"""Which code a result is of, and how long it took: the commit, and seconds of the process."""
+"""Which code a result is of, and how long it took: the commit, and seconds of all processes."""
 
 import subprocess
 import time
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[2]
+_SUFFIX = ".seconds"
 
 
 def commit(root: Path = _ROOT) -> str | None:
@@ -39,6 +40,43 @@ class Stopwatch:
         return self._since - since
 
 
+class EarlierRuns:
+    """Seconds of runs that other processes made, of which this one publishes the results.
+
+    The seconds of a run are in a file next to its log, those of interrupted attempts included.
+    """
+
+    def __init__(self):
+        self._known: set[Path] = set()
+        self._seconds = 0.0
+
+    def use(self, log: Path) -> None:
+        """Adds the seconds that earlier processes spent on a run; once for each run.
+
+        Args:
+          log: of the run, whether it exists or not.
+        """
+        log = log.resolve()
+        if log not in self._known:
+            self._known.add(log)
+            self._seconds += _spent(log)
+
+    @staticmethod
+    def record(log: Path, seconds: float) -> None:
+        """Adds the seconds that this process spent on a run to its file."""
+        log.with_suffix(_SUFFIX).write_text(f"{_spent(log) + seconds:.1f}\n")
+
+    def take(self) -> float:
+        """Returns the seconds that were added since the last call."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+
+def _spent(log: Path) -> float:
+    path = log.with_suffix(_SUFFIX)
+    return float(path.read_text()) if path.exists() else 0.0
+
+
 def duration(seconds: float) -> str:
     """Returns seconds as text, in seconds, minutes or hours."""
     if seconds < 100:
@@ -57,3 +95,4 @@ def _git(root: Path, *arguments: str) -> str | None:
 # When the benchmark starts: the tree may have other commits by the time it ends.
 STARTED_AT = commit()
 STOPWATCH = Stopwatch()
+EARLIER_RUNS = EarlierRuns()

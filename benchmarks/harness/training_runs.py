@@ -5,9 +5,12 @@ import json
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from benchmarks.harness.provenance import EARLIER_RUNS
 
 Summary = dict[str, Any]
 
@@ -101,14 +104,21 @@ def check_names(kind: str, names: Iterable[str], known: Iterable[str]) -> None:
 def run_logged(module: str, arguments: Sequence[str], log: Path) -> None:
     """Runs `python -m module arguments`, and prints the command; its output goes to the log.
 
+    Its seconds are kept next to the log.
+
     Raises:
       SystemExit: when it fails (names the log).
     """
     print(f"{log.stem}: python -m {' '.join([module, *arguments])}", flush=True)
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as file:
-        line = [sys.executable, "-m", module, *arguments]
-        done = subprocess.run(line, stdout=file, stderr=subprocess.STDOUT)
+    EARLIER_RUNS.use(log)
+    start = time.perf_counter()
+    try:
+        with log.open("w") as file:
+            line = [sys.executable, "-m", module, *arguments]
+            done = subprocess.run(line, stdout=file, stderr=subprocess.STDOUT)
+    finally:
+        EARLIER_RUNS.record(log, time.perf_counter() - start)
     if done.returncode:
         sys.exit(f"error: {log.stem} failed; read {log}.")
 
@@ -127,6 +137,8 @@ def mean_and_deviation(values: Sequence[float], *, digits: int = 2) -> str:
 
 def _run(known: Mapping[str, Run], run: Run, seed: int, runs_dir: Path) -> Summary:
     directory = runs_dir / f"{run.name}-{seed}"
+    log = runs_dir / f"{directory.name}.log"
+    EARLIER_RUNS.use(log)
     if not (directory / "summary.json").exists():
         for needed in run.needs:
             _run(known, known[needed], seed, runs_dir)
@@ -134,5 +146,5 @@ def _run(known: Mapping[str, Run], run: Run, seed: int, runs_dir: Path) -> Summa
         line += ["--seed", str(seed)]
         line += ["--runs-dir", str(runs_dir), "--name", directory.name]
         line += ["--resume"] if directory.exists() else []
-        run_logged(line[0], line[1:], runs_dir / f"{directory.name}.log")
+        run_logged(line[0], line[1:], log)
     return json.loads((directory / "summary.json").read_text())

@@ -19,6 +19,7 @@ from benchmarks.baselines.registry import REGISTRY
 from benchmarks.form_comparison import Row, missing, parse_methods, read_rows
 from benchmarks.form_networks import NETWORKS, QUICK_NETWORKS, FormNetwork
 from benchmarks.harness.methods import costs, percent, sizes
+from benchmarks.harness.provenance import EARLIER_RUNS
 from benchmarks.harness.publish import RESULTS, Column, Table, publish, tabulate
 from benchmarks.harness.training_runs import (
     Run,
@@ -98,6 +99,7 @@ def _rows(
     """
     out = runs_dir / f"{source.name}-{seed}-methods.json"
     texts = [f"{name}={','.join(rates)}" for name, rates in methods.items()]
+    EARLIER_RUNS.use(out.with_suffix(".log"))
     if missing(read_rows(out), parse_methods(texts)):
         line = [str(runs_dir / f"{source.name}-{seed}"), *texts, "--out", str(out)]
         line += ["--heal-epochs", network.heal_epochs, "--seed", str(seed)]

@@ -1,8 +1,8 @@
-"""The commit of a checkout, with and without changes."""
+"""The commit of a checkout, with and without changes, and the seconds of runs."""
 
 import subprocess
 
-from benchmarks.harness.provenance import commit
+from benchmarks.harness.provenance import EarlierRuns, commit
 
 
 def git(root, *arguments):
@@ -36,3 +36,21 @@ def test_no_commit_outside_of_a_repository(tmp_path, monkeypatch):
     assert commit(tmp_path) is None
     monkeypatch.setenv("PATH", "")
     assert commit() is None
+
+
+def test_seconds_of_runs_of_earlier_processes_are_added_once(tmp_path):
+    log, other = tmp_path / "run.log", tmp_path / "other.log"
+    interrupted = EarlierRuns()
+    interrupted.use(log)
+    interrupted.record(log, 20.0)
+    assert interrupted.take() == 0.0  # this process's own stopwatch has them
+    resumed = EarlierRuns()
+    resumed.use(log)
+    resumed.record(log, 10.0)
+    assert resumed.take() == 20.0 and resumed.take() == 0.0
+    resumed.use(log)
+    assert resumed.take() == 0.0
+    reader = EarlierRuns()
+    for each in (log, other, log):
+        reader.use(each)
+    assert reader.take() == 30.0
