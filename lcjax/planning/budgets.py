@@ -165,6 +165,10 @@ class Memory(_SizeBudget):
 class Latency(Budget):
     """Time of one batch to reach on the device that plans, with the function compiled.
 
+    Savings of fits are taken to add up, of sites that share a layer in proportion to the FLOPs that
+    they save together. The chosen model is timed; where it leaves over a tenth of the limit and was
+    predicted to be slower, a slower choice is tried.
+
     Attributes:
       limit: a fraction of the deep model's time, in (0, 1).
       batch: the model's inputs, a tuple of them or one array; None takes the first batch of data.
