@@ -46,8 +46,8 @@ BASELINES = {
     "low-rank": ("benchmarks.baselines.svd", "low rank"),
 }
 DROP = "benchmarks.baselines.drop"
-_ROUNDS = (30, 300)  # of timing: the fewest and the most
-_SECONDS = 4.0  # of timing, between those
+_FEWEST_ROUNDS, _MOST_ROUNDS = 30, 300  # of timing
+_TIMING_SECONDS = 4.0  # between those
 Constraint = Callable[[optax.GradientTransformation], optax.GradientTransformation]
 
 
@@ -251,8 +251,7 @@ def measured(
       task: with an example of the inputs.
       forms: functions of variables and inputs, each with its variables, by name.
     """
-    example, batch = task.data.example, task.config.data.batch_size
-    inputs = jax.device_put(np.zeros((batch, *example.shape), example.dtype))
+    inputs, batch = zeros(task), task.config.data.batch_size
     compiled = {n: compile_forward(apply, tree, inputs) for n, (apply, tree) in forms.items()}
     calls = {n: partial(compiled[n], forms[n][1], inputs) for n in forms}
     timed = interleaved(calls, rounds=_rounds(calls), warmup=0)
@@ -264,10 +263,17 @@ def measured(
     }
 
 
+def zeros(task: Task) -> jax.Array:
+    """Returns a batch of the inputs of a task, all of them 0."""
+    example = task.data.example
+    return jax.device_put(np.zeros((task.config.data.batch_size, *example.shape), example.dtype))
+
+
 def _rounds(calls: Mapping[str, Callable[[], Any]]) -> int:
     """Returns how many rounds of calls take some seconds; each call runs twice."""
     for _ in range(2):  # the first with cold caches
         start = time.perf_counter()
         for call in calls.values():
             jax.block_until_ready(call())
-    return min(max(int(_SECONDS / (time.perf_counter() - start)), _ROUNDS[0]), _ROUNDS[1])
+    rounds = int(_TIMING_SECONDS / (time.perf_counter() - start))
+    return min(max(rounds, _FEWEST_ROUNDS), _MOST_ROUNDS)

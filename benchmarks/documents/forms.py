@@ -47,14 +47,16 @@ def forms_in_equal_time() -> Table:
     for path in sorted(RESULTS.glob("forms-*.json")):
         points = json.loads(path.read_text(encoding="utf-8"))["results"]
         for plan in (point for point in points if "times" in point):
-            low_rank = next(
+            of_plan = (BASELINES["whitened"].title, plan["sites"], plan["state"])
+            same = [
                 point
                 for point in points
-                if point["method"] == BASELINES["whitened"].title
-                and (point["sites"], point["state"]) == (plan["sites"], plan["state"])
-            )
+                if (point["method"], point.get("sites"), point.get("state")) == of_plan
+            ]
+            if not same:
+                continue
             cells = [path.stem.removeprefix("forms-"), plan["state"]]
-            for name, point in (("low rank", low_rank), ("plan", plan)):
+            for name, point in (("low rank", same[0]), ("plan", plan)):
                 time = statistics.mean(each[name] for each in plan["times"])
                 cells += [count(point["parameters"]), f"{100 * time:.0f}", _score(point)]
             rows.append(cells)

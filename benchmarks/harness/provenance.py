@@ -43,7 +43,8 @@ class Stopwatch:
 class EarlierRuns:
     """Seconds of runs that other processes made, of which this one publishes the results.
 
-    The seconds of a run are in a file next to its log, those of interrupted attempts included.
+    The seconds of a run are in a file next to its log, with those of attempts that failed or were
+    interrupted by the user.
     """
 
     def __init__(self):
@@ -60,6 +61,11 @@ class EarlierRuns:
         if log not in self._known:
             self._known.add(log)
             self._seconds += _spent(log)
+
+    @staticmethod
+    def forget(log: Path) -> None:
+        """Removes the seconds of a run that starts anew."""
+        log.with_suffix(_SUFFIX).unlink(missing_ok=True)
 
     @staticmethod
     def record(log: Path, seconds: float) -> None:

@@ -95,7 +95,7 @@ def publish(
 
     The record has the commit at the start of the process, None outside of a repository, and the
     seconds since then or since the last result of the process, with those of the training runs
-    that earlier processes made: the sum over results is the time of them all.
+    that earlier processes made. A run that two benchmarks share counts for both.
 
     Args:
       name: of the benchmark.

@@ -138,10 +138,12 @@ def mean_and_deviation(values: Sequence[float], *, digits: int = 2) -> str:
 def _run(known: Mapping[str, Run], run: Run, seed: int, runs_dir: Path) -> Summary:
     directory = runs_dir / f"{run.name}-{seed}"
     log = runs_dir / f"{directory.name}.log"
+    for needed in run.needs:
+        _run(known, known[needed], seed, runs_dir)
+    if not directory.exists():
+        EARLIER_RUNS.forget(log)
     EARLIER_RUNS.use(log)
     if not (directory / "summary.json").exists():
-        for needed in run.needs:
-            _run(known, known[needed], seed, runs_dir)
         line = run.command_line(lambda name: runs_dir / f"{name}-{seed}")
         line += ["--seed", str(seed)]
         line += ["--runs-dir", str(runs_dir), "--name", directory.name]

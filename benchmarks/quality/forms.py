@@ -134,8 +134,8 @@ def tables(network: FormNetwork, results: list[dict[str, Any]]) -> list[Table]:
         rows = [each for each in results[1:] if each["sites"] == count]
         skipped = [f"{row['method']}: {row['skipped']}" for row in rows if "skipped" in row]
         for state in ("untrained", "healed"):
-            equal = [row for row in rows if "times" not in row and row.get("state") == state]
-            own = [deep, *equal]
+            same_size = [row for row in rows if "times" not in row and row.get("state") == state]
+            own = [deep, *same_size]
             title = f"{network.name}, size of {count} collapsed sites, {state}"
             if skipped:
                 title += f" (left out: {'; '.join(skipped)})"

@@ -144,7 +144,7 @@ def _products(x: jax.Array, t: jax.Array, unitwise: bool) -> tuple[jax.Array, ja
 
 
 def _outer(x: jax.Array, t: jax.Array, unitwise: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns what `_products` does of one token."""
-    if unitwise:
-        return x * x, x * t, t * t
+    """Returns what `_products` does of one token, without a product of matrices."""
+    if unitwise or AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types:
+        return _products(x[None], t[None], unitwise)
     return x[:, None] * x[None], x[:, None] * t[None], jnp.sum(t * t)

@@ -11,7 +11,6 @@ import numpy as np
 # period that the data may have.
 _GOLDEN = 2654435769
 WORD = 2**32  # row numbers are modulo this
-_UNEVEN = 2  # more rows may be held out of a batch than its share
 
 
 def is_held_out(row: Any, holdout: float) -> Any:
@@ -24,8 +23,8 @@ def is_held_out(row: Any, holdout: float) -> Any:
     return (row + np.uint32(1)) * np.uint32(_GOLDEN) < np.uint32(min(holdout * WORD, WORD - 1))
 
 
-def rows_held_out(start: int, rows: int, holdout: float) -> np.ndarray:
-    """Returns the places in a batch of the rows held out, as many for all batches, -1 beyond them.
+def held_out_places(start: int, rows: int, holdout: float) -> np.ndarray:
+    """Returns the places in a batch of the rows held out.
 
     Args:
       start: number of the batch's first row.
@@ -33,8 +32,20 @@ def rows_held_out(start: int, rows: int, holdout: float) -> np.ndarray:
       holdout: the fraction that is held out.
     """
     numbers = np.arange(start, start + rows, dtype=np.uint64).astype(np.uint32)
-    found = np.flatnonzero(is_held_out(numbers, holdout))
-    most = min(rows, math.ceil(rows * holdout) + _UNEVEN)
+    return np.flatnonzero(is_held_out(numbers, holdout))
+
+
+def padded_places(start: int, rows: int, holdout: float) -> np.ndarray:
+    """Returns `held_out_places`, padded with -1 to a length that rarely differs between batches.
+
+    Args:
+      start: number of the batch's first row.
+      rows: of the batch.
+      holdout: the fraction that is held out.
+    """
+    found = held_out_places(start, rows, holdout)
+    # Multiples of the golden section are uneven by a number that grows with the logarithm.
+    most = min(rows, math.ceil(rows * holdout) + 1 + rows.bit_length() // 3)
     size = most if len(found) <= most else rows
     return np.pad(found, (0, size - len(found)), constant_values=-1).astype(np.int32)
 
@@ -64,5 +75,5 @@ class Rows(NamedTuple):
         if self.held_out is None or tokens % max(self.count, 1):
             return None
         each = tokens // max(self.count, 1)
-        own = self.held_out[:, None] * each + jnp.arange(each)[None]
+        own = self.held_out[:, None] * each + jnp.arange(each, dtype=self.held_out.dtype)[None]
         return jnp.where(self.held_out[:, None] < 0, -1, own).reshape(-1)

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 
 from lcjax.algebra.moments import Moments, measure, merge
 from lcjax.calibration.data import CalibrationData
-from lcjax.calibration.held_out import WORD, Rows, rows_held_out
+from lcjax.calibration.held_out import WORD, Rows, padded_places
 from lcjax.calibration.masks import check_mask, counted, over_tokens
 from lcjax.errors import CollapseError
 from lcjax.structure.front_end import Observe, Observed
@@ -65,7 +65,7 @@ def collect_statistics(
         if total is None:
             check_devices(variables, compact, batch)
         rows, mesh = rows_of(batch), _mesh((variables, compact, batch))
-        held_out = None if mesh else rows_held_out(start, rows, data.holdout)
+        held_out = None if mesh else padded_places(start, rows, data.holdout)
         first = np.uint32(start % WORD)
         moments, negative = measure_batch(variables, compact, batch, first, held_out, mesh=mesh)
         total = moments if total is None else _merge(total, moments)

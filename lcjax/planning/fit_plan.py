@@ -179,10 +179,13 @@ class FitPlan(Document):
         """Returns how the measured drop compares with the predicted one, and what was done."""
         first = self.rounds[0]
         text = f"drop predicted {first.predicted.drop:.4g}, measured {first.measured.drop:.4g}"
-        if agrees(first.predicted.drop, first.measured.drop, self.tolerance):
-            return f"{text}: within the tolerance of {self.tolerance:.0%}"
-        text += f": differs by more than {self.tolerance:.0%}; measured again around the choice"
         others = len(self.rounds) - 1
+        if agrees(first.predicted.drop, first.measured.drop, self.tolerance):
+            text += f": within the tolerance of {self.tolerance:.0%}"
+            if not others:
+                return text
+        else:
+            text += f": differs by more than {self.tolerance:.0%}; measured again around the choice"
         if not others:
             return f"{text}, no better one found"
         return f"{text}, {others} other{'' if others == 1 else 's'} carried out, the best returned"

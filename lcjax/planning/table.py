@@ -74,8 +74,8 @@ class FitTable:
 
         Args:
           budgets: at least one.
-          excess: of quantities of which more was measured than predicted, by how much: limits are
-            lowered by it.
+          excess: by how much more of a quantity was measured than predicted: limits are lowered by
+            it, or raised where it is negative.
 
         Raises:
           ValueError: no choice meets them; says the nearest that is possible.

@@ -1,14 +1,11 @@
 """lcjax's plan in the measured time of the baseline of low rank, whatever its parameters.
 
-The two are timed with the deep model, interleaved in one run. The plan is chosen again for more or
-less, from the same measurements, until it is as fast as the baseline or a little faster.
+The two are timed with the deep model, interleaved in one run. The plan is chosen again with
+another limit, from the same measurements, until it is as fast as the baseline or a little faster.
 """
 
 import dataclasses
 from typing import Any
-
-import jax
-import numpy as np
 
 import lcjax
 from benchmarks.baselines import base, whitened
@@ -34,12 +31,15 @@ def keep_to_time(task: Task, target: base.Target) -> base.Compressed:
     apply = task.classifier.logits
     forms = {"deep": (apply, task.variables), "low rank": baseline.small(baseline.variables)}
     first = _ratios(base.measured(task, forms))["low rank"]
-    fraction, batch = min(first, 0.99), _batch(task)
-    plan = lcjax.plan_fits(
-        apply, task.variables, calibration_data(task), budget=lcjax.Latency(fraction, batch)
-    )
+    budget, data = lcjax.Latency(min(first, 0.99), base.zeros(task)), calibration_data(task)
+    try:
+        plan = lcjax.plan_fits(apply, task.variables, data, budget=budget)
+    except ValueError as error:
+        raise ConfigError(f"no plan is as fast as low rank: {error}") from error
     found: tuple[float, base.Compressed] | None = None
-    for _ in range(_CHOICES):
+    tried = []
+    while plan.choice not in tried and len(tried) < _CHOICES:
+        tried.append(plan.choice)
         done = fitted(task, plan.fits)
         ratios = _ratios(base.measured(task, forms | {"plan": (apply, done.variables)}))
         share = ratios["plan"] / ratios["low rank"]
@@ -48,17 +48,14 @@ def keep_to_time(task: Task, target: base.Target) -> base.Compressed:
             found = share, dataclasses.replace(done, report=report, times=ratios)
         if _NEAR <= share <= 1:
             break
-        fraction = min(fraction * _AIM / share, 0.99)
-        plan = plan.at(lcjax.Latency(fraction, batch))
+        predicted = (plan.predicted.ms or 0.0) / (plan.table.deep.ms or 1.0)
+        try:
+            plan = plan.at(lcjax.Latency(min(predicted * _AIM / share, 0.99)))
+        except ValueError:  # less than the least possible
+            break
     if found is None:
         raise ConfigError(f"no plan is as fast as low rank, {first:.3f} of the deep model's time.")
     return found[1]
-
-
-def _batch(task: Task) -> jax.Array:
-    example = task.data.example
-    shape = (task.config.data.batch_size, *example.shape)
-    return jax.device_put(np.zeros(shape, example.dtype))
 
 
 def _ratios(timed: dict[str, dict[str, Any]]) -> dict[str, float]:

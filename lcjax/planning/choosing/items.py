@@ -68,8 +68,7 @@ class ChainItems:
             name: sum(getattr(one, name) or 0 for one in changes) for name in Usage._fields
         }
         weights, entries = overlap(self._widths(chain), [option.fit for option in options])
-        if sums["ms"] and sums["flops"]:  # what they save together is to be found in less work
-            sums["ms"] *= max(1 + 2 * weights / sums["flops"], 0)
+        sums["ms"] += 2 * weights * (self.deep.ms or 0) / max(self.deep.flops, 1)
         sums["parameters"] += entries
         sums["flops"] += 2 * weights
         sums["bytes"] += entries * round((self.deep.bytes or 0) / max(self.deep.parameters, 1))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lcjax.calibration.data import CalibrationData
-from lcjax.calibration.held_out import is_held_out
+from lcjax.calibration.held_out import held_out_places
 from lcjax.calibration.statistics import rows_of
 from lcjax.validation.batches import as_batch
 
@@ -46,8 +46,7 @@ def held_out_rows(data: CalibrationData) -> list[RowBatch]:
     start = 0
     for batch in map(as_batch, data.batches):
         length = rows_of(batch)
-        numbers = (np.arange(length, dtype=np.uint64) + start).astype(np.uint32)
-        taken = np.flatnonzero(is_held_out(numbers, data.holdout))
+        taken = held_out_places(start, length, data.holdout)
         if len(taken):
             leaves, treedef = jax.tree.flatten(batch)
             forms = [_form(leaf, length) for leaf in leaves]

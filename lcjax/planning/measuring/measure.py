@@ -69,7 +69,7 @@ class OutputMeasure:
     def __call__(self, trees: Sequence[Any]) -> list[float]:
         """Returns the metrics; see `Measure`."""
         pool = _Pool([self._deep, *trees])
-        size = pool.own_bytes + 3 * self._output_bytes
+        size = pool.own_bytes + 3 * self._output_bytes(self._batches[0])
         runs = math.ceil(len(trees) / max(_TOGETHER // max(size, 1), 1))
         length = math.ceil(len(trees) / runs)
         program = jax.jit(self._program(pool))
@@ -85,6 +85,7 @@ class OutputMeasure:
                 for known, batch in zip(deep, self._batches, strict=True)
             ]
             sums = np.sum([np.asarray(part, np.float64) for part in jax.device_get(parts)], axis=0)
+            sums = np.broadcast_to(sums, (2, length))  # one for trees that are all alike
             with np.errstate(divide="ignore", invalid="ignore"):
                 metrics += ((0 - sums[0]) / sums[1]).tolist()
         return [_finite(value) for value in metrics[: len(trees)]]
@@ -110,15 +111,13 @@ class OutputMeasure:
     @cached_property
     def _deep_outputs(self) -> list[Any]:
         """The deep model's output of every batch; None for each where they are large."""
-        if len(self._batches) * self._output_bytes > _KEPT:
+        if sum(self._output_bytes(batch) for batch in self._batches) > _KEPT:
             return [None] * len(self._batches)
         run = jax.jit(lambda tree, *inputs: self._run(tree, *inputs))
         return [run(self._deep, *batch.inputs) for batch in self._batches]
 
-    @property
-    def _output_bytes(self) -> int:
-        inputs = self._batches[0].inputs
-        shapes = jax.tree.leaves(jax.eval_shape(self._run, self._deep, *inputs))
+    def _output_bytes(self, batch: RowBatch) -> int:
+        shapes = jax.tree.leaves(jax.eval_shape(self._run, self._deep, *batch.inputs))
         return sum(math.prod(shape.shape) * shape.dtype.itemsize for shape in shapes)
 
 

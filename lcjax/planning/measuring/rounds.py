@@ -32,7 +32,7 @@ from lcjax.surgery.sequential import forward_paths, steps_in_order
 _MOST_ROUNDS = 3  # after the first, in which sizes are within their limits
 _MOST_SIZES = 16  # choices that are too large, as those of sites that share a layer may be
 _SIZES = ("parameters", "flops", "bytes")
-_USED = 0.9  # of a limit of time: less, where more was predicted, and a slower model is tried
+_USED = 0.9  # share of a time limit; below it, and that of the prediction, try a slower model
 _NEAR = 2  # options on each side of the chosen one that are measured again
 
 
@@ -93,15 +93,16 @@ def carry_out_rounds(
       ValueError: budgets that cannot be met.
     """
     rounds: list[Round] = []
-    choice, excess = table.choose(budgets), {}
+    choice, excess, agreed = table.choose(budgets), {}, False
     too_large: list[Round] = []
     while True:
         steps, measured = _carry_out(setting, table, choice)
         predicted = table.usage(choice)
         rounds.append(Round(choice, predicted, measured))
         met = all(budget.met(measured, table.deep) for budget in budgets)
-        spare = _spare_ms(predicted, measured, table, budgets)
-        if met and not spare and agrees(predicted.drop, measured.drop, tolerance):
+        spare = 0.0 if excess.get("ms", 0) > 0 else _spare_ms(rounds[-1], table, budgets)
+        agreed = agreed or (met and agrees(predicted.drop, measured.drop, tolerance))
+        if agreed and not spare:
             return _best(rounds, table, budgets), rounds
         too_large = [each for each in rounds if _overshoot(each.measured, table, budgets) > 0]
         if len(rounds) - len(too_large) > _MOST_ROUNDS or len(too_large) > _MOST_SIZES:
@@ -111,7 +112,7 @@ def carry_out_rounds(
             if name != "drop" and not budget.met(measured, table.deep):
                 more = getattr(measured, name) - getattr(predicted, name)
                 excess[name] = max(more, excess.get(name, 0))
-        if met and spare and excess.get("ms", 0) <= 0:
+        if met and spare:
             excess["ms"] = -spare
         table = _around(setting, table, choice, steps, measured)
         try:
@@ -120,6 +121,8 @@ def carry_out_rounds(
             break
         if any(choice == each.choice for each in rounds):
             break
+    if agreed:
+        return _best(rounds, table, budgets), rounds
     for fits in uniform:
         other = table.choice_of(fits)
         if other is not None and all(other != each.choice for each in rounds):
@@ -131,15 +134,13 @@ def carry_out_rounds(
     return _best(rounds, table, budgets), rounds
 
 
-def _spare_ms(
-    predicted: Usage, measured: Usage, table: FitTable, budgets: Sequence[Budget]
-) -> float:
-    """Returns by how much a model is faster than predicted, where a limit leaves much of it; ms."""
-    for budget in budgets:
-        if budget.quantity == "ms" and measured.ms is not None and predicted.ms is not None:
-            if measured.ms < _USED * min(budget.most(table.deep), predicted.ms):
-                return predicted.ms - measured.ms
-    return 0.0
+def _spare_ms(last: Round, table: FitTable, budgets: Sequence[Budget]) -> float:
+    """Returns the milliseconds by which a model beats its prediction; 0 if it uses the limit."""
+    limits = [budget.most(table.deep) for budget in budgets if budget.quantity == "ms"]
+    predicted, measured = last.predicted.ms, last.measured.ms
+    if not limits or predicted is None or measured is None:
+        return 0.0
+    return predicted - measured if measured < _USED * min(*limits, predicted) else 0.0
 
 
 def _smallest(

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks.harness import publish as publishing
-from benchmarks.harness.provenance import Stopwatch
+from benchmarks.harness.provenance import EarlierRuns, Stopwatch
 from benchmarks.harness.publish import Column, Table, origin_of, publish, tabulate
 
 
@@ -46,10 +46,14 @@ def test_tabulate_reads_nested_keys_and_functions_and_shows_none_as_dash():
 def test_times_of_the_results_of_a_process_add_up_to_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(publishing, "STOPWATCH", Stopwatch(iter([10.0, 15.5, 75.5]).__next__))
     monkeypatch.setattr(publishing, "STARTED_AT", "0123456789abcdef-dirty")
+    earlier = EarlierRuns()
+    earlier.record(tmp_path / "run.log", 7.0)
+    earlier.use(tmp_path / "run.log")
+    monkeypatch.setattr(publishing, "EARLIER_RUNS", earlier)
     for name in ("first", "second"):
         publish(name, {}, [], results_dir=tmp_path)
     records = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("first", "second")]
-    assert [record["seconds"] for record in records] == [5.5, 60.0]
+    assert [record["seconds"] for record in records] == [12.5, 60.0]
     assert {record["commit"] for record in records} == {"0123456789abcdef-dirty"}
     assert "commit 012345678-dirty, 60 s, " in (tmp_path / "second.md").read_text()
 

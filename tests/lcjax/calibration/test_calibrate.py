@@ -171,6 +171,14 @@ def test_calibrate_compiles_unhashable_functions_once(digits, strict_promotion):
     assert traces == [(64, 64)]
 
 
+def test_calibrate_needs_no_promotion_of_types(digits, strict_promotion):
+    model, variables = digits
+    want = calibrate(model.apply, variables, [X[:64]], "act_1")
+    with jax.enable_x64(True):
+        got = calibrate(model.apply, variables, [X[:64]], "act_1")
+    chex.assert_trees_all_close(jax.tree.leaves(got), jax.tree.leaves(want), rtol=1e-4, atol=1e-4)
+
+
 SHARDED = """
     import flax.linen as nn, jax, jax.numpy as jnp, numpy as np, lcjax
     from jax.sharding import AxisType, NamedSharding
@@ -196,6 +204,20 @@ SHARDED = """
         kernel = compact["params"]["dense_1"]["kernel"]
         assert kernel.sharding.is_equivalent_to(whole, 2), kernel.sharding
         np.testing.assert_allclose(kernel, want["params"]["dense_1"]["kernel"], atol=1e-4)
+    class Twice(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            mlp = lcjax.CollapsibleMLP((16, 8), nn.relu, name="mlp")
+            return mlp(mlp(x))
+    twice = Twice()
+    both = jax.jit(twice.init)(jax.random.key(0), x)
+    one = lcjax.calibrate(twice.apply, both, [x])
+    mesh = jax.make_mesh((4,), ("model",), axis_types=(AxisType.Explicit,))
+    columns = NamedSharding(mesh, jax.P(None, None, "model"))
+    held = jax.device_put(both, NamedSharding(mesh, jax.P()))
+    many = lcjax.calibrate(twice.apply, held, [jax.device_put(x, columns)])
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
     mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
     specs = {"kernel": jax.P("a", "b"), "bias": jax.P("b")}
     put = lambda node: {name: jax.device_put(leaf, NamedSharding(mesh, specs[name]))

@@ -84,21 +84,22 @@ def test_no_plan_of_a_chain_is_predicted_to_be_smaller_than_it_is():
 
 
 @pytest.mark.parametrize("fits", QUICK[1:], ids=str)
-def test_time_that_is_work_alone_is_predicted_as_work(fits):
+@pytest.mark.parametrize("widths", [WIDTHS, (100, 10, 12, 10, 100)], ids=["wide", "narrow"])
+def test_time_that_is_work_alone_is_predicted_as_work(widths, fits):
     """Each fit's time is its own FLOPs: together they take as long as the FLOPs of the chain."""
-    weights, biases = chain_size(WIDTHS, [None] * 3)
+    weights, biases = chain_size(widths, [None] * 3)
     deep = Usage(0.0, weights + biases, 2 * weights, kept=3, bytes=4 * weights, ms=2.0 * weights)
     rows = []
     for i, fit in enumerate(fits):
         alone = [fit if i == j else None for j in range(3)]
         less, fewer = (
-            a - b for a, b in zip(chain_size(WIDTHS, alone), (weights, biases), strict=True)
+            a - b for a, b in zip(chain_size(widths, alone), (weights, biases), strict=True)
         )
         change = Usage(0.0, less + fewer, 2 * less, -(fit is not None), 0, 2.0 * less)
         after = f"act_{i - 1}" if i else None
         options = (KEEP, Option(fit, change))
-        rows.append(SiteOptions(f"act_{i}", WIDTHS[i : i + 3], options, after=after))
+        rows.append(SiteOptions(f"act_{i}", widths[i : i + 3], options, after=after))
     table = FitTable(deep, tuple(rows))
     found = table.usage([int(fit is not None) for fit in fits])
     assert found.ms == pytest.approx(found.flops)
-    assert found.flops == 2 * chain_size(WIDTHS, fits)[0]
+    assert found.flops == 2 * chain_size(widths, fits)[0]

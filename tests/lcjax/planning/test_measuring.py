@@ -61,6 +61,19 @@ def test_trees_measured_together_are_as_one_by_one(kind):
     assert OutputMeasure(run, DEEP, kind(), data)([DEEP]) == [0.0]
 
 
+def test_trees_that_are_alike_are_measured_each():
+    (tree,) = trees(1)
+    measure = OutputMeasure(run, DEEP, RelativeError(), CalibrationData([X]))
+    assert measure([tree, dict(tree)]) == measure([tree]) * 2
+
+
+def test_outputs_of_all_batches_count_for_what_is_kept(monkeypatch):
+    monkeypatch.setattr("lcjax.planning.measuring.measure._KEPT", 200)
+    metric = RelativeError(CalibrationData([X[:1], X]))
+    measure = OutputMeasure(run, DEEP, metric, CalibrationData([X]))
+    assert measure._deep_outputs == [None, None]
+
+
 def test_values_before_the_leaves_that_differ_are_computed_once():
     measure = OutputMeasure(run, DEEP, RelativeError(), CalibrationData([X]))
     seen = []
