@@ -33,6 +33,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     "width": partial(settings.sweep, "width", "width"),
     "depth": partial(settings.sweep, "depth", "hidden layers"),
     "time to accuracy": settings.time_to_accuracy,
+    "unit slopes": settings.unit_slopes,
     "clients": settings.clients,
     "costs": settings.costs,
     "benchmarks": index.index,

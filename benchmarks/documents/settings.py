@@ -52,6 +52,19 @@ def _least(points: list[dict[str, Any]], goal: float, key: str) -> str:
     return f"{min(reached):.1f}" if reached else DASH
 
 
+def unit_slopes() -> Table:
+    """Returns size and accuracy of a ViT by what its slopes are of, and how they are chosen."""
+    rows = [
+        (
+            f"**{point['method']}**" if point["method"].startswith("lcjax") else point["method"],
+            f"{min(point['parameters']):,} to {max(point['parameters']):,}",
+            _percent(point["accuracy"]),
+        )
+        for point in sorted(results("unit_slopes"), key=lambda each: -min(each["parameters"]))
+    ]
+    return Table(("units that become linear", "parameters", "compact, test %"), rows)
+
+
 def clients() -> Table:
     """Returns the models of other libraries that the tests collapse."""
     rows = [
