@@ -57,12 +57,17 @@ def unit_slopes() -> Table:
     rows = [
         (
             f"**{point['method']}**" if point["method"].startswith("lcjax") else point["method"],
-            f"{min(point['parameters']):,} to {max(point['parameters']):,}",
+            _span(point["parameters"]),
             _percent(point["accuracy"]),
         )
         for point in sorted(results("unit_slopes"), key=lambda each: -min(each["parameters"]))
     ]
     return Table(("units that become linear", "parameters", "compact, test %"), rows)
+
+
+def _span(values: list[int]) -> str:
+    """Returns the least and the most of numbers of parameters, or the one that all are."""
+    return " to ".join(f"{value:,}" for value in sorted({min(values), max(values)}))
 
 
 def clients() -> Table:

@@ -4,8 +4,8 @@
 d hidden units. All arms take the same number of steps from the same initial weights:
 
 - deep: slopes stay 0.
-- a slope a site: the penalty makes whole MLPs linear.
-- a slope a unit: the penalty makes single units linear, at the same price for a site.
+- a slope for each site: the penalty makes whole MLPs linear.
+- a slope for each unit: the penalty makes single units linear, at the same price for a site.
 - fixed: three quarters of the units of every MLP are linear from the first step on, as in RePaViT
   (arXiv 2505.21847), and slopes do not move.
 
@@ -35,11 +35,11 @@ def methods(epochs: float) -> Iterator[Method]:
     start = ("train.image", *CIFAR10_VIT, "--epochs", f"{epochs:g}")
     yield Method("deep", "units-deep", (*start, *_FROZEN))
     for strength in SITE_STRENGTHS:
-        title = f"lcjax: a slope a site, λ = {strength}"
+        title = f"lcjax: a slope for each site, λ = {strength}"
         yield Method(title, f"units-site-{strength}", (*start, "--strength", strength))
     per_unit = (*start, "--slope-per", "unit")
     for strength in UNIT_STRENGTHS:
-        title = f"lcjax: a slope a unit, λ = {strength}"
+        title = f"lcjax: a slope for each unit, λ = {strength}"
         yield Method(title, f"units-unit-{strength}", (*per_unit, "--strength", strength))
     for fraction in FIXED:
         title = f"{fraction} of the units linear from the start"
