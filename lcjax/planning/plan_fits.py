@@ -165,7 +165,7 @@ def plan_fits_of_model(
     if timed is not None:
         inputs = data.first_batch() if timed.batch is None else as_batch(timed.batch)
     (baseline,) = measure([model.variables])
-    setting = Setting(model, run, data, measure, baseline, inputs)
+    setting = Setting(model, run, data, measure, baseline, inputs, {})
     table, left_out = _measured_table(setting, fits)
     if isinstance(candidates, Candidates):  # not chosen by the user one by one
         left_out, multiple = [], candidates.multiple
@@ -241,6 +241,8 @@ def _measured_table(
     rows, notes, solved = [], [], {}
     for paths in _groups(model, list(fits)):
         found = collect_for_fits(model, data, {path: fits[path] for path in paths})
+        if not setting.known:
+            setting.known.update(found)
         for path in with_progress(paths, "measuring fits", "site") if data.progress else paths:
             each, more = solve_fits(model, path, fits[path], found[path])
             rows.append(measure_alone(model, setting.measure, setting.baseline, path, each))

@@ -46,6 +46,7 @@ class Setting(NamedTuple):
       measure: of trees.
       baseline: metric of the deep model.
       inputs: of the batch that is timed; None where no time is.
+      known: statistics of the deep model by site, of as many sites as fit in memory together.
     """
 
     model: Collapsible
@@ -54,6 +55,7 @@ class Setting(NamedTuple):
     measure: Measure
     baseline: float
     inputs: tuple[Any, ...] | None
+    known: dict[str, Found]
 
 
 class Step(NamedTuple):
@@ -197,7 +199,9 @@ def _carry_out(
     for sites, fit in steps_in_order(model, fits, forward_paths(model, data)) if fits else []:
         (segment,) = segments_to_fit(now, sites, fit)
         found: Found
-        if len(sites) == 1:
+        if now is model and sites[0] in setting.known and len(sites) == 1:
+            found = setting.known[sites[0]]
+        elif len(sites) == 1:
             found = collect_for_fits(model, data, {sites[0]: options[sites[0]]}, now)[sites[0]]
         else:
             moments = collect_for_fit(model, [segment], data, fit, now.variables)

@@ -26,6 +26,7 @@ from lcjax import (
     plan_fits,
 )
 from lcjax.errors import CollapseError
+from lcjax.planning.measuring.options import collect_for_fits
 from lcjax.structure.params_tree import ParamsTree
 
 X = np.random.default_rng(0).normal(size=(384, 8)).astype(np.float32)
@@ -120,6 +121,22 @@ def test_time_and_memory_are_measured(variables):
     assert found.table.deep.ms > 0 and found.measured.ms > 0 and found.unmet == ()
     for site in found.table.sites:
         assert all(np.isfinite(option.change.ms) for option in site.options)
+
+
+def test_the_first_site_is_fitted_from_the_calibration(variables, monkeypatch):
+    passes = []
+
+    def counted(model, data, fits, now=None):
+        passes.append(list(fits))
+        return collect_for_fits(model, data, fits, now)
+
+    monkeypatch.setattr("lcjax.planning.measuring.rounds.collect_for_fits", counted)
+    budget, candidates = Params(0.5), [LeastSquares(), Units(8)]
+    found = plan_fits(
+        MODEL.apply, variables, DATA, budget=budget, candidates=candidates, tolerance=1e9
+    )
+    assert len(found.rounds) == 1 and len(found.fits) >= 2
+    assert passes == [[site] for site in list(found.fits)[1:]]
 
 
 @pytest.mark.slow
