@@ -111,7 +111,10 @@ class OutputMeasure:
     @cached_property
     def _deep_outputs(self) -> list[Any]:
         """The deep model's output of every batch; None for each where they are large."""
-        if sum(self._output_bytes(batch) for batch in self._batches) > _KEPT:
+        forms = [str(jax.tree.map(np.shape, batch.inputs)) for batch in self._batches]
+        one_each = dict(zip(forms, self._batches, strict=True))
+        sizes = {form: self._output_bytes(batch) for form, batch in one_each.items()}
+        if sum(sizes[form] for form in forms) > _KEPT:
             return [None] * len(self._batches)
         run = jax.jit(lambda tree, *inputs: self._run(tree, *inputs))
         return [run(self._deep, *batch.inputs) for batch in self._batches]
