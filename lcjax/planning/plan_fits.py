@@ -22,6 +22,7 @@ from lcjax.planning.fit_plan import FitPlan
 from lcjax.planning.measuring.latency import timed_table
 from lcjax.planning.measuring.measure import MetricMeasure, OutputMeasure
 from lcjax.planning.measuring.options import (
+    Found,
     bytes_of,
     collect_for_fits,
     measure_alone,
@@ -165,8 +166,9 @@ def plan_fits_of_model(
     if timed is not None:
         inputs = data.first_batch() if timed.batch is None else as_batch(timed.batch)
     (baseline,) = measure([model.variables])
-    setting = Setting(model, run, data, measure, baseline, inputs, {})
-    table, left_out = _measured_table(setting, fits)
+    setting = Setting(model, run, data, measure, baseline, inputs)
+    table, left_out, known = _measured_table(setting, fits)
+    setting = setting._replace(known=known)
     if isinstance(candidates, Candidates):  # not chosen by the user one by one
         left_out, multiple = [], candidates.multiple
         denser = tuple(with_options_between(site, multiple) for site in table.sites)
@@ -235,14 +237,17 @@ def _with(fits: tuple[Fit, ...], more: Sequence[Fit]) -> tuple[Fit, ...]:
 
 def _measured_table(
     setting: Setting, fits: Mapping[str, Sequence[Fit]]
-) -> tuple[FitTable, list[str]]:
-    """Returns the table of all fits, each measured alone, and remarks about those left out."""
+) -> tuple[FitTable, list[str], dict[str, Found]]:
+    """Returns the table of all fits, each measured alone, and remarks about those left out.
+
+    Also the statistics of the first sites, as many as fit in memory together.
+    """
     model, data = setting.model, setting.data
     rows, notes, solved = [], [], {}
+    known: dict[str, Found] = {}
     for paths in _groups(model, list(fits)):
         found = collect_for_fits(model, data, {path: fits[path] for path in paths})
-        if not setting.known:
-            setting.known.update(found)
+        known = known or found
         for path in with_progress(paths, "measuring fits", "site") if data.progress else paths:
             each, more = solve_fits(model, path, fits[path], found[path])
             rows.append(measure_alone(model, setting.measure, setting.baseline, path, each))
@@ -254,7 +259,7 @@ def _measured_table(
     table = FitTable(deep, tuple(_in_chains(model, rows)))
     if setting.inputs is not None:
         table = timed_table(table, model, setting.run, setting.inputs, solved)
-    return table, notes
+    return table, notes, known
 
 
 def _in_chains(model: Collapsible, rows: Sequence[SiteOptions]) -> list[SiteOptions]:

@@ -55,7 +55,7 @@ class Setting(NamedTuple):
     measure: Measure
     baseline: float
     inputs: tuple[Any, ...] | None
-    known: dict[str, Found]
+    known: Mapping[str, Found] = {}
 
 
 class Step(NamedTuple):
