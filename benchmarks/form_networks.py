@@ -97,6 +97,7 @@ NETWORKS = {
             rates=("3e-5", "1e-4", "3e-4"),
             trained=("--protocol", "penalty", *_PLAIN),
             fitted=("--train-examples", "20000", "--longest"),  # with the deep teacher by default
+            heal_epochs="0.3",
         ),
         FormNetwork(
             "shakespeare-small",
