@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from benchmarks.harness.provenance import EARLIER_RUNS
 
 Summary = dict[str, Any]
@@ -69,7 +71,8 @@ def run_all(
 ) -> dict[str, list[Summary]]:
     """Returns the summaries of the named runs, one per seed.
 
-    Reads finished runs, resumes unfinished ones, and first runs those that others need.
+    Reads finished runs, resumes unfinished ones, and first runs those that others need. Waits for
+    another process that makes the same run.
 
     Args:
       runs: all of them, those that others need included.
@@ -143,10 +146,13 @@ def _run(known: Mapping[str, Run], run: Run, seed: int, runs_dir: Path) -> Summa
     if not directory.exists():
         EARLIER_RUNS.forget(log)
     EARLIER_RUNS.use(log)
-    if not (directory / "summary.json").exists():
-        line = run.command_line(lambda name: runs_dir / f"{name}-{seed}")
-        line += ["--seed", str(seed)]
-        line += ["--runs-dir", str(runs_dir), "--name", directory.name]
-        line += ["--resume"] if directory.exists() else []
-        run_logged(line[0], line[1:], log)
-    return json.loads((directory / "summary.json").read_text())
+    summary = directory / "summary.json"
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    with FileLock(log.with_suffix(".lock")):  # benchmarks that run at the same time share runs
+        if not summary.exists():
+            line = run.command_line(lambda name: runs_dir / f"{name}-{seed}")
+            line += ["--seed", str(seed)]
+            line += ["--runs-dir", str(runs_dir), "--name", directory.name]
+            line += ["--resume"] if directory.exists() else []
+            run_logged(line[0], line[1:], log)
+    return json.loads(summary.read_text())

@@ -2,9 +2,12 @@
 
 import json
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
+from filelock import FileLock
 
 from benchmarks.harness import training_runs
 from benchmarks.harness.training_runs import Run, RunDirectory, mean_and_deviation, run_all
@@ -49,6 +52,34 @@ def test_run_all_starts_with_needed_runs_and_keeps_finished_ones(tmp_path, monke
     assert len(ran) == 4
     with pytest.raises(SystemExit, match="error: no such row: small; there are deep, healed, stu"):
         run_all(RUNS, ["small"], seeds=(3,), runs_dir=tmp_path)
+
+
+def test_two_benchmarks_that_need_the_same_run_make_it_once(tmp_path, monkeypatch):
+    training, waiting = threading.Event(), threading.Event()
+    ran = []
+
+    class Lock(FileLock):
+        def __enter__(self):
+            if training.is_set():
+                waiting.set()
+            return super().__enter__()
+
+    def run_logged(module, arguments, log):
+        ran.append(log)
+        training.set()
+        assert waiting.wait(60)
+        directory = tmp_path / log.stem
+        directory.mkdir()
+        (directory / "summary.json").write_text(json.dumps({"row": directory.name}))
+
+    monkeypatch.setattr(training_runs, "FileLock", Lock)
+    monkeypatch.setattr(training_runs, "run_logged", run_logged)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(run_all, RUNS, ["deep"], seeds=(0,), runs_dir=tmp_path)
+        assert training.wait(60)
+        second = pool.submit(run_all, RUNS, ["deep"], seeds=(0,), runs_dir=tmp_path)
+        assert first.result(60) == second.result(60) == {"deep": [{"row": "deep-0"}]}
+    assert len(ran) == 1
 
 
 def test_mean_and_deviation_rounds():
