@@ -2,14 +2,19 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
+from benchmarks import deep_runs
+from benchmarks.baselines.registry import REGISTRY
+from benchmarks.deep_runs import PLAIN
 from benchmarks.harness.methods import Method
 from benchmarks.harness.training_runs import Arguments, RunDirectory
 from benchmarks.networks import CIFAR10_MIXER, CIFAR10_VIT, FASHION_MIXER
 
-_PLAIN = ("--strength", "0", "--slope-learning-rate", "0")
 _IMAGE_HEALING = ("--weight-decay", "0", "--warmup", "0.1", "--deep-teacher")
 _IMAGE_RATES = ("3e-4", "1e-3", "3e-3")
+# Where all methods take a day: lcjax's, and the baselines that are strongest on other networks.
+_FEW = ("linear", "units", "plan", "wanda", "whitened")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,29 +24,26 @@ class FormNetwork:
     Attributes:
       name: of the network.
       command: module and preset with the flags of the model.
+      deep: training of the finished deep network, from which all methods start.
       counts: numbers of collapsed sites; the size of each is that of the other methods too.
       rates: the grid of learning rates of healing, the same for every method.
-      trained: flags of the deep network's training.
       fitted: flags of data and healing, which every method has in common.
       order: which sites collapse, an --order of `train`.
       heal_epochs: length of healing.
+      methods: that are compared unless others are asked for.
       without: methods that the network does not have, and why.
     """
 
     name: str
     command: Arguments
+    deep: Method
     counts: tuple[int, ...]
     rates: tuple[str, ...] = _IMAGE_RATES
-    trained: Arguments = _PLAIN
     fitted: Arguments = _IMAGE_HEALING
     order: str = "sensitivity"
     heal_epochs: str = "1"
+    methods: tuple[str, ...] = tuple(REGISTRY)
     without: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-    @property
-    def deep(self) -> Method:
-        """The finished deep network, from which all methods start."""
-        return Method("deep", f"forms-{self.name}-deep", (*self.command, *self.trained))
 
     def source(self, count: int) -> Method:
         """Returns the run that sets a size: sites collapsed by least squares, no training."""
@@ -62,6 +64,7 @@ NETWORKS = {
         FormNetwork(
             "fashion-mlp",
             ("train.image", "fashion-mlp"),
+            deep_runs.FASHION_MLP_DEEP,
             (1, 2),
             order="last",
             without=_NO_BLOCKS,
@@ -69,53 +72,60 @@ NETWORKS = {
         FormNetwork(
             "fashion-mixer",
             ("train.image", *FASHION_MIXER),
+            deep_runs.FASHION_MIXER_DEEP,
             (2, 4),
-            trained=(*_PLAIN, "--epochs", "3"),
             fitted=(*_IMAGE_HEALING, "--epochs", "3"),
             heal_epochs="0.5",
         ),
         FormNetwork(
             "cifar10-vit",
             ("train.image", *CIFAR10_VIT),
+            deep_runs.CIFAR10_VIT_DEEP,
             (2, 4),
-            trained=(*_PLAIN, "--epochs", "3"),
             fitted=(*_IMAGE_HEALING, "--epochs", "3"),
             heal_epochs="0.5",
         ),
         FormNetwork(
             "cifar10-mixer",
             ("train.image", *CIFAR10_MIXER),
+            deep_runs.CIFAR10_MIXER_DEEP,
             (2, 4),
-            trained=(*_PLAIN, "--epochs", "4"),
             fitted=(*_IMAGE_HEALING, "--epochs", "4"),
             heal_epochs="0.5",
+            methods=(*_FEW, "plan-time", "magnitude-refit"),
         ),
         FormNetwork(
             "sst2-minilm",
             ("train.sentiment", "sst2-minilm"),
+            deep_runs.SENTIMENT_DEEP,
             (4, 6),
             rates=("3e-5", "1e-4", "3e-4"),
-            trained=("--protocol", "penalty", *_PLAIN),
             fitted=("--train-examples", "20000", "--longest"),  # with the deep teacher by default
             heal_epochs="0.3",
+            methods=_FEW,
         ),
         FormNetwork(
             "shakespeare-small",
             ("train.language", "shakespeare-small"),
+            deep_runs.LANGUAGE_DEEP,
             (2, 4),
             rates=("1e-3", "3e-3", "1e-2"),
-            trained=("--protocol", "penalty", *_PLAIN),
             fitted=(),
+            methods=(*_FEW, "width"),
         ),
     )
 }
+
+
+def _digits(preset: str, **fields: Any) -> FormNetwork:
+    command, epochs = ("train.image", preset), ("--epochs", "5")
+    deep = Method("deep", f"forms-{preset}-deep", (*command, *PLAIN, *epochs))
+    fitted = (*_IMAGE_HEALING, *epochs)
+    return FormNetwork(preset, command, deep, (2,), ("1e-3",), fitted, **fields)
+
+
 # Of seconds, to prove that every method runs.
 QUICK_NETWORKS = {
-    network.name: network
-    for network in (
-        FormNetwork("digits-mlp", ("train.image", "digits-mlp"), (2,), ("1e-3",), order="last",
-                    trained=(*_PLAIN, "--epochs", "5"), without=_NO_BLOCKS),
-        FormNetwork("digits-mixer", ("train.image", "digits-mixer"), (2,), ("1e-3",),
-                    trained=(*_PLAIN, "--epochs", "5"), fitted=(*_IMAGE_HEALING, "--epochs", "5")),
-    )
-}  # fmt: skip
+    "digits-mlp": _digits("digits-mlp", order="last", without=_NO_BLOCKS),
+    "digits-mixer": _digits("digits-mixer"),
+}

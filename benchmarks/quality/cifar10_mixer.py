@@ -12,6 +12,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks.baselines.base import BASELINES
+from benchmarks.deep_runs import CIFAR10_MIXER_DEEP, PLAIN
 from benchmarks.harness.methods import Method, report
 from benchmarks.harness.plots import plot_pareto_front
 from benchmarks.harness.publish import RESULTS
@@ -25,14 +26,13 @@ L1_STRENGTHS = ("0.01", "0.03", "0.1")
 L2_STRENGTHS = ("1", "10")
 _MIXER = ("train.image", *CIFAR10_MIXER)
 _TRAINED = (*_MIXER, "--epochs", "4")
-_PLAIN = ("--strength", "0", "--slope-learning-rate", "0")
-_DEEP = RunDirectory("front-deep")
+_DEEP = RunDirectory(CIFAR10_MIXER_DEEP.name)
 
 
 def methods() -> Iterator[Method]:
     """Yields all methods; those that others start from come first."""
-    yield Method("deep", "front-deep", (*_TRAINED, *_PLAIN))
-    yield Method("deep, one epoch less", "front-short", (*_MIXER, "--epochs", "3", *_PLAIN))
+    yield CIFAR10_MIXER_DEEP
+    yield Method("deep, one epoch less", "front-short", (*_MIXER, "--epochs", "3", *PLAIN))
     for strength in L1_STRENGTHS:
         arguments = (*_TRAINED, "--strength", strength)
         yield Method("lcjax: L1 alone", f"front-l1-{strength}", arguments)
@@ -48,7 +48,7 @@ def _methods_for(k: int) -> Iterator[Method]:
     method = partial(Method, every_seed=k in EVERY_SEED)
     for fit in ("exact", "per_unit", "least_squares"):
         run = f"front-{fit.replace('_', '-')}-{k}"
-        yield method(f"{fit.replace('_', ' ')}, no training", run, _surgery("front-deep", fit, k))
+        yield method(f"{fit.replace('_', ' ')}, no training", run, _surgery(_DEEP.run, fit, k))
     for each in L1_STRENGTHS:
         arguments = _surgery(f"front-l1-{each}", "least_squares", k)
         yield method(f"lcjax: L1 {each} + least squares", f"front-l1-{each}-fit-{k}", arguments)
@@ -71,7 +71,7 @@ def _methods_for(k: int) -> Iterator[Method]:
         arguments = (*_surgery(f"front-l2-{each}", "exact", k), "--activation", "relu")
         yield method(f"published, λ = {each}", f"front-l2-{each}-exact-{k}", arguments)
     fitted = RunDirectory(f"front-least-squares-{k}")
-    scratch = (*_TRAINED, *_PLAIN, "--collapsed-from", fitted)
+    scratch = (*_TRAINED, *PLAIN, "--collapsed-from", fitted)
     yield method("from scratch", f"front-scratch-{k}", scratch)
     yield method("distilled", f"front-distilled-{k}", (*scratch, "--teacher", _DEEP))
 

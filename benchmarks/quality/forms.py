@@ -185,7 +185,7 @@ _TIMED_COLUMNS = (
 
 def main(
     networks: tuple[str, ...] = tuple(NETWORKS),
-    methods: tuple[str, ...] = tuple(REGISTRY),
+    methods: tuple[str, ...] = (),
     counts: tuple[int, ...] = (),
     seeds: tuple[int, ...] = (0, 1, 2),
     quick: bool = False,
@@ -196,7 +196,7 @@ def main(
 
     Args:
       networks: names of networks.
-      methods: names of methods: of lcjax, or of baselines.
+      methods: names of methods, of lcjax or of baselines; by default those of the network.
       counts: numbers of collapsed sites that set the sizes; by default those of the network.
       seeds: of the runs.
       quick: two small networks with one seed and one rate, to prove that every method runs.
@@ -212,8 +212,9 @@ def main(
     seeds = seeds[:1] if quick else seeds
     for network in chosen.values():
         network = dataclasses.replace(network, counts=counts) if counts else network
-        results = points(network, methods, seeds, runs_dir)
-        config = {"seeds": list(seeds), "rates": list(network.rates), "methods": list(methods)}
+        own = methods or network.methods
+        results = points(network, own, seeds, runs_dir)
+        config = {"seeds": list(seeds), "rates": list(network.rates), "methods": list(own)}
         shown = tables(network, results)
         publish(f"forms-{network.name}", config, results, *shown, results_dir=results_dir)
 

@@ -10,6 +10,7 @@ from typing import Any
 import tyro
 
 from benchmarks.baselines.base import BASELINES
+from benchmarks.deep_runs import FASHION_MLP_DEEP, PLAIN
 from benchmarks.harness.publish import RESULTS, Column, publish, tabulate
 from benchmarks.harness.training_runs import (
     Arguments,
@@ -23,8 +24,7 @@ from benchmarks.harness.training_runs import (
 )
 
 _MLP = ("train.image", "fashion-mlp")
-_PLAIN = ("--strength", "0", "--slope-learning-rate", "0")
-_DEEP = RunDirectory("fashion-mlp-deep")
+_DEEP = RunDirectory(FASHION_MLP_DEEP.name)
 
 
 def _collapsed(
@@ -42,9 +42,9 @@ _HEALED = (
 )
 _ROWS: dict[str, Arguments] = {
     "fashion-mlp": _MLP,
-    "fashion-mlp-deep": (*_MLP, *_PLAIN),
-    "fashion-mlp-small": (*_MLP, "--hidden", "512", *_PLAIN),
-    "fashion-mlp-distilled": (*_MLP, "--hidden", "512", *_PLAIN, "--teacher", _DEEP),
+    FASHION_MLP_DEEP.name: FASHION_MLP_DEEP.arguments,
+    "fashion-mlp-small": (*_MLP, "--hidden", "512", *PLAIN),
+    "fashion-mlp-distilled": (*_MLP, "--hidden", "512", *PLAIN, "--teacher", _DEEP),
     **{
         f"fashion-mlp-{fit.replace('_', '-')}-{count}": _collapsed(fit, count)
         for fit in ("exact", "per_unit", "least_squares")

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 
 from benchmarks.baselines.base import BASELINES, DROP
+from benchmarks.deep_runs import LANGUAGE_DEEP, PENALTY, PLAIN_PENALTY
 from benchmarks.harness.training_runs import Arguments, RunDirectory
 
 SMALL = ("train.language", "shakespeare-small")
 _SWIGLU = ("train.language", "shakespeare-swiglu")
-PENALTY = ("--protocol", "penalty")
-PLAIN = (*PENALTY, "--strength", "0", "--slope-learning-rate", "0")
+_DEEP = LANGUAGE_DEEP.name
 EPOCHS, HEAL_EPOCHS = 3, 1.0
 
 _Rows = dict[str, Arguments]
@@ -20,16 +20,14 @@ def _collapsed(preset: Arguments, deep: str, fit: str, count: int, heal: float) 
 
 
 def _healed(rate: str, epochs: float = HEAL_EPOCHS) -> Arguments:
-    healed = _collapsed(SMALL, "language-deep", "least_squares", 2, epochs)
+    healed = _collapsed(SMALL, _DEEP, "least_squares", 2, epochs)
     return (*healed, "--heal-learning-rate", rate)
 
 
 SURGERY: _Rows = {
-    "language-deep": (*SMALL, *PLAIN),
+    _DEEP: LANGUAGE_DEEP.arguments,
     **{
-        f"language-{fit.replace('_', '-')}-{count}": _collapsed(
-            SMALL, "language-deep", fit, count, 0
-        )
+        f"language-{fit.replace('_', '-')}-{count}": _collapsed(SMALL, _DEEP, fit, count, 0)
         for fit in ("exact", "per_unit", "least_squares")
         for count in (1, 2)
     },
@@ -42,7 +40,7 @@ SURGERY: _Rows = {
     # For comparison with healing: as many epochs, nothing collapsed.
     **{
         row: (
-            *(*SMALL, "--from", RunDirectory("language-deep"), *PLAIN),
+            *(*SMALL, "--from", RunDirectory(_DEEP), *PLAIN_PENALTY),
             *("--epochs", f"{HEAL_EPOCHS:g}", "--learning-rate", rate),
         )
         for row, rate in (("language-more", "1e-3"), ("language-more-3e-3", "3e-3"))
@@ -51,7 +49,7 @@ SURGERY: _Rows = {
     "language-penalty-least-squares-2": _collapsed(
         SMALL, "language-penalty", "least_squares", 2, 0
     ),
-    "language-swiglu-deep": (*_SWIGLU, *PLAIN),
+    "language-swiglu-deep": (*_SWIGLU, *PLAIN_PENALTY),
     "language-swiglu-least-squares-2": _collapsed(
         _SWIGLU, "language-swiglu-deep", "least_squares", 2, 0
     ),
@@ -65,13 +63,13 @@ _PUBLISHED = "language-published-1"
 BASELINE_ROWS: _Rows = {
     **{f"language-{run}-2": (module, _HEALED) for run, (module, _) in BASELINES.items()},
     "language-removed-2": (DROP, _HEALED),
-    "language-deep-all-epochs": (*SMALL, *PLAIN, *_ALL_EPOCHS),
+    "language-deep-all-epochs": (*SMALL, *PLAIN_PENALTY, *_ALL_EPOCHS),
     "language-penalty-all-epochs": (*SMALL, *PENALTY, *_ALL_EPOCHS),
     "language-annealed-taught-2": (
         *(*SMALL, "--protocol", "anneal", "--last", "2", *_ALL_EPOCHS),
         *("--teacher", RunDirectory("language-more-3e-3")),
     ),
-    "language-scratch-2": (*SMALL, *PLAIN, *_ALL_EPOCHS, "--collapsed-from", _HEALED),
+    "language-scratch-2": (*SMALL, *PLAIN_PENALTY, *_ALL_EPOCHS, "--collapsed-from", _HEALED),
     _PUBLISHED: (*SMALL, "--protocol", "paper", "--strength", "1", *_ALL_EPOCHS),
     f"{_PUBLISHED}-exact-2": (
         *_collapsed(SMALL, _PUBLISHED, "exact", 2, 0),

@@ -8,8 +8,9 @@ best setting of each runs with all seeds.
 import dataclasses
 from pathlib import Path
 
+from benchmarks.deep_runs import PENALTY, PLAIN_PENALTY
 from benchmarks.harness.training_runs import Run, Summary, run_all
-from benchmarks.quality.language_runs import PENALTY, PLAIN, SMALL
+from benchmarks.quality.language_runs import SMALL
 
 _TENTH = (*SMALL, "--train-tokens", "100000", "--stride", "128")
 LENGTH, OTHER_LENGTHS = 15, (8, 30)
@@ -40,7 +41,7 @@ def regularised(
 ) -> Run:
     """Returns a run on a tenth of the text."""
     name = f"language-tenth-{epochs}-{decay:g}-{dropout:g}-{strength:g}"
-    penalty = (*PENALTY, "--strength", f"{strength:g}") if strength else PLAIN
+    penalty = (*PENALTY, "--strength", f"{strength:g}") if strength else PLAIN_PENALTY
     own = ("--epochs", f"{epochs}", "--weight-decay", f"{decay:g}", "--dropout", f"{dropout:g}")
     return Run(name, (*_TENTH, *own, *penalty))
 

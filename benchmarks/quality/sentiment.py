@@ -11,6 +11,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks.baselines.base import BASELINES, DROP
+from benchmarks.deep_runs import PENALTY, PLAIN_PENALTY, SENTIMENT_DEEP
 from benchmarks.harness.methods import Method, report
 from benchmarks.harness.publish import RESULTS
 from benchmarks.harness.training_runs import Arguments, RunDirectory
@@ -18,9 +19,8 @@ from benchmarks.harness.training_runs import Arguments, RunDirectory
 SIZE = 3  # collapsed FFNs
 OTHER_SIZES = (4, 6)
 _PRESET = ("train.sentiment", "sst2-minilm")
-_PLAIN = ("--protocol", "penalty", "--strength", "0", "--slope-learning-rate", "0")
 _SUBSET = ("--train-examples", "20000", "--longest")
-_DEEP = RunDirectory("sentiment-deep")
+_DEEP = RunDirectory(SENTIMENT_DEEP.name)
 _FROM = (*_PRESET, "--from", _DEEP, *_SUBSET)
 # For three and six FFNs chosen on the validation split, with the second seed; for four in between.
 _RATES = {3: "3e-5", 4: "5e-5", 6: "1e-4"}
@@ -35,10 +35,10 @@ def methods() -> Iterator[Method]:
     yield Method("FFNs dropped, same healing", f"sentiment-removed-{SIZE}", (DROP, healed))
     for run, (module, title) in BASELINES.items():
         yield Method(f"{title}, same healing", f"sentiment-{run}-{SIZE}", (module, healed))
-    late = (*_FROM, "--protocol", "penalty", "--epochs", "1", "--learning-rate", _RATES[6])
+    late = (*_FROM, *PENALTY, "--epochs", "1", "--learning-rate", _RATES[6])
     yield Method("lcjax: L1 after fine-tuning", "sentiment-penalty", late)
     # As many steps as the epoch of the deep network and the healing have together.
-    again = (*_PRESET, *_PLAIN, "--epochs", "1.3", "--collapsed-from", healed)
+    again = (*_PRESET, *PLAIN_PENALTY, "--epochs", "1.3", "--collapsed-from", healed)
     yield Method("compact topology, new fused layers", f"sentiment-scratch-{SIZE}", again)
     distilled = (*again, "--teacher", _DEEP)
     yield Method("the same, distilled", f"sentiment-distilled-{SIZE}", distilled)
@@ -48,9 +48,9 @@ def methods() -> Iterator[Method]:
 def other_methods() -> Iterator[Method]:
     """Yields other sizes and methods; those that others start from come first."""
     yield from _start()
-    twice = (*_PRESET, *_PLAIN, "--epochs", "2")
+    twice = (*_PRESET, *PLAIN_PENALTY, "--epochs", "2")
     yield Method("deep, two epochs", "sentiment-deep-twice", twice, False)
-    more = (*_FROM, *_PLAIN, "--epochs", "1", "--learning-rate", _RATES[SIZE])
+    more = (*_FROM, *PLAIN_PENALTY, "--epochs", "1", "--learning-rate", _RATES[SIZE])
     yield Method("deep, training continued", "sentiment-more", more, False)
     for k in (SIZE, *OTHER_SIZES):
         fits = ("exact", "per_unit") if k == SIZE else ("exact", "per_unit", "least_squares")
@@ -70,7 +70,7 @@ def other_methods() -> Iterator[Method]:
 
 def _start() -> Iterator[Method]:
     """Yields the deep network and the healed one whose healing the baselines share."""
-    yield Method("deep", "sentiment-deep", (*_PRESET, *_PLAIN))
+    yield SENTIMENT_DEEP
     yield _healed(SIZE)
 
 

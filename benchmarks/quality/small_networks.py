@@ -13,6 +13,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks.baselines.base import BASELINES, DROP
+from benchmarks.deep_runs import CIFAR10_VIT_DEEP, FASHION_MIXER_DEEP, PLAIN
 from benchmarks.harness.methods import Method, report
 from benchmarks.harness.plots import plot_methods
 from benchmarks.harness.publish import RESULTS
@@ -20,13 +21,16 @@ from benchmarks.harness.training_runs import Arguments, RunDirectory
 from benchmarks.networks import CIFAR10_VIT, FASHION_MIXER
 
 COUNT, EPOCHS = 2, 3
-NETWORKS = {"fashion-mixer": FASHION_MIXER, "cifar10-vit": CIFAR10_VIT}
-_PLAIN = ("--strength", "0", "--slope-learning-rate", "0")
+NETWORKS = {
+    "fashion-mixer": (FASHION_MIXER, FASHION_MIXER_DEEP),
+    "cifar10-vit": (CIFAR10_VIT, CIFAR10_VIT_DEEP),
+}
 
 
 def methods(name: str) -> Iterator[Method]:
     """Yields the methods for one network; those that others start from come first."""
-    network = ("train.image", *NETWORKS[name])
+    flags, deep = NETWORKS[name]
+    network = ("train.image", *flags)
     whole, short = ((*network, "--epochs", str(each)) for each in (EPOCHS, EPOCHS - 1))
 
     def method(title: str, run: str, *arguments: str | RunDirectory) -> Method:
@@ -39,8 +43,8 @@ def methods(name: str) -> Iterator[Method]:
         start = (*whole, "--protocol", "fit-heal", "--from", directory(deep), "--fit", fit)
         return (*start, "--count", str(COUNT), "--heal-epochs", str(heal_epochs))
 
-    yield method("deep", "deep", *whole, *_PLAIN)
-    yield method("deep, one epoch less", "short", *short, *_PLAIN)
+    yield deep
+    yield method("deep, one epoch less", "short", *short, *PLAIN)
     yield method("lcjax: L1 of the preset, the default", "penalty", *whole)
     distilled = ("--teacher", directory("deep"))
     annealed = (*whole, "--protocol", "anneal", "--last", str(COUNT), *distilled)
@@ -56,7 +60,7 @@ def methods(name: str) -> Iterator[Method]:
     for run, (module, title) in BASELINES.items():
         yield method(f"{title}, same healing", run, module, directory("healed"))
     yield method("MLPs dropped, same healing", "removed", DROP, directory("healed"))
-    scratch = (*whole, *_PLAIN, "--collapsed-from", directory("fitted"))
+    scratch = (*whole, *PLAIN, "--collapsed-from", directory("fitted"))
     yield method("compact topology from scratch", "scratch", *scratch)
     yield method("the same, distilled", "distilled", *scratch, *distilled)
     published = (*whole, "--protocol", "paper", "--strength", "1")

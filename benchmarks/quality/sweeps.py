@@ -12,6 +12,7 @@ from typing import Any
 
 import tyro
 
+from benchmarks.deep_runs import FASHION_MLP_DEEP
 from benchmarks.harness.methods import accuracy, site_counts, sizes
 from benchmarks.harness.plots import plot_sweep
 from benchmarks.harness.publish import RESULTS, Column, publish, tabulate
@@ -25,9 +26,8 @@ from benchmarks.harness.training_runs import (
 )
 
 _MLP = ("train.image", "fashion-mlp")
-_DEEP = (*_MLP, "--strength", "0", "--slope-learning-rate", "0")
 _SURGERY = (
-    *(*_MLP, "--protocol", "fit-heal", "--from", RunDirectory("sweep-deep")),
+    *(*_MLP, "--protocol", "fit-heal", "--from", RunDirectory(FASHION_MLP_DEEP.name)),
     *("--heal-epochs", "0"),
 )
 _VIT = (
@@ -119,7 +119,7 @@ SWEEPS = {
 
 def runs() -> dict[str, Run]:
     """Returns the runs of all sweeps by name, the deep network first."""
-    rows: dict[str, Arguments] = {"sweep-deep": _DEEP}
+    rows: dict[str, Arguments] = {FASHION_MLP_DEEP.name: FASHION_MLP_DEEP.arguments}
     for name, sweep in SWEEPS.items():
         rows |= {_run_name(name, value): each for value, each in sweep.settings.items()}
     return {run.name: run for run in named(rows)}
@@ -179,7 +179,14 @@ _COLUMNS = (
 
 
 def _run_name(name: str, value: str) -> str:
-    return f"sweep-{name}-{value}"
+    """Returns the name of a run; sweeps whose settings meet share it."""
+    own = SWEEPS[name].settings[value]
+    return next(
+        f"sweep-{each}-{other}"
+        for each, sweep in SWEEPS.items()
+        for other, settings in sweep.settings.items()
+        if settings == own
+    )
 
 
 if __name__ == "__main__":

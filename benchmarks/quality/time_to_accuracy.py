@@ -14,6 +14,7 @@ from typing import Any
 
 import tyro
 
+from benchmarks.deep_runs import PLAIN
 from benchmarks.harness.methods import accuracy, sizes
 from benchmarks.harness.plots import plot_time_to_accuracy
 from benchmarks.harness.publish import RESULTS, Column, Table, publish, tabulate
@@ -23,7 +24,6 @@ from benchmarks.harness.training_runs import Arguments, Run, RunDirectory, param
 TARGETS = (0.875, 0.88, 0.885, 0.89)
 DEEP_EPOCHS = 6
 _MLP = ("train.image", "fashion-mlp")
-_PLAIN = ("--strength", "0", "--slope-learning-rate", "0")
 _DEEP = "time-deep"
 # Healing as in benchmarks/quality/images.py.
 _HEALED = (
@@ -31,7 +31,7 @@ _HEALED = (
     *("--count", "2", "--order", "last", "--weight-decay", "0", "--warmup", "0.1"),
     *("--learning-rate", "1e-3", "--deep-teacher", "--heal-epochs"),
 )
-_COMPACT = (*_MLP, "--hidden", "512", *_PLAIN)
+_COMPACT = (*_MLP, "--hidden", "512", *PLAIN)
 _STUDENT = (*_COMPACT, "--teacher", RunDirectory(_DEEP), "--epochs")
 
 
@@ -84,7 +84,7 @@ METHODS = (
 
 def runs() -> list[Run]:
     """Returns all runs, the deep network first."""
-    deep = Run(_DEEP, (*_MLP, *_PLAIN, "--epochs", str(DEEP_EPOCHS)))
+    deep = Run(_DEEP, (*_MLP, *PLAIN, "--epochs", str(DEEP_EPOCHS)))
     return [deep, *(method.run(length) for method in METHODS for length in method.lengths)]
 
 

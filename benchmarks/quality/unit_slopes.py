@@ -19,6 +19,7 @@ from typing import Any
 
 import tyro
 
+from benchmarks.deep_runs import PLAIN
 from benchmarks.harness.methods import Method, accuracy
 from benchmarks.harness.publish import RESULTS, Column, publish, tabulate
 from benchmarks.harness.training_runs import Summary, parameters, run_all
@@ -27,13 +28,12 @@ from benchmarks.networks import CIFAR10_VIT
 SITE_STRENGTHS = ("0.003", "0.01", "0.03")
 UNIT_STRENGTHS = ("0.01", "0.03", "0.1")
 FIXED = ("0.75",)
-_FROZEN = ("--strength", "0", "--slope-learning-rate", "0")
 
 
 def methods(epochs: float) -> Iterator[Method]:
     """Yields all arms, with this number of epochs each."""
     start = ("train.image", *CIFAR10_VIT, "--epochs", f"{epochs:g}")
-    yield Method("deep", "units-deep", (*start, *_FROZEN))
+    yield Method("deep", "units-deep", (*start, *PLAIN))
     for strength in SITE_STRENGTHS:
         title = f"lcjax: a slope for each site, λ = {strength}"
         yield Method(title, f"units-site-{strength}", (*start, "--strength", strength))
@@ -43,7 +43,7 @@ def methods(epochs: float) -> Iterator[Method]:
         yield Method(title, f"units-unit-{strength}", (*per_unit, "--strength", strength))
     for fraction in FIXED:
         title = f"{fraction} of the units linear from the start"
-        arguments = (*per_unit, "--linear-units", fraction, *_FROZEN)
+        arguments = (*per_unit, "--linear-units", fraction, *PLAIN)
         yield Method(title, f"units-fixed-{fraction}", arguments)
 
 

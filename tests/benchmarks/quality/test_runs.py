@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 
+from benchmarks.form_networks import NETWORKS
 from benchmarks.harness.training_runs import named
 from benchmarks.quality import (
     cifar10_mixer,
@@ -55,6 +56,19 @@ def test_image_runs_start_from_known_runs_and_sweeps_contain_their_default():
     assert all(set(run.needs) <= names for run in runs)
     for sweep in sweeps.SWEEPS.values():
         assert sweep.default is None or sweep.default in sweep.settings
+
+
+def test_no_training_is_run_twice():
+    runs = [method.run for listed in LISTS for method in listed()]
+    runs += named(SURGERY | STUDENTS | BASELINE_ROWS)
+    runs += [*images.RUNS.values(), *sweeps.runs().values(), *time_to_accuracy.runs()]
+    for network in NETWORKS.values():
+        runs += [network.deep.run, *(network.source(count).run for count in network.counts)]
+    names: dict[tuple[str, ...], set[str]] = {}
+    for run in runs:
+        names.setdefault(tuple(run.command_line("{{{}}}".format)), set()).add(run.name)
+    assert [each for each in names.values() if len(each) > 1] == []
+    assert len(names) == len({run.name for run in runs})
 
 
 def test_seconds_to_targets_excludes_models_of_other_sizes():
