@@ -26,6 +26,7 @@ LISTS = (
     partial(unit_slopes.methods, 1),
     sentiment.methods,
     sentiment.other_methods,
+    sentiment.planned_methods,
     *(partial(small_networks.methods, name) for name in small_networks.NETWORKS),
 )
 
@@ -56,6 +57,11 @@ def test_image_runs_start_from_known_runs_and_sweeps_contain_their_default():
     assert all(set(run.needs) <= names for run in runs)
     for sweep in sweeps.SWEEPS.values():
         assert sweep.default is None or sweep.default in sweep.settings
+
+
+def test_only_one_list_of_sentiment_is_run(tmp_path):
+    with pytest.raises(SystemExit, match="--rest and --plan are both set; expected one of them."):
+        sentiment.main(rest=True, plan=True, runs_dir=tmp_path, results_dir=tmp_path)
 
 
 def test_no_training_is_run_twice():
