@@ -22,6 +22,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     "methods": quality.comparison,
     "forms": forms.forms,
     "forms in equal time": forms.forms_in_equal_time,
+    "planned MiniLM": quality.planned_minilm,
     "runtime": quality.runtime,
     "sizes": quality.sizes,
     "language": quality.language,
