@@ -3,7 +3,15 @@
 import statistics
 from typing import Any
 
-from benchmarks.documents.results import DASH, by_key, count, ratio, results, with_deviation
+from benchmarks.documents.results import (
+    DASH,
+    by_key,
+    count,
+    ratio,
+    results,
+    shown_method,
+    with_deviation,
+)
 from benchmarks.harness.publish import Table
 
 NETWORKS = {
@@ -131,7 +139,7 @@ def planned_minilm() -> Table:
     """Returns MiniLM below the size that one matrix an FFN leaves, as planned and healed."""
     rows = [
         (
-            f"**{point['method']}**" if point["method"].startswith("lcjax") else point["method"],
+            shown_method(point["method"]),
             count(point["parameters"]),
             with_deviation([100 * value for value in point["accuracy"]]),
         )
@@ -172,7 +180,7 @@ def sizes() -> Table:
     methods = dict.fromkeys(point["method"] for point in points)
     rows = []
     for method in methods:
-        row = [f"**{method}**" if method.startswith("lcjax") else method]
+        row = [shown_method(method)]
         for number in (1, 2, 3, 4):
             cells = [
                 with_deviation([100 * each for each in point["accuracy"]])

@@ -32,6 +32,11 @@ def count(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):,.0f}"
 
 
+def shown_method(title: str) -> str:
+    """Returns the title of a method; those of lcjax are bold."""
+    return f"**{title}**" if title.startswith("lcjax") else title
+
+
 def by_key(points: Sequence[dict[str, Any]], key: str) -> dict[str, dict[str, Any]]:
     """Returns points by the value of a key; of equal ones the first."""
     found: dict[str, dict[str, Any]] = {}

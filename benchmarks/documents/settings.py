@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from benchmarks.documents.results import DASH, count, results, with_deviation
+from benchmarks.documents.results import DASH, count, results, shown_method, with_deviation
 from benchmarks.harness.publish import Table
 
 _DEEP = {"calibration", "sites"}
@@ -41,7 +41,7 @@ def time_to_accuracy() -> Table:
         given = [_least(mine, goal, "seconds") for goal in goals]
         with_deep = [_least(mine, goal, "seconds_with_deep") for goal in goals]
         cells = [f"{a} ({b})" if a != b else a for a, b in zip(given, with_deep, strict=True)]
-        rows.append((f"**{method}**" if method.startswith("lcjax") else method, *cells))
+        rows.append((shown_method(method), *cells))
     return Table(("seconds to", *(f"{100 * goal:g} %" for goal in goals)), rows)
 
 
@@ -56,7 +56,7 @@ def unit_slopes() -> Table:
     """Returns size and accuracy of a ViT by what its slopes are of, and how they are chosen."""
     rows = [
         (
-            f"**{point['method']}**" if point["method"].startswith("lcjax") else point["method"],
+            shown_method(point["method"]),
             _span(point["parameters"]),
             _percent(point["accuracy"]),
         )
