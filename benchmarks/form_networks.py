@@ -13,7 +13,7 @@ from benchmarks.networks import CIFAR10_MIXER, CIFAR10_VIT, FASHION_MIXER
 
 _IMAGE_HEALING = ("--weight-decay", "0", "--warmup", "0.1", "--deep-teacher")
 _IMAGE_RATES = ("3e-4", "1e-3", "3e-3")
-# Where all methods take a day: lcjax's, and the baselines that are strongest on other networks.
+# Where all methods take hours: lcjax's, and the baselines that are strongest on other networks.
 _FEW = ("linear", "units", "plan", "wanda", "whitened")
 
 
