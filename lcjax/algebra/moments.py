@@ -42,27 +42,32 @@ class Moments:
 
 
 def measure(
-    x: jax.Array, t: jax.Array, mask: jax.Array | None = None, *, unitwise: bool = False
+    x: jax.Array, t: jax.Array, weights: jax.Array | None = None, *, unitwise: bool = False
 ) -> Moments:
     """Returns the moments of one batch.
 
     Args:
       x: (..., d_in); every position along the leading axes is a token.
       t: (..., d_out), of the same leading axes.
-      mask: which tokens count; bool, of the same leading axes; None takes all. The values
-        of a token that does not count are ignored, NaN included.
+      weights: of the tokens, at least 0, or bool: which of them count; of the same leading axes.
+        None takes all alike. The values of a token of weight 0 are ignored, NaN included.
       unitwise: moments of each unit alone.
 
     Raises:
-      AssertionError: x, t and mask whose leading axes differ; unitwise, other widths too.
+      AssertionError: x, t and weights whose leading axes differ; unitwise, other widths too.
     """
     (chex.assert_equal_shape if unitwise else _assert_same_tokens)([x, t])
-    mask = jnp.ones(x.shape[:-1], bool) if mask is None else mask
-    chex.assert_shape(mask, x.shape[:-1])
+    weights = jnp.ones(x.shape[:-1], bool) if weights is None else weights
+    chex.assert_shape(weights, x.shape[:-1])
     dtype = jnp.float64 if jnp.float64 in (x.dtype, t.dtype) else jnp.float32
-    count = jnp.sum(mask, dtype=dtype)
-    mean_x, dx = _centred(x.astype(dtype), mask, count)
-    mean_t, dt = _centred(t.astype(dtype), mask, count)
+    if weights.dtype != bool:
+        weights = weights.astype(dtype)
+    count = jnp.sum(weights, dtype=dtype)
+    mean_x, dx = _centred(x.astype(dtype), weights, count)
+    mean_t, dt = _centred(t.astype(dtype), weights, count)
+    if weights.dtype != bool:
+        root = jnp.sqrt(weights)[..., None]
+        dx, dt = root * dx, root * dt
     xx, xt, tt = _products(dx, dt, unitwise)
     return Moments(
         count=count, mean_x=mean_x, mean_t=mean_t, xx=xx, xt=xt, tt=tt, unitwise=unitwise
@@ -76,7 +81,7 @@ def merge(a: Moments, b: Moments) -> Moments:
       Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance", equation 2.1.
     """
     count = a.count + b.count
-    share = b.count / jnp.maximum(count, 1)
+    share = b.count / _at_least_some(count)
     dx, dt = b.mean_x - a.mean_x, b.mean_t - a.mean_t
     between = _outer(dx, dt, a.unitwise)
     xx, xt, tt = (
@@ -92,6 +97,12 @@ def merge(a: Moments, b: Moments) -> Moments:
         tt=tt,
         unitwise=a.unitwise,
     )
+
+
+def scaled(moments: Moments, factor: Any) -> Moments:
+    """Returns the moments of tokens whose weights are all larger by a factor."""
+    scale = {name: factor * getattr(moments, name) for name in ("count", "xx", "xt", "tt")}
+    return replace(moments, **scale)
 
 
 def submoments(moments: Moments, columns: np.ndarray) -> Moments:
@@ -113,17 +124,26 @@ def _assert_same_tokens(arrays: list[jax.Array]):
     chex.assert_equal_shape_prefix(arrays, arrays[0].ndim - 1)
 
 
-def _centred(values: jax.Array, mask: jax.Array, count: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the mean over tokens and the values minus their mean, 0 where they do not count."""
-    axes, counts = tuple(range(values.ndim - 1)), mask[..., None]
+def _centred(
+    values: jax.Array, weights: jax.Array, count: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Returns the mean over tokens and the values minus their mean, 0 for tokens of weight 0."""
+    axes, alike = tuple(range(values.ndim - 1)), weights.dtype == bool
+    counts = (weights if alike else weights > 0)[..., None]
 
     def centred(values: jax.Array) -> tuple[jax.Array, jax.Array]:
-        mean = jnp.sum(values, axes, keepdims=True) / jnp.maximum(count, 1)
+        weighted = values if alike else weights[..., None] * values
+        mean = jnp.sum(weighted, axes, keepdims=True) / _at_least_some(count)
         return mean, jnp.where(counts, values - mean, 0)
 
     mean, rest = centred(jnp.where(counts, values, 0))
     more, rest = centred(rest)  # the rounding error of a mean far from 0
     return (mean + more).reshape(values.shape[-1]), rest
+
+
+def _at_least_some(count: jax.Array) -> jax.Array:
+    """Returns a sum of weights by which to divide, 1 where there is none."""
+    return jnp.where(count > 0, count, 1)
 
 
 def _products(x: jax.Array, t: jax.Array, unitwise: bool) -> tuple[jax.Array, jax.Array, jax.Array]:

@@ -11,6 +11,7 @@ from lcjax.algebra.fuse import affine
 from lcjax.calibration.data import CalibrationData
 from lcjax.calibration.fits import Fit, Units
 from lcjax.calibration.statistics import SplitMoments, collect_statistics
+from lcjax.calibration.weighting import pull_of
 from lcjax.structure.front_end import Collapsible, Observe
 from lcjax.structure.segment import Segment
 from lcjax.validation.batches import check_batches
@@ -38,7 +39,8 @@ def collect_for_fit(
       fit: the fit of all segments.
       compact: as for `collect_statistics`.
     """
-    observe = model.observe(segments, fit.observed)
+    pull = pull_of(data)
+    observe = model.observe(segments, fit.observed, pull)
     parts = [part for segment in segments if segment.experts for part in segment.id.parts]
     rare = {name for part in parts for name in (part.key, *part.sites)}
     wide = {}
@@ -48,7 +50,7 @@ def collect_for_fit(
     if not wide:
         return collect_statistics(observe, model.variables, data, fit.observed, compact, rare)
     check_batches(data.batches, more_than_once="candidates among units and their moments")
-    alone = model.observe(list(wide), "unit")
+    alone = model.observe(list(wide), "unit", pull)
     units = collect_statistics(alone, model.variables, data, "unit", compact).train
     chosen = {
         segment.key: np.sort(np.argsort(-_strengths(segment, units))[:count])
@@ -116,7 +118,7 @@ def _of_columns(observe: Observe, columns: Mapping[str, np.ndarray]) -> Observe:
     def narrowed(variables: Any, compact: Any, batch: tuple[Any, ...]) -> Any:
         pairs = dict(observe(variables, compact, batch))
         for key, kept in columns.items():
-            pairs[key] = [(x[..., kept], t) for x, t in pairs[key]]
+            pairs[key] = [(x[..., kept], *rest) for x, *rest in pairs[key]]
         return pairs
 
     return narrowed

@@ -77,3 +77,8 @@ class Rows(NamedTuple):
         each = tokens // max(self.count, 1)
         own = self.held_out[:, None] * each + jnp.arange(each, dtype=self.held_out.dtype)[None]
         return jnp.where(self.held_out[:, None] < 0, -1, own).reshape(-1)
+
+
+def rows_of(batch: tuple[Any, ...]) -> int:
+    """Returns the length of a batch's first axis."""
+    return next((np.shape(leaf)[0] for leaf in jax.tree.leaves(batch) if np.ndim(leaf)), 1)

@@ -1,6 +1,6 @@
 """Masks: which positions of a batch count."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,3 +40,38 @@ def over_tokens(key: str, counts: jax.Array, tokens: tuple[int, ...]) -> jax.Arr
             "mask whose axes are those, from the first on, or 1; or calibrate this site alone."
         )
     return jnp.broadcast_to(counts.reshape(shape), tokens)
+
+
+class Positions(NamedTuple):
+    """Which positions of a batch count.
+
+    Attributes:
+      rows: of the first axis, 0 or 1; (rows,).
+      mask: of the leading axes, bool; None where all positions of a row count.
+    """
+
+    rows: jax.Array
+    mask: jax.Array | None = None
+
+    def of(self, leading: tuple[int, ...]) -> jax.Array:
+        """Returns which positions of an output count, float32, of its leading axes.
+
+        The mask is left out where its axes are not those of the output, as of one output a row.
+
+        Raises:
+          CollapseError: a first axis that is not of the rows.
+        """
+        rows = self.rows.shape[0]
+        if not leading or leading[0] % rows:
+            raise CollapseError(
+                f"output: its leading axes are {leading}, the batch has {rows} rows; "
+                "expected the rows first. Return such an output."
+            )
+        count = jnp.repeat(self.rows.astype(jnp.float32), leading[0] // rows)
+        count = jnp.broadcast_to(count.reshape(-1, *(1,) * (len(leading) - 1)), leading)
+        mask = self.mask
+        if mask is None or mask.ndim > len(leading):
+            return count
+        mask = mask.reshape(mask.shape + (1,) * (len(leading) - mask.ndim))
+        fits = all(n in (1, wide) for n, wide in zip(mask.shape, leading, strict=True))
+        return count * mask.astype(jnp.float32) if fits else count

@@ -12,14 +12,30 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 
 from lcjax.algebra.moments import Moments, measure, merge
 from lcjax.calibration.data import CalibrationData
-from lcjax.calibration.held_out import WORD, Rows, padded_places
+from lcjax.calibration.held_out import WORD, Rows, padded_places, rows_of
 from lcjax.calibration.masks import check_mask, counted, over_tokens
+from lcjax.calibration.weighting import effective, shares
 from lcjax.errors import CollapseError
 from lcjax.structure.front_end import Observe, Observed
 from lcjax.validation.batches import as_batch, check_devices
 from lcjax.validation.functions import check_not_traced
 
 _SHOW_AFTER_S = 5.0
+
+
+class _Measured(NamedTuple):
+    """What is collected of batches.
+
+    Attributes:
+      train: moments by key, of the tokens to fit on.
+      held_out: of the tokens held out.
+      squares: Σ w² of the tokens' weights w by key, to fit on and held out; empty where tokens
+        weigh alike.
+    """
+
+    train: dict[str, Moments]
+    held_out: dict[str, Moments]
+    squares: dict[str, tuple[jax.Array, jax.Array]]
 
 
 class SplitMoments(NamedTuple):
@@ -78,7 +94,8 @@ def collect_statistics(
             "consumed only once."
         )
     check_mask(behind)
-    collected = SplitMoments(*jax.device_get(total))
+    train, held_out, squares = jax.device_get(total)
+    collected = SplitMoments(effective(train, squares, 0), effective(held_out, squares, 1))
     for key, moments in collected.train.items():
         if key in rare and moments.count < 2:
             continue
@@ -97,7 +114,7 @@ def _measure(
     data: CalibrationData,
     unitwise: bool,
     mesh: Mesh | None,
-) -> tuple[tuple[dict[str, Moments], dict[str, Moments]], jax.Array]:
+) -> tuple[_Measured, jax.Array]:
     """Returns the moments of one batch, and whether its mask has numbers that it must not have.
 
     Args:
@@ -115,57 +132,75 @@ def _measure(
     pairs = observe(variables, compact, batch)
     mask = None if data.mask is None else data.mask(*batch)
     counts, negative = (None, jnp.asarray(False)) if data.mask is None else counted(mask)
-    collected: tuple[dict[str, Moments], dict[str, Moments]] = ({}, {})
+    collected = _Measured({}, {}, {})
     for key, calls in pairs.items():
         split = [
-            _measure_call(key, x, t, _both(key, counts, own), rows, unitwise)
+            _measure_call(key, x, t, _weights(key, counts, own), rows, unitwise)
             for x, t, *own in calls
         ]
-        for group, moments in zip(collected, zip(*split, strict=True), strict=True):
-            group[key] = reduce(merge, moments)
+        train, held_out, *squares = zip(*split, strict=True)
+        collected.train[key], collected.held_out[key] = (
+            reduce(merge, train),
+            reduce(merge, held_out),
+        )
+        if data.weighting != "equal":
+            collected.squares[key] = tuple(map(sum, squares))
     return _replicate((collected, negative), mesh)
 
 
-def _both(key: str, counts: jax.Array | None, own: Sequence[jax.Array]) -> jax.Array | None:
-    """Returns which tokens count by the mask of the data, and by that of a call where it has one.
+def _weights(key: str, counts: jax.Array | None, own: Sequence[jax.Array]) -> jax.Array | None:
+    """Returns the weights of a call's tokens, 0 where the mask of the data leaves them out.
 
     Args:
       key: of the statistics.
-      counts: of the data; None for all.
-      own: of the call, (tokens...), or nothing.
+      counts: which tokens count by the mask of the data; None for all.
+      own: the weights that the call has itself, or which tokens count, (tokens...); or nothing.
     """
-    if not own:
-        return counts
-    return own[0] if counts is None else own[0] & over_tokens(key, counts, own[0].shape)
+    if not own or counts is None:
+        return own[0] if own else counts
+    return _only(own[0], over_tokens(key, counts, own[0].shape))
+
+
+def _only(weights: jax.Array, where: jax.Array) -> jax.Array:
+    """Returns weights, 0 or False where they are not to count."""
+    return jnp.where(where, weights, jnp.zeros((), weights.dtype))
 
 
 def _measure_call(
     key: str,
     x: jax.Array,
     t: jax.Array,
-    counts: jax.Array | None,
+    weights: jax.Array | None,
     rows: Rows,
     unitwise: bool,
-) -> tuple[Moments, Moments]:
-    """Returns the moments of one call of a layer: of tokens to fit on, and of those held out."""
+) -> tuple[Moments, Moments, jax.Array, jax.Array]:
+    """Returns the moments of one call of a layer, and the sums of its tokens' squared weights.
+
+    Both of tokens to fit on, and of those held out.
+    """
     if any(jnp.issubdtype(value.dtype, jnp.complexfloating) for value in (x, t)):
         raise CollapseError(
             f"{key}: its values are complex, but fits are of real numbers. Leave the site out, or "
             "collapse with lcjax.Exact()."
         )
     tokens = x.shape[:-1]
-    count = jnp.ones(tokens, bool) if counts is None else over_tokens(key, counts, tokens)
     length = tokens[0] if tokens else 1
+    weights = jnp.ones(tokens, bool) if weights is None else over_tokens(key, weights, tokens)
+    if weights.dtype != bool:
+        weights = shares(weights, rows.count)
     out = rows.out(length)
     out = out.reshape(length, *(1,) * (len(tokens) - 1)) if tokens else out[0]
-    train = measure(x, t, count & ~out, unitwise=unitwise)
+    to_fit, held_out = _only(weights, ~out), _only(weights, out)
+    squares = [jnp.sum(each * each, dtype=jnp.float32) for each in (to_fit, held_out)]
+    train = measure(x, t, to_fit, unitwise=unitwise)
     if not rows.holdout:
-        return train, jax.tree.map(jnp.zeros_like, train)
+        return train, jax.tree.map(jnp.zeros_like, train), *squares
     places = rows.places(length) if tokens and not _is_explicit(x) else None
     if places is None:
-        return train, measure(x, t, count & out, unitwise=unitwise)
+        return train, measure(x, t, held_out, unitwise=unitwise), *squares
     known = (places >= 0).reshape(-1, *(1,) * (len(tokens) - 1))
-    return train, measure(x[places], t[places], count[places] & known, unitwise=unitwise)
+    found = measure(x[places], t[places], _only(weights[places], known), unitwise=unitwise)
+    return train, found, *squares
 
 
 def _is_explicit(x: jax.Array) -> bool:
@@ -174,7 +209,12 @@ def _is_explicit(x: jax.Array) -> bool:
 
 
 _merge = jax.jit(
-    lambda a, b: jax.tree.map(merge, a, b, is_leaf=lambda node: isinstance(node, Moments)),
+    lambda a, b: jax.tree.map(
+        lambda one, other: merge(one, other) if isinstance(one, Moments) else one + other,
+        a,
+        b,
+        is_leaf=lambda node: isinstance(node, Moments),
+    ),
     donate_argnums=0,
 )
 
@@ -194,11 +234,6 @@ def _mesh(tree: Any) -> Mesh | None:
     shardings = (getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(tree))
     meshes = (found.mesh for found in shardings if isinstance(found, NamedSharding))
     return next((mesh for mesh in meshes if isinstance(mesh, Mesh) and mesh.size > 1), None)
-
-
-def rows_of(batch: tuple[Any, ...]) -> int:
-    """Returns the length of a batch's first axis."""
-    return next((np.shape(leaf)[0] for leaf in jax.tree.leaves(batch) if np.ndim(leaf)), 1)
 
 
 def with_progress(

@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend import core
@@ -36,6 +37,9 @@ class ValueName(NamedTuple):
 Values = dict[ValueName, list[jax.Array]]
 
 
+Shifts = dict[ValueName, list[jax.Array]]
+
+
 def capture(
     apply_fn: Callable[..., Any],
     variables: Any,
@@ -58,23 +62,65 @@ def capture(
       CollapseError: when a named module is not called, or is called inside `nn.scan`, `jax.vmap`
         or another transform that changes the meaning of its values; names the path.
     """
+    return _trace(apply_fn, variables, batch)(names, {})[1]
+
+
+def capture_gradients(
+    apply_fn: Callable[..., Any],
+    variables: Any,
+    batch: Sequence[Any],
+    names: Collection[ValueName],
+    pull: Callable[[Any], Any],
+) -> Values:
+    """Returns what a cotangent of the output becomes at named outputs of modules; as `capture`.
+
+    Args:
+      apply_fn: runs Flax linen modules; jitted or not.
+      variables: its first argument.
+      batch: its other arguments.
+      names: of outputs; the gradient of each has the shape and dtype of its value.
+      pull: returns the cotangent, given the output of apply_fn.
+
+    Raises:
+      CollapseError: as `capture`.
+    """
+    run = _trace(apply_fn, variables, batch)
+    values = run(names, {})[1]
+    zeros = jax.tree.map(jnp.zeros_like, values)
+    output, gradients = jax.vjp(lambda shifts: run(names, shifts)[0], zeros)
+    return gradients(pull(output))[0]
+
+
+def _trace(
+    apply_fn: Callable[..., Any], variables: Any, batch: Sequence[Any]
+) -> Callable[[Collection[ValueName], Shifts], tuple[Any, Values]]:
+    """Returns a function that runs a model and returns its output and named values.
+
+    It takes the names, and what is added to some of the values, for every call of their module.
+    """
     # JAX caches traces by the traced function, so this traces a new one, and by the axes in scope:
     # this axis, over which nothing runs, separates this trace from the caches of the user's own
     # jitted functions.
-    trace = jax.make_jaxpr(lambda *inputs: apply_fn(*inputs), axis_env=[(_MARK, 1)])
+    trace = jax.make_jaxpr(
+        lambda *inputs: apply_fn(*inputs), axis_env=[(_MARK, 1)], return_shape=True
+    )
     with nn.intercept_methods(_name_values):
-        closed = trace(variables, *batch)
-    outputs = [ValueName("output", name.path) for name in names if name.kind == "residual"]
-    found: Values = {name: [] for name in [*outputs, *names]}
+        closed, shape = trace(variables, *batch)
     leaves = jax.tree.leaves((variables, *batch))
-    _evaluate(closed.jaxpr, closed.consts, leaves, found, ResidualTracker())
-    for name, values in found.items():
-        if not values and name.kind != "residual":
-            raise CollapseError(
-                f"{name.path}: apply_fn does not call this module, so it has no values to fit. "
-                "Run the whole model in apply_fn, or leave the site out of `sites`."
-            )
-    return found
+
+    def run(names: Collection[ValueName], shifts: Shifts) -> tuple[Any, Values]:
+        outputs = [ValueName("output", name.path) for name in names if name.kind == "residual"]
+        evaluation = _Evaluation({name: [] for name in [*outputs, *names]}, shifts)
+        results = evaluation.run(closed.jaxpr, closed.consts, leaves)
+        for name, values in evaluation.found.items():
+            if not values and name.kind != "residual":
+                raise CollapseError(
+                    f"{name.path}: apply_fn does not call this module, so it has no values to fit. "
+                    "Run the whole model in apply_fn, or leave the site out of `sites`."
+                )
+        return jax.tree.unflatten(jax.tree.structure(shape), results), evaluation.found
+
+    return run
 
 
 def _name_values(next_fn, args, kwargs, context):
@@ -105,42 +151,62 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, (jax.Array, np.ndarray))
 
 
-def _evaluate(
-    jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], found: Values, tracker: ResidualTracker
-) -> list[Any]:
-    """Evaluates a jaxpr and adds the named values to `found`."""
-    env = dict(zip(jaxpr.constvars, consts, strict=True))
-    env |= dict(zip(jaxpr.invars, args, strict=True))
+class _Evaluation:
+    """One evaluation of a traced model.
 
-    def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, core.Literal) else env[atom]
+    Args:
+      found: by name, a list to which its values are added.
+      shifts: what is added to values, by name, for every call; those that are missing stay.
+    """
 
-    for eqn in jaxpr.eqns:
-        operands = [read(atom) for atom in eqn.invars]
-        inside = [name for inner, _ in inner_jaxprs(eqn) for name in _names_in(inner, found)]
+    def __init__(self, found: Values, shifts: Shifts):
+        self.found, self._shifts, self._tracker = found, shifts, ResidualTracker()
+
+    def run(self, jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
+        """Returns the results of a jaxpr, and adds the named values in it to `found`."""
+        env = dict(zip(jaxpr.constvars, consts, strict=True))
+        env |= dict(zip(jaxpr.invars, args, strict=True))
+
+        def read(atom: Any) -> Any:
+            return atom.val if isinstance(atom, core.Literal) else env[atom]
+
+        for eqn in jaxpr.eqns:
+            operands = [read(atom) for atom in eqn.invars]
+            results = self._results(eqn, operands)
+            self._tracker.follow(eqn, operands, results)
+            env.update(zip(eqn.outvars, results, strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def _results(self, eqn: Any, operands: list[Any]) -> list[Any]:
+        found = self.found
         if eqn.primitive.name == "name":
-            results = operands
             for name, ndim in _names_of(eqn, found):
                 _check_axes(name, ndim, operands[0])
-                found[name].append(operands[0])
-                residual = ValueName("residual", name.path)
-                if name.kind == "output" and residual in found:
-                    tracker.start(residual, operands[0])
-        elif inside and eqn.primitive.name in _CALLS:
-            ((inner, inner_consts),) = inner_jaxprs(eqn)
-            results = _evaluate(inner, inner_consts, operands, found, tracker)
-        elif inside:
+                operands = [self._add(name, operands[0])]
+            return operands
+        inside = [name for inner, _ in inner_jaxprs(eqn) for name in _names_in(inner, found)]
+        if inside and eqn.primitive.name in _CALLS:
+            ((inner, consts),) = inner_jaxprs(eqn)
+            return self.run(inner, consts, operands)
+        if inside:
             raise CollapseError(
                 f"{inside[0].path}: is inside `{eqn.primitive.name}`, from which values cannot be "
                 "taken. Unstack the layers, or collapse with fit=lcjax.Exact()."
             )
-        else:
-            if (added := tracker.added(eqn, operands)) is not None:
-                found[added[0]].append(added[1])  # type: ignore[index]
-            results = bind(eqn, operands)
-        tracker.follow(eqn, operands, results)
-        env.update(zip(eqn.outvars, results, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+        if (added := self._tracker.added(eqn, operands)) is not None:
+            found[added[0]].append(added[1])  # type: ignore[index]
+        return bind(eqn, operands)
+
+    def _add(self, name: ValueName, value: Any) -> Any:
+        """Adds a value to those found, and returns it shifted."""
+        values, shifts = self.found[name], self._shifts.get(name)
+        if shifts is not None:
+            value = value + shifts[len(values)]
+        values.append(value)
+        residual = ValueName("residual", name.path)
+        if name.kind == "output" and residual in self.found:
+            self._tracker.start(residual, value)
+        return value
 
 
 def _names_of(eqn: Any, found: Values) -> list[tuple[ValueName, int]]:

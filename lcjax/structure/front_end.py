@@ -10,10 +10,14 @@ from lcjax.structure.segment import Segment
 from lcjax.structure.sites import Sites
 
 # (variables, compact variables or None, batch) -> for every key of statistics the values x and t,
-# (tokens..., d), one pair for every call of the layers; with which tokens count, bool (tokens...),
-# for experts, to which only some are routed. Called under `jax.jit`.
+# (tokens..., d), one pair for every call of the layers; followed by the weights of tokens, or which
+# of them count, (tokens...), where a pull is given, and for experts, to which only some are routed.
+# Called under `jax.jit`.
 Pairs = Mapping[str, Sequence[tuple[jax.Array, ...]]]
 Observe = Callable[[Any, Any, tuple[Any, ...]], Pairs]
+# (output of the model, batch) -> a cotangent of the output: a token weighs the squared norm of what
+# it becomes where the token's t is.
+Pull = Callable[[Any, tuple[Any, ...]], Any]
 # Which values a fit needs: see `Collapsible.observe`.
 Observed = Literal["segment", "unit", "hidden"]
 
@@ -106,7 +110,9 @@ class Collapsible(Protocol):
         """
         ...
 
-    def observe(self, segments: Sequence[Segment], observed: Observed) -> Observe:
+    def observe(
+        self, segments: Sequence[Segment], observed: Observed, pull: Pull | None = None
+    ) -> Observe:
         """Returns a function that runs the model and returns the values that a fit needs.
 
         `observe(...)(variables, compact, batch)` maps every key to pairs (x, t), one for each call.
@@ -127,6 +133,9 @@ class Collapsible(Protocol):
         for "unit", where something r is added to the output t (a residual connection), t becomes
         `t + r − r'` with r' what is added in the compact model, so that the fit makes up for what
         the compact model gets wrong there.
+
+        With `pull` a third value follows each pair: the weights of the tokens, float32 (tokens...),
+        from a backward pass through the model with `variables`. Without, tokens weigh alike.
 
         The segments may be of several `segments` calls and share layers, as those of neighbouring
         sites that are collapsed alone do; their keys differ. They may also be those of

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lcjax.structure.capture import ValueName, capture
+from lcjax.structure.capture import ValueName, capture, capture_gradients
 from lcjax.structure.chains.chain import bypass_of
-from lcjax.structure.front_end import Observe, Observed, Pairs
+from lcjax.structure.front_end import Observe, Observed, Pairs, Pull
 from lcjax.structure.segment import Segment
 from lcjax.structure.sites import params_of
 from lcjax.validation.functions import explained
@@ -36,7 +36,10 @@ class _Ends(NamedTuple):
 
 
 def observe_modules(
-    apply_fn: Callable[..., Any], segments: Sequence[Segment], observed: Observed
+    apply_fn: Callable[..., Any],
+    segments: Sequence[Segment],
+    observed: Observed,
+    pull: Pull | None = None,
 ) -> Observe:
     """Returns a function that runs apply_fn and returns inputs and outputs; see `Collapsible`."""
     if observed == "unit":
@@ -61,6 +64,10 @@ def observe_modules(
                 names = outputs(variables) | residuals(variables)
                 deep = capture(apply_fn, variables, batch, names)
                 now = capture(apply_fn, compact, batch, inputs | residuals(compact))
+            if pull is not None:
+                gradients = capture_gradients(
+                    apply_fn, variables, batch, outputs(variables), lambda y: pull(y, batch)
+                )
         pairs = {}
         for key, each in ends.items():
             last = each.output(variables)
@@ -70,7 +77,8 @@ def observe_modules(
                 joined = zip(ts, added, compact_added, strict=True)
                 ts = [t + (r - compact_r) for t, r, compact_r in joined]
             calls = zip(*(now[ValueName("input", path)] for path in each.inputs), strict=True)
-            pairs[key] = list(zip(map(_side_by_side, calls), ts, strict=True))
+            gs = () if pull is None else (map(squared_norm, gradients[ValueName("output", last)]),)
+            pairs[key] = list(zip(map(_side_by_side, calls), ts, *gs, strict=True))
         return pairs
 
     return observe
@@ -82,6 +90,11 @@ def _ends(segment: Segment, observed: Observed) -> _Ends:
     inputs += [segment.names[0]] + [segment.names[-1]] * (observed == "hidden")
     site = segment.joints[-1].site
     return _Ends(tuple(inputs), segment.names[-1], None if site is None else bypass_of(site))
+
+
+def squared_norm(gradient: jax.Array) -> jax.Array:
+    """Returns the squared norm of each token's gradient, float32; (tokens...)."""
+    return jnp.sum(jnp.square(gradient.astype(jnp.float32)), axis=-1)
 
 
 def _side_by_side(values: Sequence[jax.Array]) -> jax.Array:

@@ -13,7 +13,7 @@ from lcjax.errors import BypassedError, CollapseError
 from lcjax.nn.mlp import NORM_EPSILON
 from lcjax.structure.chains.chain import Chain, join
 from lcjax.structure.chains.find import find_chains
-from lcjax.structure.front_end import Observe, Observed, Rebuilt, Size
+from lcjax.structure.front_end import Observe, Observed, Pull, Rebuilt, Size
 from lcjax.structure.observation import observe_modules
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.rewrite import Rewriter
@@ -94,12 +94,14 @@ class ParamsTree:
         """Returns the segments that removing the chosen sites makes; see `Collapsible`."""
         return [segment for chain in self.chains for segment in self._segments(chain, chosen)]
 
-    def observe(self, segments: Sequence[Segment], observed: Observed) -> Observe:
+    def observe(
+        self, segments: Sequence[Segment], observed: Observed, pull: Pull | None = None
+    ) -> Observe:
         """Returns a function that runs apply_fn and returns inputs and outputs of segments."""
         apply_fn = self._apply_fn
         if apply_fn is None:
             raise TypeError("apply_fn: got None, expected a function that runs the model.")
-        return observe_modules(apply_fn, segments, observed)
+        return observe_modules(apply_fn, segments, observed, pull)
 
     def rebuild(self, replacements: Mapping[Segment, Replacement]) -> Rebuilt:
         """Returns the tree with segments replaced; see `Collapsible`."""

@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any, Self
 
 from lcjax.algebra.abstract import shapes_of
-from lcjax.structure.front_end import Observe, Observed, Pairs, Rebuilt, Size
+from lcjax.structure.front_end import Observe, Observed, Pairs, Pull, Rebuilt, Size
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment
 from lcjax.structure.sites import Sites
@@ -85,7 +85,9 @@ class TracedModel:
         check_unread(self._call, segments)
         return segments
 
-    def observe(self, segments: Sequence[Segment], observed: Observed) -> Observe:
+    def observe(
+        self, segments: Sequence[Segment], observed: Observed, pull: Pull | None = None
+    ) -> Observe:
         """Returns a function that runs the function and returns what flows through segments."""
         check_observable(self._call, segments)
 
@@ -93,7 +95,8 @@ class TracedModel:
             args, params = (*self._fixed, *batch), read_params(variables)
             call = bind_call(self._fn, params, args, self._kwargs, has_state=bool(self._fixed))
             inputs = call if compact is None else call.with_params(read_params(compact))
-            return observed_values(call, inputs, segments, observed)
+            own = None if pull is None else lambda output: pull(output, batch)
+            return observed_values(call, inputs, segments, observed, own)
 
         return observe
 

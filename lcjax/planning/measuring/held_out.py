@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lcjax.calibration.data import CalibrationData
-from lcjax.calibration.held_out import held_out_places
-from lcjax.calibration.statistics import rows_of
+from lcjax.calibration.held_out import held_out_places, rows_of
 from lcjax.validation.batches import as_batch
 
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lcjax.calibration.data import CalibrationData, as_data
-from lcjax.calibration.masks import counted
+from lcjax.calibration.masks import Positions, counted
 from lcjax.planning.measuring.held_out import RowBatch, all_rows, held_out_rows
-from lcjax.planning.measuring.outputs import OutputMetric, Positions
+from lcjax.planning.measuring.outputs import OutputMetric
 from lcjax.validation.functions import score
 
 _TOGETHER = 2**30  # bytes of weights and outputs of trees that are measured at a time

@@ -68,6 +68,9 @@ def _run_op(op: Op, rewrites: Rewrites, env: Env) -> None:
         env.update(zip(op.outs, results, strict=True))
     if substitution is not None:
         env[op.outs[0]] = substitution.compute(lambda value: read(env, value))
+    for value in op.outs:
+        if value in rewrites.shifts:
+            env[value] = env[value] + rewrites.shifts[value]
 
 
 def _run_remat(region: Region, rewrites: Rewrites, env: Env) -> None:

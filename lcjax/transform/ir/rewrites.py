@@ -1,7 +1,7 @@
 """Rewrites of a program: substitutions for operations, and the dead code that they leave."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lcjax.transform.ir.dead_code import Dead, find_dead_code
@@ -38,6 +38,7 @@ class Rewrites:
       layers: of a scan, additional values inside its body, each with the stacked one outside.
       shown: of a call, the values inside that a substitution outside reads.
       flat: whether all calls run opened, so that every value outside of scans can be read.
+      shifts: arrays that are added to results of operations, by the value.
     """
 
     replaced: dict[Op, Substitution] = field(default_factory=dict)
@@ -46,6 +47,7 @@ class Rewrites:
     layers: dict[Region, list[tuple[Value, Value]]] = field(default_factory=dict)
     shown: dict[Region, list[Value]] = field(default_factory=dict)
     flat: bool = False
+    shifts: Mapping[Value, Any] = field(default_factory=dict)
 
     def is_live(self, value: Value) -> bool:
         """Returns whether a value of the program is still needed."""
@@ -79,6 +81,12 @@ def make_rewrites(
     changed = [*replaced, *(item for item in dead if isinstance(item, Op))]
     touched = {region for op in changed for region in _scopes(op)} | shown.keys()
     return Rewrites(replaced, dead, touched, dict(layers), shown)
+
+
+def shifted(rewrites: Rewrites, shifts: Mapping[Value, Any]) -> Rewrites:
+    """Returns rewrites that add arrays to results of operations too."""
+    around = {region for value in shifts for region in _scopes(value.maker)}
+    return replace(rewrites, touched=rewrites.touched | around, shifts=shifts)
 
 
 def _scopes(item: Any) -> list[Region]:

@@ -25,24 +25,28 @@ def by_expert(
 ) -> dict[str, list[Pair]]:
     """Returns the pairs (x, t, which tokens count) of every expert, or the one pair without any.
 
+    Where a pair has weights of its tokens, they are in the third place, 0 for what does not count.
+
     Of experts that read rows of their own, rows of zeros do not count: they are padding. Of those
     that all read every token, tokens count whose output has a weight other than 0.
 
     Args:
       key: of the pair.
       pair: x (experts..., tokens..., d_in), or (tokens..., d_in) where all read the same, and t
-        (experts..., tokens..., d_out).
+        (experts..., tokens..., d_out); and weights, of the leading axes of t, or nothing.
       chain: what runs between the two.
       read: returns the array of a value; None where it was not computed.
     """
     experts = chain.first.experts
     if not experts:
         return {key: [pair]}
-    x, t = pair
+    x, t, *weights = pair
     if x.ndim < t.ndim:
         x = jnp.broadcast_to(x, (*experts, *x.shape))
     counts = _counts(chain, read)
     counts = jnp.ones(t.shape[:-1], bool) if counts is None else counts
+    if weights:
+        counts = jnp.where(counts, weights[0], 0)
     return {
         expert_name(key, index): [(x[index], t[index], counts[index])]
         for index in np.ndindex(experts)

@@ -1,8 +1,8 @@
 """The values that flow through the sites of a program while it runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -29,6 +29,7 @@ from lcjax.transform.lowering.site_chains import (
 )
 from lcjax.transform.matching.find_sites import MatchedSite
 from lcjax.transform.observing.expert_values import by_expert
+from lcjax.transform.observing.token_weights import End, token_weights
 
 Pair = tuple[jax.Array, jax.Array]
 
@@ -55,7 +56,11 @@ def check_observable(call: BoundCall, segments: Sequence[Segment]) -> None:
 
 
 def observed_values(
-    call: BoundCall, compact: BoundCall, segments: Sequence[Segment], observed: Observed
+    call: BoundCall,
+    compact: BoundCall,
+    segments: Sequence[Segment],
+    observed: Observed,
+    pull: Callable[[Any], Any] | None = None,
 ) -> dict[str, list[tuple[jax.Array, ...]]]:
     """Returns what `Collapsible.observe` describes, by running the program once for each tree.
 
@@ -64,18 +69,20 @@ def observed_values(
       compact: with the tree that inputs are taken from; the same call for the same tree.
       segments: of any choice of sites.
       observed: which values are taken.
+      pull: returns a cotangent of the output of `call`; see `Pull`.
     """
     deep = _Run(call)
     now = deep if compact is call else _Run(compact)
     if observed == "unit":
         paths = {path for segment in segments for path in segment.sites}
         sites = [site for site in call.analysis.sites if site.path in paths]
+        weights = token_weights(call, {site.path: _activation_end(site) for site in sites}, pull)
         return {
             key: found
             for site in sites
             for key, found in by_expert(
                 site.path,
-                (now.activation(site)[0], deep.activation(site)[1]),
+                (now.activation(site)[0], deep.activation(site)[1], *weights[site.path]),
                 SiteChain((site,)),
                 now.computed,
             ).items()
@@ -83,6 +90,8 @@ def observed_values(
     # Segments of different choices may be neighbours: each is found alone.
     places = {segment.key: now.place(segment, observed) for segment in segments}
     outputs = {key: deep.output(place) for key, place in places.items()}
+    ends = {key: deep.output_end(place) for key, place in places.items()}
+    weights = token_weights(call, ends, pull)
     if compact is not call:
         before, after = deep.residuals(places), now.residuals(places)
         both = before.keys() & after.keys()
@@ -91,7 +100,7 @@ def observed_values(
         key: found
         for name, place in places.items()
         for key, found in by_expert(
-            name, (now.input(place), outputs[name]), place.chain, now.computed
+            name, (now.input(place), outputs[name], *weights[name]), place.chain, now.computed
         ).items()
     }
 
@@ -155,6 +164,15 @@ class _Run:
 
     def output(self, place: _Place) -> jax.Array:
         """Returns the output of a segment, (tokens..., d_out)."""
+        stage, end = self._last_stage(place), self.output_end(place)
+        return end.arrange(read(self._env, end.value)) if stage is None else stage.y
+
+    def output_end(self, place: _Place) -> End:
+        """Returns where the output of a segment is in the program."""
+        return End(place.chain.last.out, partial(chain_output, place.chain))
+
+    def _last_stage(self, place: _Place) -> Stage | None:
+        """Returns the factor whose result is the output of a segment; None for the program's."""
         linked = self.linked[place.chain.paths[0]]
         last = linked.place_of(place.chain.last)
         stages = self._stages_of(linked, last)
@@ -162,11 +180,11 @@ class _Run:
             i = linked.place_of(place.hidden.match.down)
             ran = self._stages_of(linked, i)
             if ran is not None and len(ran) > 1:
-                return ran[0].y
+                return ran[0]
         if stages is not None and last < len(linked.sites):
             if linked.sites[last].path in linked.narrow:
-                return stages[-1].y
-        return chain_output(place.chain, read(self._env, place.chain.last.out))
+                return stages[-1]
+        return None
 
     def residuals(self, places: dict[str, _Place]) -> dict[str, jax.Array]:
         """Returns what is added to the outputs of segments, by their keys, (tokens..., d_out).
@@ -196,14 +214,8 @@ class _Run:
             activated = None if stages is None else stages[-1].activated
             assert activated is not None
             return activated.z, activated.a
-        match = site.match
-        _, units = joint_units(match)
-        tokens = input_tokens(SiteChain((site,)))
-        before, after = (
-            select_units(tokens_first(read(self._env, value), match.inner_roles, tokens), units)
-            for value in (match.start, match.end)
-        )
-        return before, after
+        start, end = (read(self._env, value) for value in (site.match.start, site.match.end))
+        return _inside(site, start), _inside(site, end)
 
     def _link_input(self, linked: LinkedChain, place: int, factor: int) -> jax.Array:
         """Returns the input of a link's factor, after that of a bypass that is added to it."""
@@ -263,3 +275,17 @@ def chain_output(chain: SiteChain, value: jax.Array) -> jax.Array:
     """Returns a value in the layout of a chain's output as (tokens..., d_out)."""
     roles = with_tokens(chain.last.roles, chain.output_tokens)
     return tokens_first(value, roles, input_tokens(chain))
+
+
+def _inside(site: MatchedSite, value: jax.Array) -> jax.Array:
+    """Returns a value between the layers of a site as (tokens..., units of the Dense after)."""
+    match = site.match
+    _, units = joint_units(match)
+    return select_units(
+        tokens_first(value, match.inner_roles, input_tokens(SiteChain((site,)))), units
+    )
+
+
+def _activation_end(site: MatchedSite) -> End:
+    """Returns where the output of an activation is in the program."""
+    return End(site.match.end, partial(_inside, site))

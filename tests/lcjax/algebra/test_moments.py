@@ -54,6 +54,22 @@ def test_moments_merge_to_those_of_all_tokens(cuts, keep, unitwise):
     assert_moments(merged, reference(X[keep], t[keep], unitwise))
 
 
+@pytest.mark.parametrize("unitwise", [False, True])
+def test_a_whole_weight_counts_as_so_many_tokens(unitwise):
+    t = X[:, ::-1] ** 2 / 100 if unitwise else T
+    weights = np.arange(TOKENS) % 4
+    masked = np.where(weights[:, None] > 0, X, np.nan)
+    half = weights.astype(np.float32)[:12], weights.astype(np.float32)[12:]
+    parts = [
+        measure(jnp.asarray(masked[at]), jnp.asarray(t[at]), weight, unitwise=unitwise)
+        for at, weight in zip((slice(12), slice(12, None)), half, strict=True)
+    ]
+    repeated = np.repeat(np.arange(TOKENS), weights)
+    assert_moments(merge(*parts), reference(X[repeated], t[repeated], unitwise))
+    small = measure(jnp.asarray(X), jnp.asarray(t), weights * np.float32(1e-9), unitwise=unitwise)
+    assert_moments(moments.scaled(small, 1e9), reference(X[repeated], t[repeated], unitwise))
+
+
 def test_moments_count_leading_axes_as_tokens():
     got = measure(jnp.asarray(X.reshape(2, 4, 3, D_IN)), jnp.asarray(T.reshape(2, 4, 3, D_OUT)))
     assert_moments(got, reference(X, T, False))

@@ -196,9 +196,18 @@ SHARDED = """
         mesh = jax.make_mesh((4,), ("data",), axis_types=(kind,))
         rows, whole = NamedSharding(mesh, jax.P("data")), NamedSharding(mesh, jax.P())
         held = jax.device_put(variables, whole)
-        cut = [jax.device_put((x[i:][:16], counts[i:][:16]), rows) for i in range(0, 64, 16)]
+        own = [(x[i:][:16], counts[i:][:16]) for i in range(0, 64, 16)]
+        cut = [jax.device_put(batch, rows) for batch in own]
         many = lcjax.calibrate(apply, held, lcjax.CalibrationData(cut, mask=mask))
         for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+        weighted = [
+            lcjax.calibrate(
+                apply, tree, lcjax.CalibrationData(batches, mask=mask, weighting="influence")
+            )
+            for tree, batches in ((variables, own), (held, cut))
+        ]
+        for a, b in zip(*map(jax.tree.leaves, weighted), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
         compact, _ = lcjax.collapse(held, calibration=many)
         kernel = compact["params"]["dense_1"]["kernel"]

@@ -7,9 +7,10 @@ import pytest
 
 from lcjax import CalibrationData, CollapseError
 from lcjax.calibration.held_out import is_held_out
+from lcjax.calibration.masks import Positions
 from lcjax.planning.measuring.held_out import held_out_rows
 from lcjax.planning.measuring.measure import MetricMeasure, OutputMeasure
-from lcjax.planning.measuring.outputs import KLDivergence, Positions, RelativeError
+from lcjax.planning.measuring.outputs import KLDivergence, RelativeError
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(50, 4)).astype(np.float32)

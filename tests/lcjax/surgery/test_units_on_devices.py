@@ -13,7 +13,13 @@ import lcjax
 from tests.helpers.devices import devices
 from tests.helpers.trees import random_chain, with_slopes
 
-FITS = [lcjax.Units(8), lcjax.LeastSquares() + lcjax.Units(8), lcjax.Remove(), lcjax.LowRank(3)]
+CASES = [
+    (lcjax.Units(8), "equal"),
+    (lcjax.Units(8), "influence"),
+    (lcjax.LeastSquares() + lcjax.Units(8), "equal"),
+    (lcjax.Remove(), "equal"),
+    (lcjax.LowRank(3), "equal"),
+]
 
 
 @pytest.mark.slow
@@ -26,7 +32,7 @@ def test_one_device_equals_four():
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("equal") == 2 * len(FITS)
+    assert done.stdout.count("equal") == 2 * len(CASES)
 
 
 def _sharded(params, mesh):
@@ -49,9 +55,13 @@ def _main():
     mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
     split = {"params": _sharded(variables["params"], mesh)}
     batch = jax.device_put(x, NamedSharding(mesh, jax.P("data")))
-    for fit in FITS:
-        whole, _ = lcjax.collapse_sequential(model.apply, variables, [x], fit=fit)
-        compact, _ = lcjax.collapse_sequential(model.apply, split, [batch], fit=fit)
+    for fit, weighting in CASES:
+        whole, compact = (
+            lcjax.collapse_sequential(
+                model.apply, tree, lcjax.CalibrationData([inputs], weighting=weighting), fit=fit
+            )[0]
+            for tree, inputs in ((variables, x), (split, batch))
+        )
         np.testing.assert_allclose(
             jax.jit(model.apply)(compact, batch), model.apply(whole, x), rtol=1e-3, atol=1e-3
         )

@@ -196,6 +196,30 @@ def test_each_expert_is_fitted_to_its_own_tokens(fn):
     assert error < plain / 1.5
 
 
+def test_tokens_of_experts_weigh_by_their_score():
+    params = P | {"d": P["d"][..., :2]}
+    rows = MANY[:300].reshape(60, 5, D)
+
+    def fn(p, x):
+        return top_1(p, x.reshape(-1, D)).reshape(*x.shape[:-1], 2).mean(1)
+
+    call = lcjax.collapsible(fn).trace(params, rows)
+    data = lcjax.CalibrationData([rows], holdout=0, weighting="influence")
+    stats = call.calibrate(data, fit=lcjax.LeastSquares())
+    tokens = rows.reshape(-1, D)
+    scores = nn.softmax(tokens @ P["router"])
+    for e in range(E):
+        # An error in the expert's output changes the logits by its score times the error.
+        routed = np.asarray(np.argmax(scores, -1) == e)
+        weights = np.where(routed, np.asarray(scores[:, e]) ** 2, 0).reshape(60, 5)
+        weights = (weights / np.maximum(weights.sum(1, keepdims=True), 1e-9)).reshape(-1)
+        got = stats.train[f"u[{e}]"]
+        assert got.count == pytest.approx(weights.sum() ** 2 / (weights**2).sum(), rel=1e-3)
+        np.testing.assert_allclose(
+            got.mean_x, np.average(tokens, axis=0, weights=weights), atol=1e-4
+        )
+
+
 @pytest.mark.slow
 def test_padding_is_left_out_by_a_mask():
     inputs = MANY[:600].reshape(60, 10, D)
