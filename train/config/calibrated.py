@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 from tyro.constructors import PrimitiveConstructorSpec
 
 import lcjax
+from lcjax.calibration.data import Weighting
 from train.validation import ConfigError, positive, require
 
 FitName = Literal["exact", "per_unit", "least_squares"]
@@ -55,6 +56,9 @@ class CalibratedConfig(ProtocolConfig):
     """Fit sites one after another, each on the compact model's own inputs."""
     calibration_images: int = 4096
     """Training examples that sites are fitted to: images, texts, or windows of a text."""
+    calibration_weighting: Weighting = "equal"
+    """How much tokens of these examples count in a fit: equal, alike; influence, by what errors
+    there change of the model's output, which takes a backward pass of each batch."""
 
     def check(self) -> None:
         """Raises ConfigError if a field is out of range."""

@@ -25,7 +25,11 @@ def solver(settings: CalibratedConfig) -> Solver:
 
 def calibration_data(task: Task) -> lcjax.CalibrationData:
     """Returns the batches that sites are fitted to."""
-    return lcjax.CalibrationData(task.calibration, mask=task.classifier.mask)
+    settings = task.config.protocol
+    assert isinstance(settings, CalibratedConfig)
+    return lcjax.CalibrationData(
+        task.calibration, mask=task.classifier.mask, weighting=settings.calibration_weighting
+    )
 
 
 def collapse_by_fit(
