@@ -1,6 +1,7 @@
 """Methods that compress a whole network to a number of parameters: lcjax's and baselines."""
 
 import dataclasses
+from functools import partial
 
 from benchmarks.baselines import blocks, drop, units, whitened
 from benchmarks.baselines.base import Compress
@@ -24,6 +25,10 @@ OURS = {
     "linear": Compression("lcjax: one matrix a site, least squares", same_size.collapse_sites),
     "units": Compression("lcjax: kept units, the same share", same_size.keep_units),
     "plan": Compression("lcjax: the fit of a plan for each site", same_size.keep_to_plan),
+    "plan-influence": Compression(
+        "lcjax: a plan, tokens weighted by influence",
+        partial(same_size.keep_to_plan, weighting="influence"),
+    ),
     "plan-time": Compression("lcjax: a plan in the time of low rank", same_time.keep_to_time),
 }
 BASELINES = {

@@ -29,7 +29,7 @@ TIMED_HEADERS = (
     "time, %",
     "score",
 )
-_OURS = ("plan", "units", "linear")
+_PLANS = {OURS["plan"].title: "", OURS["plan-influence"].title: " (influence)"}
 
 
 def forms() -> Table:
@@ -73,16 +73,18 @@ def _rows(network: str, points: Sequence[dict[str, Any]]) -> Iterator[Sequence[s
                 for point in others
                 if point["sites"] == sites and point.get("state") == state and "times" not in point
             }
-            ours = [own.get(OURS[name].title) for name in _OURS]
-            best = best_baseline([p for p in own.values() if p["method"] in _baselines()])
-            size = count(ours[0]["parameters"]) if ours[0] else DASH
-            shown = [_score(each) if each else DASH for each in ours]
+            plan = best_of([p for p in own.values() if p["method"] in _PLANS])
+            best = best_of([p for p in own.values() if p["method"] in _baselines()])
+            size = count(plan["parameters"]) if plan else DASH
+            planned = _score(plan) + _PLANS[plan["method"]] if plan else DASH
+            single = [own.get(OURS[name].title) for name in ("units", "linear")]
+            shown = [planned, *(_score(each) if each else DASH for each in single)]
             baseline = f"{_score(best)} ({best['method']})" if best else DASH
             yield (network, size, state, _score(deep), *shown, baseline)
 
 
-def best_baseline(points: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Returns the baseline with the best mean on the validation split; None of none."""
+def best_of(points: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Returns the method with the best mean on the validation split; None of none."""
 
     def quality(point: dict[str, Any]) -> float:
         name, sign = ("accuracy", 1) if point["metric"] == "accuracy" else ("loss", -1)

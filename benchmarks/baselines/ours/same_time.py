@@ -40,7 +40,7 @@ def keep_to_time(task: Task, target: base.Target) -> base.Compressed:
     tried = []
     while plan.choice not in tried and len(tried) < _CHOICES:
         tried.append(plan.choice)
-        done = fitted(task, plan.fits)
+        done = fitted(task, plan.fits, data)
         ratios = _ratios(base.measured(task, forms | {"plan": (apply, done.variables)}))
         share = ratios["plan"] / ratios["low rank"]
         if share <= 1 and (found is None or share > found[0]):

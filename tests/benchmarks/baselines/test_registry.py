@@ -19,7 +19,9 @@ from train.tasks.image import task as image_task
 
 @pytest.mark.slow
 @pytest.mark.promotes
-@pytest.mark.parametrize("method", ["linear", "units", "plan", "variance", "whitened"])
+@pytest.mark.parametrize(
+    "method", ["linear", "units", "plan", "plan-influence", "variance", "whitened"]
+)
 def test_methods_are_healed_alike_to_the_size_asked_for(method, tmp_path, monkeypatch):
     monkeypatch.setattr(
         outcome, "evaluate_in_new_process", lambda *_: {"accuracy": 1.0, "loss": 0.0}

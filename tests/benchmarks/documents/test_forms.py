@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks.baselines.registry import BASELINES, OURS
-from benchmarks.documents.forms import best_baseline, forms, forms_in_equal_time
+from benchmarks.documents.forms import best_of, forms, forms_in_equal_time
 from benchmarks.documents.results import DASH
 from benchmarks.harness.publish import RESULTS
 
@@ -14,13 +14,13 @@ from benchmarks.harness.publish import RESULTS
     ("metric", "name", "values"),
     [("accuracy", "accuracy", (0.8, 0.9)), ("perplexity", "loss", (0.2, 0.1))],
 )
-def test_best_baseline_is_best_on_the_validation_split(metric, name, values):
+def test_the_best_is_best_on_the_validation_split(metric, name, values):
     points = [
         {"metric": metric, "validation": [{name: value}], "test": [{name: 1 - value}]}
         for value in values
     ]
-    assert best_baseline(points) is points[1]
-    assert best_baseline([]) is None
+    assert best_of(points) is points[1]
+    assert best_of([]) is None
 
 
 def test_forms_of_equal_time_stand_beside_low_rank_of_their_network(tmp_path, monkeypatch):
