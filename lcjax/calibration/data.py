@@ -44,6 +44,10 @@ class CalibrationData:
     Example:
       >>> import numpy as np, lcjax
       >>> data = lcjax.CalibrationData([np.ones((8, 4))], holdout=0.25)
+
+    References:
+      Kim et al. 2025, "GuidedQuant", arXiv 2505.07004, equation 4, weigh the errors of quantized
+      layers by gradients of the loss, each token and output channel by its own.
     """
 
     batches: Iterable[Any]

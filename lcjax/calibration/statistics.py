@@ -23,19 +23,32 @@ from lcjax.validation.functions import check_not_traced
 _SHOW_AFTER_S = 5.0
 
 
+class _Call(NamedTuple):
+    """What is collected of one call of a layer in one batch.
+
+    Attributes:
+      train: moments of the tokens to fit on.
+      held_out: of the tokens held out.
+      squares: Σ w² of the tokens' weights w, to fit on and held out; (2,).
+    """
+
+    train: Moments
+    held_out: Moments
+    squares: jax.Array
+
+
 class _Measured(NamedTuple):
     """What is collected of batches.
 
     Attributes:
       train: moments by key, of the tokens to fit on.
       held_out: of the tokens held out.
-      squares: Σ w² of the tokens' weights w by key, to fit on and held out; empty where tokens
-        weigh alike.
+      squares: of weights by key, as of a call; empty where tokens weigh alike.
     """
 
     train: dict[str, Moments]
     held_out: dict[str, Moments]
-    squares: dict[str, tuple[jax.Array, jax.Array]]
+    squares: dict[str, Any]
 
 
 class SplitMoments(NamedTuple):
@@ -138,13 +151,10 @@ def _measure(
             _measure_call(key, x, t, _weights(key, counts, own), rows, unitwise)
             for x, t, *own in calls
         ]
-        train, held_out, *squares = zip(*split, strict=True)
-        collected.train[key], collected.held_out[key] = (
-            reduce(merge, train),
-            reduce(merge, held_out),
-        )
+        collected.train[key] = reduce(merge, [each.train for each in split])
+        collected.held_out[key] = reduce(merge, [each.held_out for each in split])
         if data.weighting != "equal":
-            collected.squares[key] = tuple(map(sum, squares))
+            collected.squares[key] = sum(each.squares for each in split)
     return _replicate((collected, negative), mesh)
 
 
@@ -173,11 +183,8 @@ def _measure_call(
     weights: jax.Array | None,
     rows: Rows,
     unitwise: bool,
-) -> tuple[Moments, Moments, jax.Array, jax.Array]:
-    """Returns the moments of one call of a layer, and the sums of its tokens' squared weights.
-
-    Both of tokens to fit on, and of those held out.
-    """
+) -> _Call:
+    """Returns the moments of one call of a layer, of tokens to fit on and of those held out."""
     if any(jnp.issubdtype(value.dtype, jnp.complexfloating) for value in (x, t)):
         raise CollapseError(
             f"{key}: its values are complex, but fits are of real numbers. Leave the site out, or "
@@ -191,16 +198,20 @@ def _measure_call(
     out = rows.out(length)
     out = out.reshape(length, *(1,) * (len(tokens) - 1)) if tokens else out[0]
     to_fit, held_out = _only(weights, ~out), _only(weights, out)
-    squares = [jnp.sum(each * each, dtype=jnp.float32) for each in (to_fit, held_out)]
+    squares = jnp.stack([_sum_of_squares(to_fit), _sum_of_squares(held_out)])
     train = measure(x, t, to_fit, unitwise=unitwise)
     if not rows.holdout:
-        return train, jax.tree.map(jnp.zeros_like, train), *squares
+        return _Call(train, jax.tree.map(jnp.zeros_like, train), squares)
     places = rows.places(length) if tokens and not _is_explicit(x) else None
     if places is None:
-        return train, measure(x, t, held_out, unitwise=unitwise), *squares
+        return _Call(train, measure(x, t, held_out, unitwise=unitwise), squares)
     known = (places >= 0).reshape(-1, *(1,) * (len(tokens) - 1))
     found = measure(x[places], t[places], _only(weights[places], known), unitwise=unitwise)
-    return train, found, *squares
+    return _Call(train, found, squares)
+
+
+def _sum_of_squares(weights: jax.Array) -> jax.Array:
+    return jnp.sum(weights * weights, dtype=jnp.float32)
 
 
 def _is_explicit(x: jax.Array) -> bool:

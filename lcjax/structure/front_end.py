@@ -15,11 +15,18 @@ from lcjax.structure.sites import Sites
 # Called under `jax.jit`.
 Pairs = Mapping[str, Sequence[tuple[jax.Array, ...]]]
 Observe = Callable[[Any, Any, tuple[Any, ...]], Pairs]
-# (output of the model, batch) -> a cotangent of the output: a token weighs the squared norm of what
-# it becomes where the token's t is.
-Pull = Callable[[Any, tuple[Any, ...]], Any]
+
+
 # Which values a fit needs: see `Collapsible.observe`.
 Observed = Literal["segment", "unit", "hidden"]
+
+
+class Pull(Protocol):
+    """Returns a cotangent of a model's output; tokens weigh by what it becomes where their t is."""
+
+    def __call__(self, output: Any, batch: tuple[Any, ...]) -> Any:
+        """Returns the cotangent of the output for a batch."""
+        ...
 
 
 class Size(NamedTuple):

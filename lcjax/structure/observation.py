@@ -1,6 +1,7 @@
 """The values of a params tree's segments: what a fit is made from."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -64,10 +65,10 @@ def observe_modules(
                 names = outputs(variables) | residuals(variables)
                 deep = capture(apply_fn, variables, batch, names)
                 now = capture(apply_fn, compact, batch, inputs | residuals(compact))
+            gradients = {}
             if pull is not None:
-                gradients = capture_gradients(
-                    apply_fn, variables, batch, outputs(variables), lambda y: pull(y, batch)
-                )
+                own = partial(pull, batch=batch)
+                gradients = capture_gradients(apply_fn, variables, batch, outputs(variables), own)
         pairs = {}
         for key, each in ends.items():
             last = each.output(variables)

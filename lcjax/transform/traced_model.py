@@ -1,7 +1,7 @@
 """A traced call of a function as a model whose sites are observed and rewritten."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Self
 
 from lcjax.algebra.abstract import shapes_of
@@ -95,7 +95,7 @@ class TracedModel:
             args, params = (*self._fixed, *batch), read_params(variables)
             call = bind_call(self._fn, params, args, self._kwargs, has_state=bool(self._fixed))
             inputs = call if compact is None else call.with_params(read_params(compact))
-            own = None if pull is None else lambda output: pull(output, batch)
+            own = None if pull is None else partial(pull, batch=batch)
             return observed_values(call, inputs, segments, observed, own)
 
         return observe
