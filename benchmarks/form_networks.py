@@ -34,6 +34,7 @@ class FormNetwork:
       heal_epochs: length of healing.
       methods: that are compared unless others are asked for.
       without: methods that the network does not have, and why.
+      counts_of: the counts at which a method is compared, where it is not at all of them.
     """
 
     name: str
@@ -46,6 +47,14 @@ class FormNetwork:
     heal_epochs: str = "1"
     methods: tuple[str, ...] = _ALL
     without: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    counts_of: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+
+    def why_not(self, method: str, count: int) -> str | None:
+        """Returns why a method is not compared at a count; None where it is."""
+        counts = self.counts_of.get(method, (count,))
+        if method in self.without or count in counts:
+            return self.without.get(method)
+        return f"compared at {' and '.join(map(str, counts))} sites only"
 
     def source(self, count: int) -> Method:
         """Returns the run that sets a size: sites collapsed by least squares, no training."""
@@ -105,6 +114,7 @@ NETWORKS = {
             fitted=("--train-examples", "20000", "--longest"),  # with the deep teacher by default
             heal_epochs="0.3",
             methods=(*_FEW, "plan-influence"),
+            counts_of={"plan-influence": (6,)},
         ),
         FormNetwork(
             "shakespeare-small",

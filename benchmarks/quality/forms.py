@@ -44,11 +44,12 @@ def points(
     scores = [summary["compact"] for summary in found]
     results = [_point("deep", "deep", deep.command, found, scores)]
     for count in network.counts:
-        own = [method for method in methods if method not in network.without]
-        for method in methods:
-            if method in network.without:
+        reasons = {method: network.why_not(method, count) for method in methods}
+        for method, reason in reasons.items():
+            if reason is not None:
                 row = {"method": REGISTRY[method].title, "sites": count}
-                results.append(row | {"skipped": network.without[method]})
+                results.append(row | {"skipped": reason})
+        own = [method for method, reason in reasons.items() if reason is None]
         results += _compared(network, count, own, seeds, runs_dir)
     return results
 

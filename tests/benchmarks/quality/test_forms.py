@@ -24,6 +24,13 @@ def test_sizes_start_from_the_deep_run(name):
         assert network.source(count).run.needs == (network.deep.run.name,)
 
 
+def test_methods_left_out_have_a_reason():
+    network = dataclasses.replace(NETWORKS["fashion-mlp"], counts_of={"plan": (2, 3)})
+    assert network.why_not("blocks", 2) == "the network has no blocks"
+    assert network.why_not("plan", 1) == "compared at 2 and 3 sites only"
+    assert network.why_not("plan", 3) is None and network.why_not("units", 1) is None
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_commands_of_runs_are_accepted_and_heal_with_the_deep_teacher(name, tmp_path):
     network = ALL[name]
