@@ -35,9 +35,7 @@ class ValueName(NamedTuple):
 
 
 Values = dict[ValueName, list[jax.Array]]
-
-
-Shifts = dict[ValueName, list[jax.Array]]
+Shifts = Values  # what is added to the values
 
 
 def capture(

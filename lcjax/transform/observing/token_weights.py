@@ -48,7 +48,7 @@ def token_weights(
         if not isinstance(end.value.maker, Op) or end.value.maker in dead:
             raise CollapseError(
                 f'{key}: weighting="influence" needs its output in the program, but an earlier '
-                'collapse of a neighbor replaced it. Calibrate with weighting="equal".'
+                'collapse of a neighbour replaced it. Calibrate with weighting="equal".'
             )
     values = list(dict.fromkeys(end.value for end in ends.values()))
     zeros = [jnp.zeros(value.shape, value.aval.dtype) for value in values]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import lcjax
+from lcjax import CollapseError
 from lcjax.calibration.weighting import directions
 
 D, CLASSES, TOKENS = 6, 2, 5
@@ -141,6 +142,18 @@ def test_outputs_that_are_not_floats_of_rows_are_refused(output):
     apply = lambda variables, x: output(MODEL.apply(variables, x))
     with pytest.raises(TypeError, match='weighting="influence" needs a model that returns arrays'):
         lcjax.calibrate(apply, VARIABLES, data)
+
+
+def test_values_that_an_earlier_collapse_replaced_have_no_weights():
+    call = lcjax.collapsible(MODEL.apply).trace(VARIABLES, X)
+    (path,) = call.sites.paths
+    compact, _ = call.collapse_sequential([X], fit={path: lcjax.Units(8)})
+    again = lcjax.collapsible(MODEL.apply).trace(compact, X)
+    data = lcjax.CalibrationData([X], weighting="influence")
+    fewer = again.calibrate(data, fit=lcjax.Units(4))
+    assert len(X) < float(fewer.train[path].count) < 3 * len(X)
+    with pytest.raises(CollapseError, match="an earlier collapse of a neighbour replaced it"):
+        again.calibrate(data, fit=lcjax.PerUnit())
 
 
 def test_rows_of_one_token_count_alike():
