@@ -17,6 +17,7 @@ from lcjax.transform.lowering.segments import check_unread, segments_of
 from lcjax.transform.lowering.site_chains import neighbours
 from lcjax.transform.observing.observe import check_observable, observed_values
 from lcjax.transform.params.tree import read_params
+from lcjax.transform.token_weights import token_weights
 from lcjax.tree.paths import leaves_by_path
 from lcjax.tree.slopes import count_parameters
 
@@ -95,8 +96,10 @@ class TracedModel:
             args, params = (*self._fixed, *batch), read_params(variables)
             call = bind_call(self._fn, params, args, self._kwargs, has_state=bool(self._fixed))
             inputs = call if compact is None else call.with_params(read_params(compact))
-            own = None if pull is None else partial(pull, batch=batch)
-            return observed_values(call, inputs, segments, observed, own)
+            weigh = None
+            if pull is not None:
+                weigh = partial(token_weights, call, partial(pull, batch=batch))
+            return observed_values(call, inputs, segments, observed, weigh)
 
         return observe
 

@@ -1,6 +1,6 @@
 """The values that flow through the sites of a program while it runs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -17,7 +17,6 @@ from lcjax.transform.ir.program import Value, blocks_around
 from lcjax.transform.lowering.bound_call import BoundCall
 from lcjax.transform.lowering.execution_plan import bind_arrays, fused_entries, plan_execution
 from lcjax.transform.lowering.fusion import FusedChain, Stage, run_stages
-from lcjax.transform.lowering.joints import joint_units, select_units
 from lcjax.transform.lowering.links import Link, LinkedChain, linked_chains
 from lcjax.transform.lowering.site_chains import (
     SiteChain,
@@ -28,8 +27,8 @@ from lcjax.transform.lowering.site_chains import (
     with_tokens,
 )
 from lcjax.transform.matching.find_sites import MatchedSite
+from lcjax.transform.observing.ends import End, Weigh, activation_end, chain_output, inside
 from lcjax.transform.observing.expert_values import by_expert
-from lcjax.transform.observing.token_weights import End, token_weights
 
 Pair = tuple[jax.Array, jax.Array]
 
@@ -60,7 +59,7 @@ def observed_values(
     compact: BoundCall,
     segments: Sequence[Segment],
     observed: Observed,
-    pull: Callable[[Any], Any] | None = None,
+    weigh: Weigh | None = None,
 ) -> dict[str, list[tuple[jax.Array, ...]]]:
     """Returns what `Collapsible.observe` describes, by running the program once for each tree.
 
@@ -69,20 +68,22 @@ def observed_values(
       compact: with the tree that inputs are taken from; the same call for the same tree.
       segments: of any choice of sites.
       observed: which values are taken.
-      pull: returns a cotangent of the output of `call`; see `Pull`.
+      weigh: returns weights of tokens; None where they weigh alike.
     """
     deep = _Run(call)
     now = deep if compact is call else _Run(compact)
     if observed == "unit":
         paths = {path for segment in segments for path in segment.sites}
         sites = [site for site in call.analysis.sites if site.path in paths]
-        weights = token_weights(call, {site.path: _activation_end(site) for site in sites}, pull)
+        weights = {}
+        if weigh is not None:
+            weights = weigh({site.path: activation_end(site) for site in sites})
         return {
             key: found
             for site in sites
             for key, found in by_expert(
                 site.path,
-                (now.activation(site)[0], deep.activation(site)[1], *weights[site.path]),
+                (now.activation(site)[0], deep.activation(site)[1], *_of(weights, site.path)),
                 SiteChain((site,)),
                 now.computed,
             ).items()
@@ -90,8 +91,9 @@ def observed_values(
     # Segments of different choices may be neighbours: each is found alone.
     places = {segment.key: now.place(segment, observed) for segment in segments}
     outputs = {key: deep.output(place) for key, place in places.items()}
-    ends = {key: deep.output_end(place) for key, place in places.items()}
-    weights = token_weights(call, ends, pull)
+    weights = {}
+    if weigh is not None:
+        weights = weigh({key: deep.output_end(place) for key, place in places.items()})
     if compact is not call:
         before, after = deep.residuals(places), now.residuals(places)
         both = before.keys() & after.keys()
@@ -100,9 +102,14 @@ def observed_values(
         key: found
         for name, place in places.items()
         for key, found in by_expert(
-            name, (now.input(place), outputs[name], *weights[name]), place.chain, now.computed
+            name, (now.input(place), outputs[name], *_of(weights, name)), place.chain, now.computed
         ).items()
     }
+
+
+def _of(weights: Mapping[str, jax.Array], key: str) -> list[jax.Array]:
+    """Returns the weights of a key, if there are any."""
+    return [weights[key]] if key in weights else []
 
 
 @dataclass(frozen=True)
@@ -215,7 +222,7 @@ class _Run:
             assert activated is not None
             return activated.z, activated.a
         start, end = (read(self._env, value) for value in (site.match.start, site.match.end))
-        return _inside(site, start), _inside(site, end)
+        return inside(site, start), inside(site, end)
 
     def _link_input(self, linked: LinkedChain, place: int, factor: int) -> jax.Array:
         """Returns the input of a link's factor, after that of a bypass that is added to it."""
@@ -269,23 +276,3 @@ def _site_in(linked: LinkedChain, link: Link, place: int) -> str:
         return link.linear[0].path
     around = linked.sites[max(place - 1, 0) : place + 1]
     return next(site.path for site in around if site.path in linked.narrow)
-
-
-def chain_output(chain: SiteChain, value: jax.Array) -> jax.Array:
-    """Returns a value in the layout of a chain's output as (tokens..., d_out)."""
-    roles = with_tokens(chain.last.roles, chain.output_tokens)
-    return tokens_first(value, roles, input_tokens(chain))
-
-
-def _inside(site: MatchedSite, value: jax.Array) -> jax.Array:
-    """Returns a value between the layers of a site as (tokens..., units of the Dense after)."""
-    match = site.match
-    _, units = joint_units(match)
-    return select_units(
-        tokens_first(value, match.inner_roles, input_tokens(SiteChain((site,)))), units
-    )
-
-
-def _activation_end(site: MatchedSite) -> End:
-    """Returns where the output of an activation is in the program."""
-    return End(site.match.end, partial(_inside, site))

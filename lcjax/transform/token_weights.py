@@ -1,7 +1,7 @@
 """Weights of tokens: squared gradients of a program's output by values inside it."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,40 +9,25 @@ import jax.numpy as jnp
 from lcjax.errors import CollapseError
 from lcjax.structure.observation import squared_norm
 from lcjax.transform.call import run_call
-from lcjax.transform.ir.program import Op, Value
+from lcjax.transform.ir.program import Op
 from lcjax.transform.lowering.bound_call import BoundCall
 from lcjax.transform.lowering.execution_plan import plan_execution
-
-
-class End(NamedTuple):
-    """The output of a segment.
-
-    Attributes:
-      value: of the program.
-      arrange: brings an array of the value's layout to (tokens..., d).
-    """
-
-    value: Value
-    arrange: Callable[[jax.Array], jax.Array]
+from lcjax.transform.observing.ends import End
 
 
 def token_weights(
-    call: BoundCall, ends: Mapping[str, End], pull: Callable[[Any], Any] | None
-) -> dict[str, tuple[jax.Array, ...]]:
+    call: BoundCall, pull: Callable[[Any], Any], ends: Mapping[str, End]
+) -> dict[str, jax.Array]:
     """Returns by key the weights of the tokens at the output of a segment, (tokens...).
-
-    Nothing for each key where there is no pull.
 
     Args:
       call: with its tree.
-      ends: by key.
-      pull: returns a cotangent of the call's output; None where tokens weigh alike.
+      pull: returns a cotangent of the call's output.
+      ends: where the outputs are, by key.
 
     Raises:
       CollapseError: an output that does not run, since an earlier collapse replaced it.
     """
-    if pull is None:
-        return dict.fromkeys(ends, ())
     dead = plan_execution(call).rewrites.dead
     for key, end in ends.items():
         if not isinstance(end.value.maker, Op) or end.value.maker in dead:
@@ -59,4 +44,4 @@ def token_weights(
     output, gradients = jax.vjp(run, zeros)
     (found,) = gradients(pull(output))
     by_value = dict(zip(values, found, strict=True))
-    return {key: (squared_norm(end.arrange(by_value[end.value])),) for key, end in ends.items()}
+    return {key: squared_norm(end.arrange(by_value[end.value])) for key, end in ends.items()}
