@@ -18,6 +18,7 @@ HEADERS = (
     "kept units",
     "one matrix",
     "best baseline",
+    "plan ahead by",
 )
 TIMED_HEADERS = (
     "network",
@@ -80,7 +81,8 @@ def _rows(network: str, points: Sequence[dict[str, Any]]) -> Iterator[Sequence[s
             single = [own.get(OURS[name].title) for name in ("units", "linear")]
             shown = [planned, *(_score(each) if each else DASH for each in single)]
             baseline = f"{_score(best)} ({best['method']})" if best else DASH
-            yield (network, size, state, _score(deep), *shown, baseline)
+            ahead = _ahead(plan, best) if plan and best else DASH
+            yield (network, size, state, _score(deep), *shown, baseline, ahead)
 
 
 def best_of(points: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
@@ -91,6 +93,14 @@ def best_of(points: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
         return sign * statistics.mean(each[name] for each in point["validation"])
 
     return max(points, key=quality, default=None)
+
+
+def _ahead(plan: dict[str, Any], best: dict[str, Any]) -> str:
+    """Returns by how much a plan is better than a baseline, on the same deep network each time."""
+    pairs = zip(plan["test"], best["test"], strict=True)
+    if plan["metric"] == "accuracy":
+        return with_deviation([100 * (a["accuracy"] - b["accuracy"]) for a, b in pairs])
+    return with_deviation([b["perplexity"] - a["perplexity"] for a, b in pairs], digits=3)
 
 
 def _baselines() -> set[str]:

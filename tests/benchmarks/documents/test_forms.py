@@ -42,5 +42,33 @@ def test_every_compared_network_has_its_rows():
     rows = forms().rows
     assert {row[0] for row in rows} == names
     assert {row[2] for row in rows} == {"untrained", "healed"}
-    assert all("±" in row[column] for row in rows for column in (3, 4, 7))  # deep, plan, baseline
+    for column in (3, 4, 7, 8):  # deep, plan, baseline, difference
+        assert all("±" in row[column] for row in rows)
     assert all("±" in cell or cell == DASH for row in rows for cell in row[5:7])
+
+
+@pytest.mark.parametrize(
+    ("metric", "plan", "best", "ahead"),
+    [
+        ("accuracy", (0.8, 0.9), (0.7, 0.9), "5.00 ± 7.07"),
+        ("perplexity", (5.0, 6.0), (5.2, 6.2), "0.200 ± 0.000"),
+    ],
+)
+def test_a_plan_is_ahead_by_the_differences_of_the_same_seed(
+    metric, plan, best, ahead, tmp_path, monkeypatch
+):
+    def point(method, values):
+        test = [{metric: value} for value in values]
+        validation = [{"accuracy": 0.5, "loss": 1.0}] * 2
+        found = {"metric": metric, "validation": validation, "test": test}
+        return found | {"method": method, "sites": 1, "state": "healed", "parameters": [9]}
+
+    points = [
+        point("deep", plan),
+        point(OURS["plan"].title, plan),
+        point(BASELINES["wanda"].title, best),
+    ]
+    (tmp_path / "forms-mlp.json").write_text(json.dumps({"results": points}))
+    monkeypatch.setattr("benchmarks.documents.forms.RESULTS", tmp_path)
+    untrained, healed = forms().rows
+    assert healed[8] == ahead and untrained[8] == DASH
