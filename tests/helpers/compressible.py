@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from lcjax.models import BERT, MLP, MLPMixer, ViT
+from train.config.protocol import FitHealConfig
 
 IMAGES, TOKENS = (8, 8, 1), (6,)
 
@@ -30,13 +31,20 @@ class SmallClassifier:
 
 
 @dataclasses.dataclass(frozen=True)
+class SmallConfig:
+    """What baselines use of a `train.config.base.Config`."""
+
+    protocol: FitHealConfig = FitHealConfig()
+
+
+@dataclasses.dataclass(frozen=True)
 class SmallTask:
     """What baselines use of a `train.tasks.base.Task`."""
 
     classifier: Any
     variables: Any
     calibration: list[Any]
-    config: Any = None
+    config: SmallConfig = SmallConfig()
 
     def score(self, variables: Any) -> float:
         """Returns minus the mean square of the differences from the deep logits."""
