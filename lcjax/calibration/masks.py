@@ -64,8 +64,8 @@ class Positions(NamedTuple):
         rows = self.rows.shape[0]
         if not leading or leading[0] % rows:
             raise CollapseError(
-                f"output: its leading axes are {leading}, the batch has {rows} rows; "
-                "expected the rows first. Return such an output."
+                f"output: its leading axes are {leading}, the batch has {rows} rows; expected the "
+                "rows first. Return such an output; a plan can take a metric(variables)."
             )
         count = jnp.repeat(self.rows.astype(jnp.float32), leading[0] // rows)
         count = jnp.broadcast_to(count.reshape(-1, *(1,) * (len(leading) - 1)), leading)
