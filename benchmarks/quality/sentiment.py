@@ -2,8 +2,9 @@
 
 `python -m benchmarks sentiment`: resumes an interrupted benchmark; runs are kept. The deep network
 is fine-tuned for one epoch on all phrases. `--rest` collapses four and all six FFNs and runs other
-methods, most with one seed, into another result file. `--plan` heals a plan of fewer parameters
-than one matrix an FFN leaves, for an epoch on all phrases.
+methods, most with one seed, into another result file. `--plan` heals two plans: one of as many
+parameters as six collapsed FFNs have, as long as the methods above, and one of fewer than one
+matrix an FFN leaves, for an epoch on all phrases.
 """
 
 import sys
@@ -24,7 +25,8 @@ _PRESET = ("train.sentiment", "sst2-minilm")
 _SUBSET = ("--train-examples", "20000", "--longest")
 _DEEP = RunDirectory(SENTIMENT_DEEP.name)
 _FROM = (*_PRESET, "--from", _DEEP, *_SUBSET)
-_PLAN_PARAMETERS = "15900000"
+# Of six collapsed FFNs, and fewer.
+_SAME_SIZE, _SMALLER = "16511618", "15900000"
 # For three and six FFNs chosen on the validation split, with the second seed; for four in between.
 _RATES = {3: "3e-5", 4: "5e-5", 6: "1e-4"}
 
@@ -72,12 +74,15 @@ def other_methods() -> Iterator[Method]:
 
 
 def planned_methods() -> Iterator[Method]:
-    """Yields the deep network, and a plan of _PLAN_PARAMETERS, healed at the rate of six FFNs."""
+    """Yields the deep network, and plans: the larger at its rate in `forms`, then the smaller."""
     yield SENTIMENT_DEEP
-    plan = ("--fit", "mix", "--target-params", _PLAN_PARAMETERS)
-    healed = ("--heal-epochs", "1", "--heal-learning-rate", _RATES[6])
-    arguments = (*_PRESET, "--from", _DEEP, *plan, *healed)
-    yield Method("lcjax: a plan, distilled from the deep model", "sentiment-plan", arguments)
+    weighted = ("--calibration-weighting", "influence")
+    arguments = (*_FROM, *_planned(_SAME_SIZE, "3e-5"), *weighted)
+    title = "lcjax: a plan, tokens weighted by influence, healed on 20,000 phrases"
+    yield Method(title, "sentiment-plan-weighted", arguments)
+    arguments = (*_PRESET, "--from", _DEEP, *_planned(_SMALLER, _RATES[6]))
+    title = "lcjax: a plan, healed on all phrases"
+    yield Method(title, "sentiment-plan", arguments)
 
 
 def _start() -> Iterator[Method]:
@@ -95,6 +100,12 @@ def _healed(k: int, *, every_seed: bool = True) -> Method:
 def _surgery(fit: str, count: int, heal_epochs: int) -> Arguments:
     fitted = ("--fit", fit, "--count", str(count), "--heal-epochs", str(heal_epochs))
     return (*_FROM, *fitted, "--heal-learning-rate", _RATES[count])
+
+
+def _planned(parameters: str, rate: str) -> Arguments:
+    """Returns the flags of a plan of at most so many parameters, healed for an epoch."""
+    healed = ("--heal-epochs", "1", "--heal-learning-rate", rate)
+    return ("--fit", "mix", "--target-params", parameters, *healed)
 
 
 def _published(strength: str, sizes: Sequence[int], *, every_seed: bool) -> Iterator[Method]:
@@ -120,7 +131,7 @@ def main(
 
     Args:
       rest: other sizes and methods, most with the first seed only.
-      plan: a plan of fewer parameters than one matrix an FFN leaves.
+      plan: plans of as many parameters as six collapsed FFNs have, and of fewer.
       seeds: of the runs.
       runs_dir: directory of the runs.
       results_dir: directory of results.
