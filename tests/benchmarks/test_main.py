@@ -11,6 +11,7 @@ import pytest
 
 import benchmarks.__main__ as all_of_them
 from benchmarks.__main__ import BENCHMARKS, Benchmark, main, schedule
+from benchmarks.form_networks import NETWORKS
 
 TWO = (
     Benchmark("cost.one", full=("--rounds", "9"), quick=("--rounds", "1")),
@@ -131,6 +132,19 @@ def test_benchmark_names_are_unique():
     assert len({each.name for each in BENCHMARKS}) == len(BENCHMARKS)
 
 
+def test_main_runs_parts_of_a_benchmark_one_by_one(ran, tmp_path, monkeypatch):
+    parts = [Benchmark("quality.one", part, full=(part,)) for part in ("left", "right")]
+    monkeypatch.setattr(all_of_them, "BENCHMARKS", parts)
+    main(("one-right",), runs_dir=tmp_path)
+    main(runs_dir=tmp_path)
+    assert [command[3:5] for command in ran.commands] == [["one", "right"], ["one", "left"]]
+
+
+def test_every_network_of_forms_is_a_part():
+    parts = [each.part for each in BENCHMARKS if each.command == "forms"]
+    assert sorted(parts) == sorted(NETWORKS)
+
+
 # Of one process, in which what they all import is imported once.
 _ASKED = """
 import contextlib, io, json, sys
@@ -151,7 +165,7 @@ for name, arguments in json.load(sys.stdin):
 def test_every_benchmark_accepts_its_arguments(tmp_path):
     asked = [
         (
-            each.name,
+            each.command,
             each.arguments(quick=each.quick is not None, runs_dir=tmp_path, results_dir=tmp_path),
         )
         for each in BENCHMARKS
