@@ -24,6 +24,7 @@ import lcjax
 from benchmarks.baselines import trees
 from benchmarks.harness.finished_runs import fit_heal_config
 from benchmarks.harness.timing import interleaved
+from lcjax.calibration.data import Weighting
 from lcjax.structure.chains.chain import Chain
 from lcjax.structure.chains.find import find_chains
 from train.config.base import RunConfig
@@ -114,6 +115,8 @@ class BaselineConfig:
     """Heal with the deep model as teacher; by default as the run."""
     calibration_images: int | None = None
     """Training examples that are calibrated with; by default as many as the run."""
+    calibration_weighting: Weighting | None = None
+    """How much tokens of these examples count; by default as for the run."""
     weight_decay: float | None = None
     """Weight decay of healing; by default that of the run."""
     warmup: float | None = None

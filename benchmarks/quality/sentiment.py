@@ -3,8 +3,8 @@
 `python -m benchmarks sentiment`: resumes an interrupted benchmark; runs are kept. The deep network
 is fine-tuned for one epoch on all phrases. `--rest` collapses four and all six FFNs and runs other
 methods, most with one seed, into another result file. `--plan` heals two plans: one of as many
-parameters as six collapsed FFNs have, as long as the methods above, and one of fewer than one
-matrix an FFN leaves, for an epoch on all phrases.
+parameters as six collapsed FFNs have, as long as the methods above, next to the baseline that is
+best there in `forms`; and one of fewer than one matrix an FFN leaves, for an epoch on all phrases.
 """
 
 import sys
@@ -74,12 +74,17 @@ def other_methods() -> Iterator[Method]:
 
 
 def planned_methods() -> Iterator[Method]:
-    """Yields the deep network, and plans: the larger at its rate in `forms`, then the smaller."""
+    """Yields the deep network, and plans; those of the larger size at their rates in `forms`."""
     yield SENTIMENT_DEEP
     weighted = ("--calibration-weighting", "influence")
     arguments = (*_FROM, *_planned(_SAME_SIZE, "3e-5"), *weighted)
     title = "lcjax: a plan, tokens weighted by influence, healed on 20,000 phrases"
-    yield Method(title, "sentiment-plan-weighted", arguments)
+    plan = Method(title, "sentiment-plan-weighted", arguments)
+    yield plan
+    wanda = ("benchmarks.baselines", "wanda", RunDirectory(plan.name))
+    as_published = ("--calibration-weighting", "equal", "--heal-learning-rate", "1e-4")
+    title = "units by Wanda's score, refit, healed on 20,000 phrases"
+    yield Method(title, "sentiment-wanda", (*wanda, *as_published))
     arguments = (*_PRESET, "--from", _DEEP, *_planned(_SMALLER, _RATES[6]))
     title = "lcjax: a plan, healed on all phrases"
     yield Method(title, "sentiment-plan", arguments)
