@@ -135,6 +135,7 @@ BENCHMARKS = (
     ),
     Benchmark("quality.cifar10_mixer", trains=True, concurrent=True),
     _forms("shakespeare-small"),
+    _forms("shakespeare-swiglu"),
     _forms("cifar10-vit"),
     _forms("cifar10-mixer"),
     _forms("fashion-mixer"),

@@ -12,6 +12,9 @@ FASHION_MLP_DEEP = Method("deep", "fashion-mlp-deep", ("train.image", "fashion-m
 LANGUAGE_DEEP = Method(
     "deep", "language-deep", ("train.language", "shakespeare-small", *PLAIN_PENALTY)
 )
+SWIGLU_DEEP = Method(
+    "deep", "language-swiglu-deep", ("train.language", "shakespeare-swiglu", *PLAIN_PENALTY)
+)
 SENTIMENT_DEEP = Method(
     "deep", "sentiment-deep", ("train.sentiment", "sst2-minilm", *PLAIN_PENALTY)
 )

@@ -126,6 +126,15 @@ NETWORKS = {
             fitted=(),
             methods=(*_FEW, "width"),
         ),
+        FormNetwork(
+            "shakespeare-swiglu",
+            ("train.language", "shakespeare-swiglu"),
+            deep_runs.SWIGLU_DEEP,
+            (2,),
+            rates=("1e-3", "3e-3", "1e-2"),
+            fitted=(),
+            methods=_FEW,
+        ),
     )
 }
 

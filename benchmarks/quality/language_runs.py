@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from benchmarks.baselines.base import BASELINES, DROP
-from benchmarks.deep_runs import LANGUAGE_DEEP, PENALTY, PLAIN_PENALTY
+from benchmarks.deep_runs import LANGUAGE_DEEP, PENALTY, PLAIN_PENALTY, SWIGLU_DEEP
 from benchmarks.harness.training_runs import Arguments, RunDirectory
 
 SMALL = ("train.language", "shakespeare-small")
@@ -49,10 +49,8 @@ SURGERY: _Rows = {
     "language-penalty-least-squares-2": _collapsed(
         SMALL, "language-penalty", "least_squares", 2, 0
     ),
-    "language-swiglu-deep": (*_SWIGLU, *PLAIN_PENALTY),
-    "language-swiglu-least-squares-2": _collapsed(
-        _SWIGLU, "language-swiglu-deep", "least_squares", 2, 0
-    ),
+    SWIGLU_DEEP.name: SWIGLU_DEEP.arguments,
+    "language-swiglu-least-squares-2": _collapsed(_SWIGLU, SWIGLU_DEEP.name, "least_squares", 2, 0),
 }
 
 _ALL_EPOCHS = ("--epochs", f"{EPOCHS + HEAL_EPOCHS:g}")
