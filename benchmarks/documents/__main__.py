@@ -16,7 +16,7 @@ from benchmarks.harness.publish import Table
 
 ROOT = Path(__file__).parents[2]
 TABLES: dict[str, Callable[[], Table]] = {
-    "networks": partial(quality.overview, ""),
+    "finished networks": forms.finished,
     "networks with recipes": partial(quality.overview, "recipes/"),
     "recipes": partial(quality.overview, ""),
     "methods": quality.comparison,

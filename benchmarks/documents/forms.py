@@ -1,12 +1,13 @@
-"""The table of forms of MLPs: what a plan chooses, next to single forms and the best baseline."""
+"""Tables of forms of MLPs: what a plan chooses, next to single forms and the best baseline."""
 
+import dataclasses
 import json
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.baselines.registry import BASELINES, OURS
-from benchmarks.documents.results import DASH, count, with_deviation
+from benchmarks.documents.results import DASH, count, ratio, results, with_deviation
 from benchmarks.harness.publish import RESULTS, Table
 
 HEADERS = (
@@ -30,6 +31,23 @@ TIMED_HEADERS = (
     "time, %",
     "score",
 )
+FINISHED_HEADERS = (
+    "network",
+    "parameters",
+    "time",
+    "deep",
+    "untrained: plan (best baseline)",
+    "healed: plan (best baseline)",
+)
+# In the order of README, with what is counted.
+TITLES = {
+    "fashion-mlp": "Fashion-MNIST MLP",
+    "fashion-mixer": "Fashion-MNIST Mixer",
+    "cifar10-vit": "CIFAR-10 ViT",
+    "cifar10-mixer": "CIFAR-10 Mixer",
+    "sst2-minilm": "SST-2 MiniLM",
+    "shakespeare-small": "tiny_shakespeare GPT (perplexity)",
+}
 _PLANS = {OURS["plan"].title: "", OURS["plan-influence"].title: " (influence)"}
 
 
@@ -64,25 +82,68 @@ def forms_in_equal_time() -> Table:
     return Table(TIMED_HEADERS, rows)
 
 
-def _rows(network: str, points: Sequence[dict[str, Any]]) -> Iterator[Sequence[str]]:
-    """Yields the rows of a network."""
-    deep, *others = points
-    for sites in sorted({point["sites"] for point in others}):
+def finished() -> Table:
+    """Returns one row a network, at the smallest size compared: size, time, test scores.
+
+    Of two plans it shows the one that is better healed, untrained too.
+    """
+    rows = []
+    for name, title in TITLES.items():
+        deep, *points = results(f"forms-{name}")
+        untrained, healed = _pairs(points)[-2:]
+        plan = healed.plan
+        shown = [(untrained.points[plan["method"]], untrained.best), (plan, healed.best)]
+        rows.append(
+            (
+                title,
+                f"{count(deep['parameters'])} → {count(plan['parameters'])}",
+                ratio(plan["time_ratio"]),
+                _score(deep),
+                *(f"**{_score(ours)}** ({_score(best)})" for ours, best in shown),
+            )
+        )
+    return Table(FINISHED_HEADERS, rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pair:
+    """The plan and the best baseline of a size and a state, None where there is none."""
+
+    sites: int
+    state: str
+    points: Mapping[str, dict[str, Any]]  # by method
+    plan: Any
+    best: Any
+
+
+def _pairs(points: Sequence[dict[str, Any]]) -> list[_Pair]:
+    """Returns the comparisons of a network: by size from the largest, untrained then healed."""
+    found = []
+    for sites in sorted({point["sites"] for point in points}):
         for state in ("untrained", "healed"):
             own = {
                 point["method"]: point
-                for point in others
+                for point in points
                 if point["sites"] == sites and point.get("state") == state and "times" not in point
             }
             plan = best_of([p for p in own.values() if p["method"] in _PLANS])
             best = best_of([p for p in own.values() if p["method"] in _baselines()])
-            size = count(plan["parameters"]) if plan else DASH
-            planned = _score(plan) + _PLANS[plan["method"]] if plan else DASH
-            single = [own.get(OURS[name].title) for name in ("units", "linear")]
-            shown = [planned, *(_score(each) if each else DASH for each in single)]
-            baseline = f"{_score(best)} ({best['method']})" if best else DASH
-            ahead = _ahead(plan, best) if plan and best else DASH
-            yield (network, size, state, _score(deep), *shown, baseline, ahead)
+            found.append(_Pair(sites, state, own, plan, best))
+    return found
+
+
+def _rows(network: str, points: Sequence[dict[str, Any]]) -> Iterator[Sequence[str]]:
+    """Yields the rows of a network."""
+    deep, *others = points
+    for pair in _pairs(others):
+        plan, best = pair.plan, pair.best
+        size = count(plan["parameters"]) if plan else DASH
+        planned = _score(plan) + _PLANS[plan["method"]] if plan else DASH
+        single = [pair.points.get(OURS[name].title) for name in ("units", "linear")]
+        shown = [planned, *(_score(each) if each else DASH for each in single)]
+        baseline = f"{_score(best)} ({best['method']})" if best else DASH
+        ahead = _ahead(plan, best) if plan and best else DASH
+        yield (network, size, pair.state, _score(deep), *shown, baseline, ahead)
 
 
 def best_of(points: Sequence[dict[str, Any]]) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks.baselines.registry import BASELINES, OURS
-from benchmarks.documents.forms import best_of, forms, forms_in_equal_time
+from benchmarks.documents.forms import TITLES, best_of, finished, forms, forms_in_equal_time
 from benchmarks.documents.results import DASH
 from benchmarks.harness.publish import RESULTS
 
@@ -72,3 +72,14 @@ def test_a_plan_is_ahead_by_the_differences_of_the_same_seed(
     monkeypatch.setattr("benchmarks.documents.forms.RESULTS", tmp_path)
     untrained, healed = forms().rows
     assert healed[8] == ahead and untrained[8] == DASH
+
+
+def test_finished_networks_have_their_smallest_size():
+    found = {
+        row[0]: row for row in forms().rows if row[2] == "healed"
+    }  # the last one, the smallest
+    rows = finished().rows
+    assert len(rows) == len(TITLES)
+    for name, row in zip(TITLES, rows, strict=True):
+        plan, baseline = found[name][4].split(" (")[0], found[name][7].split(" (")[0]
+        assert row[1].endswith(f"→ {found[name][1]}") and row[5] == f"**{plan}** ({baseline})"
