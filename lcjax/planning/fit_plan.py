@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -14,7 +14,7 @@ from lcjax.planning.front_plot import plot_front
 from lcjax.planning.plan_file import PlanFile, PlannedSite
 from lcjax.planning.table import FitTable, Round, agrees, became
 from lcjax.plots.picture import Picture
-from lcjax.structure.front_end import Collapsible
+from lcjax.structure.params_tree import ParamsTree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +103,13 @@ class FitPlan(Document):
         unmet = [str(each) for each in budgets if not each.met(other.measured, self.table.deep)]
         return replace(other, unmet=tuple(unmet))
 
-    def check(self, model: Collapsible) -> None:
-        """Raises CollapseError unless the plan is for this model: its sites, widths and weights."""
-        self._file({}).check(model)
+    def check(self, variables: Mapping[str, Any]) -> None:
+        """Raises CollapseError unless the plan is for this tree: its sites, widths and weights.
+
+        Args:
+          variables: params or variables, as `lcjax.plan_fits` takes them.
+        """
+        self._file({}).check(ParamsTree(variables, caller="check"))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the plan to a JSON file, which `load` and `lcjax collapse --plan` read."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from lcjax._messages import first_few
 from lcjax.calibration.data import CalibrationData, as_data
 from lcjax.calibration.fits import Fit
 from lcjax.calibration.statistics import with_progress
@@ -206,6 +207,11 @@ def _fits_by_site(
             "stacked by a scan. Unstack layers with lcjax.unstack_layers."
         )
     fits = {path: fits_to_try(candidates, model.segments([path])[0]) for path in order}
+    if not any(fits.values()):
+        raise ValueError(
+            f"candidates: got {candidates}, which leave nothing to try at {first_few(order)}. Give "
+            "a smaller multiple_of, other fractions, or another kind of fit."
+        )
     return fits, notes
 
 

@@ -37,8 +37,8 @@ def uniform_units(
       multiple: numbers of units are multiples of it.
 
     Returns:
-      the fits; empty where no budget counts, where none or the least share meets them, and where a
-      site is of experts.
+      the fits; empty where no budget counts, where none or the least share meets them, where a
+      site is of experts, and where all have fewer units than the multiple.
     """
     need = _needed(model, budgets)
     pairs = {path: model.segments([path])[0].pair for path in paths}
@@ -47,6 +47,8 @@ def uniform_units(
     layers = _layers(pairs)
     widths = {path: pair.widths[1] for path, pair in pairs.items()}
     low, high = 0, max(widths.values()) // multiple
+    if not high:
+        return {}
     while low < high:  # the largest share that saves enough; 0 where none does
         middle = (low + high + 1) // 2
         enough = _saved(layers, widths, _share(widths, middle, multiple)) >= need

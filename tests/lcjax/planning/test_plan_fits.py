@@ -27,7 +27,7 @@ from lcjax import (
 )
 from lcjax.errors import CollapseError
 from lcjax.planning.measuring.options import collect_for_fits
-from lcjax.structure.params_tree import ParamsTree
+from tests.helpers.trees import random_chain
 
 X = np.random.default_rng(0).normal(size=(384, 8)).astype(np.float32)
 DATA = CalibrationData([X[:192], X[192:]], holdout=0.25, progress=False)
@@ -228,10 +228,10 @@ def test_the_file_of_a_plan_is_of_its_model(variables, half, tmp_path):
     half.save(tmp_path / "plan.json")
     found = FitPlan.load(tmp_path / "plan.json")
     assert found == half
-    found.check(ParamsTree(variables))
+    found.check(variables)
     other = jax.tree.map(lambda leaf: leaf + 1, variables)
     with pytest.raises(CollapseError, match="the plan was made for other weights"):
-        found.check(ParamsTree(other))
+        found.check(other)
 
 
 @pytest.mark.slow
@@ -277,3 +277,17 @@ def test_a_size_that_sites_sharing_layers_cannot_have_is_an_error():
         plan_fits(
             model.apply, variables, DATA, budget=Params(0.05), candidates=[Units(8, linear=True)]
         )
+
+
+def test_narrow_layers_are_planned_where_multiples_are_those_of_a_gpu(monkeypatch):
+    monkeypatch.setattr("lcjax.planning.candidates.multiple_for", lambda backend: 64)
+    model, variables = random_chain((32, 32, 2), 2)
+    x = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
+    data = CalibrationData([x], progress=False)
+    plan = plan_fits(model.apply, variables, data, budget=Params(0.6))
+    assert plan.fits and not plan.unmet
+    none = Candidates(linear=False, units=False, linear_and_units=False, remove=False)
+    with pytest.raises(
+        ValueError, match="leave nothing to try at act_0, act_1. Give a smaller mul"
+    ):
+        plan_fits(model.apply, variables, data, budget=Params(0.6), candidates=none)

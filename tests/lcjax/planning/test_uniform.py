@@ -48,6 +48,11 @@ def test_share_is_the_largest_within_the_budget(model, budget):
     assert size(0) <= most < size(2)
 
 
+def test_units_fewer_than_the_multiple_have_no_share():
+    tree = ParamsTree(init(CHAIN))
+    assert uniform_units(tree, tree.sites.paths, [Params(0.5)], 64) == {}
+
+
 @pytest.mark.parametrize(("model", "budget"), [(CHAIN, 0.6), (GATED, 700)])
 def test_rank_is_the_largest_within_the_budget(model, budget):
     variables = init(model)
