@@ -59,6 +59,12 @@ class Calibration(Document):
         return tuple(site for segment in self.segments for site in segment.sites)
 
     @property
+    def weights_by_site(self) -> dict[str, str | None]:
+        """The fingerprint of the weights around each site that was calibrated alone."""
+        alone = zip(self.segments, self.weights, strict=True)
+        return {one.sites[0]: weights for one, weights in alone if len(one.sites) == 1}
+
+    @property
     def _one_by_one(self) -> tuple[SegmentId, ...]:
         """The segments, those of experts one by one."""
         return tuple(part for segment in self.segments for part in segment.parts)

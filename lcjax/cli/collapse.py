@@ -77,7 +77,7 @@ def _read_plan(path: Path, model: Collapsible, stats: Calibration | None) -> dic
     found = parse_json(text, path)
     if isinstance(found, dict) and "lcjax_fits" in found:
         plan = PlanFile.from_json(text, path)
-        plan.check(model)
+        plan.check(model, stats)
         if not plan.fits:
             raise ValueError(f"{path}: nothing to collapse: the plan keeps every site.")
         needy = [site for site, fit in plan.fits.items() if fit.needs_data]

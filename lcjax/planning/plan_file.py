@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from lcjax._messages import first_few, printable
+from lcjax.calibration.calibrate import Calibration
 from lcjax.calibration.fits import Exact, Fit, LeastSquares, PerUnit, Remove, Units
 from lcjax.calibration.low_rank import LowRank
 from lcjax.errors import CollapseError
@@ -105,8 +106,14 @@ class PlanFile:
         """The fits by site, for `lcjax.collapse_sequential(..., fit=fits)`."""
         return {path: site.fit for path, site in self.sites.items() if site.fit is not None}
 
-    def check(self, model: Collapsible) -> None:
-        """Raises CollapseError unless the plan is for this model: its sites, widths and weights."""
+    def check(self, model: Collapsible, stats: Calibration | None = None) -> None:
+        """Raises CollapseError unless the plan is for this model: its sites, widths and weights.
+
+        Args:
+          model: whose weights are compared where it has their values.
+          stats: whose weights are compared where the model has none.
+        """
+        measured = {} if stats is None else stats.weights_by_site
         unknown = self.sites.keys() - set(model.sites.paths)
         if unknown:
             raise CollapseError(
@@ -120,7 +127,8 @@ class PlanFile:
                     f"{path}: the plan is for layers {site.widths}, this model has "
                     f"{segment.widths}. Plan again for this model."
                 )
-            if None not in (site.weights, segment.weights) and site.weights != segment.weights:
+            weights = measured.get(path) if segment.weights is None else segment.weights
+            if None not in (site.weights, weights) and site.weights != weights:
                 raise CollapseError(
                     f"{path}: the plan was made for other weights than this model has: another "
                     "model, or this one before more training. Plan again for this model."

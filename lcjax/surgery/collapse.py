@@ -8,6 +8,7 @@ from lcjax._messages import describe
 from lcjax.algebra.abstract import shapes_of
 from lcjax.calibration.calibrate import Calibration, check_calibrated, segments_for
 from lcjax.calibration.fits import Exact, Fit, check_fit
+from lcjax.calibration.of_segments import for_segments
 from lcjax.errors import BypassedError, CollapseError
 from lcjax.structure.choice import SiteSelector, select_for_fit, select_linear
 from lcjax.structure.front_end import Collapsible
@@ -61,7 +62,8 @@ def collapse(
       sites: paths, globs, `re.Pattern`s, Sites or a Plan; None takes every site within the
         fit's `max_gap`, or those that were calibrated. Under `jax.jit` they must be given, and gaps
         are not checked.
-      fit: None takes `Exact()`, with a calibration the fit that it was made for.
+      fit: None takes `Exact()`, with a calibration the fit that it was made for. One for `Units` or
+        `LowRank` serves `LeastSquares` and `Remove` too.
       calibration: what `lcjax.calibrate` returned for these variables.
       slopes_from: a tree with the same sites whose slopes say which are linear: the raw params, of
         which variables are an average (EMA) or a target network's copy. Sites that stay keep the
@@ -107,6 +109,8 @@ def collapse_model(
     if isinstance(sites, Calibration):
         raise TypeError("sites is a Calibration; expected paths. Pass it as calibration=.")
     fit, slopes = _fit_for(fit, calibration), None
+    if calibration is not None and fit.observed == "segment":
+        calibration = for_segments(calibration)
     partly: Linear = {}
     if calibration is None:
         found, judged = model.sites, model.variables
@@ -217,9 +221,13 @@ def _fit_for(fit: Fit | None, calibration: Calibration | None) -> Fit:
             "lcjax.calibrate(apply_fn, variables, data, fit=...), then "
             "lcjax.collapse(variables, calibration=stats)."
         )
-    if calibration is not None and (not fit.needs_data or fit.observed != calibration.fit.observed):
+    if calibration is None:
+        return fit
+    both = (fit.observed, calibration.fit.observed)
+    if not fit.needs_data or (both[0] != both[1] and both != ("segment", "hidden")):
         raise ValueError(
             f"fit is {fit}, but the calibration is for {calibration.fit}. Leave fit out, or "
-            "calibrate for it."
+            "calibrate for it; a calibration for lcjax.Units or lcjax.LowRank serves "
+            "lcjax.LeastSquares and lcjax.Remove too."
         )
     return fit

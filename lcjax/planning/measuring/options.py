@@ -5,14 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
-from lcjax.algebra.moments import submoments
 from lcjax.algebra.unit_selection import NestedOrder
 from lcjax.calibration.candidates import collect_for_fit
 from lcjax.calibration.data import CalibrationData
 from lcjax.calibration.fits import Fit, Units
 from lcjax.calibration.low_rank import LowRank
+from lcjax.calibration.of_segments import without_units
 from lcjax.calibration.statistics import SplitMoments
 from lcjax.errors import CollapseError
 from lcjax.planning.budgets import Usage
@@ -198,10 +197,10 @@ def statistics_of(fit: Fit, segment: Segment, found: Found) -> SplitMoments:
     """Returns the statistics that a fit of a segment needs, from those that were collected."""
     if fit.observed in found:
         return found[fit.observed]
-    columns, key, hidden = np.arange(segment.d_in), segment.key, found["hidden"]
+    key, hidden = segment.key, found["hidden"]
     return SplitMoments(
-        {key: submoments(hidden.train[key], columns)},
-        {key: submoments(hidden.held_out[key], columns)},
+        {key: without_units(hidden.train[key], segment.d_in)},
+        {key: without_units(hidden.held_out[key], segment.d_in)},
     )
 
 

@@ -122,6 +122,28 @@ def test_a_fit_for_every_site(source, variables, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("fit", [lcjax.Units(3), lcjax.LowRank(2)], ids=lambda fit: fit.name)
+def test_one_calibration_of_hidden_units_serves_fits_of_several_kinds(
+    source, variables, fit, tmp_path
+):
+    stats = calibrated(variables, ["gated/act", "pair/act_0"], fit)
+    for other in (lcjax.LeastSquares(), lcjax.Remove()):
+        own = calibrated(variables, ["pair/act_0"], other)
+        got, _ = lcjax.collapse(variables, ["pair/act_0"], other, calibration=stats)
+        want, _ = lcjax.collapse(variables, calibration=own)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, want)
+        plan = plan_of(variables, {"gated/act": fit, "pair/act_0": other})
+        plan.save(tmp_path / "plan.json")
+        lcjax.save_calibration(tmp_path / f"stats-{other.name}", stats)
+        paths = [str(source), str(tmp_path / other.name), "--plan", str(tmp_path / "plan.json")]
+        main(["collapse", *paths, "--calibration", str(tmp_path / f"stats-{other.name}")])
+        both = lcjax.restore(tmp_path / other.name)
+        assert lcjax.find_sites(both).paths == ("chain/act_0", "chain/act_1", "gated/act")
+    with pytest.raises(ValueError, match="a calibration for lcjax.Units or lcjax.LowRank serves"):
+        lcjax.collapse(variables, ["pair/act_0"], lcjax.PerUnit(), calibration=stats)
+
+
+@pytest.mark.slow
 def test_fits_that_cannot_be_streamed_are_refused(source, variables, tmp_path):
     stats = calibrated(variables)
     chain = {"chain/act_0": lcjax.LeastSquares(), "chain/act_1": lcjax.Exact(max_gap=1)}

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from lcjax import CollapseError, Exact, LeastSquares, PerUnit
+from lcjax import CollapseError, Exact, LeastSquares, PerUnit, calibrate
 from lcjax.calibration.fits import Remove, Units
 from lcjax.planning.plan_file import PlanFile, PlannedSite, fit_from_json, fit_to_json
 from lcjax.structure.params_tree import ParamsTree
@@ -63,6 +63,16 @@ def test_a_plan_file_comes_back_and_is_of_its_model(tmp_path):
     assert found == plan and found.fits == {"act_0": Units(2)}
     found.check(ParamsTree(variables))
     found.check(ParamsTree(variables).abstract())
+
+
+def test_a_plan_is_checked_against_statistics_where_a_checkpoint_has_shapes_alone():
+    model, variables = random_chain((8, 3), 4)
+    plan, abstract = plan_of(variables), ParamsTree(variables).abstract()
+    x = np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)
+    plan.check(abstract, calibrate(model.apply, variables, [x]))
+    trained = jax.tree.map(lambda leaf: leaf + np.ones_like(leaf), variables)
+    with pytest.raises(CollapseError, match="act_0: the plan was made for other weights"):
+        plan.check(abstract, calibrate(model.apply, trained, [x]))
 
 
 def test_a_plan_of_another_model_is_refused():

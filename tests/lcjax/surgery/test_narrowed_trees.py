@@ -148,7 +148,7 @@ def test_wrong_uses_have_clear_errors():
     with pytest.raises(CollapseError, match=r"act_0: got 13 units to keep, expected .* 12"):
         collapse(variables, fit=Units(13), calibration=stats)
     with pytest.raises(ValueError, match="calibrate for it"):
-        collapse(variables, fit=LeastSquares(), calibration=stats)
+        collapse(variables, fit=PerUnit(), calibration=stats)
     for count in (-1, 2.5, True):
         with pytest.raises(ValueError, match="count is"):
             Units(count)
