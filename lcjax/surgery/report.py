@@ -81,11 +81,13 @@ class CollapseReport(Document):
         The model is then a standard one of that width. For params of Flax modules,
         `lcjax.without_bypasses` gives its tree.
         """
-        counts = {each.count for each in self.narrowed}
+        narrowed = {each.site for each in self.narrowed}
+        whole = {each.width for each in self.hidden_widths if each.site not in narrowed}
+        counts = {each.count for each in self.narrowed} | whole
         unchanged = any(skip.reason != "unpaired" for skip in self.skipped)
         linear = any(each.linear for each in self.narrowed)
         others = unchanged or self.collapsed or linear or self.ranks
-        return None if others or len(counts) != 1 else counts.pop()
+        return None if others or not narrowed or len(counts) != 1 else counts.pop()
 
     @property
     def ranks(self) -> dict[str, int]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lcjax import (
+    CalibrationData,
     CollapseError,
     LeastSquares,
     Remove,
@@ -18,7 +19,7 @@ from lcjax import (
 )
 from tests.helpers.narrowing import DATA, MIXED, MODELS, X, chain, error, models, narrowed
 from tests.helpers.tolerance import assert_close
-from tests.helpers.trees import with_slopes
+from tests.helpers.trees import random_chain, with_slopes
 
 
 @models
@@ -153,6 +154,16 @@ def test_sizes_and_leaves_of_the_report_are_those_of_the_tree(name, fit):
     assert report.hidden_width == (None if fit.linear else 7)
     line = "every MLP has 7 hidden units: a standard model of that width, whose tree lcjax.without"
     assert (line in str(report)) == (not fit.linear)
+
+
+def test_model_with_a_site_of_all_its_units_is_standard_where_they_are_as_many():
+    model, variables = random_chain((12, 7, 3), 4)
+    first, second = find_sites(variables).paths
+    data = CalibrationData([X[:, :4]], progress=False)
+    for width, standard in ((7, 7), (5, None)):
+        fits = {first: Units(width), second: Units(7)}
+        _, report = collapse_sequential(model.apply, variables, data, fit=fits)
+        assert report.hidden_width == standard
 
 
 def test_model_with_a_site_that_stays_is_no_standard_one():
