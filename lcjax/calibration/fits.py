@@ -190,7 +190,8 @@ class Units(Fit):
         the squared norm of their row of the last kernel, found in an extra pass over the data. The
         moments of c candidates take at most `16 (d_in + c) (d_in + c + d_out)` bytes on the device.
         None considers all units where that is at most 512 MiB, otherwise as many as fit in three
-        times the bytes of the pair's kernels, but at least count.
+        times the bytes of the pair's kernels, but at least count. On a mesh each device has a block
+        of their rows, where the number of devices divides them.
       ridge: as for `LeastSquares`, times `1 + 30 i / n` of i units and inputs that are fitted to n
         tokens.
       sequential: as for `LeastSquares`.
@@ -278,15 +279,14 @@ def check_fit(fit: Any, *, needs_data: bool = False) -> None:
         given = repr(fit) if isinstance(fit, str) else describe(fit)
         raise TypeError(
             f"fit: got {given}, expected lcjax.Exact(), lcjax.PerUnit(), lcjax.LeastSquares(), "
-            "lcjax.Units(count), lcjax.LowRank(rank) or lcjax.Remove(). Pass one of these objects, "
-            "and statistics of lcjax.calibrate as calibration=."
+            "lcjax.Units(count), lcjax.LowRank(rank) or lcjax.Remove(). Statistics of "
+            "lcjax.calibrate go to calibration=, plan.fits to lcjax.collapse_sequential."
         )
     if needs_data and not fit.needs_data:
         raise ValueError(
             f"fit: got {fit}, which takes no data; expected lcjax.PerUnit(), "
             "lcjax.LeastSquares(), lcjax.Units(count), lcjax.LowRank(rank) or lcjax.Remove(). "
-            "Without data call "
-            "lcjax.collapse."
+            "Without data call lcjax.collapse."
         )
 
 

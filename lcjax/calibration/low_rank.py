@@ -18,6 +18,9 @@ class LowRank(Fit):
     factors would not make smaller stays, and so does one to whose output a map of an earlier pair
     is added.
 
+    Moments of all h hidden units are collected, `16 (d_in + h) (d_in + h + d_out)` bytes on the
+    device, on a mesh in blocks of rows.
+
     Attributes:
       rank: largest inner width of the factors, at least 1; positional.
       ridge: as for `Units`, of the kernel after the activation.

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh
 
 from lcjax.algebra.moments import Moments, measure, merge
 from lcjax.calibration.data import CalibrationData
 from lcjax.calibration.held_out import WORD, Rows, padded_places, rows_of
 from lcjax.calibration.masks import check_mask, counted, over_tokens
+from lcjax.calibration.on_mesh import in_blocks, mesh_of, to_host
 from lcjax.calibration.weighting import effective, shares
 from lcjax.errors import CollapseError
 from lcjax.structure.front_end import Observe, Observed
@@ -86,14 +87,15 @@ def collect_statistics(
     # Compiled anew in every pass: what observe and mask read from outside may have changed, and
     # what they close over is freed with it.
     unitwise = observed == "unit"
-    measured = partial(_measure, observe=observe, data=data, unitwise=unitwise)
+    experts = frozenset(rare)
+    measured = partial(_measure, observe=observe, data=data, unitwise=unitwise, experts=experts)
     measure_batch = jax.jit(measured, static_argnames="mesh")
     start, total, behind = 0, None, None
     for batch in with_progress(data.batches) if data.progress else data.batches:
         batch = as_batch(batch)
         if total is None:
             check_devices(variables, compact, batch)
-        rows, mesh = rows_of(batch), _mesh((variables, compact, batch))
+        rows, mesh = rows_of(batch), mesh_of((variables, compact, batch))
         held_out = None if mesh else padded_places(start, rows, data.holdout)
         first = np.uint32(start % WORD)
         moments, negative = measure_batch(variables, compact, batch, first, held_out, mesh=mesh)
@@ -107,7 +109,7 @@ def collect_statistics(
             "consumed only once."
         )
     check_mask(behind)
-    train, held_out, squares = jax.device_get(total)
+    train, held_out, squares = to_host(total)
     collected = SplitMoments(effective(train, squares, 0), effective(held_out, squares, 1))
     for key, moments in collected.train.items():
         if key in rare and moments.count < 2:
@@ -126,6 +128,7 @@ def _measure(
     observe: Observe,
     data: CalibrationData,
     unitwise: bool,
+    experts: Collection[str],
     mesh: Mesh | None,
 ) -> tuple[_Measured, jax.Array]:
     """Returns the moments of one batch, and whether its mask has numbers that it must not have.
@@ -139,7 +142,8 @@ def _measure(
       observe: returns the values.
       data: of which the batch is.
       unitwise: whether moments are of each unit alone.
-      mesh: on which moments are replicated.
+      experts: keys whose tokens are not in rows.
+      mesh: on which moments are divided.
     """
     rows = Rows(start, rows_of(batch), data.holdout, held_out)
     pairs = observe(variables, compact, batch)
@@ -148,14 +152,14 @@ def _measure(
     collected = _Measured({}, {}, {})
     for key, calls in pairs.items():
         split = [
-            _measure_call(key, x, t, _weights(key, counts, own), rows, unitwise)
+            _measure_call(key, x, t, _weights(key, counts, own), rows, unitwise, key in experts)
             for x, t, *own in calls
         ]
         collected.train[key] = reduce(merge, [each.train for each in split])
         collected.held_out[key] = reduce(merge, [each.held_out for each in split])
         if data.weighting != "equal":
             collected.squares[key] = sum(each.squares for each in split)
-    return _replicate((collected, negative), mesh)
+    return in_blocks((collected, negative), mesh)
 
 
 def _weights(key: str, counts: jax.Array | None, own: Sequence[jax.Array]) -> jax.Array | None:
@@ -183,6 +187,7 @@ def _measure_call(
     weights: jax.Array | None,
     rows: Rows,
     unitwise: bool,
+    expert: bool,
 ) -> _Call:
     """Returns the moments of one call of a layer, of tokens to fit on and of those held out."""
     if any(jnp.issubdtype(value.dtype, jnp.complexfloating) for value in (x, t)):
@@ -193,7 +198,7 @@ def _measure_call(
     tokens = x.shape[:-1]
     length = tokens[0] if tokens else 1
     weights = jnp.ones(tokens, bool) if weights is None else over_tokens(key, weights, tokens)
-    if weights.dtype != bool:
+    if weights.dtype != bool and not expert:
         weights = shares(weights, rows.count)
     out = rows.out(length)
     out = out.reshape(length, *(1,) * (len(tokens) - 1)) if tokens else out[0]
@@ -230,23 +235,6 @@ _merge = jax.jit(
 )
 
 
-def _replicate(tree: Any, mesh: Mesh | None) -> Any:
-    """Returns moments in full on every device of a mesh."""
-    if mesh is None:
-        return tree
-    whole = NamedSharding(mesh, jax.P())
-    if AxisType.Explicit in mesh.axis_types:
-        return jax.sharding.reshard(tree, whole)
-    return jax.lax.with_sharding_constraint(tree, whole)
-
-
-def _mesh(tree: Any) -> Mesh | None:
-    """Returns the mesh on which arrays of a tree are, if there is one."""
-    shardings = (getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(tree))
-    meshes = (found.mesh for found in shardings if isinstance(found, NamedSharding))
-    return next((mesh for mesh in meshes if isinstance(mesh, Mesh) and mesh.size > 1), None)
-
-
 def with_progress(
     batches: Iterable[Any], what: str = "calibrating", unit: str = "batch"
 ) -> Iterable[Any]:
@@ -270,7 +258,7 @@ def _check_moments(key: str, train: Moments, held_out: Moments) -> None:
     if not train.count:
         raise CollapseError(
             f"{key}: no token counts, so there is nothing to fit. Look at mask and at holdout, or "
-            "give more data."
+            'give more data; weighting="influence" counts tokens on which the output depends.'
         )
     if train.count == 1:
         raise CollapseError(

@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 
 import lcjax
+from lcjax.calibration.on_mesh import in_blocks, mesh_of, to_host
 from tests.helpers.devices import devices
 from tests.helpers.trees import random_chain, with_slopes
 
@@ -48,7 +49,19 @@ def _sharded(params, mesh):
     return jax.tree_util.tree_map_with_path(place, params)
 
 
+def _check_blocks(kind):
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(kind,) * 2)
+    with jax.set_mesh(mesh):
+        tree = {"xx": np.eye(8, 3), "odd": np.eye(7, 3), "mean": np.ones(8)}
+        placed = jax.jit(lambda given: in_blocks(given, mesh))(tree)
+    shapes = {name: leaf.sharding.shard_shape(leaf.shape) for name, leaf in placed.items()}
+    assert shapes == {"xx": (2, 3), "odd": (7, 3), "mean": (8,)} and mesh_of(placed) == mesh
+    jax.tree.map(np.testing.assert_array_equal, to_host(placed), tree)
+
+
 def _main():
+    _check_blocks(AxisType.Auto)
+    _check_blocks(AxisType.Explicit)
     model, variables = random_chain((16, 6), 12)
     variables = with_slopes(variables, 0.2)
     x = np.random.default_rng(0).normal(size=(160, 12)).astype(np.float32)
