@@ -169,7 +169,7 @@ def main(
     """Runs every benchmark that is not finished in this runs-dir.
 
     Args:
-      only: names of benchmarks; all by default.
+      only: names of benchmarks, or of their parts, such as forms-fashion-mlp; all by default.
       quick: one seed, few rounds; results go to runs-dir.
       again: repeat finished benchmarks; training runs are kept.
       runs_dir: directory of runs, logs and records of finished benchmarks.
@@ -179,9 +179,10 @@ def main(
         runs_dir = runs_dir / "quick"
         results_dir = runs_dir / "results"
     known = [each for each in BENCHMARKS if each.listed and (each.quick is not None or not quick)]
-    check_names("benchmark", only, (each.name for each in known))
+    names = {name for each in known for name in (each.name, each.command)}
+    check_names("benchmark", only, sorted(names))
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes, one GPU
-    chosen = [each for each in known if not only or each.name in only]
+    chosen = [each for each in known if not only or {each.name, each.command} & {*only}]
     here = machine()
 
     def run(benchmark: Benchmark) -> tuple[str, str, str]:

@@ -74,7 +74,10 @@ def other_methods() -> Iterator[Method]:
 
 
 def planned_methods() -> Iterator[Method]:
-    """Yields the deep network, and plans; those of the larger size at their rates in `forms`."""
+    """Yields the deep network, two plans, and a baseline of the larger plan's size.
+
+    Those of the larger size heal at their rates in `forms`, the other at that of six FFNs.
+    """
     yield SENTIMENT_DEEP
     weighted = ("--calibration-weighting", "influence")
     arguments = (*_FROM, *_planned(_SAME_SIZE, "3e-5"), *weighted)
@@ -136,7 +139,7 @@ def main(
 
     Args:
       rest: other sizes and methods, most with the first seed only.
-      plan: plans of as many parameters as six collapsed FFNs have, and of fewer.
+      plan: plans of as many parameters as six collapsed FFNs have and of fewer, and a baseline.
       seeds: of the runs.
       runs_dir: directory of the runs.
       results_dir: directory of results.

@@ -62,12 +62,13 @@ class Positions(NamedTuple):
           CollapseError: a first axis that is not of the rows.
         """
         rows = self.rows.shape[0]
-        if not leading or leading[0] % rows:
+        if not leading or leading[0] % max(rows, 1):
             raise CollapseError(
                 f"output: its leading axes are {leading}, the batch has {rows} rows; expected the "
-                "rows first. Return such an output; a plan can take a metric(variables)."
+                "rows first. Return such an output; otherwise weigh tokens alike "
+                '(weighting="equal"), and give a plan a metric(variables).'
             )
-        count = jnp.repeat(self.rows.astype(jnp.float32), leading[0] // rows)
+        count = jnp.repeat(self.rows.astype(jnp.float32), leading[0] // max(rows, 1))
         count = jnp.broadcast_to(count.reshape(-1, *(1,) * (len(leading) - 1)), leading)
         mask = self.mask
         if mask is None or mask.ndim > len(leading):

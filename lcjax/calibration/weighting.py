@@ -1,4 +1,4 @@
-"""How much the tokens of a calibration count: by what errors there change of the output."""
+"""How much the tokens of a calibration count: by how much errors there change the output."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -43,8 +43,8 @@ def pull_of(data: CalibrationData) -> Pull | None:
 def directions(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Returns random directions along the last axis, of length 1 and, but for one entry, mean 0.
 
-    A softmax does not see what is added to all of its logits. For two logits the direction is known
-    but for its sign.
+    A softmax is unchanged by a constant added to all of its logits. For two logits the direction is
+    known up to its sign.
 
     Args:
       key: for the random numbers.
@@ -64,10 +64,10 @@ def directions(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 def shares(weights: jax.Array, rows: int) -> jax.Array:
     """Returns weights whose sum over the tokens of a row is 1, or 0 where it was.
 
-    Tokens that are not in rows, as the slots of an expert, keep theirs.
+    Where the first axis is not of the rows, weights stay as they are.
     """
     tokens = weights.shape
-    if not tokens or tokens[0] % max(rows, 1):
+    if not tokens or not rows or tokens[0] % rows:
         return weights
     own = weights.reshape(rows, -1)
     total = jnp.sum(own, axis=1, keepdims=True)
@@ -103,6 +103,8 @@ def _fingerprint(batch: tuple[Any, ...]) -> jax.Array:
     total = jnp.uint32(0)
     for leaf in jax.tree.leaves(batch):
         bits = jnp.asarray(leaf)
+        if jnp.issubdtype(bits.dtype, jax.dtypes.prng_key):
+            bits = jax.random.key_data(bits)
         if jnp.issubdtype(bits.dtype, jnp.floating):
             bits = jax.lax.bitcast_convert_type(bits.astype(jnp.float32), jnp.uint32)
         total += jnp.sum(bits.astype(jnp.uint32), dtype=jnp.uint32)

@@ -16,7 +16,6 @@ from lcjax.structure.sites import Sites
 Pairs = Mapping[str, Sequence[tuple[jax.Array, ...]]]
 Observe = Callable[[Any, Any, tuple[Any, ...]], Pairs]
 
-
 # Which values a fit needs: see `Collapsible.observe`.
 Observed = Literal["segment", "unit", "hidden"]
 

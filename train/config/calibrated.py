@@ -57,13 +57,15 @@ class CalibratedConfig(ProtocolConfig):
     calibration_images: int = 4096
     """Training examples that sites are fitted to: images, texts, or windows of a text."""
     calibration_weighting: Weighting = "equal"
-    """How much tokens of these examples count in a fit: equal, alike; influence, by what errors
-    there change of the model's output, which takes a backward pass of each batch."""
+    """How much tokens of these examples count in a fit: equal, alike; influence, by how much an
+    error there changes the model's output, which takes a backward pass of each batch."""
 
     def check(self) -> None:
         """Raises ConfigError if a field is out of range."""
         super().check()
         require(self, "calibration_images", lambda value: value >= 1, "at least 1")
+        if self.fit == "exact" and self.calibration_weighting != "equal":
+            raise ConfigError("--fit exact takes no data: leave --calibration-weighting out.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -59,8 +59,8 @@ class FitHealConfig(PlannedConfig, HealedConfig):
     """How a site is collapsed: exact, as if its slope were 1; per-unit, a gain and an offset for
     every hidden unit; least-squares, one regression per segment; units, --keep-units hidden units
     of every site stay and the last kernel is fitted again; mix, a plan chooses among least squares,
-    units, both and removal for every site, within --target-params. Units and mixes are fitted one
-    site after another."""
+    units, both, low rank and removal for every site, within --target-params. Units and mixes are
+    fitted one site after another."""
     keep_units: int | float | None = None
     """Hidden units that --fit units keeps of every site: their number, or their fraction, which is
     rounded to a multiple of 128 on a TPU, 64 on a GPU, 8 elsewhere."""

@@ -22,13 +22,16 @@ def warn_if_too_few_tokens(
 ) -> None:
     """Warns on stderr if least squares would have few tokens for the inputs of a site.
 
+    How many tokens count that weigh by influence is known after calibration: its report says so.
+
     Args:
       task: with the calibration data.
       settings: of the protocol.
       variables: of the deep model.
       sites: paths of sites that may be collapsed.
     """
-    if settings.fit != "least_squares" or not is_main_process():
+    by_influence = settings.calibration_weighting != "equal"
+    if settings.fit != "least_squares" or by_influence or not is_main_process():
         return
     widths = {site.path: site.d_in for site in lcjax.find_sites(variables) if site.path in sites}
     tokens = count_tokens(task, variables, widths)

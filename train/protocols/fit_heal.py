@@ -41,8 +41,8 @@ class FitHeal(Healing[FitHealConfig]):
     """Two stages: the deep model without penalty (or --from), and healing after the collapse.
 
     In between `lcjax.plan` selects sites by their cost on the validation split, within --count,
-    --target-params or --max-drop; or every site has a fit of its own, by --fit units or --plan. The
-    optimizer's moments are carried over.
+    --target-params or --max-drop; or every site has a fit of its own, by --fit units, --fit mix or
+    --plan. The optimizer's moments are carried over.
     """
 
     def __init__(self, task: Task):

@@ -30,8 +30,6 @@ from lcjax.transform.matching.find_sites import MatchedSite
 from lcjax.transform.observing.ends import End, Weigh, activation_end, chain_output, inside
 from lcjax.transform.observing.expert_values import by_expert
 
-Pair = tuple[jax.Array, jax.Array]
-
 
 def check_observable(call: BoundCall, segments: Sequence[Segment]) -> None:
     """Raises CollapseError for segments inside a loop or a branch, or with dropout in them."""
@@ -213,7 +211,7 @@ class _Run:
                 tracker.follow(op.eqn, operands, [read(env, value) for value in op.outs])
         return found
 
-    def activation(self, site: MatchedSite) -> Pair:
+    def activation(self, site: MatchedSite) -> tuple[jax.Array, jax.Array]:
         """Returns input and output of an activation, (tokens..., units of the Dense after)."""
         linked = self.linked[site.path]
         if site.path in linked.narrow:

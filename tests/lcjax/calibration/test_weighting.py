@@ -1,4 +1,4 @@
-"""Tokens that weigh by what errors there change of the model's output."""
+"""Tokens that weigh by how much errors there change the model's output."""
 
 import flax.linen as nn
 import jax
@@ -173,3 +173,14 @@ def test_rows_of_one_token_count_alike():
 def test_an_unknown_weighting_is_refused():
     with pytest.raises(ValueError, match="weighting is 'uniform'; expected 'equal' or 'influence'"):
         lcjax.CalibrationData([X], weighting="uniform")
+
+
+def test_batches_may_have_keys_and_no_rows():
+    def apply(variables, x, key):
+        return MODEL.apply(variables, x)
+
+    batches = [(X, jax.random.key(3)), (X[:0], jax.random.key(4))]
+    data = lcjax.CalibrationData(batches, weighting="influence", progress=False)
+    stats = lcjax.calibrate(apply, VARIABLES, data)
+    (moments,) = stats.train.values()
+    assert 10 < moments.count < len(X) * TOKENS

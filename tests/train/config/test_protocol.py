@@ -69,6 +69,7 @@ def test_parse_accepts_fits_with_hyphens_and_underscores(fit):
         ({"fit": "units", "keep_units": 8, "count": 2}, "--fit units and --count are both set"),
         ({"keep_units": 8}, "--fit least_squares and --keep-units are both set"),
         ({"linear": True}, "--fit least_squares and --linear are both set"),
+        ({"fit": "exact", "calibration_weighting": "influence"}, "--fit exact takes no data"),
         ({"fit": "mix"}, "--fit mix needs --target-params"),
         ({"fit": "mix", "count": 2}, "--fit mix and --count are both set"),
         ({"plan": Path("a"), "fit": "exact"}, "--plan and --fit are both set; leave --fit out"),
