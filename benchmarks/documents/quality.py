@@ -136,7 +136,7 @@ def network(page: str) -> Table:
 
 
 def planned_minilm() -> Table:
-    """Returns MiniLM below the size that one matrix an FFN leaves, as planned and healed."""
+    """Returns MiniLM at the size of one matrix for each FFN and below, planned and healed."""
     rows = [
         (
             shown_method(point["method"]),
