@@ -20,6 +20,7 @@ from lcjax.planning.candidates import (
 from lcjax.planning.choosing.between import kind_of, number_of, with_options_between
 from lcjax.planning.choosing.options import SiteOptions
 from lcjax.planning.fit_plan import FitPlan
+from lcjax.planning.measuring.carry_out import Setting
 from lcjax.planning.measuring.latency import timed_table
 from lcjax.planning.measuring.measure import MetricMeasure, OutputMeasure
 from lcjax.planning.measuring.options import (
@@ -30,7 +31,7 @@ from lcjax.planning.measuring.options import (
     solve_fits,
 )
 from lcjax.planning.measuring.outputs import KL_DIVERGENCE, OutputMetric
-from lcjax.planning.measuring.rounds import Setting, carry_out_rounds
+from lcjax.planning.measuring.rounds import carry_out_rounds
 from lcjax.planning.measuring.uniform import uniform_ranks, uniform_units
 from lcjax.planning.table import FitTable
 from lcjax.planning.trials import MetricFn

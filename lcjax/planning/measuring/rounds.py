@@ -1,77 +1,24 @@
 """Rounds of a plan: a choice is carried out and measured, and made again around what was found."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
 
-from lcjax.calibration.calibrate import segments_to_fit
-from lcjax.calibration.candidates import collect_for_fit
-from lcjax.calibration.data import CalibrationData
 from lcjax.calibration.fits import Fit
 from lcjax.planning.budgets import Budget, Usage
 from lcjax.planning.choosing.options import SiteOptions
-from lcjax.planning.measuring.latency import times_of
-from lcjax.planning.measuring.measure import Measure
+from lcjax.planning.measuring.carry_out import Setting, Step, carry_out
 from lcjax.planning.measuring.options import (
-    Found,
     Solved,
-    bytes_of,
-    collect_for_fits,
     drops_of,
     solve_fits,
-    statistics_of,
 )
 from lcjax.planning.table import FitTable, Round, agrees
-from lcjax.structure.front_end import Collapsible
-from lcjax.structure.replacement import Replacement
-from lcjax.structure.segment import Segment
-from lcjax.surgery.checks import solve_checked
-from lcjax.surgery.refit import refitted
-from lcjax.surgery.sequential import forward_paths, steps_in_order
 
 _MOST_ROUNDS = 3  # after the first, in which sizes are within their limits
 _MOST_SIZES = 16  # choices that are too large, as those of sites that share a layer may be
 _SIZES = ("parameters", "flops", "bytes")
 _USED = 0.9  # share of a time limit; below it, and that of the prediction, try a slower model
 _NEAR = 2  # options on each side of the chosen one that are measured again
-
-
-class Setting(NamedTuple):
-    """What every part of a plan works with.
-
-    Attributes:
-      model: the deep model.
-      run: `run(tree, *inputs)` returns the output of the model with any of its trees.
-      data: to fit on.
-      measure: of trees.
-      baseline: metric of the deep model.
-      inputs: of the batch that is timed; None where no time is.
-      known: statistics of the deep model by site, of as many sites as fit in memory together.
-    """
-
-    model: Collapsible
-    run: Callable[..., Any]
-    data: CalibrationData
-    measure: Measure
-    baseline: float
-    inputs: tuple[Any, ...] | None
-    known: Mapping[str, Found] = {}
-
-
-class Step(NamedTuple):
-    """One step of a sequential collapse, as it was carried out.
-
-    Attributes:
-      before: the model with the fits of all sites before.
-      segment: that was replaced.
-      found: its statistics, with inputs from `before` and outputs from the deep model.
-      replacement: what took its place.
-    """
-
-    before: Collapsible
-    segment: Segment
-    found: Found
-    replacement: Replacement
 
 
 def carry_out_rounds(
@@ -97,8 +44,9 @@ def carry_out_rounds(
     rounds: list[Round] = []
     choice, excess, agreed = table.choose(budgets), {}, False
     too_large: list[Round] = []
+    steps: list[Step] = []
     while True:
-        steps, measured = _carry_out(setting, table, choice)
+        steps, measured = carry_out(setting, table, choice, steps)
         predicted = table.usage(choice)
         rounds.append(Round(choice, predicted, measured))
         met = all(budget.met(measured, table.deep) for budget in budgets)
@@ -128,11 +76,11 @@ def carry_out_rounds(
     for fits in uniform:
         other = table.choice_of(fits)
         if other is not None and all(other != each.choice for each in rounds):
-            _, measured = _carry_out(setting, table, other)
+            steps, measured = carry_out(setting, table, other, steps)
             rounds.append(Round(other, table.usage(other), measured))
     over = [_overshoot(each.measured, table, budgets) > 0 for each in rounds]
     if all(each.quantity in _SIZES for each in budgets) and all(over):
-        rounds.append(_smallest(setting, table, budgets, rounds))
+        rounds.append(_smallest(setting, table, budgets, rounds, steps))
     return _best(rounds, table, budgets), rounds
 
 
@@ -146,7 +94,11 @@ def _spare_ms(last: Round, table: FitTable, budgets: Sequence[Budget]) -> float:
 
 
 def _smallest(
-    setting: Setting, table: FitTable, budgets: Sequence[Budget], rounds: Sequence[Round]
+    setting: Setting,
+    table: FitTable,
+    budgets: Sequence[Budget],
+    rounds: Sequence[Round],
+    steps: Sequence[Step],
 ) -> Round:
     """Returns the round of the smallest choice, where sizes of all others are over their limits.
 
@@ -155,7 +107,7 @@ def _smallest(
     """
     over = [each for each in budgets if not each.met(rounds[-1].measured, table.deep)]
     choice = table.smallest((over or budgets)[0].quantity)
-    _, measured = _carry_out(setting, table, choice)
+    _, measured = carry_out(setting, table, choice, steps)
     found = Round(choice, table.usage(choice), measured)
     if _overshoot(measured, table, budgets) > 0:
         raise ValueError(table.cannot_meet(budgets, [each.measured for each in (*rounds, found)]))
@@ -184,48 +136,6 @@ def _overshoot(usage: Usage, table: FitTable, budgets: Sequence[Budget]) -> floa
             most, deep = budget.most(table.deep), getattr(table.deep, budget.quantity)
             over += max(getattr(usage, budget.quantity) - most, 0) / deep
     return over
-
-
-def _carry_out(
-    setting: Setting, table: FitTable, choice: Sequence[int]
-) -> tuple[list[Step], Usage]:
-    """Returns the steps of carrying a choice out, and what the model then costs."""
-    model, data, fits = setting.model, setting.data, table.fits(choice)
-    options = {
-        site.site: [each.fit for each in site.options if each.fit is not None]
-        for site in table.sites
-    }
-    now, steps, flops = model, [], model.size.flops
-    for sites, fit in steps_in_order(model, fits, forward_paths(model, data)) if fits else []:
-        (segment,) = segments_to_fit(now, sites, fit)
-        found: Found
-        if now is model and sites[0] in setting.known and len(sites) == 1:
-            found = setting.known[sites[0]]
-        elif len(sites) == 1:
-            found = collect_for_fits(model, data, {sites[0]: options[sites[0]]}, now)[sites[0]]
-        else:
-            moments = collect_for_fit(model, [segment], data, fit, now.variables)
-            found = {fit.observed: moments}
-        replacement = solve_checked(fit, segment, statistics_of(fit, segment, found))
-        replacement = refitted(model, now, segment, replacement, fit, data)
-        rebuilt = now.rebuild({segment: replacement})
-        steps.append(Step(now, segment, found, replacement))
-        flops += rebuilt.after.flops - rebuilt.before.flops
-        now = now.with_variables(rebuilt.tree)
-    tree = now.variables
-    (metric,) = setting.measure([tree])
-    ms = None
-    if setting.inputs is not None:
-        ms = times_of(setting.run, {"": tree}, setting.inputs)[""]
-    usage = Usage(
-        drop=setting.baseline - metric,
-        parameters=now.size.parameters,
-        flops=flops,
-        kept=table.deep.kept - len(fits),
-        bytes=bytes_of(tree),
-        ms=ms,
-    )
-    return steps, usage
 
 
 def _around(

@@ -26,7 +26,9 @@ from lcjax import (
     plan_fits,
 )
 from lcjax.errors import CollapseError
+from lcjax.planning.measuring.carry_out import Setting, carry_out
 from lcjax.planning.measuring.options import collect_for_fits
+from lcjax.structure.params_tree import ParamsTree
 from tests.helpers.trees import random_chain
 
 X = np.random.default_rng(0).normal(size=(384, 8)).astype(np.float32)
@@ -130,7 +132,7 @@ def test_the_first_site_is_fitted_from_the_calibration(variables, monkeypatch):
         passes.append(list(fits))
         return collect_for_fits(model, data, fits, now)
 
-    monkeypatch.setattr("lcjax.planning.measuring.rounds.collect_for_fits", counted)
+    monkeypatch.setattr("lcjax.planning.measuring.carry_out.collect_for_fits", counted)
     budget, candidates = Params(0.5), [LeastSquares(), Units(8)]
     found = plan_fits(
         MODEL.apply, variables, DATA, budget=budget, candidates=candidates, tolerance=1e9
@@ -149,7 +151,7 @@ def test_a_model_faster_than_predicted_makes_room_for_a_larger_one(monkeypatch):
         }
 
     monkeypatch.setattr("lcjax.planning.measuring.latency.times_of", times(1))
-    monkeypatch.setattr("lcjax.planning.measuring.rounds.times_of", times(0.7))
+    monkeypatch.setattr("lcjax.planning.measuring.carry_out.times_of", times(0.7))
     model = CollapsibleMLP((32, 32, 32, 4), nn.relu)
     variables = jax.jit(model.init)(jax.random.key(0), X[:1])
     candidates = [Units(k) for k in range(2, 32, 2)]
@@ -160,6 +162,26 @@ def test_a_model_faster_than_predicted_makes_room_for_a_larger_one(monkeypatch):
     first, last = found.rounds[0].measured.ms, found.measured.ms
     assert 0.3 < first / found.table.deep.ms < 0.36
     assert 0.45 < last / found.table.deep.ms <= 0.5
+
+
+def test_a_choice_repeats_only_what_differs_from_the_one_before(variables, half, monkeypatch):
+    model, sites = ParamsTree(variables, MODEL.apply), half.table.sites
+    setting = Setting(model, MODEL.apply, DATA, lambda trees: [0.0] * len(trees), 0.0, None)
+    passes = []
+
+    def collect(model, data, fits, now):
+        passes.append(*fits)
+        return collect_for_fits(model, data, fits, now)
+
+    monkeypatch.setattr("lcjax.planning.measuring.carry_out.collect_for_fits", collect)
+    first, last = ([i for i, each in enumerate(site.options) if each.fit] for site in sites)
+    full, whole = carry_out(setting, half.table, (first[0], last[0]), [])
+    steps, _ = carry_out(setting, half.table, (first[0], last[1]), [])
+    assert passes == [sites[0].site, sites[1].site] * 2
+    again, usage = carry_out(setting, half.table, (first[0], last[0]), steps)
+    assert passes[4:] == [sites[1].site] and usage == whole and again[0] is steps[0]
+    trees = [each[-1].after.variables for each in (again, full)]
+    jax.tree.map(np.testing.assert_array_equal, *trees)
 
 
 @pytest.mark.slow
