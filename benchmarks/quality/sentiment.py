@@ -2,9 +2,9 @@
 
 `python -m benchmarks sentiment`: resumes an interrupted benchmark; runs are kept. The deep network
 is fine-tuned for one epoch on all phrases. `--rest` collapses four and all six FFNs and runs other
-methods, most with one seed, into another result file. `--plan` heals two plans: one of as many
-parameters as six collapsed FFNs have, as long as the methods above, next to the baseline that is
-best there in `forms`; and one of fewer than one matrix an FFN leaves, for an epoch on all phrases.
+methods, most with one seed, into another result file. `--plan` heals a plan with as many parameters
+as six collapsed FFNs, and the baseline that is best at that size in `forms`, for an epoch on 20,000
+phrases; and a plan with fewer parameters for an epoch on all phrases.
 """
 
 import sys

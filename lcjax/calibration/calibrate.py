@@ -59,12 +59,6 @@ class Calibration(Document):
         return tuple(site for segment in self.segments for site in segment.sites)
 
     @property
-    def weights_by_site(self) -> dict[str, str | None]:
-        """The fingerprint of the weights around each site that was calibrated alone."""
-        alone = zip(self.segments, self.weights, strict=True)
-        return {one.sites[0]: weights for one, weights in alone if len(one.sites) == 1}
-
-    @property
     def _one_by_one(self) -> tuple[SegmentId, ...]:
         """The segments, those of experts one by one."""
         return tuple(part for segment in self.segments for part in segment.parts)
@@ -220,6 +214,12 @@ def check_calibrated(stats: Calibration, segments: Sequence[Segment]) -> None:
     for segment in segments:
         if segment.id not in stats.segments:
             same = any(calibrated.sites == segment.sites for calibrated in stats.segments)
+            pairs = {one.sites[0] for one in stats.segments if len(one.widths) == 3}
+            if len(segment.layers) != 2 and pairs.issuperset(segment.sites):
+                raise CollapseError(
+                    f"{segment.label}: got statistics of pairs of Dense layers, but one map takes "
+                    f"the place of {len(segment.layers)} layers here. Calibrate for this fit."
+                )
             raise CollapseError(
                 f"{segment.label}: the Dense layers around them are not those that were "
                 "calibrated. Calibrate again with this tree."

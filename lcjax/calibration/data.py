@@ -26,8 +26,8 @@ class CalibrationData:
       holdout: fraction of the rows (along the first axis of a batch) that is held out, in [0, 1):
         reports judge fits by them.
       progress: whether a pass that takes long shows a bar (where tqdm is installed).
-      weighting: how much a token counts in fits: "equal", alike; "influence", by what an error at
-        that token changes of the model's output; see below.
+      weighting: how much a token counts in fits: "equal", alike; "influence", by how much an
+        error at that token changes the model's output; see below.
 
     With "influence" a token weighs `w = ‖∂ (v · y) / ∂t‖²`, relative to the sum over the tokens of
     its row: t is the value that is fitted, y the output of the deep model, and v a random direction

@@ -190,8 +190,8 @@ class Units(Fit):
         the squared norm of their row of the last kernel, found in an extra pass over the data. The
         moments of c candidates take at most `16 (d_in + c) (d_in + c + d_out)` bytes on the device.
         None considers all units where that is at most 512 MiB, otherwise as many as fit in three
-        times the bytes of the pair's kernels, but at least count. On a mesh each device has a block
-        of their rows, where the number of devices divides them.
+        times the bytes of the pair's kernels, but at least count. On a mesh each device keeps a
+        block of their rows, where the number of devices divides them.
       ridge: as for `LeastSquares`, times `1 + 30 i / n` of i units and inputs that are fitted to n
         tokens.
       sequential: as for `LeastSquares`.

@@ -62,7 +62,7 @@ class Positions(NamedTuple):
           CollapseError: a first axis that is not of the rows.
         """
         rows = self.rows.shape[0]
-        if not leading or leading[0] % max(rows, 1):
+        if not leading or (leading[0] % rows if rows else leading[0]):
             raise CollapseError(
                 f"output: its leading axes are {leading}, the batch has {rows} rows; expected the "
                 "rows first. Return such an output; otherwise weigh tokens alike "

@@ -39,7 +39,7 @@ def in_blocks(tree: Any, mesh: Mesh | None) -> Any:
 
 
 def to_host(tree: Any) -> Any:
-    """Returns arrays on the host, in every process; one after another where devices have blocks."""
+    """Returns arrays on the host, in every process; one after another."""
     return jax.tree.map(_to_host, tree)
 
 

@@ -87,8 +87,7 @@ def collect_statistics(
     # Compiled anew in every pass: what observe and mask read from outside may have changed, and
     # what they close over is freed with it.
     unitwise = observed == "unit"
-    experts = frozenset(rare)
-    measured = partial(_measure, observe=observe, data=data, unitwise=unitwise, experts=experts)
+    measured = partial(_measure, observe=observe, data=data, unitwise=unitwise)
     measure_batch = jax.jit(measured, static_argnames="mesh")
     start, total, behind = 0, None, None
     for batch in with_progress(data.batches) if data.progress else data.batches:
@@ -128,7 +127,6 @@ def _measure(
     observe: Observe,
     data: CalibrationData,
     unitwise: bool,
-    experts: Collection[str],
     mesh: Mesh | None,
 ) -> tuple[_Measured, jax.Array]:
     """Returns the moments of one batch, and whether its mask has numbers that it must not have.
@@ -142,7 +140,6 @@ def _measure(
       observe: returns the values.
       data: of which the batch is.
       unitwise: whether moments are of each unit alone.
-      experts: keys whose tokens are not in rows.
       mesh: on which moments are divided.
     """
     rows = Rows(start, rows_of(batch), data.holdout, held_out)
@@ -152,7 +149,9 @@ def _measure(
     collected = _Measured({}, {}, {})
     for key, calls in pairs.items():
         split = [
-            _measure_call(key, x, t, _weights(key, counts, own), rows, unitwise, key in experts)
+            _measure_call(
+                key, x, t, _weights(key, counts, own[:1]), rows, unitwise, own[1:] != [False]
+            )
             for x, t, *own in calls
         ]
         collected.train[key] = reduce(merge, [each.train for each in split])
@@ -187,7 +186,7 @@ def _measure_call(
     weights: jax.Array | None,
     rows: Rows,
     unitwise: bool,
-    expert: bool,
+    in_rows: bool,
 ) -> _Call:
     """Returns the moments of one call of a layer, of tokens to fit on and of those held out."""
     if any(jnp.issubdtype(value.dtype, jnp.complexfloating) for value in (x, t)):
@@ -198,7 +197,7 @@ def _measure_call(
     tokens = x.shape[:-1]
     length = tokens[0] if tokens else 1
     weights = jnp.ones(tokens, bool) if weights is None else over_tokens(key, weights, tokens)
-    if weights.dtype != bool and not expert:
+    if weights.dtype != bool and in_rows:
         weights = shares(weights, rows.count)
     out = rows.out(length)
     out = out.reshape(length, *(1,) * (len(tokens) - 1)) if tokens else out[0]

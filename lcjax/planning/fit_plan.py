@@ -14,6 +14,7 @@ from lcjax.planning.front_plot import plot_front
 from lcjax.planning.plan_file import PlanFile, PlannedSite
 from lcjax.planning.table import FitTable, Round, agrees, became
 from lcjax.plots.picture import Picture
+from lcjax.structure.front_end import Collapsible
 from lcjax.structure.params_tree import ParamsTree
 
 
@@ -103,13 +104,15 @@ class FitPlan(Document):
         unmet = [str(each) for each in budgets if not each.met(other.measured, self.table.deep)]
         return replace(other, unmet=tuple(unmet))
 
-    def check(self, variables: Mapping[str, Any]) -> None:
-        """Raises CollapseError unless the plan is for this tree: its sites, widths and weights.
+    def check(self, model: Mapping[str, Any] | Collapsible) -> None:
+        """Raises CollapseError unless the plan is for this model: its sites, widths and weights.
 
         Args:
-          variables: params or variables, as `lcjax.plan_fits` takes them.
+          model: params or variables, as `lcjax.plan_fits` takes them; or a traced call, as
+            `lcjax.collapsible(fn).trace` returns it.
         """
-        self._file({}).check(ParamsTree(variables, caller="check"))
+        tree = isinstance(model, Mapping)
+        self._file({}).check(ParamsTree(model, caller="check") if tree else model)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the plan to a JSON file, which `load` and `lcjax collapse --plan` read."""

@@ -111,9 +111,9 @@ class PlanFile:
 
         Args:
           model: whose weights are compared where it has their values.
-          stats: whose weights are compared where the model has none.
+          stats: of the same model; its weights are compared where the model has none.
         """
-        measured = {} if stats is None else stats.weights_by_site
+        known = {} if stats is None else dict(zip(stats.segments, stats.weights, strict=True))
         unknown = self.sites.keys() - set(model.sites.paths)
         if unknown:
             raise CollapseError(
@@ -127,11 +127,12 @@ class PlanFile:
                     f"{path}: the plan is for layers {site.widths}, this model has "
                     f"{segment.widths}. Plan again for this model."
                 )
-            weights = measured.get(path) if segment.weights is None else segment.weights
+            weights = known.get(segment.id) if segment.weights is None else segment.weights
             if None not in (site.weights, weights) and site.weights != weights:
                 raise CollapseError(
-                    f"{path}: the plan was made for other weights than this model has: another "
-                    "model, or this one before more training. Plan again for this model."
+                    f"{path}: the plan was made for other weights than this model has, or than "
+                    "were calibrated: another model, or this one before more training. Plan again, "
+                    "or calibrate again, for this model."
                 )
 
     def to_json(self) -> str:

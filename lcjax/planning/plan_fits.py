@@ -94,8 +94,8 @@ def plan_fits(
     Raises:
       ValueError: budgets that contradict each other or that no choice is predicted to meet, with
         the nearest that is possible (where only the measured model misses a budget, the plan says
-        so in `unmet`); a metric that is not finite; more units than a site has; as
-        `lcjax.calibrate`.
+        so in `unmet`); a metric that is not finite; more units than a site has; candidates that
+        leave nothing to try; as `lcjax.calibrate`.
       TypeError: batches that can be iterated only once; something other than budgets or fits.
       CollapseError: as `lcjax.collapse_sequential`.
 

@@ -3,17 +3,15 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
-import jax
-
 from lcjax.structure.replacement import Replacement
 from lcjax.structure.segment import Segment
 from lcjax.structure.sites import Sites
 
 # (variables, compact variables or None, batch) -> for every key of statistics the values x and t,
 # (tokens..., d), one pair for every call of the layers; followed by the weights of tokens, or which
-# of them count, (tokens...), where a pull is given, and for experts, to which only some are routed.
-# Called under `jax.jit`.
-Pairs = Mapping[str, Sequence[tuple[jax.Array, ...]]]
+# of them count, (tokens...), where a pull is given, and for experts, to which only some are routed;
+# and by False where tokens are slots of an expert, not in rows. Called under `jax.jit`.
+Pairs = Mapping[str, Sequence[tuple[Any, ...]]]
 Observe = Callable[[Any, Any, tuple[Any, ...]], Pairs]
 
 # Which values a fit needs: see `Collapsible.observe`.

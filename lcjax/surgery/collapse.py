@@ -63,7 +63,7 @@ def collapse(
         fit's `max_gap`, or those that were calibrated. Under `jax.jit` they must be given, and gaps
         are not checked.
       fit: None takes `Exact()`, with a calibration the fit that it was made for. One for `Units` or
-        `LowRank` serves `LeastSquares` and `Remove` too.
+        `LowRank` serves `LeastSquares` and `Remove` too, of a site between two Dense layers.
       calibration: what `lcjax.calibrate` returned for these variables.
       slopes_from: a tree with the same sites whose slopes say which are linear: the raw params, of
         which variables are an average (EMA) or a target network's copy. Sites that stay keep the

@@ -100,8 +100,8 @@ def site_names(sites: Any) -> list[Rule]:
         raise TypeError(
             f"sites is {shown}{describe(sites)}; expected paths, globs such as 'block_1/*', "
             "compiled regular expressions, Sites or a Plan. Give other arguments by name: "
-            "fit=lcjax.Exact(max_gap=0.1), last=1; of lcjax.plan_fits' plans pass fit=plan.fits to "
-            "lcjax.collapse_sequential."
+            "fit=lcjax.Exact(max_gap=0.1), last=1. For a plan of lcjax.plan_fits call "
+            "lcjax.collapse_sequential(..., fit=plan.fits)."
         )
     names = [getattr(site, "path", site) for site in sites]
     wrong = [name for name in names if not is_rule(name)]

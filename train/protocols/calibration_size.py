@@ -22,7 +22,7 @@ def warn_if_too_few_tokens(
 ) -> None:
     """Warns on stderr if least squares would have few tokens for the inputs of a site.
 
-    How many tokens count that weigh by influence is known after calibration: its report says so.
+    Where tokens are weighted by influence, their effective number is known after calibration only.
 
     Args:
       task: with the calibration data.

@@ -1,6 +1,7 @@
 """The values of experts one by one, with the tokens that are routed to each."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from lcjax.transform.lowering.site_chains import (
 )
 from lcjax.transform.matching.routing import routing_of
 
-Pair = tuple[jax.Array, ...]
+Pair = tuple[Any, ...]
 
 
 def by_expert(
@@ -27,8 +28,9 @@ def by_expert(
 
     Where a pair has weights of its tokens, they are in the third place, 0 for what does not count.
 
-    Of experts that read rows of their own, rows of zeros do not count: they are padding. Of those
-    that all read every token, tokens count whose output has a weight other than 0.
+    Of experts that read slots of their own, those of zeros do not count: they are padding; False
+    says that tokens are not in rows. Of those that all read every token, tokens count whose output
+    has a weight other than 0.
 
     Args:
       key: of the pair.
@@ -47,8 +49,9 @@ def by_expert(
     counts = jnp.ones(t.shape[:-1], bool) if counts is None else counts
     if weights:
         counts = jnp.where(counts, weights[0], 0)
+    slots = (False,) if chain.first.x_experts else ()
     return {
-        expert_name(key, index): [(x[index], t[index], counts[index])]
+        expert_name(key, index): [(x[index], t[index], counts[index], *slots)]
         for index in np.ndindex(experts)
     }
 

@@ -139,8 +139,21 @@ def test_one_calibration_of_hidden_units_serves_fits_of_several_kinds(
         main(["collapse", *paths, "--calibration", str(tmp_path / f"stats-{other.name}")])
         both = lcjax.restore(tmp_path / other.name)
         assert lcjax.find_sites(both).paths == ("chain/act_0", "chain/act_1", "gated/act")
+    own = calibrated(variables, ["gated/act"])
+    got, _ = lcjax.collapse(variables, ["gated/act"], lcjax.LeastSquares(), calibration=stats)
+    want, _ = lcjax.collapse(variables, calibration=own)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, want)
     with pytest.raises(ValueError, match="a calibration for lcjax.Units or lcjax.LowRank serves"):
         lcjax.collapse(variables, ["pair/act_0"], lcjax.PerUnit(), calibration=stats)
+
+
+@pytest.mark.slow
+def test_statistics_of_pairs_do_not_serve_a_map_over_several_sites(variables):
+    stats = calibrated(variables, ["chain/*"], lcjax.Units(3))
+    with pytest.raises(
+        lcjax.CollapseError, match="of pairs of Dense layers, but one map takes .* 3"
+    ):
+        lcjax.collapse(variables, ["chain/*"], lcjax.LeastSquares(), calibration=stats)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from lcjax import CollapseError, Exact, LeastSquares, PerUnit, calibrate
+from lcjax import CollapseError, Exact, LeastSquares, PerUnit, calibrate, collapse
 from lcjax.calibration.fits import Remove, Units
 from lcjax.planning.plan_file import PlanFile, PlannedSite, fit_from_json, fit_to_json
 from lcjax.structure.params_tree import ParamsTree
@@ -73,6 +73,17 @@ def test_a_plan_is_checked_against_statistics_where_a_checkpoint_has_shapes_alon
     trained = jax.tree.map(lambda leaf: leaf + np.ones_like(leaf), variables)
     with pytest.raises(CollapseError, match="act_0: the plan was made for other weights"):
         plan.check(abstract, calibrate(model.apply, trained, [x]))
+
+
+def test_a_plan_after_an_earlier_collapse_fits_statistics_of_pairs():
+    model, variables = random_chain((4, 64, 64), 64)
+    x = np.random.default_rng(0).normal(size=(256, 64)).astype(np.float32)
+    factors, report = collapse(variables, ["act_0"], Exact(max_gap=math.inf))
+    assert report.factored == ("act_0",)
+    (segment,) = ParamsTree(factors).segments(["act_1"])
+    plan = PlanFile({"act_1": PlannedSite(Units(2), segment.widths, segment.weights)})
+    stats = calibrate(model.apply, factors, [x], ["act_1"], Units(2))
+    plan.check(ParamsTree(factors).abstract(), stats)
 
 
 def test_a_plan_of_another_model_is_refused():

@@ -220,6 +220,18 @@ def test_tokens_of_experts_weigh_by_their_score():
         )
 
 
+def test_slots_of_experts_are_not_taken_for_rows():
+    params = P | {"d": P["d"][..., :2]}
+    call = lcjax.collapsible(dispatched).trace(params, x[:30])  # as many rows as slots
+    data = lcjax.CalibrationData([x[:30]], holdout=0, weighting="influence")
+    stats = call.calibrate(data, fit=lcjax.LeastSquares())
+    scores = np.asarray(nn.softmax(x[:30] @ P["router"]))
+    for e in range(E):
+        weights = np.where(scores.argmax(-1) == e, scores[:, e] ** 2, 0)
+        effective = weights.sum() ** 2 / (weights**2).sum()
+        assert stats.train[f"u[{e}]"].count == pytest.approx(effective, rel=1e-3)
+
+
 @pytest.mark.slow
 def test_padding_is_left_out_by_a_mask():
     inputs = MANY[:600].reshape(60, 10, D)
