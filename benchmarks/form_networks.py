@@ -15,7 +15,7 @@ _IMAGE_HEALING = ("--weight-decay", "0", "--warmup", "0.1", "--deep-teacher")
 _IMAGE_RATES = ("3e-4", "1e-3", "3e-3")
 # Weights by influence are compared on MiniLM alone, whose classifier reads one token.
 _ALL = tuple(name for name in REGISTRY if name != "plan-influence")
-# Where all methods take hours: lcjax's, and the baselines that are strongest on other networks.
+# Where all methods take hours: lcjax's, and two baselines that are strong on other networks.
 _FEW = ("linear", "units", "plan", "wanda", "whitened")
 
 
@@ -112,7 +112,7 @@ NETWORKS = {
             (4, 6),
             rates=("3e-5", "1e-4", "3e-4"),
             fitted=("--train-examples", "20000", "--longest"),  # with the deep teacher by default
-            order="last",  # as sensitivity chooses with each of three seeds, in minutes
+            order="last",  # the sites that sensitivity chose with every seed, without its trials
             heal_epochs="0.3",
             methods=(*_FEW, "plan-influence"),
             counts_of={"plan-influence": (6,)},

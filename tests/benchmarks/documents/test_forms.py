@@ -82,4 +82,7 @@ def test_finished_networks_have_their_smallest_size():
     assert len(rows) == len(TITLES)
     for name, row in zip(TITLES, rows, strict=True):
         plan, baseline = found[name][4].split(" (")[0], found[name][7].split(" (")[0]
-        assert row[1].endswith(f"→ {found[name][1]}") and row[5] == f"**{plan}** ({baseline})"
+        ahead, deviation = map(float, found[name][8].split(" ± "))
+        shown = f"**{plan}**" if ahead > deviation else plan
+        assert row[1].endswith(f"→ {found[name][1]}") and row[5] == f"{shown} ({baseline})"
+        assert "±" in row[2] and row[4].count("±") == 2
