@@ -136,7 +136,7 @@ def test_main_runs_parts_of_a_benchmark_one_by_one(ran, tmp_path, monkeypatch):
     parts = [Benchmark("quality.one", part, full=(part,)) for part in ("left", "right")]
     monkeypatch.setattr(all_of_them, "BENCHMARKS", parts)
     main(("one-right",), runs_dir=tmp_path)
-    main(runs_dir=tmp_path)
+    main(("one",), runs_dir=tmp_path)
     assert [command[3:5] for command in ran.commands] == [["one", "right"], ["one", "left"]]
 
 

@@ -1,6 +1,7 @@
-"""Kept units on a mesh of four devices, in a process of its own."""
+"""Kept units on a mesh of four devices, and moments of two processes, each in new processes."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -34,6 +35,41 @@ def test_one_device_equals_four():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("equal") == 2 * len(CASES)
+
+
+@pytest.mark.slow
+def test_moments_of_two_processes_equal_those_of_one():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "tests.lcjax.surgery.test_units_on_devices", address]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    started = [subprocess.Popen([*command, str(i)], **pipes) for i in range(2)]
+    for process in started:
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0 and "moments equal" in out, err
+
+
+def _in_two_processes(address, number):
+    jax.distributed.initialize(address, 2, int(number))
+    model, variables = random_chain((16, 6), 12)
+    x = np.random.default_rng(0).normal(size=(160, 12)).astype(np.float32)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+
+    def place(leaf, *spec):
+        leaf, sharding = np.asarray(leaf), NamedSharding(mesh, jax.P(*spec))
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda part: leaf[part])
+
+    found = [
+        lcjax.calibrate(model.apply, tree, [batch], fit=lcjax.Units(8))
+        for tree, batch in ((variables, x), (jax.tree.map(place, variables), place(x, "data")))
+    ]
+    alone, together = ([*stats.train.values(), *stats.held_out.values()] for stats in found)
+    assert alone[0].xx.shape == (28, 28)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), alone, together
+    )
+    print("moments equal")
 
 
 def _sharded(params, mesh):
@@ -90,4 +126,4 @@ def _main():
 
 
 if __name__ == "__main__":
-    _main()
+    _in_two_processes(*sys.argv[1:]) if sys.argv[1:] else _main()
