@@ -114,8 +114,8 @@ NETWORKS = {
             fitted=("--train-examples", "20000", "--longest"),  # with the deep teacher by default
             order="last",  # the sites that sensitivity chose with every seed, without its trials
             heal_epochs="0.3",
-            methods=(*_FEW, "plan-influence"),
-            counts_of={"plan-influence": (6,)},
+            methods=(*_FEW, "plan-influence", "magnitude-refit"),
+            counts_of=dict.fromkeys(("linear", "units", "plan-influence", "magnitude-refit"), (6,)),
         ),
         FormNetwork(
             "shakespeare-small",
@@ -124,7 +124,7 @@ NETWORKS = {
             (2, 4),
             rates=("1e-3", "3e-3", "1e-2"),
             fitted=(),
-            methods=(*_FEW, "width"),
+            methods=(*_FEW, "magnitude-refit", "width"),
         ),
         FormNetwork(
             "shakespeare-swiglu",
