@@ -72,7 +72,7 @@ def run_all(
     """Returns the summaries of the named runs, one per seed.
 
     Reads finished runs, resumes unfinished ones, and first runs those that others need. Waits for
-    another process that makes the same run.
+    another process that makes the same run. The command of a run is kept next to its log.
 
     Args:
       runs: all of them, those that others need included.
@@ -81,7 +81,8 @@ def run_all(
       runs_dir: directory of the runs.
 
     Raises:
-      SystemExit: for an unknown name, and when a run fails (names its log).
+      SystemExit: for an unknown name, for a run that was made by another command, and when a run
+        fails (names its log).
     """
     known = {run.name: run for run in runs}
     check_names("row", names, known)
@@ -149,6 +150,7 @@ def _run(known: Mapping[str, Run], run: Run, seed: int, runs_dir: Path) -> Summa
     summary = directory / "summary.json"
     runs_dir.mkdir(parents=True, exist_ok=True)
     with FileLock(log.with_suffix(".lock")):  # benchmarks that run at the same time share runs
+        _check_command(run, directory, log.with_suffix(".command"))
         if not summary.exists():
             line = run.command_line(lambda name: runs_dir / f"{name}-{seed}")
             line += ["--seed", str(seed)]
@@ -156,3 +158,14 @@ def _run(known: Mapping[str, Run], run: Run, seed: int, runs_dir: Path) -> Summa
             line += ["--resume"] if directory.exists() else []
             run_logged(line[0], line[1:], log)
     return json.loads(summary.read_text())
+
+
+def _check_command(run: Run, directory: Path, known: Path) -> None:
+    """Keeps the command of a run; exits where the directory has a run of another command."""
+    if not directory.exists():
+        known.write_text(run.command)
+    elif known.exists() and known.read_text() != run.command:
+        sys.exit(
+            f"error: {directory} was made by {known.read_text()!r}, expected {run.command!r}. "
+            "Remove it, or give another --runs-dir."
+        )

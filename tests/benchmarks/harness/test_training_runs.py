@@ -50,6 +50,11 @@ def test_run_all_starts_with_needed_runs_and_keeps_finished_ones(tmp_path, monke
     assert ran[0][4:] == ["--seed", "3", "--runs-dir", str(tmp_path), "--name", "deep-3"]
     run_all(RUNS, ["student"], seeds=(3,), runs_dir=tmp_path)
     assert len(ran) == 4
+    longer = Run("images", (*RUNS[3].arguments[:-1], "2"))
+    with pytest.raises(
+        SystemExit, match=r"images-3 was made by .*--epochs 1', expected .* 2'. Rem"
+    ):
+        run_all([longer], ["images"], seeds=(3,), runs_dir=tmp_path)
     with pytest.raises(SystemExit, match="error: no such row: small; there are deep, healed, stu"):
         run_all(RUNS, ["small"], seeds=(3,), runs_dir=tmp_path)
 
