@@ -279,8 +279,8 @@ def check_fit(fit: Any, *, needs_data: bool = False) -> None:
         given = repr(fit) if isinstance(fit, str) else describe(fit)
         raise TypeError(
             f"fit: got {given}, expected lcjax.Exact(), lcjax.PerUnit(), lcjax.LeastSquares(), "
-            "lcjax.Units(count), lcjax.LowRank(rank) or lcjax.Remove(). Statistics of "
-            "lcjax.calibrate go to calibration=, plan.fits to lcjax.collapse_sequential."
+            "lcjax.Units(count), lcjax.LowRank(rank) or lcjax.Remove(). Pass one of these objects; "
+            "calibration= takes statistics, lcjax.collapse_sequential also plan.fits."
         )
     if needs_data and not fit.needs_data:
         raise ValueError(
