@@ -114,8 +114,8 @@ NETWORKS = {
             fitted=("--train-examples", "20000", "--longest"),  # with the deep teacher by default
             order="last",  # the sites that sensitivity chose with every seed, without its trials
             heal_epochs="0.3",
-            methods=(*_FEW, "plan-influence", "magnitude-refit"),
-            counts_of=dict.fromkeys(("linear", "units", "plan-influence", "magnitude-refit"), (6,)),
+            methods=("linear", "plan", "plan-influence", "wanda", "whitened", "magnitude-refit"),
+            counts_of=dict.fromkeys(("linear", "plan-influence", "magnitude-refit"), (6,)),
         ),
         FormNetwork(
             "shakespeare-small",
