@@ -1,12 +1,15 @@
 """The tables of README and of the documentation are those of benchmarks/results."""
 
 import json
+import statistics
+from collections import Counter
 
 import pytest
 
 from benchmarks.documents.__main__ import ROOT, TABLES, documents, updated
 from benchmarks.documents.index import MODULES, index
-from benchmarks.documents.quality import overview
+from benchmarks.documents.quality import OTHERS, overview
+from benchmarks.documents.results import results
 
 
 @pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
@@ -37,6 +40,35 @@ def test_overview_compares_models_of_equal_size_only():
     assert (
         row[0] == "CIFAR-10 Mixer" and "(annealed, teacher)" in row[2] and "(distilled)" in row[3]
     )
+
+
+def test_readme_counts_networks_on_which_slopes_are_ahead():
+    found = Counter(_outcome(title, each) for title, each in results("summary").items())
+    assert found == {"beats": 2, "ties": 3, "loses": 1}
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "beats other methods on two networks, ties on three, loses on one" in text
+
+
+def _outcome(title, found):
+    """Compares the best of slopes and of other methods at one size: beyond the deviation, by seed.
+
+    A network on which slopes alone reach no such size is lost.
+    """
+    sign = -1 if title.endswith("perplexity") else 1
+    limit = 1.01 * statistics.mean(found["fitted"]["sizes"])
+
+    def best(names):
+        own = [found[name] for name in names if name in found]
+        scores = [each["scores"] for each in own if statistics.mean(each["sizes"]) <= limit]
+        return max(scores, key=lambda each: sign * statistics.mean(each), default=())
+
+    slopes = best(("penalty", "annealed"))
+    if not slopes:
+        return "loses"
+    ahead = [sign * (a - b) for a, b in zip(slopes, best(OTHERS), strict=True)]
+    if abs(statistics.mean(ahead)) <= statistics.stdev(ahead):
+        return "ties"
+    return "beats" if statistics.mean(ahead) > 0 else "loses"
 
 
 def test_index_lists_every_benchmark():
