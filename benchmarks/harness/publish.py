@@ -154,8 +154,9 @@ def machine() -> dict[str, Any]:
 
 
 def _describe(found: dict[str, Any]) -> str:
+    cores = "1 core" if found["cores"] == 1 else f"{found['cores']} cores"
     return (
-        f"{found['processor']}, {found['cores']} cores, {found['device']}, jax {found['jax']}, "
+        f"{found['processor']}, {cores}, {found['device']}, jax {found['jax']}, "
         f"Python {found['python']}"
     )
 

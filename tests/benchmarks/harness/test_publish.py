@@ -27,6 +27,13 @@ def test_publish_prints_and_writes_markdown(tmp_path, capsys):
     ]
 
 
+@pytest.mark.parametrize(("cores", "shown"), [((0,), ", 1 core, "), ((0, 1), ", 2 cores, ")])
+def test_publish_counts_cores(tmp_path, monkeypatch, cores, shown):
+    monkeypatch.setattr(publishing.os, "sched_getaffinity", lambda _: cores)
+    publish("example", {}, {}, results_dir=tmp_path)
+    assert shown in (tmp_path / "example.md").read_text()
+
+
 def test_tabulate_reads_nested_keys_and_functions_and_shows_none_as_dash():
     columns = (
         Column("name", "name"),
