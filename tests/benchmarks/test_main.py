@@ -12,6 +12,7 @@ import pytest
 import benchmarks.__main__ as all_of_them
 from benchmarks.__main__ import BENCHMARKS, Benchmark, main, schedule
 from benchmarks.form_networks import NETWORKS
+from benchmarks.quality.language import PARTS
 
 TWO = (
     Benchmark("cost.one", full=("--rounds", "9"), quick=("--rounds", "1")),
@@ -140,9 +141,10 @@ def test_main_runs_parts_of_a_benchmark_one_by_one(ran, tmp_path, monkeypatch):
     assert [command[3:5] for command in ran.commands] == [["one", "right"], ["one", "left"]]
 
 
-def test_every_network_of_forms_is_a_part():
-    parts = [each.part for each in BENCHMARKS if each.command == "forms"]
-    assert sorted(parts) == sorted(NETWORKS)
+@pytest.mark.parametrize(("command", "parts"), [("forms", NETWORKS), ("language", PARTS)])
+def test_every_part_is_listed(command, parts):
+    listed = [each.part for each in BENCHMARKS if each.command == command]
+    assert sorted(listed) == sorted(parts)
 
 
 # Of one process, in which what they all import is imported once.
