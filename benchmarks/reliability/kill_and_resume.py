@@ -20,7 +20,7 @@ import tyro
 import lcjax
 from benchmarks.harness.publish import RESULTS, Column, publish, tabulate
 from train.engine.metrics_writer import FILE
-from train.engine.run_directory import CONFIG
+from train.engine.run_directory import CONFIG, SUMMARY
 
 RUN = (
     *("train.image", "digits-mixer", "--epochs", "15"),
@@ -103,6 +103,8 @@ def main(
             step = last_checkpoint(directory)
             kills.append({"run": number, "seconds": moment, "last_checkpoint": step})
             print(f"kill {len(kills)}: {kills[-1]}", flush=True)
+            if (directory / SUMMARY).is_file():  # nothing is left to resume
+                break
         runs.append({"kills": len(kills) - before, "same": outcome(directory) == want})
     publish(
         "kill_and_resume",
