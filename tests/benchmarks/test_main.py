@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 import benchmarks.__main__ as all_of_them
-from benchmarks.__main__ import BENCHMARKS, Benchmark, main, schedule
+from benchmarks.__main__ import main, schedule
+from benchmarks.catalog import BENCHMARKS, Benchmark
 from benchmarks.form_networks import NETWORKS
 from benchmarks.quality.language import PARTS
 
@@ -127,6 +128,22 @@ def test_main_skips_benchmarks_with_missing_packages(ran, tmp_path, capsys, monk
     assert ran.commands == [] and "skipped: needs no_such_package" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="error: no such benchmark: three; there are one."):
         main(("three",), runs_dir=tmp_path)
+
+
+def test_main_runs_what_is_slow_on_a_cpu_by_name_or_with_an_accelerator(
+    ran, tmp_path, capsys, monkeypatch
+):
+    slow = Benchmark("quality.slow", concurrent=True, slow_on_cpu=True)
+    monkeypatch.setattr(all_of_them, "BENCHMARKS", (*TWO, slow))
+    monkeypatch.setattr(all_of_them, "machine", lambda: {"device": "cpu"})
+    main(runs_dir=tmp_path)
+    assert [command[3] for command in ran.commands] == ["one", "two"]
+    assert "skipped: hours without an accelerator; --only slow" in capsys.readouterr().out
+    main(("slow",), runs_dir=tmp_path)
+    assert "skipped" not in capsys.readouterr().out
+    monkeypatch.setattr(all_of_them, "machine", lambda: {"device": "NVIDIA H100"})
+    main(runs_dir=tmp_path)
+    assert [command[3] for command in ran.commands[2:]] == ["slow", "one", "two", "slow"]
 
 
 def test_benchmark_names_are_unique():
