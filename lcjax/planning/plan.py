@@ -181,10 +181,10 @@ def _ordered(
 
 def _step(trials: Trials, deep: PlanStep, sites: list[str]) -> PlanStep:
     """Returns the step whose site is the last of these, all of them collapsed."""
-    compact, report = trials.collapse(sites)
+    metric, report = trials.measure(sites)
     return PlanStep(
         site=sites[-1],
-        metric=trials.evaluate(compact),
+        metric=metric,
         parameters=report.parameters_after,
         flops=deep.flops - report.flops_before + report.flops_after,
     )

@@ -78,11 +78,10 @@ def measure_sites(trials: Trials, baseline: float, paths: Sequence[str], fit: Fi
     costs, skipped = [], []
     for path in with_progress(paths, "measuring sites", "site") if trials.progress else paths:
         try:
-            compact, report = trials.collapse([path])
+            metric, report = trials.measure([path])
         except BypassedError:
             skipped.append(Skip(path, "bypassed"))
             continue
-        metric = trials.evaluate(compact)
         r2 = next((each.held_out_r2 for each in report.fits if each.tokens), None)
         costs.append(SiteCost(path, metric, baseline - metric, report.parameters_after, r2))
     return Sensitivity(baseline=baseline, costs=tuple(costs), fit=fit.name, skipped=tuple(skipped))

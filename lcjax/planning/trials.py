@@ -69,6 +69,7 @@ class Trials:
         self._moments: dict[Hashable, tuple[Moments, Moments]] = {}
         self._alone: dict[SegmentId, Replacement] = {}
         self._solved: SolvedSteps = {}
+        self._measured: dict[tuple[str, ...], tuple[float, CollapseReport]] = {}
 
     @property
     def progress(self) -> bool:
@@ -87,6 +88,19 @@ class Trials:
                 f"metric returned {value}; expected a finite number, higher is better."
             )
         return value
+
+    def measure(self, sites: Sequence[str]) -> tuple[float, CollapseReport]:
+        """Returns the metric with these sites collapsed, and the report; a trial is made once.
+
+        Raises:
+          BypassedError: as `lcjax.collapse`.
+          ValueError: when the metric is not finite.
+        """
+        key = tuple(sites)
+        if key not in self._measured:
+            compact, report = self.collapse(sites)
+            self._measured[key] = self.evaluate(compact), report
+        return self._measured[key]
 
     def prefetch_statistics(self, choices: Iterable[Sequence[str]]) -> None:
         """Collects, in one pass, the statistics of choices whose segments have different keys."""

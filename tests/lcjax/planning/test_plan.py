@@ -77,6 +77,22 @@ def test_sensitivity_measures_each_site_alone(variables, metric):
     assert exact.costs[1].metric == metric(compact) and exact.costs[1].held_out_r2 is None
 
 
+def test_plan_measures_no_choice_of_sites_twice(variables, metric):
+    seen = []
+
+    def recorded(tree):
+        seen.append(tree)
+        return metric(tree)
+
+    found = plan(None, variables, recorded, budget=Count(2), fit=Exact(max_gap=1))
+    # The deep model, each of three sites alone, then two sites: the first step is a trial's.
+    assert len(seen) == 1 + 3 + 1
+    compact, _ = collapse(variables, found.sites, fit=Exact(max_gap=1))
+    assert found.steps[2].metric == metric(compact)
+    first, _ = collapse(variables, found.steps[1].site, fit=Exact(max_gap=1))
+    assert found.steps[1].metric == metric(first)
+
+
 @pytest.mark.slow
 def test_plan_steps_equal_the_collapses_they_stand_for(variables, metric, whole):
     assert [step.site for step in whole.steps] == [None, "act_0", "act_2", "act_1"]
