@@ -2,7 +2,8 @@
 
 `python -m benchmarks scaling_in_size`: decoders of GPT-2's shape, random bfloat16 weights. Every
 FFN collapses: with slopes of 1 by an exact fuse, and with slopes of 0 by least squares, calibrated
-on a few windows. The first call compiles, the second is reported.
+on a few windows. The second call of each is reported; a calibration compiles in every call, as what
+its functions read may have changed.
 """
 
 import time

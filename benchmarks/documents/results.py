@@ -11,14 +11,23 @@ from benchmarks.harness.publish import RESULTS
 DASH = "–"
 
 
-@cache
 def results(name: str) -> Any:
     """Returns the measurements of a benchmark.
 
     Args:
       name: of its file, without the suffix.
     """
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["results"]
+    return _record(name)["results"]
+
+
+def settings(name: str) -> dict[str, Any]:
+    """Returns the settings with which a benchmark ran, as `results`."""
+    return _record(name)["config"]
+
+
+@cache
+def _record(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def with_deviation(values: Sequence[float], digits: int = 2) -> str:

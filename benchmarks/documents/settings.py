@@ -2,7 +2,14 @@
 
 from typing import Any
 
-from benchmarks.documents.results import DASH, count, results, shown_method, with_deviation
+from benchmarks.documents.results import (
+    DASH,
+    count,
+    results,
+    settings,
+    shown_method,
+    with_deviation,
+)
 from benchmarks.harness.publish import Table
 
 _DEEP = {"calibration", "sites"}
@@ -95,7 +102,8 @@ def costs() -> Table:
         size = f"{entry['parameters'] / 1e6:,.0f} million parameters, bfloat16"
         fit = entry["calibration_seconds"] + entry["fitted_seconds"]
         rows.append((f"exact fuse of every FFN, {size}", f"{entry['fuse_seconds']:.3f} s"))
-        rows.append((f"calibration on 1,024 tokens and fit, {size}", f"{fit:.1f} s"))
+        what = f"calibration on {entry['tokens']:,} tokens, compilation included, and fit"
+        rows.append((f"{what}, {size}", f"{fit:.1f} s"))
     stream = results("streaming_collapse-XL")
     seconds, peak = stream["seconds"]["command"], stream["peak_bytes"] / 2**20
     size = stream["bytes_in"] / 1e9
@@ -105,14 +113,11 @@ def costs() -> Table:
             f"{seconds:.0f} s, {peak:,.0f} MiB of memory",
         )
     )
-    folder = results("folder_collapse")
+    folder, of = results("folder_collapse"), settings("folder_collapse")
     seconds, peak = folder["seconds"]["command"]["wall"], folder["peak_bytes"] / 2**20
-    size = folder["bytes_in"] / 1e9
+    what = f"{of['depth']} layers of {of['preset']}, {folder['bytes_in'] / 1e9:.1f} GB on disk"
     rows.append(
-        (
-            f"`lcjax collapse-model` of four layers of Llama 3.1 8B, {size:.1f} GB on disk",
-            f"{seconds:.0f} s, {peak:,.0f} MiB of memory",
-        )
+        (f"`lcjax collapse-model` of {what}", f"{seconds:.0f} s, {peak:,.0f} MiB of memory")
     )
     return Table(("", "cost"), rows)
 

@@ -10,7 +10,8 @@ from benchmarks.catalog import BENCHMARKS
 from benchmarks.documents.__main__ import ROOT, TABLES, documents, updated
 from benchmarks.documents.index import MODULES, index
 from benchmarks.documents.quality import OTHERS, overview
-from benchmarks.documents.results import results
+from benchmarks.documents.results import results, settings
+from benchmarks.documents.settings import costs
 
 
 @pytest.mark.parametrize("path", documents(), ids=lambda path: str(path.relative_to(ROOT)))
@@ -70,6 +71,12 @@ def _outcome(title, found):
     if abs(statistics.mean(ahead)) <= statistics.stdev(ahead):
         return "ties"
     return "beats" if statistics.mean(ahead) > 0 else "loses"
+
+
+def test_costs_name_the_folder_that_was_collapsed():
+    (row,) = (row for row, _ in costs().rows if "collapse-model" in row)
+    of = settings("folder_collapse")
+    assert f"{of['depth']} layers of {of['preset']}" in row
 
 
 def test_index_lists_every_benchmark():
