@@ -2,7 +2,6 @@
 
 import dataclasses
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import jax
 
 import lcjax
 from benchmarks.harness.finished_runs import fit_heal_config, fit_heal_settings
-from benchmarks.harness.timing import interleaved
+from benchmarks.harness.timing import interleaved, without_compilation
 from train.config.base import InitConfig
 from train.engine.loop import make_dispatch
 from train.protocols import PROTOCOLS
@@ -60,13 +59,13 @@ def surgery_seconds(run: Path) -> float:
     config = fit_heal_config(run)
     settings, task = fit_heal_settings(config), prepare(config, PROTOCOLS).task
     budget = settings.size_budget() or lcjax.MaxDrop(settings.max_drop)
-    seconds = 0.0
-    for _ in range(2):  # the first one compiles
-        start = time.perf_counter()
+
+    def surgery() -> Any:
         plan = make_plan(task, settings, task.variables, budget)
-        jax.block_until_ready(collapse_by_fit(task, settings, task.variables, plan.sites)[0])
-        seconds = time.perf_counter() - start
-    return seconds
+        return collapse_by_fit(task, settings, task.variables, plan.sites)[0]
+
+    surgery()  # functions of the task that it keeps compile once
+    return without_compilation(surgery)
 
 
 def _call(task: Task, protocol: Any, state: Any) -> tuple[Callable[[], Any], int]:

@@ -1,4 +1,4 @@
-"""Interleaved timing: several calls, alternating, so that other load affects all of them alike."""
+"""Timing: several calls, alternating, so that other load affects all alike; and one call."""
 
 import random
 import statistics
@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 from tqdm import tqdm
+
+_COMPILATION = "/jax/core/compile/"  # events of tracing, lowering and compilation begin so
 
 
 def interleaved(
@@ -43,6 +45,31 @@ def interleaved(
             if i >= warmup:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def without_compilation(
+    call: Callable[[], Any], clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Returns the seconds of a call until its outputs are ready, without those of compilation.
+
+    Args:
+      call: in which JAX's tracing and lowering count as compilation.
+      clock: returns the time in seconds.
+    """
+    compilation = []
+
+    def listen(event: str, duration_secs: float, **_: Any) -> None:
+        if event.startswith(_COMPILATION):
+            compilation.append(duration_secs)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        start = clock()
+        jax.block_until_ready(call())
+        seconds = clock() - start
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    return seconds - sum(compilation)
 
 
 def ratio(seconds: list[float], base: list[float]) -> dict[str, float]:

@@ -1,10 +1,13 @@
-"""The order of interleaved calls."""
+"""The order of interleaved calls, and the time of one without compilation."""
 
 from collections import Counter
 from functools import partial
 from itertools import pairwise
 
-from benchmarks.harness.timing import interleaved
+import jax
+import jax.numpy as jnp
+
+from benchmarks.harness.timing import interleaved, without_compilation
 
 NAMES = ("a", "b", "c", "d", "e")
 
@@ -36,3 +39,11 @@ def test_untimed_calls_are_of_the_call_that_follows():
 def test_every_round_is_timed_but_those_of_the_warmup():
     ticks = interleaved({name: lambda: None for name in NAMES}, rounds=3, warmup=2, untimed=1)
     assert {name: len(seconds) for name, seconds in ticks.items()} == dict.fromkeys(NAMES, 3)
+
+
+def test_compilation_is_taken_from_the_seconds_of_a_call():
+    double, x = jax.jit(lambda x: 2 * x), jnp.ones(3)
+    stopped = without_compilation(lambda: double(x), clock=lambda: 0.0)
+    assert stopped < 0  # minus its tracing, lowering and compilation
+    assert without_compilation(lambda: double(x), clock=lambda: 0.0) == 0
+    assert without_compilation(lambda: double(x), clock=iter((1.0, 3.5)).__next__) == 2.5
