@@ -89,6 +89,7 @@ BENCHMARKS = (
     Benchmark("cost.streaming_collapse", full=("--preset", "XL"), quick=("--preset", "124M")),
     Benchmark(
         "cost.folder_collapse",
+        full=("--depth", "32"),
         quick=("--preset", "SmolLM2-135M", "--depth", "2", "--kept", "1024", "--texts", "16"),
         needs=("tokenizers", "safetensors"),
     ),
