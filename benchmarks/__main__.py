@@ -1,7 +1,7 @@
 """Runs the benchmarks, each in its own process; finished ones are not repeated.
 
-`python -m benchmarks` or `make bench` runs all of them; it takes hours and can be interrupted and
-resumed. Without an accelerator those that fine-tune MiniLM run by name only. `--quick` or
+`python -m benchmarks` or `make bench` takes hours and can be interrupted and resumed. Without an
+accelerator those that fine-tune MiniLM run only where `--only` names them. `--quick` or
 `make bench-quick` takes minutes: one seed, few rounds, results in another directory.
 `python -m benchmarks NAME --help` shows the flags of one benchmark, and
 `python -m benchmarks NAME` runs it alone.
@@ -43,7 +43,8 @@ def main(
     """Runs every benchmark that is not finished in this runs-dir.
 
     Args:
-      only: names of benchmarks, or of their parts, such as forms-fashion-mlp; all by default.
+      only: names of benchmarks, or of their parts, such as forms-fashion-mlp; by default all, but
+        on a CPU none that fine-tunes MiniLM.
       quick: one seed, few rounds; results go to runs-dir.
       again: repeat finished benchmarks; training runs are kept.
       runs_dir: directory of runs, logs and records of finished benchmarks.
@@ -65,7 +66,10 @@ def main(
     def run(benchmark: Benchmark) -> tuple[str, str, str]:
         return benchmark.name, *_run(benchmark, quick, again, here, runs_dir, results_dir)
 
-    rows = [(name, f"skipped: hours without an accelerator; --only {name}", "") for name in slow]
+    rows = [
+        (name, f"skipped: takes hours without an accelerator; --only {name} runs it", "")
+        for name in slow
+    ]
     for group, shares in schedule(chosen, available_cores(), pairs=cpu):
         pending = iter(shares)
         with ThreadPoolExecutor(len(shares), initializer=pin_thread, initargs=(pending,)) as pool:

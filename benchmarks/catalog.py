@@ -21,8 +21,8 @@ class Benchmark:
       always: whether it is repeated every time, as it takes seconds and reads other results.
       needs: packages beyond the project's own.
       listed: whether it runs with all the others, or by name only.
-      slow_on_cpu: whether it takes hours of two cores, and runs by name only where there is no
-        accelerator.
+      slow_on_cpu: whether it takes hours on two cores; without an accelerator it runs only where
+        `--only` names it.
     """
 
     module: str
@@ -86,10 +86,13 @@ BENCHMARKS = (
         quick=("--presets", "fashion-mlp", "--steps", "5", "--rounds", "10", "--no-compiled"),
         needs=("torch",),
     ),
-    Benchmark("cost.streaming_collapse", full=("--preset", "XL"), quick=("--preset", "124M")),
+    Benchmark(
+        "cost.streaming_collapse",
+        full=("--preset", "XL", "--rounds", "2"),
+        quick=("--preset", "124M"),
+    ),
     Benchmark(
         "cost.folder_collapse",
-        full=("--depth", "32"),
         quick=("--preset", "SmolLM2-135M", "--depth", "2", "--kept", "1024", "--texts", "16"),
         needs=("tokenizers", "safetensors"),
     ),

@@ -1,6 +1,6 @@
 """Collapse of a model folder: peak memory, and time compared with its lower bound.
 
-`python -m benchmarks folder_collapse --preset Llama-3.1-8B --depth 4`: a folder of a Llama with
+`python -m benchmarks folder_collapse --preset Llama-3.1-8B`: a folder of a Llama with
 random bfloat16 weights goes through `lcjax collapse-model` in a process of its own. For comparison
 another process reads all weights once, writes those of the compact folder once, and takes the
 matrix products and the float64 factorizations of the collapse with one layer's shapes. Files are
@@ -142,7 +142,7 @@ def _write(file: Path, size: int) -> None:
 
 def main(
     preset: str = "Llama-3.1-8B",
-    depth: int = 4,
+    depth: int = 0,
     kept: int = 9216,
     texts: int = 16,
     length: int = 64,

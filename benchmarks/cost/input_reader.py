@@ -3,8 +3,8 @@
 `python -m benchmarks input_reader`: writes a few hundred JPEGs of ImageNet's usual size, 500 × 375
 pixels, and reads them as `train.image --dataset folder:PATH` does: random crops of 224 × 224,
 shuffled, in batches, with several numbers of threads; then on to the device as well. The step is
-one of ViT-Ti/16 on the device present. Processor time for an image does not depend on other load;
-from it follows how many cores keep a step fed.
+one of ViT-Ti/16 on the device present. Processor time for an image depends less on other load than
+images a second do; from it follows how many cores keep a step fed.
 """
 
 import os

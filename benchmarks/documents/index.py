@@ -63,7 +63,9 @@ def index(directory: Path = RESULTS) -> Table:
         links = [_link(path, record) for path, record in found.items()]
         rows.append((f"`python -m benchmarks {name}`", line, ", ".join(links) or DASH))
         records |= {path.stem: record for path, record in found.items()}
-    rows.append(("`make bench`", "Those that run on two cores without a GPU.", _clock(records)))
+    rows.append(
+        ("`make bench`", "All that it runs on two cores, without an accelerator.", _clock(records))
+    )
     return Table(("command", "what it measures", "results"), rows)
 
 
@@ -85,9 +87,10 @@ def _link(path: Path, record: dict[str, Any]) -> str:
 
 
 def _clock(records: Mapping[str, dict[str, Any]]) -> str:
-    """Returns the time by the clock of `make bench` on two cores, at most: the sum of the parts.
+    """Returns about the time by the clock of `make bench` on two cores: the sum of the parts.
 
-    Those that run two at once take half of their time. Runs that several share count in each.
+    Those that run two at once, and were measured so, take half of their time. Runs that several
+    share count in each.
 
     Args:
       records: results by name.

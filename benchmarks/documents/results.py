@@ -20,8 +20,12 @@ def results(name: str) -> Any:
     return _record(name)["results"]
 
 
-def settings(name: str) -> dict[str, Any]:
-    """Returns the settings with which a benchmark ran, as `results`."""
+def config(name: str) -> dict[str, Any]:
+    """Returns the settings with which a benchmark ran.
+
+    Args:
+      name: of its file, without the suffix.
+    """
     return _record(name)["config"]
 
 

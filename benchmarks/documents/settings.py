@@ -4,9 +4,9 @@ from typing import Any
 
 from benchmarks.documents.results import (
     DASH,
+    config,
     count,
     results,
-    settings,
     shown_method,
     with_deviation,
 )
@@ -39,7 +39,7 @@ def _percent(values: list[float]) -> str:
 
 
 def time_to_accuracy() -> Table:
-    """Returns the seconds of training that each method needs for an accuracy."""
+    """Returns the seconds of training and surgery that each method needs for an accuracy."""
     points = results("time_to_accuracy")
     goals = (0.875, 0.88, 0.885, 0.89)
     rows = []
@@ -113,7 +113,7 @@ def costs() -> Table:
             f"{seconds:.0f} s, {peak:,.0f} MiB of memory",
         )
     )
-    folder, of = results("folder_collapse"), settings("folder_collapse")
+    folder, of = results("folder_collapse"), config("folder_collapse")
     seconds, peak = folder["seconds"]["command"]["wall"], folder["peak_bytes"] / 2**20
     what = f"{of['depth']} layers of {of['preset']}, {folder['bytes_in'] / 1e9:.1f} GB on disk"
     rows.append(

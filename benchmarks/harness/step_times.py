@@ -64,7 +64,7 @@ def surgery_seconds(run: Path) -> float:
         plan = make_plan(task, settings, task.variables, budget)
         return collapse_by_fit(task, settings, task.variables, plan.sites)[0]
 
-    surgery()  # functions of the task that it keeps compile once
+    jax.block_until_ready(surgery())  # functions that the task keeps compile once
     return without_compilation(surgery)
 
 

@@ -52,8 +52,11 @@ def without_compilation(
 ) -> float:
     """Returns the seconds of a call until its outputs are ready, without those of compilation.
 
+    These are the seconds of JAX's tracing, lowering and compilation. What the device computes
+    meanwhile is taken out with them.
+
     Args:
-      call: in which JAX's tracing and lowering count as compilation.
+      call: what is timed.
       clock: returns the time in seconds.
     """
     compilation = []

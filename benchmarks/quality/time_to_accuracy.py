@@ -3,8 +3,8 @@
 `python -m benchmarks time_to_accuracy`: resumes an interrupted benchmark; runs are kept. Every
 method runs with several lengths of training, and ends without the last two activations. Its time is
 that of its steps, all kinds measured interleaved in one process, and of surgery: planning,
-calibration, fit. Compilation, data loading and evaluation are excluded. Times are reported without
-and with the training of the deep model.
+calibration, fit. Compilation, data loading and evaluation are excluded, except that the plan's own
+evaluations count. Times are reported without and with the training of the deep model.
 """
 
 import dataclasses
@@ -137,7 +137,9 @@ def seconds_to_targets(found: list[dict[str, Any]], seconds: str) -> Table:
         ]
         rows.append((method.title, *("–" if each is None else f"{each:.1f}" for each in least)))
     headers = ("method", *(f"{100 * target:g} %" for target in TARGETS))
-    return Table(headers, rows, f"Least seconds of training to a test accuracy, {title}")
+    return Table(
+        headers, rows, f"Least seconds of training and surgery to a test accuracy, {title}"
+    )
 
 
 _COLUMNS = (

@@ -37,9 +37,10 @@ def plan(
 
     Sites are collapsed one after another, by their cost alone, from the last backwards, or by their
     gap; after each the model is collapsed on trial and measured, until the budget is met or, with
-    `MaxDrop`, would be exceeded. A site that would leave no fewer weights is passed over until it
-    does, as one before a bottleneck may once its neighbour is collapsed (with a rank given, none is
-    passed over). The steps are measured in the way that carries the plan out:
+    `MaxDrop`, would be exceeded. No choice of sites is measured twice. A site that would leave no
+    fewer weights is passed over until it does, as one before a bottleneck may once its neighbour is
+    collapsed (with a rank given, none is passed over). The steps are measured in the way that
+    carries the plan out:
     `lcjax.collapse_sequential(apply_fn, variables, data, plan)`; with a fit that is not sequential
     `lcjax.collapse(variables, calibration=lcjax.calibrate(apply_fn, variables, data, plan))`; with
     fit=Exact() `lcjax.collapse(variables, plan)`.

@@ -90,7 +90,10 @@ class Trials:
         return value
 
     def measure(self, sites: Sequence[str]) -> tuple[float, CollapseReport]:
-        """Returns the metric with these sites collapsed, and the report; a trial is made once.
+        """Returns the metric with these sites collapsed, and the report; each choice is tried once.
+
+        Args:
+          sites: paths, in the order in which they are added to a plan.
 
         Raises:
           BypassedError: as `lcjax.collapse`.

@@ -138,7 +138,7 @@ def test_main_runs_what_is_slow_on_a_cpu_by_name_or_with_an_accelerator(
     monkeypatch.setattr(all_of_them, "machine", lambda: {"device": "cpu"})
     main(runs_dir=tmp_path)
     assert [command[3] for command in ran.commands] == ["one", "two"]
-    assert "skipped: hours without an accelerator; --only slow" in capsys.readouterr().out
+    assert "skipped: takes hours without an accelerator; --only slow" in capsys.readouterr().out
     main(("slow",), runs_dir=tmp_path)
     assert "skipped" not in capsys.readouterr().out
     monkeypatch.setattr(all_of_them, "machine", lambda: {"device": "NVIDIA H100"})
