@@ -10,7 +10,7 @@ ifeq ($(strip $(NEWEST)),)
 NEWEST := $(firstword $(shell command -v python3.14 python3.13 python3.12) python3)
 endif
 
-.PHONY: demo test test-slow test-accelerator test-newest test-clients test-wheel lint docs bench bench-quick bench-check clean
+.PHONY: demo test test-slow test-accelerator test-newest test-clients test-reference test-wheel lint docs bench bench-quick bench-check clean
 
 demo: $(VENV)/.train
 	$(BIN)/python -m train.image digits-mixer
@@ -43,6 +43,12 @@ test-clients:
 	$(MAKE) PYTHON=$(NEWEST) VENV=$(VENV)-clients $(VENV)-clients/.clients
 	XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=0" REQUIRE_CLIENTS=1 \
 	  $(VENV)-clients/bin/python -m pytest -m "" tests/clients
+
+# Tests that compare with PyTorch and transformers, in an environment of their own.
+test-reference:
+	$(MAKE) VENV=$(VENV)-reference $(VENV)-reference/.reference
+	$(VENV)-reference/bin/python -m pytest $(PARALLEL) -rs -m "" tests/benchmarks/pytorch \
+	  tests/benchmarks/accelerator tests/lcjax/interop tests/lcjax/folder/test_reference.py
 
 # Installs the wheel in an environment without extras, as users do.
 test-wheel:
@@ -81,7 +87,7 @@ lint: $(VENV)/.dev
 	$(BIN)/pyright
 
 clean:
-	rm -rf $(VENV) $(VENV)-newest $(VENV)-clients $(VENV)-docs $(VENV)-wheel docs/_build docs/api/generated runs
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-clients $(VENV)-reference $(VENV)-docs $(VENV)-wheel docs/_build docs/api/generated runs
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -99,6 +105,11 @@ $(VENV)/.dev: pyproject.toml $(BIN)/python
 $(VENV)/.clients: pyproject.toml tests/clients/requirements.txt $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile \
 	  --requirement tests/clients/requirements.txt --editable .
+	touch $@
+
+$(VENV)/.reference: pyproject.toml $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --editable '.[train,dev,torch]' 'transformers>=4.57,<5'
 	touch $@
 
 $(VENV)/.docs: pyproject.toml $(BIN)/python

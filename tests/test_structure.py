@@ -173,6 +173,45 @@ def test_modules_form_no_cycle(top):
         left = {module: imported for module, imported in left.items() if module not in free}
 
 
+@pytest.mark.parametrize("top", (*TOPS, "tests"))
+def test_own_imports_exist(top):
+    """Also those of modules that are imported only where a package such as torch is installed."""
+    known = {name: path for each in (*TOPS, "tests") for name, path in _modules(each).items()}
+    missing = [
+        f"{module}: {source}.{name}"
+        for module, path in _modules(top).items()
+        for node in _nodes(path)
+        for source, name in _imported(node)
+        if source.split(".")[0] in (*TOPS, "tests")
+        and f"{source}.{name}" not in known
+        and name not in _defined(known.get(source))
+    ]
+    assert missing == []
+
+
+def _imported(node: ast.AST) -> list[tuple[str, str]]:
+    """Returns (module, name) of what a statement imports, ("a", "b") for `import a.b`."""
+    if isinstance(node, ast.Import):
+        return [alias.name.rpartition(".")[::2] for alias in node.names if "." in alias.name]
+    if isinstance(node, ast.ImportFrom) and node.module:
+        return [(node.module, alias.name) for alias in node.names]
+    return []
+
+
+@cache
+def _defined(path: Path | None) -> set[str]:
+    """Returns the names that a module defines or imports, wherever in it; none of no module."""
+    found = set()
+    for node in [] if path is None else _nodes(path):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            found |= {alias.asname or alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return found
+
+
 @pytest.mark.parametrize("top", TOPS)
 def test_files_have_at_most_300_lines(top):
     lines = {name: path.read_bytes().count(b"\n") for name, path in _modules(top).items()}

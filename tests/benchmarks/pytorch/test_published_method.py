@@ -8,8 +8,6 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="extra torch")
 
-from train.models.architecture import ViTConfig  # noqa: E402
-
 from benchmarks.harness.timing import interleaved  # noqa: E402
 from benchmarks.pytorch import (  # noqa: E402
     agreement,
@@ -20,6 +18,9 @@ from benchmarks.pytorch import (  # noqa: E402
     training,
 )
 from tests.helpers.runs import configured  # noqa: E402
+from train.tasks.image.model import ViTConfig  # noqa: E402
+
+pytestmark = pytest.mark.promotes  # optax raises a float to an integer
 
 MLP = dict(
     **{"protocol": "paper", "hidden": (24, 24, 24), "last": 2, "strength": 10.0},
