@@ -6,9 +6,9 @@ accelerator those that fine-tune MiniLM run only where `--only` names them. `--q
 `python -m benchmarks NAME --help` shows the flags of one benchmark, and
 `python -m benchmarks NAME` runs it alone.
 
-Benchmarks of times run alone. Without an accelerator, benchmarks that only train run two at once,
-each on half of the cores: this takes three quarters of the time that they take one after the other
-on all cores. They share a compilation cache.
+Benchmarks of times run alone. Without an accelerator, the others run two at once, each on half of
+the cores: this takes three quarters of the time that they take one after the other on all cores.
+Those that train share a compilation cache.
 """
 
 import hashlib
@@ -128,7 +128,7 @@ def _run(
     start = time.perf_counter()
     cache = {"JAX_COMPILATION_CACHE_DIR": str(runs_dir.resolve() / "compiled")}
     command = [sys.executable, "-m", "benchmarks", benchmark.command, *arguments]
-    environment = (cache if benchmark.concurrent else {}) | os.environ
+    environment = (cache if benchmark.concurrent and benchmark.trains else {}) | os.environ
     if subprocess.run(command, env=environment).returncode:
         return "failed, see above", f"{(time.perf_counter() - start) / 60:.1f}"
     note.parent.mkdir(parents=True, exist_ok=True)

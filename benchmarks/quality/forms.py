@@ -185,7 +185,7 @@ _TIMED_COLUMNS = (
 
 
 def main(
-    networks: tuple[str, ...] = tuple(NETWORKS),
+    networks: tuple[str, ...] = (),
     methods: tuple[str, ...] = (),
     counts: tuple[int, ...] = (),
     seeds: tuple[int, ...] = (0, 1, 2),
@@ -196,22 +196,23 @@ def main(
     """Trains what is not finished; prints tables and writes a JSON for each network.
 
     Args:
-      networks: names of networks.
+      networks: names of networks; all by default.
       methods: names of methods, of lcjax or of baselines; by default those of the network.
       counts: numbers of collapsed sites that set the sizes; by default those of the network.
       seeds: of the runs.
-      quick: two small networks with one seed and one rate, to prove that every method runs.
+      quick: small networks with one seed and one rate, to prove that every method runs.
       runs_dir: directory of the runs.
       results_dir: directory of results.
 
     Raises:
       SystemExit: for an unknown network or method; when a run fails (names its log).
     """
-    check_names("networks", networks, NETWORKS)
+    known = QUICK_NETWORKS if quick else NETWORKS
+    check_names("networks", networks, known)
     check_names("methods", methods, REGISTRY)
-    chosen = QUICK_NETWORKS if quick else {name: NETWORKS[name] for name in networks}
     seeds = seeds[:1] if quick else seeds
-    for network in chosen.values():
+    for name in networks or known:
+        network = known[name]
         network = dataclasses.replace(network, counts=counts) if counts else network
         own = methods or network.methods
         results = points(network, own, seeds, runs_dir)
