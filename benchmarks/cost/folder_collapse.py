@@ -1,11 +1,11 @@
 """Collapse of a model folder: peak memory, and time compared with its lower bound.
 
-`python -m benchmarks folder_collapse --preset Llama-3.1-8B`: a folder of a Llama with
-random bfloat16 weights goes through `lcjax collapse-model` in a process of its own. For comparison
-another process reads all weights once, writes those of the compact folder once, and takes the
-matrix products and the float64 factorizations of the collapse with one layer's shapes. Files are
-dropped from the cache of the operating system before each of the two. Processor time is that of
-all cores; on a machine with other work it says more than wall time.
+`python -m benchmarks folder_collapse --preset Llama-3.1-8B`: a folder of a Llama with random
+bfloat16 weights goes through `lcjax collapse-model` in a process of its own. For comparison another
+process reads all weights once, writes those of the compact folder once, and takes the matrix
+products and the float64 factorizations of the collapse with one layer's shapes. Files are dropped
+from the cache of the operating system before each of the two. Processor time is that of all cores;
+on a machine with other work it says more than wall time.
 """
 
 import collections
@@ -159,7 +159,7 @@ def main(
       texts: number of texts to calibrate on, of random words.
       length: tokens of each.
       buffer: bytes, of the command's --buffer.
-      directory: of folders; needs twice the size of one.
+      directory: of folders; needs twice the size of one, 32 GB for all of Llama-3.1-8B.
       results_dir: directory of results.
     """
     config = llama(preset, depth)
