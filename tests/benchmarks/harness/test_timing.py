@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from benchmarks.harness.timing import interleaved, without_compilation
 
@@ -47,3 +48,13 @@ def test_compilation_is_taken_from_the_seconds_of_a_call():
     assert stopped < 0  # minus its tracing, lowering and compilation
     assert without_compilation(lambda: double(x), clock=lambda: 0.0) == 0
     assert without_compilation(lambda: double(x), clock=iter((1.0, 3.5)).__next__) == 2.5
+
+
+def test_a_call_that_fails_leaves_nothing_behind(monkeypatch):
+    removed = []
+    monkeypatch.setattr(jax.monitoring, "unregister_event_duration_listener", removed.append)
+    with pytest.raises(ZeroDivisionError):
+        without_compilation(lambda: 1 / 0)
+    (listener,) = removed
+    monkeypatch.undo()
+    jax.monitoring.unregister_event_duration_listener(listener)

@@ -94,6 +94,15 @@ def test_plan_measures_no_choice_of_sites_twice(variables, metric):
 
 
 @pytest.mark.slow
+def test_steps_of_a_sequential_fit_are_those_that_are_carried_out(variables, metric):
+    found = plan(MODEL.apply, variables, metric, [X], budget=Count(2))
+    for taken in (1, 2):
+        sites = [step.site for step in found.steps[1 : taken + 1]]
+        compact, _ = collapse_sequential(MODEL.apply, variables, [X], sites)
+        assert found.steps[taken].metric == pytest.approx(metric(compact), rel=1e-2)
+
+
+@pytest.mark.slow
 def test_plan_steps_equal_the_collapses_they_stand_for(variables, metric, whole):
     assert [step.site for step in whole.steps] == [None, "act_0", "act_2", "act_1"]
     assert whole.budget_met and whole.num_taken == 3 and whole.skipped == ()
