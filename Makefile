@@ -44,7 +44,8 @@ test-clients:
 	XLA_FLAGS="$$XLA_FLAGS --xla_backend_optimization_level=0" REQUIRE_CLIENTS=1 \
 	  $(VENV)-clients/bin/python -m pytest -m "" tests/clients
 
-# Tests that compare with PyTorch and transformers, in an environment of their own.
+# Tests that compare with PyTorch and transformers, in an environment of their own. Those of timm and
+# torchvision skip: a torchvision has to be of the same build as torch.
 test-reference:
 	$(MAKE) VENV=$(VENV)-reference $(VENV)-reference/.reference
 	$(VENV)-reference/bin/python -m pytest $(PARALLEL) -rs -m "" tests/benchmarks/pytorch \

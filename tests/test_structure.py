@@ -113,17 +113,9 @@ def _lines() -> list[tuple[str, str]]:
 
 def _imports(module: str, modules: dict[str, Path]) -> set[str]:
     """Returns the modules in `modules` that one imports, at its top or later."""
-    found = set()
-    for node in _nodes(modules[module]):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            assert node.level == 0, f"{module} has a relative import"
-            names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= names & modules.keys()
-            if names - modules.keys():
-                found.add(node.module)
-    return found & modules.keys()
+    pairs = [pair for node in _nodes(modules[module]) for pair in _imported(node)]
+    paths = [(source, f"{source}.{name}".lstrip(".")) for source, name in pairs]
+    return {path if path in modules else source for source, path in paths} & modules.keys()
 
 
 def _layer(module: str, is_package: bool) -> int:
@@ -190,10 +182,11 @@ def test_own_imports_exist(top):
 
 
 def _imported(node: ast.AST) -> list[tuple[str, str]]:
-    """Returns (module, name) of what a statement imports, ("a", "b") for `import a.b`."""
+    """Returns (module, name) of what a statement imports: ("a", "b") for `import a.b`."""
     if isinstance(node, ast.Import):
-        return [alias.name.rpartition(".")[::2] for alias in node.names if "." in alias.name]
-    if isinstance(node, ast.ImportFrom) and node.module:
+        return [alias.name.rpartition(".")[::2] for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        assert node.module and node.level == 0, f"relative import: {ast.unparse(node)}"
         return [(node.module, alias.name) for alias in node.names]
     return []
 

@@ -11,39 +11,6 @@ from benchmarks.documents.results import DASH
 from benchmarks.harness.provenance import duration
 from benchmarks.harness.publish import RESULTS, Table, origin_of
 
-# In the order of the page; names of modules below `benchmarks`.
-MODULES = (
-    "quality.summary",
-    "quality.images",
-    "quality.small_networks",
-    "quality.cifar10_mixer",
-    "quality.forms",
-    "quality.sentiment",
-    "quality.language",
-    "quality.sweeps",
-    "quality.time_to_accuracy",
-    "quality.unit_slopes",
-    "quality.cubic",
-    "cost.inference",
-    "cost.roofline",
-    "cost.encoder_latency",
-    "cost.penalty_overhead",
-    "cost.step_profile",
-    "cost.collapsible",
-    "cost.collapse_time",
-    "cost.plan_time",
-    "cost.streaming_collapse",
-    "cost.folder_collapse",
-    "cost.scaling_in_size",
-    "cost.scaling_in_devices",
-    "cost.input_reader",
-    "accelerator",
-    "check",
-    "reliability.kill_and_resume",
-    "pytorch.published_method",
-    "pytorch.model_folder",
-)
-
 
 def index(directory: Path = RESULTS) -> Table:
     """Returns one row a benchmark: its command, its question, its files with their origins.
@@ -52,7 +19,7 @@ def index(directory: Path = RESULTS) -> Table:
       directory: of results.
     """
     rows, records = [], {}
-    for module in MODULES:
+    for module in dict.fromkeys(each.module for each in BENCHMARKS):
         name = module.rpartition(".")[2]
         source = RESULTS.parent.joinpath(*module.split("."))
         source = source / "__init__.py" if source.is_dir() else source.with_suffix(".py")
@@ -95,17 +62,13 @@ def _clock(records: Mapping[str, dict[str, Any]]) -> str:
     Args:
       records: results by name.
     """
-    known = {
-        name: (record, each)
+    shares = [
+        (record.get("seconds"), 2 if each.concurrent else 1)
         for each in BENCHMARKS
         if each.listed and not each.slow_on_cpu
         for name, record in records.items()
         if name == each.name or name.startswith(f"{each.name}-")
-    }
-    timed = [
-        record["seconds"] / (2 if each.concurrent else 1)
-        for record, each in known.values()
-        if "seconds" in record
     ]
+    timed = [seconds / share for seconds, share in shares if seconds is not None]
     total = duration(sum(timed)) if timed else DASH
-    return total if len(timed) == len(known) else f"{total} (of {len(timed)} of {len(known)})"
+    return total if len(timed) == len(shares) else f"{total} (of {len(timed)} of {len(shares)})"

@@ -113,9 +113,9 @@ def costs() -> Table:
             f"{seconds:.0f} s, {peak:,.0f} MiB of memory",
         )
     )
-    folder, of = results("folder_collapse"), config("folder_collapse")
+    folder, made = results("folder_collapse"), config("folder_collapse")
     seconds, peak = folder["seconds"]["command"]["wall"], folder["peak_bytes"] / 2**20
-    what = f"{of['depth']} layers of {of['preset']}, {folder['bytes_in'] / 1e9:.1f} GB on disk"
+    what = f"{made['depth']} layers of {made['preset']}, {folder['bytes_in'] / 1e9:.1f} GB on disk"
     rows.append(
         (f"`lcjax collapse-model` of {what}", f"{seconds:.0f} s, {peak:,.0f} MiB of memory")
     )

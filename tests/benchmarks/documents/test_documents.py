@@ -6,9 +6,8 @@ from collections import Counter
 
 import pytest
 
-from benchmarks.catalog import BENCHMARKS
 from benchmarks.documents.__main__ import ROOT, TABLES, documents, updated
-from benchmarks.documents.index import MODULES, index
+from benchmarks.documents.index import index
 from benchmarks.documents.quality import OTHERS, overview
 from benchmarks.documents.results import results
 from benchmarks.documents.settings import costs
@@ -76,10 +75,6 @@ def _outcome(title, found):
 def test_costs_name_the_folder_that_was_collapsed():
     (row,) = (row for row, _ in costs().rows if "collapse-model" in row)
     assert "32 layers of Llama-3.1-8B, 16.1 GB" in row  # as folder_collapse.md
-
-
-def test_index_lists_every_benchmark():
-    assert sorted(MODULES) == sorted({benchmark.module for benchmark in BENCHMARKS})
 
 
 def test_index_adds_the_times_up(tmp_path):
